@@ -1,0 +1,72 @@
+"""Which checkpoint of a run is whole.
+
+A run killed while it saves leaves a folder that looks like the newest checkpoint. The trainer writes
+`trainer_state.json` last, so a checkpoint is whole when that file parses and the weights' headers can be read.
+
+Left out: checksums of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+
+def is_whole(checkpoint: str | Path) -> bool:
+    """Says whether a checkpoint folder was saved to the end."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(checkpoint)
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        weights = list(folder.glob("*.safetensors"))
+        for file in weights:
+            with safe_open(file, "np"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return bool(weights)
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> str | None:
+    """Returns the newest whole `checkpoint-N` of a run, with a warning for each newer one that is not whole.
+
+    Args:
+        output_dir (`str`): Folder of the run.
+
+    Returns:
+        `str` or `None`: Path of the checkpoint, `None` when there is none.
+    """
+    found = []
+    for path in Path(output_dir).glob("checkpoint-*"):
+        if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
+            found.append((int(match.group(1)), path))
+    for _, path in sorted(found, reverse=True):
+        if is_whole(path):
+            return str(path)
+        warnings.warn(f"{path} was not saved to the end and is passed over.", stacklevel=2)
+    return None
+
+
+def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | None:
+    """Turns `resume_from_checkpoint` into the path of a whole checkpoint.
+
+    Args:
+        value (`str` or `bool`, *optional*): `True` or `"true"` for the last whole checkpoint of `output_dir` (from the
+            start when there is none), a path, or `None`/`False`/`"false"` to start anew.
+        output_dir (`str`): Folder of the run.
+
+    Raises:
+        ValueError: A path that is not a whole checkpoint.
+    """
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        value = value.lower() == "true"
+    if value is True:
+        return last_whole_checkpoint(output_dir)
+    if not value:
+        return None
+    if not is_whole(value):
+        raise ValueError(f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one.")
+    return str(value)

@@ -1,0 +1,78 @@
+"""Figures about preferences, in pure Python.
+
+Left out: parsers and task metrics, which come with the evaluation harness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Returns the Wilson score interval of a proportion (Wilson 1927), 95% by default.
+
+    Args:
+        right (`int`): Successes.
+        n (`int`): Trials; 0 gives (0, 1).
+        z (`float`): Normal quantile of the level.
+
+    Example:
+        >>> [round(x, 3) for x in wilson_interval(71, 100)]
+        [0.615, 0.79]
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p = right / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def list_accuracy(scores: Sequence[float]) -> float:
+    """Returns the share of rejected completions that score below the chosen one (a tie is not a win).
+
+    Args:
+        scores (sequence of `float`): Scores of one preference row, the chosen first.
+    """
+    return sum(scores[0] > s for s in scores[1:]) / (len(scores) - 1)
+
+
+def preference_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Summarises scored preference rows.
+
+    Args:
+        records (sequence of `dict`): `scores` (chosen first), and optionally `kind` and `source`.
+
+    Returns:
+        `dict`: `accuracy`, `margin` (chosen minus the mean rejected), `ties` (share of rejected that equal the
+        chosen), `mean`, `std`, `min`, `max` of all scores, and `accuracy_kind/…`, `accuracy_source/…` where more than
+        one kind or source is present. Empty without records.
+    """
+    if not records:
+        return {}
+    flat = [score for record in records for score in record["scores"]]
+    rejected = sum(len(record["scores"]) - 1 for record in records)
+    mean = math.fsum(flat) / len(flat)
+    out = {
+        "accuracy": _mean([list_accuracy(r["scores"]) for r in records]),
+        "margin": _mean([r["scores"][0] - _mean(r["scores"][1:]) for r in records]),
+        "ties": sum(s == r["scores"][0] for r in records for s in r["scores"][1:]) / rejected,
+        "mean": mean,
+        "std": math.sqrt(math.fsum((s - mean) ** 2 for s in flat) / len(flat)),
+        "min": min(flat),
+        "max": max(flat),
+    }
+    for key in ("kind", "source"):
+        parts = defaultdict(list)
+        for record in records:
+            parts[record.get(key) or ""].append(list_accuracy(record["scores"]))
+        if len(parts) > 1 or key == "kind":
+            out |= {f"accuracy_{key}/{name}": _mean(part) for name, part in sorted(parts.items()) if name}
+    return out
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,279 @@
+"""`Scorer`: images + prompts + completions in, numbers out. The one way to score with a trained score model.
+
+It loads a model by declared name, hub id or folder, lays groups out with [`GroupCollator`], batches them by a token
+budget, and gives the scores back in the order of the input.
+
+Left out: remote scoring and CLIP scores, which come with the reward server and with curation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import declarations
+from .data import Group, ImageSource, make_group
+from .groups import PROMPT_FORMS, GroupCollator, pixel_budget, set_pixel_budget
+from .imagery import ImageError, ImageOptions, image_size
+
+
+@dataclass(frozen=True)
+class RewardModelCard:
+    """A named score model: one file of `reward_models/`.
+
+    Args:
+        model (`str`): Hub id or path of the checkpoint.
+        licence (`str`): Licence of the weights.
+        recipe (`str`): The recipe that made it, or the paper.
+        revision (`str`, *optional*): Branch, tag or commit on the hub.
+        positions (`str`, *optional*): `"mrope"` or `"sequential"`; by default what the checkpoint says.
+        prompt_form (`str`): `"question-answer"`, `"empty-question"` or `"user-turn"`; see [`GroupCollator`].
+        min_pixels, max_pixels (`int`, *optional*): Pixel budget; by default the processor's.
+        description (`str`): One line about it.
+    """
+
+    model: str
+    licence: str
+    recipe: str
+    revision: str | None = None
+    positions: str | None = None
+    prompt_form: str = "question-answer"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.prompt_form not in PROMPT_FORMS:
+            raise ValueError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
+
+
+class Scorer:
+    """Scores completions for prompts and images.
+
+    Args:
+        model ([`ScoreModel`]): The score model; its device and dtype are used.
+        processor (`transformers.ProcessorMixin`): Its processor.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        prompt_form (`str`): See [`GroupCollator`].
+        token_budget (`int`): Tokens of a batch at most, padding included; a larger group is scored in parts.
+
+    Example:
+        >>> from rs_rlhf import Scorer  # doctest: +SKIP
+        >>> scorer = Scorer.from_pretrained("out/score-model")  # doctest: +SKIP
+        >>> scorer.score(images=["a.png"], completions=[["a river.", "a forest."]])  # doctest: +SKIP
+        [[1.73, 0.41]]
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        image_options: ImageOptions | None = None,
+        *,
+        prompt_form: str = "question-answer",
+        token_budget: int = 4096,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.token_budget = token_budget
+        self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        image_options: ImageOptions | None = None,
+        prompt_form: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        token_budget: int = 4096,
+        device: str | None = None,
+        positions: str | None = None,
+        **kwargs: Any,
+    ) -> Scorer:
+        """Loads a score model by the name of a file in `reward_models/`, a folder, or a hub id.
+
+        Args:
+            name_or_path (`str`): Such as `"scorers-7b"` or `"out/score-model"`.
+            image_options ([`ImageOptions`], *optional*): How images are found and read.
+            prompt_form, positions, min_pixels, max_pixels: Override the named model's.
+            token_budget (`int`): Tokens of a batch at most.
+            device (`str`, *optional*): Device to move the model to; by default accelerate's choice for this process.
+            **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …).
+
+        Raises:
+            DeclarationError: A YAML file that is not a reward model.
+            ValueError: A checkpoint that is not a score model; see [`ScoreModel.from_pretrained`].
+        """
+        from accelerate import PartialState
+        from transformers import AutoProcessor
+
+        from .score_model import ScoreModel
+
+        card = find_card(str(name_or_path))
+        if card.revision is not None:
+            kwargs.setdefault("revision", card.revision)
+        if not (Path(card.model) / "adapter_config.json").is_file():
+            _refuse_headless(card.model, kwargs)
+        model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
+        model.to(device or PartialState().device)
+        processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
+        set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
+        form = prompt_form or card.prompt_form
+        return cls(model, processor, image_options, prompt_form=form, token_budget=token_budget)
+
+    def score(
+        self,
+        images: Sequence[Any] | None = None,
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Sequence[Any]] = (),
+        show_progress: bool | None = None,
+    ) -> list[list[float]]:
+        """Scores N completions for each prompt and image.
+
+        Args:
+            images (sequence, *optional*): For each group a path, PIL image, array, list of these, or `None`.
+            prompts (sequence of `str` or messages, *optional*): Questions; by default empty, for plain captions.
+            completions (sequence of sequences of `str` or messages): N candidates for each group; N may differ.
+            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
+
+        Returns:
+            `list[list[float]]`: One list per group, in the order given.
+
+        Raises:
+            ValueError: The lengths differ.
+            ImageError: An image cannot be read; names it and its row.
+            DataError: A prompt or completion cannot be used.
+        """
+        count = len(completions)
+        for name, values in (("images", images), ("prompts", prompts)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
+        if any(isinstance(candidates, str) for candidates in completions):
+            raise ValueError("completions must be a list of lists: for each group the list of its candidates.")
+        groups = [
+            make_group(
+                prompts[i] if prompts is not None else "",
+                completions[i],
+                images[i] if images is not None else None,
+                row=i,
+                where=f"row {i}",
+            )
+            for i in range(count)
+        ]
+        return self.score_groups(groups, show_progress)
+
+    def score_groups(self, groups: Sequence[Group], show_progress: bool | None = None) -> list[list[float]]:
+        """Scores groups; see [`Scorer.score`].
+
+        Args:
+            groups (sequence of [`Group`]): The groups.
+            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
+        """
+        import torch
+        from tqdm import tqdm
+
+        scores: list[list[float]] = [[0.0] * len(group.completions) for group in groups]
+        batches = list(self._batches(groups))
+        hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
+        device = self.model.device
+        for batch in tqdm(batches, desc="Scoring", unit="batch", disable=hidden):
+            parts = [
+                replace(groups[i], completions=[groups[i].completions[k] for k in chosen]) for i, chosen in batch
+            ]
+            inputs = {name: tensor.to(device) for name, tensor in self.collator(parts).items()}
+            with torch.inference_mode():
+                rows = self.model(**inputs).scores.tolist()
+            for (i, chosen), row in zip(batch, rows, strict=True):
+                for k, value in zip(chosen, row, strict=False):  # a smaller group's row is padded with NaN
+                    scores[i][k] = value
+        return scores
+
+    def _batches(self, groups: Sequence[Group]) -> Iterator[list[tuple[int, list[int]]]]:
+        """Yields batches of (group, some of its completions), of similar length, within the token budget."""
+        sized = []
+        for i, group in enumerate(groups):
+            if not group.completions:
+                continue
+            prompt, completions = self._lengths(group)
+            part: list[int] = []
+            used = prompt
+            for k, length in enumerate(completions):
+                if part and used + length > self.token_budget:
+                    sized.append((used, i, part))
+                    part, used = [], prompt
+                part.append(k)
+                used += length
+            sized.append((used, i, part))
+        sized.sort(key=lambda entry: entry[0], reverse=True)  # the longest first: memory trouble shows at once
+        batch: list[tuple[int, list[int]]] = []
+        longest = 0
+        for length, i, part in sized:
+            longest = max(longest, length)
+            if batch and longest * (len(batch) + 1) > self.token_budget:
+                yield batch
+                batch, longest = [], length
+            batch.append((i, part))
+        if batch:
+            yield batch
+
+    def _lengths(self, group: Group) -> tuple[int, list[int]]:
+        """Estimates the tokens of the prompt and of each completion, from image headers and characters."""
+        from qwen_vl_utils.vision_process import smart_resize
+
+        settings = self.processor.image_processor
+        factor = settings.patch_size * settings.merge_size
+        low, high = pixel_budget(self.processor)
+        tokens = 0
+        for source in group.images:
+            where = group.where or (f"row {group.row}" if group.row >= 0 else "")
+            height, width = image_size(source, self.collator.image_options, where)
+            try:
+                height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
+            except ValueError as error:
+                raise ImageError(f"{where}: {error}") from None
+            tokens += height * width // factor**2
+        return tokens + _characters(group.prompt) // 3 + 12, [_characters(c) // 3 + 6 for c in group.completions]
+
+
+def find_card(name_or_path: str) -> RewardModelCard:
+    """Returns the declared reward model of that name, or a card for a folder or hub id.
+
+    Raises:
+        DeclarationError: A name that is neither declared, nor a folder, nor of the form `owner/name`.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return RewardModelCard(name_or_path, licence="", recipe="")
+    if path.suffix in (".yaml", ".yml") or name_or_path in declarations.names("reward_models"):
+        return declarations.load("reward_models", name_or_path, RewardModelCard)
+    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
+        return RewardModelCard(name_or_path, licence="", recipe="")
+    known = declarations.names("reward_models")
+    raise declarations.DeclarationError(
+        f"{name_or_path!r} is neither a folder nor a reward model{declarations.did_you_mean(name_or_path, known)}"
+    )
+
+
+def _refuse_headless(path: str, kwargs: dict[str, Any]) -> None:
+    from transformers import AutoConfig
+
+    hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
+    architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
+    if not {"ScoreModel", "Qwen2Reward"} & set(architectures):
+        raise ValueError(
+            f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "
+            "`rs-rlhf reward`, or load it with ScoreModel.from_pretrained to start training."
+        )
+
+
+def _characters(messages: Sequence[dict]) -> int:
+    return sum(len(part.get("text", "")) for message in messages for part in message["content"])
+
+
+__all__ = ["ImageSource", "RewardModelCard", "Scorer", "find_card"]

@@ -1,0 +1,172 @@
+"""`rs-rlhf sft`: supervised fine-tuning of a VLM on image-text data, through TRL's SFTTrainer and our image reader.
+
+The from-scratch recipe trains its tiny captioner with it (which is also the later RL policy). The loss, the logging
+and the checkpoints are TRL's; ours are the late decoding of images, the collator (a sample is a group of one
+completion) and `exact_match`, the share of evaluation samples whose whole completion is what greedy decoding gives.
+
+Left out: the published two-stage fine-tuning recipe, which comes with curation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import SFTConfig, SFTTrainer
+
+from .arguments import ImageArguments
+from .data import make_group
+from .groups import GroupCollator
+
+LABEL_QUESTION = "What is the scene class of this image?"
+CAPTION_REQUEST = "Describe the image."
+
+
+@dataclass
+class VisionSFTConfig(ImageArguments, SFTConfig):
+    """TRL's `SFTConfig` with image options."""
+
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest sample in tokens, image tokens included; longer is an error."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+
+
+class SFTCollator:
+    """Lays out rows with `prompt`, `completion` and optional `image`/`images` columns for a causal VLM.
+
+    Args:
+        groups ([`GroupCollator`]): The one layout.
+
+    Returns (on call):
+        `dict`: `input_ids`, `attention_mask`, `labels` (-100 outside completions), `mm_token_type_ids` (B, L), and
+        `pixel_values`, `image_grid_thw` in placement order.
+    """
+
+    def __init__(self, groups: GroupCollator) -> None:
+        self.groups = groups
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Lays out the rows."""
+        samples = [
+            make_group(
+                row["prompt"], [row["completion"]], row.get("images") or row.get("image"), row=row.get("row", -1)
+            )
+            for row in rows
+        ]
+        batch = self.groups(samples)
+        segments = batch.pop("segment_ids")
+        batch["attention_mask"] = (segments >= 0).long()
+        batch["labels"] = batch["input_ids"].masked_fill(segments <= 0, -100)
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.groups.image_token_id).int()
+        if "image_index" in batch:
+            index, grids = batch.pop("image_index"), batch["image_grid_thw"]
+            patches = torch.split(batch["pixel_values"], grids.prod(1).tolist())
+            batch["pixel_values"] = torch.cat([patches[i] for i in index.tolist()])
+            batch["image_grid_thw"] = grids[index]
+        return batch
+
+
+class VisionSFTTrainer(SFTTrainer):
+    """`SFTTrainer` that also reports `exact_match` at evaluation."""
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch; a second forward says whether every completion token is the most likely one.
+
+        Teacher-forced agreement on every token is the same as greedy decoding giving exactly the reference.
+        """
+        result = super().prediction_step(model, inputs, *args, **kwargs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**self._prepare_inputs(inputs), use_cache=False, fused_lm_head=True)
+        right = (outputs.is_top1 | ~outputs.label_mask.bool()).all(dim=1).float()
+        self._metrics["eval"]["exact_match"].append(self.accelerator.gather_for_metrics(right).mean().item())
+        return result
+
+
+def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = False) -> list[dict[str, Any]]:
+    """Turns images with a label and captions into prompt-completion rows, one per distinct caption.
+
+    Args:
+        rows (iterable of `dict`): `image`, `label` (`str`), `captions` (list of `str`).
+        labels_only (`bool`): Only the question for the scene class, one row per image (for evaluation).
+
+    Returns:
+        `list[dict]`: `prompt` asks for the scene class; `completion` is the class name, then, as a second turn, the
+        request for a description and the caption: both share one pass of the vision tower.
+    """
+    out = []
+    for row in rows:
+        answer = [{"role": "assistant", "content": row["label"]}]
+        captions = [None] if labels_only else list(dict.fromkeys(row["captions"])) or [None]
+        for caption in captions:
+            more = [] if caption is None else [
+                {"role": "user", "content": CAPTION_REQUEST},
+                {"role": "assistant", "content": caption},
+            ]
+            out.append(
+                {
+                    "prompt": [{"role": "user", "content": LABEL_QUESTION}],
+                    "completion": answer + more,
+                    "image": row["image"],
+                    "row": len(out),
+                }
+            )
+    return out
+
+
+def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
+    """Trains as `rs-rlhf sft` does.
+
+    Args:
+        script (`trl.ScriptArguments`): `dataset_name` is a data path that `rs_rlhf.pairs.load_images` reads.
+        args ([`VisionSFTConfig`]): The training options.
+        model_args (`trl.ModelConfig`): The model; LoRA options as in TRL.
+    """
+    from datasets import Dataset
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import get_peft_config
+
+    from .groups import set_pixel_budget
+    from .pairs import load_images
+
+    path = model_args.model_name_or_path
+    processor = AutoProcessor.from_pretrained(path, revision=model_args.model_revision)
+    set_pixel_budget(processor, args.min_pixels, args.max_pixels)
+    dtype = model_args.dtype or "float32"
+    model = AutoModelForImageTextToText.from_pretrained(
+        path, revision=model_args.model_revision, dtype=dtype, attn_implementation=model_args.attn_implementation
+    )
+    rows = load_images(script.dataset_name, script.dataset_train_split)
+    train_set = Dataset.from_list(conversation_rows(rows))
+    eval_set = None
+    if args.eval_strategy != "no":
+        rows = load_images(script.dataset_name, script.dataset_test_split)
+        eval_set = Dataset.from_list(conversation_rows(rows, labels_only=True))
+    collator = GroupCollator(
+        processor, args.image_options(), augment=args.augment, seed=args.seed, max_length=args.max_length
+    )
+    trainer = VisionSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        processing_class=processor,
+        data_collator=SFTCollator(collator),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if eval_set is not None:
+        trainer.log_metrics("eval", trainer.evaluate())
+    trainer.save_model(args.output_dir)
+    if trainer.accelerator.is_main_process:
+        processor.save_pretrained(args.output_dir)
+        print(f"Model saved to {os.path.abspath(args.output_dir)}")

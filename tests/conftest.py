@@ -1,0 +1,54 @@
+"""What the tests share: tiny models built from config objects, images drawn here, and the real data's place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def data_folder(name: str) -> Path:
+    """Returns a folder of the real data, or skips the test where it is not there."""
+    folder = Path(os.environ.get("RS_RLHF_DATA", ROOT.parent / "shared" / "data")) / name
+    if not folder.is_dir():
+        pytest.skip(f"the real data is not on this machine ({name}; set RS_RLHF_DATA)")
+    return folder
+
+
+def picture(seed: int, width: int = 84, height: int = 56) -> Image.Image:
+    """Draws a picture that differs for every seed: blocks of colour."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory):
+    """Path of a tiny Qwen2-VL with a pixel budget of 4 to 12 image tokens."""
+    from rs_rlhf.synthetic import save_tiny_vlm
+
+    path = tmp_path_factory.mktemp("tiny") / "qwen2_vl"
+    return save_tiny_vlm(path, min_pixels=56 * 56, max_pixels=12 * 28 * 28)
+
+
+@pytest.fixture(scope="session")
+def score_model_path(tmp_path_factory, tiny_vlm):
+    """Path of a saved tiny score model with its processor; its head is scaled so that scores differ well."""
+    import torch
+    from transformers import AutoProcessor
+
+    from rs_rlhf import ScoreModel
+
+    torch.manual_seed(0)
+    model = ScoreModel.from_pretrained(tiny_vlm)
+    model.reward_head.weight.data.mul_(20)
+    path = tmp_path_factory.mktemp("tiny") / "score_model"
+    model.save_pretrained(path)
+    AutoProcessor.from_pretrained(tiny_vlm).save_pretrained(path)
+    return str(path)
