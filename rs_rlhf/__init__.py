@@ -3,6 +3,7 @@
 Names are imported when they are first used, so that `import rs_rlhf` and `rs-rlhf --help` load neither torch nor
 transformers.
 """
+# ruff: noqa: F401 - the imports below are for type checkers, `__getattr__` makes the real ones
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Group": "data",
     "make_group": "data",
-    "load_preferences": "data",
+    "load_preferences": "readers",
     "GroupCollator": "groups",
     "ImageOptions": "imagery",
     "read_image": "imagery",
@@ -26,9 +27,10 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
-    from .data import Group, load_preferences, make_group
+    from .data import Group, make_group
     from .groups import GroupCollator
     from .imagery import ImageOptions, read_image
+    from .readers import load_preferences
     from .reward_trainer import VisionRewardConfig, VisionRewardTrainer
     from .score_model import ScoreModel
     from .scorer import Scorer

@@ -19,8 +19,9 @@ from hashlib import blake2b
 from itertools import combinations
 from typing import Any
 
-from .data import DataError, Group, completion_text, inspect_row, iter_rows, prompt_text, row_label, split_paths
+from .data import DataError, Group, completion_text, inspect_row, prompt_text
 from .imagery import ImageError, ImageOptions, content_hash
+from .readers import iter_rows, row_label, split_paths
 
 
 @dataclass

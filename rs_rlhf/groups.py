@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from .augment import rotate_flip
 from .data import DataError, Group, completion_text
-from .imagery import ImageOptions, fit_pixel_budget, read_image, rotate_flip
+from .imagery import ImageOptions, fit_pixel_budget, read_image
 
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
 
@@ -193,6 +195,12 @@ class GroupCollator:
             return {}, []
         features = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
         return {"pixel_values": features["pixel_values"], "image_grid_thw": features["image_grid_thw"]}, index
+
+
+def without_images(group: Group) -> Group:
+    """Returns the group without its images and their placeholders, as an image-blind model sees it."""
+    prompt = [{**m, "content": [part for part in m["content"] if part["type"] != "image"]} for m in group.prompt]
+    return replace(group, prompt=prompt, images=[])
 
 
 def _where(group: Group) -> str:

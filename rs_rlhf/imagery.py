@@ -10,29 +10,19 @@ Left out: reprojection, pansharpening, resampling by ground distance, JPEG 2000,
 """
 
 import hashlib
-import io
-import os
-import random
-import re
-import time
-import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
-ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
-"""A path or URL, a PIL image, an array `(H, W)` or `(H, W, C)`, encoded bytes, or HF datasets' `{"bytes", "path"}`."""
+from .image_files import DEFAULTS, ImageError, ImageOptions, ImageSource, check_size, locate, opened
 
-STRETCHES = ("percentile", "fixed")
-DOWNLOAD_BYTES = 64 * 2**20
-DOWNLOAD_SECONDS = 30
+__all__ = ["ImageError", "ImageOptions", "content_hash", "fit_pixel_budget", "image_size", "read_image"]
+
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -48,87 +38,6 @@ _UPRIGHT = {
     7: _TRANSPOSE.TRANSVERSE,
     8: _TRANSPOSE.ROTATE_90,
 }
-
-
-class ImageError(ValueError):
-    """An image cannot be read as asked; the message names the image, what is wrong and what to do."""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are found and turned into RGB.
-
-    Args:
-        image_root: Folder that relative paths start from and that no path may leave. `None`: paths are used as given.
-        allowed_hosts: Host names that `http(s)://` images may come from. Empty: no downloads.
-        max_image_pixels: Largest width x height, in pixels; a larger image is refused before it is decoded.
-        bands: The bands to show, 1-based as in GDAL: three for R, G, B, or one for gray. Exactly these bands are
-            shown, so an alpha band is then not applied (which also rescues a near-infrared band flagged as alpha).
-        stretch: `"percentile"`, `"fixed"`, or `None` for 8-bit values as they are.
-        stretch_range: The two percentiles (default 2 and 98, per band), or for `"fixed"` the two values that become
-            0 and 255.
-        nodata: Value that stands for "no data", over the file's own. A pixel is nodata when every shown band has
-            it, or any is NaN or infinite; it is left out of the percentiles and painted black.
-
-    Raises:
-        ImageError: An option is of the wrong kind or contradicts another.
-    """
-
-    image_root: str | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    max_image_pixels: int = 100_000_000
-    bands: tuple[int, ...] | None = None
-    stretch: str | None = None
-    stretch_range: tuple[float, float] | None = None
-    nodata: float | None = None
-
-    def __post_init__(self) -> None:
-        """Validate, and turn the lists that YAML gives into tuples."""
-        if self.image_root is not None:
-            object.__setattr__(self, "image_root", os.fspath(self.image_root))
-        for field in ("allowed_hosts", "bands", "stretch_range"):
-            value = getattr(self, field)
-            if isinstance(value, list):
-                object.__setattr__(self, field, tuple(value))
-            elif value is not None and not isinstance(value, tuple):
-                raise ImageError(f"image option `{field}` must be a list, got {value!r}")
-        for host in self.allowed_hosts:
-            if not isinstance(host, str) or not re.fullmatch(r"[\w.-]+", host):
-                raise ImageError(f"image option `allowed_hosts` takes bare host names (`example.org`), got {host!r}")
-        object.__setattr__(self, "allowed_hosts", tuple(host.lower() for host in self.allowed_hosts))
-        if type(self.max_image_pixels) is not int or self.max_image_pixels < 1:
-            raise ImageError(f"image option `max_image_pixels` must be a whole number, got {self.max_image_pixels!r}")
-        if self.bands is not None:
-            whole = all(type(band) is int and band >= 1 for band in self.bands)
-            if not whole or len(self.bands) not in (1, 3):
-                raise ImageError(
-                    f"image option `bands` takes one or three band numbers counted from 1, got {list(self.bands)}"
-                )
-        if self.nodata is not None and not _is_number(self.nodata):
-            raise ImageError(f"image option `nodata` must be a number, got {self.nodata!r}")
-        self._check_stretch()
-
-    def _check_stretch(self) -> None:
-        if self.stretch is not None and self.stretch not in STRETCHES:
-            raise ImageError(f"image option `stretch` must be one of {', '.join(STRETCHES)}, got {self.stretch!r}")
-        span = self.stretch_range
-        if span is None:
-            if self.stretch == "fixed":
-                raise ImageError("image option `stretch: fixed` needs `stretch_range: [low, high]`")
-            return
-        if self.stretch is None:
-            raise ImageError(f"image option `stretch_range` needs `stretch`, one of {', '.join(STRETCHES)}")
-        if len(span) != 2 or not all(_is_number(v) and np.isfinite(v) for v in span) or span[0] >= span[1]:
-            raise ImageError(f"image option `stretch_range` must be two numbers [low, high], got {list(span)}")
-        if self.stretch == "percentile" and not 0 <= span[0] < span[1] <= 100:
-            raise ImageError(f"image option `stretch_range` must lie in 0..100 for percentiles, got {list(span)}")
-
-
-_DEFAULTS = ImageOptions()
 
 
 @dataclass
@@ -150,148 +59,7 @@ class _Raster:
     indexed: bool = False
 
 
-# --- finding the image ------------------------------------------------------------------------------------------
-
-
-def resolve_path(path: str | os.PathLike, options: ImageOptions = _DEFAULTS, where: str = "") -> Path:
-    """Find an image file, held inside `options.image_root` when that is set.
-
-    Args:
-        path: The path as the row gives it.
-        options: Only `image_root` is used.
-        where: The caller's place for the message, such as `"pairs.jsonl row 12"`.
-
-    Returns:
-        An existing regular file. With `image_root`, `..`, absolute paths and symbolic links have been followed.
-
-    Raises:
-        ImageError: No such file, not a regular file, or outside `image_root`.
-    """
-    name = _label(os.fspath(path), where)
-    try:
-        if options.image_root is None:
-            found, inside = Path(path), ""
-        else:
-            root = Path(options.image_root).resolve()
-            found, inside = (root / path).resolve(), f" under image_root {options.image_root!r}"
-            if not found.is_relative_to(root):
-                raise ImageError(
-                    f"{name}: the path leaves image_root {options.image_root!r}; move the file inside it or change "
-                    "image_root"
-                )
-        if found.is_dir():
-            raise ImageError(f"{name}: is a directory{inside}, expected an image file")
-        if not found.exists():
-            raise ImageError(f"{name}: no such file{inside}; check the path and image_root")
-        if not found.is_file():
-            raise ImageError(f"{name}: is not a regular file{inside}")
-    except ImageError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL byte, a forbidden folder
-        raise ImageError(f"{name}: the path cannot be followed ({error})") from error
-    return found
-
-
-def _label(what: str, where: str) -> str:
-    return f"{where}: image {what!r}" if where else f"image {what!r}"
-
-
-def _locate(source: Any, options: ImageOptions, where: str) -> tuple[Path | bytes | Image.Image | np.ndarray, str]:
-    """Return the thing to decode and the name for messages."""
-    if isinstance(source, Image.Image):
-        return source, _label(f"PIL {source.mode} {source.width}x{source.height}", where)
-    if isinstance(source, np.ndarray):
-        return source, _label(f"array {source.shape} {source.dtype}", where)
-    if isinstance(source, dict):
-        content, path = source.get("bytes"), source.get("path")
-        if content is not None:
-            return _locate(content, options, where)[0], _label(str(path or "bytes"), where)
-        if path is None:
-            raise ImageError(f"{_label('dict', where)}: has neither `bytes` nor `path`")
-        return _locate(path, options, where)
-    if isinstance(source, (bytes, bytearray)):
-        return bytes(source), _label("bytes", where)
-    if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(
-            f"{_label(type(source).__name__, where)}: expected a path, URL, PIL image, numpy array, bytes or "
-            "{'bytes', 'path'}"
-        )
-    if isinstance(source, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", source):
-        name = _label(source if len(source) <= 200 else source[:200] + "...", where)
-        return _download(source, options, name), name
-    return resolve_path(source, options, where), _label(os.fspath(source), where)
-
-
-def _check_host(url: str, options: ImageOptions, name: str) -> None:
-    try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-    except ValueError as error:
-        raise ImageError(f"{name}: is not a usable URL ({error})") from error
-    if parts.scheme.lower() not in ("http", "https"):
-        raise ImageError(f"{name}: {parts.scheme}: URLs are never read; give a path, or bytes")
-    if host not in options.allowed_hosts:
-        allowed = ", ".join(options.allowed_hosts) or "none"
-        raise ImageError(f"{name}: host {host!r} is not in allowed_hosts ({allowed}); add it or use a local file")
-
-
-def _download(url: str, options: ImageOptions, name: str) -> bytes:
-    _check_host(url, options, name)
-
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
-            _check_host(newurl, options, f"{name} (redirected to {newurl})")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    chunks, size, end = [], 0, time.monotonic() + DOWNLOAD_SECONDS
-    try:
-        with urllib.request.build_opener(Redirects).open(url, timeout=DOWNLOAD_SECONDS) as reply:
-            while chunk := reply.read1(2**20):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > DOWNLOAD_BYTES:
-                    raise ImageError(f"{name}: is larger than {DOWNLOAD_BYTES} bytes; download it beforehand")
-                if time.monotonic() > end:
-                    raise ImageError(f"{name}: took more than {DOWNLOAD_SECONDS} s; download it beforehand")
-    except ImageError:
-        raise
-    except Exception as error:  # urllib, http.client and ssl each have their own
-        raise ImageError(f"{name}: the download failed ({error})") from error
-    return b"".join(chunks)
-
-
 # --- decoding ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _decoding(found: Path | bytes, name: str) -> Iterator[tuple[IO[bytes], bytes]]:
-    """Open the encoded image; give the stream and its first bytes, and turn every decoder's error into ours."""
-    try:
-        with found.open("rb") if isinstance(found, Path) else io.BytesIO(found) as stream:
-            head = stream.read(32)
-            stream.seek(0)
-            if not head:
-                raise ImageError(f"{name}: is empty (0 bytes); write the file again")
-            yield stream, head
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:  # Pillow's WebP reader asks before we can; others never do
-        raise ImageError(
-            f"{name}: is larger than Pillow reads of this format whatever max_image_pixels is; cut it into tiles or "
-            f"save it as TIFF or PNG ({error})"
-        ) from error
-    except Exception as error:  # a damaged file raises anything: SyntaxError, struct.error, zlib.error, ...
-        raise ImageError(f"{name}: cannot be decoded, the file is truncated or corrupt ({error})") from error
-
-
-def _check_size(width: int, height: int, options: ImageOptions, name: str) -> None:
-    if width * height > options.max_image_pixels:
-        raise ImageError(
-            f"{name}: is {width}x{height} pixels, more than max_image_pixels={options.max_image_pixels}; cut it into "
-            "tiles or raise the limit"
-        )
-    if width * height < 1:
-        raise ImageError(f"{name}: has no pixels ({width}x{height})")
 
 
 def _choose_bands(count: int, alpha: int | None, dtype: Any, options: ImageOptions, name: str) -> tuple[int, ...]:
@@ -321,7 +89,7 @@ def _from_array(array: np.ndarray, options: ImageOptions, name: str) -> _Raster:
     if array.ndim not in (2, 3):
         raise ImageError(f"{name}: expected an array (H, W) or (H, W, C)")
     array = array[..., None] if array.ndim == 2 else array
-    _check_size(array.shape[1], array.shape[0], options, name)
+    check_size(array.shape[1], array.shape[0], options, name)
     bands = _choose_bands(array.shape[2], None, array.dtype, options, name)
     data = array[..., [band - 1 for band in bands]]
     return _Raster(data.astype(np.uint8) * 255 if data.dtype == bool else data)
@@ -340,7 +108,7 @@ def _open_pil(stream: IO[bytes], head: bytes, formats: tuple[str, ...], name: st
 
 def _from_pil(image: Image.Image, options: ImageOptions, name: str) -> _Raster:
     """Decode a PIL image, upright, with palettes and colour spaces resolved to gray or RGB."""
-    _check_size(image.width, image.height, options, name)
+    check_size(image.width, image.height, options, name)
     image = ImageOps.exif_transpose(image)
     if image.mode in _WIDE_MODES:
         return _from_array(np.asarray(image), options, name)
@@ -397,7 +165,7 @@ def _from_gdal(
             file = stack.enter_context(stack.enter_context(rasterio.MemoryFile(found)).open(driver=driver))
         else:
             file = stack.enter_context(rasterio.open(found, driver=driver))
-        _check_size(file.width, file.height, options, name)
+        check_size(file.width, file.height, options, name)
         own = next((nodata for nodata in file.nodatavals if nodata is not None), None)
         if file.colorinterp[0] == ColorInterp.palette:
             return _paint_palette(file.read(1), file.colormap(1), own, options, name)
@@ -453,10 +221,10 @@ def _from_plain_tiff(image: Image.Image, tags: Any, options: ImageOptions, name:
 
 
 def _read_encoded(found: Path | bytes, options: ImageOptions, name: str) -> Image.Image:
-    with _decoding(found, name) as (stream, head):
+    with opened(found, name) as (stream, head):
         if head[:4] in _TIFF_MAGIC:
             tags = _tiff_tags(stream, head)
-            _check_size(tags[256], tags[257], options, name)
+            check_size(tags[256], tags[257], options, name)
             if _has_rasterio():
                 # GDAL leaves the orientation tag alone, and does not tell premultiplied alpha (extra sample 1).
                 raster = _from_gdal(found, "GTiff", options, name, premultiplied=1 in tags.get(338, ()))
@@ -468,7 +236,7 @@ def _read_encoded(found: Path | bytes, options: ImageOptions, name: str) -> Imag
                 raise ImageError(f"{name}: Pillow cannot open this TIFF ({error}); {_NEEDS_GEO}") from error
             return _render(_from_plain_tiff(plain, tags, options, name), options, name)
         image = _open_pil(stream, head, _FORMATS, name)
-        _check_size(image.width, image.height, options, name)
+        check_size(image.width, image.height, options, name)
         if image.format == "PNG" and head[24] == 16 and head[25] != 0:  # bit depth, colour type other than gray
             # Pillow would drop the low byte of each channel without a word.
             if not _has_rasterio():
@@ -527,7 +295,7 @@ def _stretch(band: np.ndarray, seen: np.ndarray, nodata: float | None, options: 
     return np.rint((clipped - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def read_image(source: ImageSource, options: ImageOptions = _DEFAULTS, where: str = "") -> Image.Image:
+def read_image(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> Image.Image:
     """Read any image as RGB.
 
     Args:
@@ -541,7 +309,7 @@ def read_image(source: ImageSource, options: ImageOptions = _DEFAULTS, where: st
     Raises:
         ImageError: The image is missing, forbidden, too large, damaged, or needs a choice of bands or stretch.
     """
-    found, name = _locate(source, options, where)
+    found, name = locate(source, options, where)
     if isinstance(found, np.ndarray):
         return _render(_from_array(found, options, name), options, name)
     if not isinstance(found, Image.Image):
@@ -554,7 +322,7 @@ def read_image(source: ImageSource, options: ImageOptions = _DEFAULTS, where: st
         raise ImageError(f"{name}: cannot be decoded, the file is truncated or corrupt ({error})") from error
 
 
-def image_size(source: ImageSource, options: ImageOptions = _DEFAULTS, where: str = "") -> tuple[int, int]:
+def image_size(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> tuple[int, int]:
     """Give the size that `read_image` would give, from the header alone where the format allows.
 
     Args:
@@ -568,31 +336,31 @@ def image_size(source: ImageSource, options: ImageOptions = _DEFAULTS, where: st
     Raises:
         ImageError: The image is missing, forbidden, too large or has no readable header.
     """
-    found, name = _locate(source, options, where)
+    found, name = locate(source, options, where)
     if isinstance(found, np.ndarray):
         if found.ndim not in (2, 3):
             raise ImageError(f"{name}: expected an array (H, W) or (H, W, C)")
-        _check_size(found.shape[1], found.shape[0], options, name)
+        check_size(found.shape[1], found.shape[0], options, name)
         return found.shape[0], found.shape[1]
     if isinstance(found, Image.Image):
         return _upright_size(found, options, name)
-    with _decoding(found, name) as (stream, head):
+    with opened(found, name) as (stream, head):
         if head[:4] not in _TIFF_MAGIC:
             return _upright_size(_open_pil(stream, head, _FORMATS, name), options, name)
         tags = _tiff_tags(stream, head)
         width, height = int(tags[256]), int(tags[257])
-        _check_size(width, height, options, name)
+        check_size(width, height, options, name)
         return (width, height) if tags.get(274, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def _upright_size(image: Image.Image, options: ImageOptions, name: str) -> tuple[int, int]:
-    _check_size(image.width, image.height, options, name)
+    check_size(image.width, image.height, options, name)
     # Pillow's TIFF plugin turns the picture itself and gives the turned size from the start.
     turned = image.format != "TIFF" and image.getexif().get(274, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def content_hash(source: ImageSource, options: ImageOptions = _DEFAULTS, where: str = "") -> str:
+def content_hash(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> str:
     """Hash the decoded picture, to find one picture in two splits whatever its file name or lossless format.
 
     Args:
@@ -642,55 +410,3 @@ def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, fa
             "into tiles or raise max_pixels"
         )
     return image.resize((width, height))
-
-
-_NUMBER = r"-?\d+(?:\.\d+)?%?"
-_ITEM = rf"(?:{_NUMBER}|[xy]_?(?:min|max|\d*))"
-# `(?<![a-z])` rather than `\b`, for which "top_left" is one word.
-_DIRECTION = re.compile(
-    r"(?<![a-z])(?:"
-    r"(?:left|right|bottom|north|south|horizontal|vertical|diagonal|upward|downward|underneath|orient(?:ed|ation)"
-    r"|azimuth|coordinate|bbox|bounding[ -]box|(?:counter|anti)?clock-?wise)\w*"
-    r"|(?:up|down|upper(?:most)?|lower(?:most)?|tops?|topmost|top(?:left|right)|above|below|under|beneath|corners?"
-    r"|degrees?|o['’]clock)(?![a-z])"
-    r"|(?:mid)?(?:east|west)(?:ern|erly|wards?|bound|ernmost|erners?)?(?![a-z])"
-    r"|(?:\w+(?:st|nd|rd|th)|last)\s+(?:row|column)s?(?![a-z])"
-    r")"
-    r"|(?-i:\b(?:[NS][EW]|[NSEW]-[NSEW])\b)|°"
-    r"|<\|?/?(?:box|point|quad|bbox|loc)|(?:<\s*\d+\s*>\s*){2}"
-    rf"|[(\[{{]\s*{_ITEM}(?:[\s,;]+{_ITEM}){{1,7}}\s*[)\]}}]"
-    rf"|(?<![\d.]){_NUMBER}(?:[\s,;]+{_NUMBER}){{3}}"
-    r"|[左右上下东東南西北角]|顺时针|逆时针|水平|垂直",
-    re.IGNORECASE,
-)
-
-
-def speaks_of_direction(text: str) -> bool:
-    """Tell whether turning or flipping the picture could make a text wrong.
-
-    Args:
-        text: Any text that goes with the picture.
-
-    Returns:
-        True for words of direction (left, top, north-east, clockwise, ...) and for coordinates or boxes. Doubtful
-        words count: a false alarm only loses an augmentation, a miss teaches a falsehood.
-    """
-    return _DIRECTION.search(text) is not None
-
-
-def rotate_flip(image: Image.Image, texts: Iterable[str], rng: random.Random) -> Image.Image:
-    """Turn or flip an overhead picture by one of the eight symmetries of the square, where its texts allow it.
-
-    Args:
-        image: RGB image.
-        texts: All the texts that go with it (prompt, answers, reference).
-        rng: Drawn from exactly once, so that the stream does not depend on the texts.
-
-    Returns:
-        The turned picture, or `image` itself when a text speaks of directions or the draw is the identity.
-    """
-    turn = (None, *_UPRIGHT.values())[rng.randrange(8)]
-    texts = [texts] if isinstance(texts, str) else texts
-    if turn is None or any(speaks_of_direction(text) for text in texts):
-        return image
-    return image.transpose(turn)

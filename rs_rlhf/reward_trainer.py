@@ -24,7 +24,7 @@ from trl import RewardConfig, RewardTrainer
 from .arguments import ImageArguments
 from .checkpoints import resolve_resume
 from .data import group_from_row
-from .groups import GroupCollator, set_pixel_budget
+from .groups import GroupCollator, set_pixel_budget, without_images
 from .metrics import list_accuracy, preference_metrics
 from .score_model import HEAD, ScoreModel, save_score_config
 from .worst_pairs import log_worst_pairs
@@ -110,15 +110,6 @@ class PreferenceCollator:
             for row, sample in zip(rows, samples, strict=True)
         ]
         return batch
-
-
-def without_images(group: Any) -> Any:
-    """Returns the group without its images and their placeholders."""
-    prompt = [
-        {**message, "content": [part for part in message["content"] if part["type"] != "image"]}
-        for message in group.prompt
-    ]
-    return type(group)(**{**vars(group), "prompt": prompt, "images": []})
 
 
 def plackett_luce_loss(scores: torch.Tensor, margin: torch.Tensor | None = None) -> torch.Tensor:

@@ -149,6 +149,15 @@ class ScoreModel(PreTrainedModel):
             logger.info("%s: a causal model; its reward_head is new and random.", path)
         return model
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Saves as `PreTrainedModel.save_pretrained`, as safetensors, under the module's own key names.
+
+        transformers would write the old key names of Qwen2-VL, which `Trainer` cannot read back when it resumes: it
+        goes on from random weights with only a warning.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(*args, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         """Returns the token embedding."""
         return self.model.get_input_embeddings()
@@ -247,11 +256,11 @@ class ScoreModel(PreTrainedModel):
     def _score_rows(
         self, ids: torch.Tensor, mask: torch.Tensor, images: Any, grids: Any, index: list[int]
     ) -> torch.Tensor:
+        if not mask.any(dim=1).all():
+            raise ValueError("A row has no attended token, so there is nothing to score; drop empty rows.")
         positions = self._positions(ids, mask.bool(), grids, index)
         hidden = self._hidden(ids, mask, positions, images, index)
         last, exists = last_tokens(mask.long() - 1, rows=True)
-        if not exists.all():
-            raise ValueError("A row has no attended token, so there is nothing to score; drop empty rows.")
         return self._head(hidden, last, exists)
 
     def _head(self, hidden: torch.Tensor, last: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:

@@ -136,7 +136,7 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
     from trl import get_peft_config
 
     from .groups import set_pixel_budget
-    from .pairs import load_images
+    from .pair_files import load_images
 
     path = model_args.model_name_or_path
     processor = AutoProcessor.from_pretrained(path, revision=model_args.model_revision)

@@ -39,14 +39,17 @@ def tiny_vlm(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def score_model_path(tmp_path_factory, tiny_vlm):
-    """Path of a saved tiny score model with its processor; its head is scaled so that scores differ well."""
+    """Path of a saved tiny score model with its processor; its head is scaled so that scores differ well.
+
+    The activation is the identity, since softplus flattens whatever a random head happens to send below zero.
+    """
     import torch
     from transformers import AutoProcessor
 
     from rs_rlhf import ScoreModel
 
     torch.manual_seed(0)
-    model = ScoreModel.from_pretrained(tiny_vlm)
+    model = ScoreModel.from_pretrained(tiny_vlm, output_activation="identity")
     model.reward_head.weight.data.mul_(20)
     path = tmp_path_factory.mktemp("tiny") / "score_model"
     model.save_pretrained(path)

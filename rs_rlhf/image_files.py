@@ -1,0 +1,280 @@
+"""Where an image's bytes come from: a path, a URL, bytes, or a picture that is in memory already.
+
+Everything that keeps a row from reading what it must not is here: paths are held inside `image_root`, hosts are
+allowed by name, and sizes are limited before anything is decoded. `imagery` turns what is found into RGB.
+"""
+
+import io
+import os
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
+"""A path or URL, a PIL image, an array `(H, W)` or `(H, W, C)`, encoded bytes, or HF datasets' `{"bytes", "path"}`."""
+
+STRETCHES = ("percentile", "fixed")
+DOWNLOAD_BYTES = 64 * 2**20
+DOWNLOAD_SECONDS = 30
+
+
+class ImageError(ValueError):
+    """An image cannot be read as asked; the message names the image, what is wrong and what to do."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are found and turned into RGB.
+
+    Args:
+        image_root: Folder that relative paths start from and that no path may leave. `None`: paths are used as given.
+        allowed_hosts: Host names that `http(s)://` images may come from. Empty: no downloads.
+        max_image_pixels: Largest width x height, in pixels; a larger image is refused before it is decoded.
+        bands: The bands to show, 1-based as in GDAL: three for R, G, B, or one for gray. Exactly these bands are
+            shown, so an alpha band is then not applied (which also rescues a near-infrared band flagged as alpha).
+        stretch: `"percentile"`, `"fixed"`, or `None` for 8-bit values as they are.
+        stretch_range: The two percentiles (default 2 and 98, per band), or for `"fixed"` the two values that become
+            0 and 255.
+        nodata: Value that stands for "no data", over the file's own. A pixel is nodata when every shown band has
+            it, or any is NaN or infinite; it is left out of the percentiles and painted black.
+
+    Raises:
+        ImageError: An option is of the wrong kind or contradicts another.
+    """
+
+    image_root: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    max_image_pixels: int = 100_000_000
+    bands: tuple[int, ...] | None = None
+    stretch: str | None = None
+    stretch_range: tuple[float, float] | None = None
+    nodata: float | None = None
+
+    def __post_init__(self) -> None:
+        """Validate, and turn the lists that YAML gives into tuples."""
+        if self.image_root is not None:
+            object.__setattr__(self, "image_root", os.fspath(self.image_root))
+        for field in ("allowed_hosts", "bands", "stretch_range"):
+            value = getattr(self, field)
+            if isinstance(value, list):
+                object.__setattr__(self, field, tuple(value))
+            elif value is not None and not isinstance(value, tuple):
+                raise ImageError(f"image option `{field}` must be a list, got {value!r}")
+        for host in self.allowed_hosts:
+            if not isinstance(host, str) or not re.fullmatch(r"[\w.-]+", host):
+                raise ImageError(f"image option `allowed_hosts` takes bare host names (`example.org`), got {host!r}")
+        object.__setattr__(self, "allowed_hosts", tuple(host.lower() for host in self.allowed_hosts))
+        if type(self.max_image_pixels) is not int or self.max_image_pixels < 1:
+            raise ImageError(f"image option `max_image_pixels` must be a whole number, got {self.max_image_pixels!r}")
+        if self.bands is not None:
+            whole = all(type(band) is int and band >= 1 for band in self.bands)
+            if not whole or len(self.bands) not in (1, 3):
+                raise ImageError(
+                    f"image option `bands` takes one or three band numbers counted from 1, got {list(self.bands)}"
+                )
+        if self.nodata is not None and not _is_number(self.nodata):
+            raise ImageError(f"image option `nodata` must be a number, got {self.nodata!r}")
+        self._check_stretch()
+
+    def _check_stretch(self) -> None:
+        if self.stretch is not None and self.stretch not in STRETCHES:
+            raise ImageError(f"image option `stretch` must be one of {', '.join(STRETCHES)}, got {self.stretch!r}")
+        span = self.stretch_range
+        if span is None:
+            if self.stretch == "fixed":
+                raise ImageError("image option `stretch: fixed` needs `stretch_range: [low, high]`")
+            return
+        if self.stretch is None:
+            raise ImageError(f"image option `stretch_range` needs `stretch`, one of {', '.join(STRETCHES)}")
+        if len(span) != 2 or not all(_is_number(v) and np.isfinite(v) for v in span) or span[0] >= span[1]:
+            raise ImageError(f"image option `stretch_range` must be two numbers [low, high], got {list(span)}")
+        if self.stretch == "percentile" and not 0 <= span[0] < span[1] <= 100:
+            raise ImageError(f"image option `stretch_range` must lie in 0..100 for percentiles, got {list(span)}")
+
+
+DEFAULTS = ImageOptions()
+
+
+def resolve_path(path: str | os.PathLike, options: ImageOptions = DEFAULTS, where: str = "") -> Path:
+    """Find an image file, held inside `options.image_root` when that is set.
+
+    Args:
+        path: The path as the row gives it.
+        options: Only `image_root` is used.
+        where: The caller's place for the message, such as `"pairs.jsonl row 12"`.
+
+    Returns:
+        An existing regular file. With `image_root`, `..`, absolute paths and symbolic links have been followed.
+
+    Raises:
+        ImageError: No such file, not a regular file, or outside `image_root`.
+    """
+    name = _label(os.fspath(path), where)
+    try:
+        if options.image_root is None:
+            found, inside = Path(path), ""
+        else:
+            root = Path(options.image_root).resolve()
+            found, inside = (root / path).resolve(), f" under image_root {options.image_root!r}"
+            if not found.is_relative_to(root):
+                raise ImageError(
+                    f"{name}: the path leaves image_root {options.image_root!r}; move the file inside it or change "
+                    "image_root"
+                )
+        if found.is_dir():
+            raise ImageError(f"{name}: is a directory{inside}, expected an image file")
+        if not found.exists():
+            raise ImageError(f"{name}: no such file{inside}; check the path and image_root")
+        if not found.is_file():
+            raise ImageError(f"{name}: is not a regular file{inside}")
+    except ImageError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL byte, a forbidden folder
+        raise ImageError(f"{name}: the path cannot be followed ({error})") from error
+    return found
+
+
+def _label(what: str, where: str) -> str:
+    return f"{where}: image {what!r}" if where else f"image {what!r}"
+
+
+def locate(source: Any, options: ImageOptions, where: str) -> tuple[Path | bytes | Image.Image | np.ndarray, str]:
+    """Find what any source stands for, downloading a URL.
+
+    Args:
+        source: What the row holds; see `ImageSource`.
+        options: Where images may come from.
+        where: The caller's place for the message.
+
+    Returns:
+        The thing to decode (an existing file, encoded bytes, picture or array), and its name for messages.
+
+    Raises:
+        ImageError: The image is missing, forbidden, or of no known kind.
+    """
+    if isinstance(source, Image.Image):
+        return source, _label(f"PIL {source.mode} {source.width}x{source.height}", where)
+    if isinstance(source, np.ndarray):
+        return source, _label(f"array {source.shape} {source.dtype}", where)
+    if isinstance(source, dict):
+        content, path = source.get("bytes"), source.get("path")
+        if content is not None:
+            return locate(content, options, where)[0], _label(str(path or "bytes"), where)
+        if path is None:
+            raise ImageError(f"{_label('dict', where)}: has neither `bytes` nor `path`")
+        return locate(path, options, where)
+    if isinstance(source, (bytes, bytearray)):
+        return bytes(source), _label("bytes", where)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError(
+            f"{_label(type(source).__name__, where)}: expected a path, URL, PIL image, numpy array, bytes or "
+            "{'bytes', 'path'}"
+        )
+    if isinstance(source, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", source):
+        name = _label(source if len(source) <= 200 else source[:200] + "...", where)
+        return _download(source, options, name), name
+    return resolve_path(source, options, where), _label(os.fspath(source), where)
+
+
+def _check_host(url: str, options: ImageOptions, name: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+    except ValueError as error:
+        raise ImageError(f"{name}: is not a usable URL ({error})") from error
+    if parts.scheme.lower() not in ("http", "https"):
+        raise ImageError(f"{name}: {parts.scheme}: URLs are never read; give a path, or bytes")
+    if host not in options.allowed_hosts:
+        allowed = ", ".join(options.allowed_hosts) or "none"
+        raise ImageError(f"{name}: host {host!r} is not in allowed_hosts ({allowed}); add it or use a local file")
+
+
+def _download(url: str, options: ImageOptions, name: str) -> bytes:
+    _check_host(url, options, name)
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+            _check_host(newurl, options, f"{name} (redirected to {newurl})")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    chunks, size, end = [], 0, time.monotonic() + DOWNLOAD_SECONDS
+    try:
+        with urllib.request.build_opener(Redirects).open(url, timeout=DOWNLOAD_SECONDS) as reply:
+            while chunk := reply.read1(2**20):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > DOWNLOAD_BYTES:
+                    raise ImageError(f"{name}: is larger than {DOWNLOAD_BYTES} bytes; download it beforehand")
+                if time.monotonic() > end:
+                    raise ImageError(f"{name}: took more than {DOWNLOAD_SECONDS} s; download it beforehand")
+    except ImageError:
+        raise
+    except Exception as error:  # urllib, http.client and ssl each have their own
+        raise ImageError(f"{name}: the download failed ({error})") from error
+    return b"".join(chunks)
+
+
+def check_size(width: int, height: int, options: ImageOptions, name: str) -> None:
+    """Refuse, before it is decoded, an image of too many pixels or of none.
+
+    Args:
+        width: Width in pixels.
+        height: Height in pixels.
+        options: Only `max_image_pixels` is used.
+        name: The image's name for messages.
+
+    Raises:
+        ImageError: The size is not allowed.
+    """
+    if width * height > options.max_image_pixels:
+        raise ImageError(
+            f"{name}: is {width}x{height} pixels, more than max_image_pixels={options.max_image_pixels}; cut it into "
+            "tiles or raise the limit"
+        )
+    if width * height < 1:
+        raise ImageError(f"{name}: has no pixels ({width}x{height})")
+
+
+@contextmanager
+def opened(found: Path | bytes, name: str) -> Iterator[tuple[IO[bytes], bytes]]:
+    """Open an encoded image for decoding, and turn every decoder's error into ours.
+
+    Args:
+        found: The file or its bytes, from `locate`.
+        name: The image's name for messages.
+
+    Yields:
+        The stream and its first 32 bytes.
+
+    Raises:
+        ImageError: The image is empty, or what was done with the stream failed.
+    """
+    try:
+        with found.open("rb") if isinstance(found, Path) else io.BytesIO(found) as stream:
+            head = stream.read(32)
+            stream.seek(0)
+            if not head:
+                raise ImageError(f"{name}: is empty (0 bytes); write the file again")
+            yield stream, head
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's WebP reader asks before we can; others never do
+        raise ImageError(
+            f"{name}: is larger than Pillow reads of this format whatever max_image_pixels is; cut it into tiles or "
+            f"save it as TIFF or PNG ({error})"
+        ) from error
+    except Exception as error:  # a damaged file raises anything: SyntaxError, struct.error, zlib.error, ...
+        raise ImageError(f"{name}: cannot be decoded, the file is truncated or corrupt ({error})") from error

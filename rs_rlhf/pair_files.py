@@ -1,0 +1,257 @@
+"""`rs-rlhf data pairs`: reads captioned or labelled images, writes preference pairs made by [`build_pairs`].
+
+The output is JSON lines with image paths relative to it. Images that are files below its folder stay where they are;
+others (bytes in Parquet, files elsewhere) are written once each. Left out: Parquet output (it would hold each image
+once per pair), and near-duplicate search (only images with the same decoded pixels are kept apart).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .pairs import KINDS, NEEDS, build_pairs
+
+__all__ = ["load_images", "main"]
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def _merged(entries: Iterable[Mapping[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL or CSV file, one per image: captions of the same image are gathered."""
+    rows: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(entries, start=1):
+        name = entry.get("image")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{file}, row {number}: no `image` path (keys: {', '.join(map(str, entry))}); add one.")
+        row = rows.setdefault(name, {"image": str(file.parent / name), "id": name, "captions": [], "label": None})
+        row["captions"] += entry.get("captions") or ([entry["caption"]] if entry.get("caption") else [])
+        row["label"] = row["label"] or entry.get("label") or None
+    yield from rows.values()
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{file}, line {number}: not JSON ({error}); write one object a line.") from None
+                if not isinstance(entry, dict):
+                    raise ValueError(f"{file}, line {number}: expected a JSON object with `image`, not {entry!r:.40}.")
+                yield entry
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+    # Read straight from the file: `load_dataset` would first copy every image into a cache.
+    import datasets
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(file)
+    features = datasets.Features.from_arrow_schema(table.schema_arrow)
+    if "image" not in features:
+        raise ValueError(f"{file}: no `image` column (columns: {', '.join(features)}); rename the image column.")
+    label = features.get("label")
+    number = 0
+    for batch in table.iter_batches(batch_size=256):
+        for row in batch.to_pylist():
+            image = row["image"]
+            name = row.get("filename") or (image.get("path") if isinstance(image, dict) else image)
+            if isinstance(label, datasets.ClassLabel) and row["label"] is not None:
+                row["label"] = label.int2str(row["label"])
+            if isinstance(image, str):
+                row["image"] = str(file.parent / image)
+            yield {**row, "id": str(name or f"{file.stem}-{number:06d}")}
+            number += 1
+
+
+def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in _IMAGE_SUFFIXES:
+            name = file.relative_to(folder).as_posix()
+            yield {"image": str(file), "label": file.parent.name, "captions": [], "id": name}
+
+
+def load_images(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+    """Reads images with their captions and classes from any of four layouts.
+
+    - Parquet files as the `datasets` library writes them, `image` being bytes or a path and `label` a name or a
+      `ClassLabel`: one file, or a folder of `{split}*.parquet` (also in its sub-folder `data`).
+    - JSON lines `{"image", "captions" or "caption", "label"}`, or CSV with columns `image,caption[,label]`: one file,
+      or a folder of `{split}.jsonl` / `{split}.csv`. Paths are relative to the file; rows of one image are merged.
+    - A folder of images `{split}/class/*.jpg` or `class/*.jpg`, which has labels only.
+
+    Args:
+        path (`str` or `Path`): File or folder.
+        split (`str`, *optional*): Which split of a folder to read; all of it when left out.
+
+    Returns:
+        `list[dict]`: Rows for [`build_pairs`]: `image`, `captions`, `label`, `id`, `source`.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
+    files = [root]
+    if root.is_dir():
+        start = split or ""
+        files = sorted([*root.glob(f"{start}*.parquet"), *root.glob(f"data/{start}*.parquet")])
+        files = files or sorted(root.glob(f"{split or '*'}.jsonl")) or sorted(root.glob(f"{split or '*'}.csv"))
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        if file.suffix == ".parquet":
+            rows += _parquet(file)
+        elif file.suffix == ".jsonl":
+            rows += _merged(_json_lines(file), file)
+        elif file.suffix == ".csv":
+            with file.open(newline="", encoding="utf-8") as lines:
+                rows += _merged(csv.DictReader(lines), file)
+        else:
+            raise ValueError(f"{file}: expected .parquet, .jsonl or .csv, or a folder of images by class.")
+    if not files and (not split or (root / split).is_dir()):
+        rows += _image_folder(root / split if split else root)
+    if not rows:
+        what = f"nothing of split {split!r}" if split else "no images"
+        raise ValueError(
+            f"{root}: {what} found; expected {split or '*'}*.parquet, {split or '*'}.jsonl, {split or '*'}.csv or "
+            f"{split + '/' if split else ''}class/*.jpg. Check the path{', or leave the split out' if split else ''}."
+        )
+    return [{**row, "source": row.get("source") or root.stem} for row in rows]
+
+
+def _content_hashes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    from rs_rlhf.imagery import content_hash
+
+    return [content_hash(row["image"], where=f"{row['source']} row {row['id']}") for row in rows]
+
+
+def _without_images_of(rows: list[dict[str, Any]], others: Sequence[str]) -> list[dict[str, Any]]:
+    """Drops rows whose decoded picture occurs in any of `others`, each `PATH` or `PATH:split`."""
+    excluded: set[str] = set()
+    for other in others:
+        path, _, split = other.rpartition(":")
+        if Path(other).exists() or not path:
+            path, split = other, ""
+        excluded.update(_content_hashes(load_images(path, split or None)))
+    return [row for row, key in zip(rows, _content_hashes(rows), strict=True) if key not in excluded]
+
+
+def _place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool) -> int:
+    """Makes every image a path relative to `root`, writing those that are not below it once under `folder`.
+
+    Returns the number of images written. Nothing is written if any file would be replaced unasked.
+    """
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"--images-dir {folder} is outside {root}, where image paths start; choose one in it.")
+    todo: dict[Path, tuple[str, Any]] = {}
+    for row in rows:
+        image = row["image"]
+        is_dict = isinstance(image, dict)
+        content = image.get("bytes") if is_dict else None
+        source = None if content is not None else Path(image["path"] if is_dict else image)
+        if source is not None and source.resolve().is_relative_to(root.resolve()):
+            row["image"] = source.resolve().relative_to(root.resolve()).as_posix()
+            continue
+        # Only plain name parts: an id such as "../x.jpg" must not lead out of the folder.
+        target = folder.joinpath(*[part for part in Path(row["id"]).parts if part not in ("..", "/")])
+        if target.suffix.lower() not in _IMAGE_SUFFIXES:
+            target = target.with_name(target.name + ".png")
+        if target in todo:
+            raise ValueError(f"Rows {todo[target][0]!r} and {row['id']!r} would both be {target}; rename one.")
+        todo[target] = (row["id"], source or content)
+        row["image"] = target.resolve().relative_to(root.resolve()).as_posix()
+    for target, (_, content) in todo.items():
+        data = content.read_bytes() if isinstance(content, Path) else content
+        if target.exists() and not overwrite and target.read_bytes() != data:
+            raise FileExistsError(f"{target} exists with other content; choose another --images-dir or --overwrite.")
+    for target, (_, content) in todo.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+    return len(todo)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf data pairs",
+        description="Make preference pairs, each with a known kind of damage, from captioned or labelled images.",
+        epilog="Kinds: " + "; ".join(f"{kind} needs {needs}" for kind, needs in NEEDS.items()) + ".",
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="Parquet, JSONL or CSV file, a folder of them, or a folder of images by class")
+    add("--split", help="split of the input folder to read, e.g. train (default: all of it)")
+    add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
+    add("--images-dir", type=Path,
+        help="where images that are not below the output's folder are written, once each "
+        "(default: images/SPLIT beside the output)")  # fmt: skip
+    add("--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
+        help="drop images whose decoded pixels occur in this other data; may be repeated")  # fmt: skip
+    add("--kinds", default=",".join(KINDS), help="comma-separated kinds of damage (default: all)")
+    add("--pairs-per-image", type=int, default=5, help="attempts per image, the kinds taking turns (default: 5)")
+    add("--seed", type=int, default=0, help="seed of all choices (default: 0)")
+    add("--limit", type=int, help="use at most this many images, drawn by the seed")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    output: Path = args.output
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output {output}: only .jsonl is written, with each image once as a file; end it so.")
+    if output.exists() and not args.overwrite:
+        raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
+    rows = load_images(args.input, args.split)
+    print(f"{len(rows)} images in {args.input}{f', split {args.split}' if args.split else ''}")
+    if args.exclude_images_of:
+        kept = _without_images_of(rows, args.exclude_images_of)
+        print(f"{len(rows) - len(kept)} of them excluded, being in {', '.join(args.exclude_images_of)}")
+        rows = kept
+    if args.limit is not None and args.limit < len(rows):
+        # Drawn, not the first ones: folders of images are sorted by class.
+        rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), args.limit))]
+        print(f"{len(rows)} of them used (--limit)")
+    if not rows:
+        raise ValueError("No images are left; check --input, --split and --exclude-images-of.")
+    # All pairs first: a wrong kind or row must not leave images behind. They share the rows' image objects.
+    stats: dict[str, Counter[str]] = {}
+    kinds = [kind.strip() for kind in args.kinds.split(",") if kind.strip()]
+    numbered = [{**row, "image": str(number)} for number, row in enumerate(rows)]
+    pairs = list(build_pairs(numbered, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = args.images_dir or output.parent / "images" / (args.split or "all")
+    written = _place_images(rows, output.parent, folder, args.overwrite)
+    partial = output.with_name(output.name + ".partial")
+    with partial.open("w", encoding="utf-8") as lines:
+        for pair in pairs:
+            lines.write(json.dumps({**pair, "image": rows[int(pair["image"])]["image"]}, ensure_ascii=False) + "\n")
+    partial.replace(output)
+    print(f"{len(pairs)} pairs -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+    print(f"{'kind':<16}{'pairs':>8}{'skipped':>9}  needs")
+    for kind in kinds:
+        print(f"{kind:<16}{stats['made'][kind]:>8}{stats['skipped'][kind]:>9}  {NEEDS[kind]}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `rs-rlhf data pairs`: reads images, writes pairs as JSON lines, prints how many of each kind.
+
+    Args:
+        argv (sequence of `str`, *optional*): Command-line arguments; those of the process when left out.
+
+    Returns:
+        `int`: 0, or 1 after a mistake in the input, told in one sentence on standard error.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        _run(args)
+    except (ValueError, OSError) as error:
+        print(f"rs-rlhf data pairs: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,31 @@
+"""Builds a wheel that carries the declarations (YAML) inside the package; everything else is in `setup.cfg`.
+
+In a checkout the declaration folders lie beside `rs_rlhf/`; a wheel has no such place, so they go to
+`rs_rlhf/declared/`. `rs_rlhf.declarations.folder` looks in both.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+FOLDERS = ("recipes", "reward_models", "eval", "accelerate_configs")
+
+
+class BuildWithDeclarations(build_py):
+    """Copies the YAML and Markdown files of the declaration folders into the built package."""
+
+    def run(self):
+        """Builds the package, then adds the declarations (an editable install reads the checkout's)."""
+        super().run()
+        if self.editable_mode:
+            return
+        for folder in FOLDERS:
+            for source in sorted(Path(folder).rglob("*")):
+                if source.suffix in (".yaml", ".md"):
+                    target = Path(self.build_lib) / "rs_rlhf" / "declared" / source
+                    self.mkpath(str(target.parent))
+                    self.copy_file(str(source), str(target))
+
+
+setup(cmdclass={"build_py": BuildWithDeclarations})
