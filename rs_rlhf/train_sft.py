@@ -1,0 +1,34 @@
+"""`rs-rlhf sft`: the command around [`rs_rlhf.sft.train`].
+
+Left out: everything that is not parsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trl import ModelConfig, ScriptArguments
+
+from .declarations import DeclarationError
+from .launch import TrainingParser, run
+from .sft import VisionSFTConfig, train
+
+
+def command(argv: Sequence[str]) -> int:
+    """`rs-rlhf sft`: trains here or through `accelerate launch`, and returns the exit code."""
+    return run("sft", make_parser("rs-rlhf sft"), main, argv)
+
+
+def make_parser(prog: str | None = None) -> TrainingParser:
+    """Returns the command's parser, whose flags are the fields of the three dataclasses."""
+    description = "Fine-tune a vision-language model on captioned or labelled images."
+    return TrainingParser((ScriptArguments, VisionSFTConfig, ModelConfig), prog=prog, description=description)
+
+
+def main(script_args: ScriptArguments, training_args: VisionSFTConfig, model_args: Any) -> None:
+    """Trains; see [`rs_rlhf.sft.train`]."""
+    if not script_args.dataset_name or not model_args.model_name_or_path:
+        missing = "model_name_or_path" if script_args.dataset_name else "dataset_name"
+        raise DeclarationError(f"no {missing}; give --{missing}, or a recipe with it (--config).")
+    train(script_args, training_args, model_args)

@@ -1,0 +1,109 @@
+"""The scorer: order, batch size, images of every form, named models, and its errors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+
+from rs_rlhf import ImageOptions, ScoreModel, Scorer
+from rs_rlhf.scorer import find_card
+
+TEXTS = [["a river.", "many trees.", "two planes on a runway."], ["a lake."], ["a port.", "a road beside a field."]]
+
+
+@pytest.fixture(scope="module")
+def scorer(score_model_path):
+    return Scorer.from_pretrained(score_model_path, device="cpu")
+
+
+def test_images_of_every_form_give_the_same_scores(scorer, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    forms = [str(tmp_path / "a.png"), tmp_path / "a.png", picture(1), np.asarray(picture(1)), [picture(1)]]
+    scores = scorer.score(images=forms, completions=[TEXTS[0]] * len(forms))
+    for row in scores[1:]:
+        assert row == pytest.approx(scores[0], abs=1e-5)
+    other = scorer.score(images=[picture(2)], completions=[TEXTS[0]])
+    assert max(abs(a - b) for a, b in zip(other[0], scores[0], strict=True)) > 1e-3
+
+
+def test_order_batch_size_and_company_do_not_matter(score_model_path, scorer):
+    images = [picture(1, 112, 56), None, [picture(2), picture(3)]]
+    prompts = ["What is it?", "", "Compare."]
+    expected = scorer.score(images, prompts, TEXTS)
+    assert [len(row) for row in expected] == [3, 1, 2]
+    order = [2, 0, 1]
+    shuffled = scorer.score([images[i] for i in order], [prompts[i] for i in order], [TEXTS[i] for i in order])
+    small = Scorer.from_pretrained(score_model_path, device="cpu", token_budget=40)
+    alone = small.score(images, prompts, TEXTS)  # every completion in a batch of its own
+    for place, i in enumerate(order):
+        assert shuffled[place] == pytest.approx(expected[i], abs=1e-4)
+        assert alone[i] == pytest.approx(expected[i], abs=1e-4)
+
+
+def test_a_plain_caption_is_an_answer_to_the_empty_question(scorer):
+    plain = scorer.score(images=[picture(1)], completions=[["a river."]])
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    spoken = [{"role": "assistant", "content": "a river."}]
+    assert scorer.score([picture(1)], [messages], [[spoken]]) == plain
+
+
+def test_user_turn_form_puts_the_caption_before_the_generation_prompt(score_model_path):
+    scorer = Scorer.from_pretrained(score_model_path, device="cpu", prompt_form="user-turn")
+    batch = scorer.collator([__import__("rs_rlhf").make_group("", ["a river.", "a lake."], picture(1))])
+    segments = batch["segment_ids"][0]
+    text = scorer.processor.tokenizer.decode(batch["input_ids"][0][segments == 1])
+    assert text.endswith("river.<|im_end|>\n<|im_start|>assistant\n")
+    answers = Scorer.from_pretrained(score_model_path, device="cpu")
+    texts = [["a river.", "a lake."]]
+    assert scorer.score([picture(1)], None, texts) != answers.score([picture(1)], None, texts)
+
+
+def test_image_root_and_pixel_budget_are_kept(score_model_path, tmp_path):
+    (tmp_path / "in").mkdir()
+    picture(1, 200, 200).save(tmp_path / "in" / "a.png")
+    picture(1).save(tmp_path / "out.png")
+    options = ImageOptions(image_root=str(tmp_path / "in"))
+    scorer = Scorer.from_pretrained(score_model_path, device="cpu", image_options=options, max_pixels=56 * 56)
+    batch = scorer.collator([__import__("rs_rlhf").make_group("", ["a."], "a.png")])
+    assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
+    with pytest.raises(ValueError, match=r"row 0.*out\.png"):
+        scorer.score(images=["../out.png"], completions=[["a."]])
+
+
+def test_wrong_calls_are_explained(scorer, tmp_path):
+    with pytest.raises(ValueError, match="images has 1 entries but completions has 2"):
+        scorer.score(images=[None], completions=[["a"], ["b"]])
+    with pytest.raises(ValueError, match="must be a list of lists"):
+        scorer.score(completions=["a river."])
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"row 1.*bad\.png|bad\.png.*row 1"):
+        scorer.score(images=[picture(1), tmp_path / "bad.png"], completions=[["a"], ["b"]])
+    with pytest.raises(ValueError, match="image tokens in the text but 0 images"):
+        scorer.score(completions=[["a <|image_pad|> river"]])
+
+
+def test_a_model_that_is_no_score_model_is_refused(tiny_vlm):
+    with pytest.raises(ValueError, match="is not a score model"):
+        Scorer.from_pretrained(tiny_vlm)
+
+
+def test_names_are_found_and_near_misses_explained(tmp_path):
+    card = find_card("scorers-7b")
+    assert card.positions == "sequential" and card.licence
+    with pytest.raises(ValueError, match="did you mean 'scorers-7b'"):
+        find_card("scorers-7")
+    (tmp_path / "x.yaml").write_text(json.dumps({"model": "a/b", "licence": "MIT", "recipe": "r", "prompt_from": "x"}))
+    with pytest.raises(ValueError, match="unknown key 'prompt_from'; did you mean 'prompt_form'"):
+        find_card(str(tmp_path / "x.yaml"))
+
+
+def test_uses_the_models_dtype(score_model_path):
+    scorer = Scorer.from_pretrained(score_model_path, device="cpu", dtype="bfloat16")
+    assert scorer.model.dtype == torch.bfloat16
+    exact = Scorer.from_pretrained(score_model_path, device="cpu")
+    images = [Image.new("RGB", (56, 56), (30, 90, 30))]
+    low, full = (s.score(images=images, completions=[TEXTS[0]])[0] for s in (scorer, exact))
+    assert low == pytest.approx(full, abs=0.3) and isinstance(exact.model, ScoreModel)
