@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from trl import TrlParser
 
@@ -53,6 +54,8 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
     config, flags, launch_flags = split_arguments(parser, argv)
     if launch_flags and not is_launched():
         return launch(launch_arguments(command, config, flags, launch_flags))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
     main(*parse(parser, flags))
     return 0
 
@@ -170,14 +173,12 @@ def _take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
     value, rest = None, []
     arguments = iter(argv)
     for argument in arguments:
-        if argument == option:
-            value = next(arguments, None)
-            if value is None:
-                raise DeclarationError(f"{option} needs a value.")
-        elif argument.startswith(f"{option}="):
-            value = argument.partition("=")[2]
-        else:
+        if not argument.startswith("--") or _key(argument) != _key(option):
             rest.append(argument)
+        elif "=" in argument:
+            value = argument.partition("=")[2]
+        elif (value := next(arguments, None)) is None:
+            raise DeclarationError(f"{option} needs a value.")
     return value, rest
 
 

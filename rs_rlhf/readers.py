@@ -93,7 +93,7 @@ def split_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[
     """Returns one path or id per file of a path, a comma-separated string, or a list of those."""
     if isinstance(paths, (str, os.PathLike)):
         text = os.fspath(paths)
-        return [text] if Path(text).exists() else [part.strip() for part in text.split(",") if part.strip()]
+        return [text] if text and Path(text).exists() else [part.strip() for part in text.split(",") if part.strip()]
     return [one for path in paths for one in split_paths(path)]
 
 

@@ -114,8 +114,8 @@ def load_data(script_args: RewardScriptArguments, training_args: Any) -> tuple[D
     """
     from .readers import load_preferences, split_paths
 
-    names, split = split_paths(script_args.dataset_name or ""), script_args.dataset_train_split
-    eval_names, eval_split = split_paths(script_args.eval_dataset_name or ""), None
+    names, split = split_paths(script_args.dataset_name or ()), script_args.dataset_train_split
+    eval_names, eval_split = split_paths(script_args.eval_dataset_name or ()), None
     if not eval_names and training_args.eval_strategy != "no":
         if plain := [name for name in names if Path(name.removeprefix("rsrm:")).is_file()]:
             raise DataError(

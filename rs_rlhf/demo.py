@@ -1,0 +1,176 @@
+"""`rs-rlhf demo`: the whole path in minutes on a laptop, without a network.
+
+Overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
+known damage are built, and the score model is trained on them through the same commands that users run. It ends with
+how often the model prefers the better text on held-out scenes, before and after, as a table and a picture.
+
+Left out: anything that the commands do not do themselves; this module only calls them in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .declarations import DeclarationError
+
+MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo and may be replaced
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo and prints the table."""
+    parser = argparse.ArgumentParser(prog="rs-rlhf demo", description="The whole path on made-up scenes.")
+    parser.add_argument("--output_dir", default="demo_output", help="folder to write to (default: demo_output)")
+    parser.add_argument("--train_scenes", type=int, default=1200, help="training scenes (default: 1200)")
+    parser.add_argument("--validation_scenes", type=int, default=240, help="held-out scenes (default: 240)")
+    parser.add_argument("--captioner_steps", type=int, default=250, help="steps of the captioner (default: 250)")
+    parser.add_argument("--reward_steps", type=int, default=250, help="steps of the score model (default: 250)")
+    parser.add_argument("--batch_size", type=int, default=48, help="samples per step (default: 48)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    out = Path(args.output_dir)
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise DeclarationError(f"{out} is not empty and was not made by the demo; give another --output_dir.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+    start = time.monotonic()
+
+    _say("1/4", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
+    prepare(out, args)
+    _say("2/4", "training a tiny Qwen2-VL from scratch as a captioner")
+    train_captioner(out, args)
+    before = _report(out, out / "start", args.seed)
+    _say("3/4", "training the score model on preference pairs")
+    train_score_model(out, args)
+    _say("4/4", "scoring held-out pairs")
+    after = _report(out, out / "reward", args.seed)
+    summary = summarise(out, before, after, args.seed)
+    print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {args.seed}).")
+    print(f"Picture: {out / 'demo.png'}. Score your own images with")
+    print(f'  Scorer.from_pretrained("{out / "reward"}").score(images=[...], completions=[[...]])')
+    return 0
+
+
+def prepare(out: Path, args: Any) -> None:
+    """Writes scenes, pairs, and the untrained tiny model."""
+    from . import pair_files, scenes
+    from .cli import image_texts
+    from .synthetic import save_tiny_vlm
+
+    scenes.write_scenes(str(out / "scenes"), args.train_scenes, args.validation_scenes, args.seed, 112)
+    for split, seed in (("train", args.seed), ("validation", args.seed + 1)):
+        options = ["--input", str(out / "scenes"), "--split", split, "--seed", str(seed)]
+        if code := pair_files.main([*options, "--output", str(out / "scenes" / f"{split}_pairs.jsonl")]):
+            raise SystemExit(code)
+    save_tiny_vlm(
+        out / "init", 96, 2, 96, 3, args.seed, min_pixels=112 * 112, max_pixels=112 * 112, vocab_size=800,
+        texts=image_texts(f"{out / 'scenes'}:train"),
+    )  # fmt: skip
+
+
+def _options(out: Path, args: Any, steps: int) -> dict[str, Any]:
+    """Options common to both trainings."""
+    return {
+        "output_dir": str(out),
+        "max_steps": steps,
+        "per_device_train_batch_size": args.batch_size,
+        "per_device_eval_batch_size": 2 * args.batch_size,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, steps // 12),
+        "adam_beta2": 0.99,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_steps": 50,
+        "report_to": "none",
+        "seed": args.seed,
+    }
+
+
+def train_captioner(out: Path, args: Any) -> None:
+    """Trains the captioner, and saves it with a new head as the score model's start."""
+    import torch
+    from transformers import AutoProcessor
+    from trl import ModelConfig, ScriptArguments
+
+    from . import train_sft
+    from .score_model import ScoreModel
+    from .sft import VisionSFTConfig
+
+    options = VisionSFTConfig(**_options(out / "captioner", args, args.captioner_steps), augment=True)
+    script = ScriptArguments(dataset_name=str(out / "scenes"))
+    train_sft.main(script, options, ModelConfig(model_name_or_path=str(out / "init")))
+    torch.manual_seed(args.seed)
+    ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
+    AutoProcessor.from_pretrained(out / "captioner").save_pretrained(out / "start")
+
+
+def train_score_model(out: Path, args: Any) -> None:
+    """Trains the score model."""
+    from trl import ModelConfig
+
+    from . import train_reward
+    from .reward_trainer import VisionRewardConfig
+
+    options = _options(out / "reward", args, args.reward_steps) | {"learning_rate": 1e-3}
+    script = train_reward.RewardScriptArguments(dataset_name=str(out / "scenes" / "train_pairs.jsonl"))
+    train_reward.main(script, VisionRewardConfig(**options), ModelConfig(model_name_or_path=str(out / "start")))
+
+
+def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:
+    from .data import group_from_row
+    from .preference_eval import evaluate_preferences
+    from .readers import load_preferences
+
+    data = load_preferences(str(out / "scenes" / "validation_pairs.jsonl"))
+    return evaluate_preferences(_scorer(out, model), [group_from_row(row) for row in data], seed=seed)
+
+
+def _scorer(out: Path, model: Path) -> Any:
+    from .imagery import ImageOptions
+    from .scorer import Scorer
+
+    return Scorer.from_pretrained(model, image_options=ImageOptions(image_root=str(out / "scenes")))
+
+
+def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: int) -> str:
+    """Writes `demo.json` and `demo.png`, and returns the table as Markdown."""
+    from .imagery import ImageOptions, read_image
+    from .pair_files import load_images
+    from .reports import plot_preferences
+
+    rows = load_images(out / "scenes", "validation")
+    shown = rows[seed % len(rows)]
+    others = [row for row in rows if row["label"] != shown["label"]]
+    captions = shown["captions"][:2] + [row["captions"][0] for row in others[:: max(1, len(others) // 4)][:4]]
+    scores = _scorer(out, out / "reward").score([shown["image"]], None, [captions])[0]
+    picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
+    example = (picture, list(zip(captions, scores, strict=True)))
+    plot_preferences({"before": before, "after": after}, out / "demo.png", example)
+    (out / "demo.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n", encoding="utf-8")
+
+    lines = ["| held-out pairs | n | before | after | 95% interval |", "|---|---:|---:|---:|---|"]
+    parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()} | {"all": (before, after)}
+    for name, (first, last) in parts.items():
+        low, high = last["interval"]
+        lines.append(
+            f"| {name} | {last['n']} | {first['accuracy']:.1%} | {last['accuracy']:.1%} | {low:.1%} – {high:.1%} |"
+        )
+    lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
+    lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:")
+    ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
+    lines += [f"  {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
+    return "\n".join(lines)
+
+
+def _say(step: str, what: str) -> None:
+    print(f"\n[{step}] {what}", flush=True)
