@@ -28,7 +28,8 @@ class ImageArguments:
         default=None, metadata={"help": "Bands shown as red, green, blue (or one as gray), counted from 1."}
     )
     stretch: str | None = field(
-        default=None, metadata={"help": "Stretch to 8 bits: 'percentile' or 'fixed'. Needed for 16-bit and float data."}
+        default=None,
+        metadata={"help": "Stretch to 8 bits: 'percentile' or 'fixed'. Needed for 16-bit and float data."},
     )
     stretch_range: list[float] | None = field(
         default=None, metadata={"help": "Percentiles (default 2 98), or the values mapped to 0 and 255 if fixed."}

@@ -68,5 +68,7 @@ def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | No
     if not value:
         return None
     if not is_whole(value):
-        raise ValueError(f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one.")
+        raise ValueError(
+            f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one."
+        )
     return str(value)

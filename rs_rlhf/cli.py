@@ -24,6 +24,7 @@ COMMANDS = {
     "reward": ("train a score model on preference pairs", "train_reward:command"),
     "sft": ("fine-tune a vision-language model on captioned or labelled images", "train_sft:command"),
     "eval": ("report how often a score model prefers the better text", "preference_eval:main"),
+    "plot": ("draw the learning curve of a training run", "reports:main"),
     "demo": ("the whole path in minutes, on made-up scenes and a tiny model", "demo:main"),
     "data check": ("list every problem of preference files", "data_check:main"),
     "data pairs": ("make preference pairs from captioned or labelled images", "pair_files:main"),

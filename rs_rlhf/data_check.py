@@ -21,7 +21,7 @@ from typing import Any
 
 from .data import DataError, Group, completion_text, inspect_row, prompt_text
 from .imagery import ImageError, ImageOptions, content_hash
-from .readers import iter_rows, row_label, split_paths
+from .readers import image_folder, iter_rows, row_label, split_paths
 
 
 @dataclass
@@ -76,6 +76,7 @@ class _Check:
 
     def __init__(self, options: ImageOptions, max_problems: int | None) -> None:
         self.options, self.max_problems, self.report = options, max_problems, Report()
+        self.start = ""  # folder of the file at hand, below `image_root`: its relative image paths start here
         self.decoded: dict[Any, str | ImageError] = {}  # image source -> content hash, or why it cannot be read
         self.images: dict[str, tuple[str, int]] = {}  # content hash -> first training row
         self.rows: dict[bytes, tuple[str, int]] = {}  # whole row -> first row
@@ -98,12 +99,20 @@ class _Check:
             # The texts are wrong; the images may be wrong too, and whoever repairs the row wants to know at once.
             if not any(error.key.startswith("image") for error in errors):
                 images = row.get("image") if row.get("image") is not None else row.get("images")
-                self.hashes(images if isinstance(images, list) else [] if images is None else [images], file, number)
+                images = images if isinstance(images, list) else [] if images is None else [images]
+                self.hashes([self.placed(image) for image in images], file, number)
             return None
+        group = replace(group, images=[self.placed(image) for image in group.images])
         hashes = self.hashes(group.images, file, number)
         good = self.texts(group, hashes, file, number) and None not in hashes
         self.leaks([one for one in hashes if one is not None], file, number, evaluation)
         return self.count(group) if good else None
+
+    def placed(self, image: Any) -> Any:
+        """The image with a relative path started from the folder of its own file."""
+        if isinstance(image, dict) and image.get("bytes") is None:
+            return {**image, "path": self.placed(image.get("path"))}
+        return os.path.join(self.start, image) if isinstance(image, str) and "://" not in image else image
 
     def hashes(self, images: Sequence[Any], file: str, number: int) -> list[str | None]:
         """Content hashes, `None` for what cannot be read."""
@@ -184,7 +193,9 @@ def check_files(
 
     Args:
         files (`str`, path or list): Training files, as for [`load_preferences`].
-        image_root (`str`, *optional*): Folder that relative image paths start from and images must lie in.
+        image_root (`str`, *optional*): Folder that relative image paths start from and images must lie in. By default
+            paths start from the folder of their own file, and images must lie in the folder that holds all of these,
+            as in training.
         options ([`ImageOptions`], *optional*): How images are read; `image_root` overrides its own.
         eval_files (`str`, path or list, *optional*): Evaluation files: checked too, and compared with `files`.
         max_problems (`int`, *optional*): Keep this many problems; all are counted.
@@ -195,18 +206,25 @@ def check_files(
     options = options or ImageOptions()
     if image_root is not None:
         options = replace(options, image_root=os.fspath(image_root))
+    named = [(path, evaluation) for paths, evaluation in ((files, False), (eval_files, True))
+             for path in split_paths(paths)]
+    own_folders = options.image_root is None
+    if own_folders and named:
+        options = replace(options, image_root=os.path.commonpath([image_folder(path) for path, _ in named]))
     check = _Check(options, max_problems)
-    for paths, evaluation in ((files, False), (eval_files, True)):
-        for path in split_paths(paths):
-            rows = 0
-            try:
-                for name, number, row in _progress(iter_rows(path), path):
-                    check.row(name, number, row, evaluation)
-                    rows += 1
-                if not rows:
-                    check.problem(path, -1, "", "no rows; give a file that has some")
-            except DataError as error:
-                check.problem(path, -1, error.key, error.detail)
+    for path, evaluation in named:
+        if own_folders:
+            start = os.path.relpath(image_folder(path), options.image_root)
+            check.start = "" if start == "." else start
+        rows = 0
+        try:
+            for name, number, row in _progress(iter_rows(path), path):
+                check.row(name, number, row, evaluation)
+                rows += 1
+            if not rows:
+                check.problem(path, -1, "", "no rows; give a file that has some")
+        except DataError as error:
+            check.problem(path, -1, error.key, error.detail)
     report = check.report
     report.different_images = len({one for one in check.decoded.values() if isinstance(one, str)})
     for (name, unit), values in check.counts.items():
@@ -240,8 +258,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rs-rlhf data check", description="Lists every problem of preference files.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="training files, folders or Hub ids")
     parser.add_argument("--eval", nargs="+", default=[], metavar="FILE", help="evaluation files, compared with FILE")
-    parser.add_argument("--image-root", metavar="DIR", help="relative image paths start from here; images lie in it")
-    parser.add_argument("--max-problems", type=int, metavar="N", help="print at most N problems (default: all)")
+    parser.add_argument(
+        "--image_root", "--image-root", metavar="DIR",
+        help="relative image paths start from here, and images lie in it (default: the folder of their own file)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max_problems", "--max-problems", type=int, metavar="N", help="print at most N problems (default: all)"
+    )
     args = parser.parse_args(argv)
     report = check_files(
         args.files, image_root=args.image_root, eval_files=args.eval, max_problems=args.max_problems

@@ -52,7 +52,8 @@ def find(kind: str, name_or_path: str) -> Path:
     known = names(kind)
     if name_or_path in known:
         return folder(kind) / f"{name_or_path}.yaml"
-    raise DeclarationError(f"{name_or_path!r} is neither a file nor one of the {kind}{did_you_mean(name_or_path, known)}")
+    hint = did_you_mean(name_or_path, known)
+    raise DeclarationError(f"{name_or_path!r} is neither a file nor one of the {kind}{hint}")
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

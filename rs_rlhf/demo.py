@@ -159,7 +159,8 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
     (out / "demo.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n", encoding="utf-8")
 
     lines = ["| held-out pairs | n | before | after | 95% interval |", "|---|---:|---:|---:|---|"]
-    parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()} | {"all": (before, after)}
+    parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
+    parts |= {"all": (before, after)}
     for name, (first, last) in parts.items():
         low, high = last["interval"]
         lines.append(

@@ -39,7 +39,9 @@ def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: 
     old_min, old_max = pixel_budget(processor)
     low, high = min_pixels or old_min, max_pixels or old_max
     if low > high:
-        raise ValueError(f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels.")
+        raise ValueError(
+            f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels."
+        )
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
 
 
@@ -177,7 +179,8 @@ class GroupCollator:
     def _pixels(self, groups: Sequence[Group]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Reads each distinct image once; returns its patches and, per placement, its index."""
         known: dict[Any, int] = {}
-        images, index = [], []
+        images: list[Any] = []
+        index: list[int] = []
         low, high = pixel_budget(self.processor)
         factor = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
         for group in groups:
@@ -187,7 +190,8 @@ class GroupCollator:
                 if key not in known:
                     image = read_image(source, self.image_options, _where(group))
                     if self.augment:
-                        image = rotate_flip(image, _texts(group), random.Random(f"{self.seed} {self.epoch} {group.row}"))
+                        draw = random.Random(f"{self.seed} {self.epoch} {group.row}")
+                        image = rotate_flip(image, _texts(group), draw)
                     known[key] = len(images)
                     images.append(fit_pixel_budget(image, min_pixels=low, max_pixels=high, factor=factor))
                 index.append(known[key])
@@ -296,7 +300,9 @@ def split_rows(
         `tuple`: row ids (R, L'), attention mask (R, L'), and the placement that each row's placements come from (a
         flat list), where R is the number of completions of all groups in order.
     """
-    rows, placements, start = [], [], 0
+    rows: list[torch.Tensor] = []
+    placements: list[int] = []
+    start = 0
     for ids, segments, count in zip(input_ids, segment_ids, images_per_group, strict=True):
         for k in range(1, int(segments.max()) + 1):
             rows.append(ids[(segments == 0) | (segments == k)])

@@ -187,13 +187,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", required=True, help="Parquet, JSONL or CSV file, a folder of them, or a folder of images by class")
     add("--split", help="split of the input folder to read, e.g. train (default: all of it)")
     add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
-    add("--images-dir", type=Path,
+    add("--images_dir", "--images-dir", type=Path,
         help="where images that are not below the output's folder are written, once each "
         "(default: images/SPLIT beside the output)")  # fmt: skip
-    add("--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
+    add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
         help="drop images whose decoded pixels occur in this other data; may be repeated")  # fmt: skip
     add("--kinds", default=",".join(KINDS), help="comma-separated kinds of damage (default: all)")
-    add("--pairs-per-image", type=int, default=5, help="attempts per image, the kinds taking turns (default: 5)")
+    add("--pairs_per_image", "--pairs-per-image", type=int, default=5,
+        help="attempts per image, the kinds taking turns (default: 5)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed of all choices (default: 0)")
     add("--limit", type=int, help="use at most this many images, drawn by the seed")
     add("--overwrite", action="store_true", help="replace an existing output")

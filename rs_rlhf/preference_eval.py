@@ -36,8 +36,8 @@ def evaluate_preferences(
 
     Returns:
         `dict`: `n`, `accuracy`, `interval` (Wilson, 95%), `ties`, `margin`, `swap_error` (how far accuracy of the
-        swapped pairs is from one minus accuracy and ties: 0 unless the order of a group matters), `shuffled` (the same figures with
-        other images, and `gap`), and `by_kind`, `by_source`.
+        swapped pairs is from one minus accuracy and ties: 0 unless the order of a group matters), `shuffled` (the
+        same figures with other images, and `gap`), and `by_kind`, `by_source`.
     """
     from .groups import without_images
 
@@ -62,7 +62,8 @@ def evaluate_preferences(
         for i, group in enumerate(groups):
             parts[getattr(group, key)].append(i)
         report[f"by_{key}"] = {
-            name: _figures([groups[i] for i in part], [scores[i] for i in part]) for name, part in sorted(parts.items())
+            name: _figures([groups[i] for i in part], [scores[i] for i in part])
+            for name, part in sorted(parts.items())
         }
     return report
 
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rs-rlhf eval", description=main.__doc__)
     parser.add_argument("--model", required=True, help="Name in reward_models/, folder, or hub id of a score model.")
     parser.add_argument("--preferences", required=True, nargs="+", metavar="FILE", help="Preference files.")
-    parser.add_argument("--image_root", help="Folder of the images; by default the first file's.")
+    parser.add_argument("--image_root", "--image-root", help="Folder of the images; by default the first file's.")
     parser.add_argument("--image_blind", action="store_true", help="Leave the images out.")
     parser.add_argument("--output", help="JSON file to write the report to.")
     parser.add_argument("--limit", type=int, help="Rows at most, drawn with the seed.")

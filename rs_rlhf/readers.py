@@ -97,6 +97,13 @@ def split_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[
     return [one for path in paths for one in split_paths(path)]
 
 
+def image_folder(name: str) -> str:
+    """Returns where relative image paths of a file, folder or Hub id start: there, or (Hub) in the working folder."""
+    path = Path(name.removeprefix("rsrm:"))
+    folder = path.parent if path.is_file() else path if path.is_dir() else Path()
+    return os.path.realpath(folder)
+
+
 def row_label(file: str, number: int) -> str:
     """Names a row: lines of JSONL files count from 1 ("line 12"), rows of other files from 0 ("row 11")."""
     return f"{file}, {'line' if file.endswith('.jsonl') else 'row'} {number}" if number >= 0 else file

@@ -38,8 +38,8 @@ def plot_preferences(
     plt = _pyplot()
     kinds = [kind for kind in next(iter(reports.values()))["by_kind"] if kind]
     figure, axes = plt.subplots(
-        1, 1 if example is None else 3, figsize=(7 if example is None else 15, 4.2), squeeze=False, layout="constrained",
-        width_ratios=[1] if example is None else [1.5, 0.8, 1.5],
+        1, 1 if example is None else 3, figsize=(7 if example is None else 15, 4.2), squeeze=False,
+        layout="constrained", width_ratios=[1] if example is None else [1.5, 0.8, 1.5],
     )  # fmt: skip
     bars, width = axes[0][0], 0.8 / len(reports)
     for place, (name, report) in enumerate(reports.items()):
@@ -88,6 +88,7 @@ def plot_run(run: str | Path, path: str | Path) -> None:
         DeclarationError: There is no `trainer_state.json` in it.
     """
     history = _history(Path(run))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, key in (("training", "loss"), ("evaluation", "eval_loss")):

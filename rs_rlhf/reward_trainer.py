@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from datasets import Dataset, Image, IterableDataset
+from datasets import Dataset, Image
 from torch import nn
 from transformers import AutoProcessor, TrainerCallback, set_seed
 from trl import RewardConfig, RewardTrainer
@@ -39,7 +39,8 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
     trainable: str = field(
         default="all",
         metadata={
-            "help": "Weights that are trained: 'head' only, 'vision' tower and head, 'language' model and head, or 'all'.",
+            "help": "Weights that are trained: 'head' only, 'vision' tower and head, 'language' model and head, "
+            "or 'all'.",
             "choices": list(TRAINABLE),
         },
     )
@@ -55,7 +56,9 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
     )
     shuffle_gap_samples: int = field(
         default=256,
-        metadata={"help": "Evaluation rows scored again with another row's image, for the image-shuffle gap; 0: none."},
+        metadata={
+            "help": "Evaluation rows scored again with another row's image, for the image-shuffle gap; 0: none."
+        },
     )
     worst_pairs: int = field(
         default=8, metadata={"help": "Evaluation rows ranked most wrongly that are logged with thumbnails; 0: none."}
@@ -64,7 +67,7 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
         default=None,
         metadata={"help": "Longest prompt + completion in tokens, image tokens included; a longer row is an error."},
     )
-    remove_unused_columns: bool | None = field(
+    remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
     )
 
@@ -75,7 +78,9 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be false: the collator reads the images from their columns.")
         if self.augment and self.dataloader_persistent_workers:
-            raise ValueError("augment needs dataloader_persistent_workers false: workers learn the epoch when they start.")
+            raise ValueError(
+                "augment needs dataloader_persistent_workers false: workers learn the epoch when they start."
+            )
 
 
 class PreferenceCollator:
@@ -168,6 +173,7 @@ class VisionRewardTrainer(RewardTrainer):
     """
 
     args: VisionRewardConfig
+    model: nn.Module
 
     def __init__(
         self,
@@ -185,7 +191,7 @@ class VisionRewardTrainer(RewardTrainer):
             args = VisionRewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
         set_seed(args.seed)  # a new head is random
         if isinstance(model, str):
-            path, init = model, dict(args.model_init_kwargs or {})
+            path, init = model, dict(cast("dict[str, Any]", args.model_init_kwargs or {}))
             init.setdefault("dtype", "float32")
             init["device_map"] = None
             model = ScoreModel.from_pretrained(
@@ -220,10 +226,13 @@ class VisionRewardTrainer(RewardTrainer):
         self.processing_class = processing_class
         self.callback_handler.processing_class = processing_class
         if data_collator is None:
-            options = {"max_length": args.max_length, "seed": args.seed}
-            layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
+            layout, plain = (
+                GroupCollator(
+                    processing_class, args.image_options(), augment=augment, seed=args.seed, max_length=args.max_length
+                )
+                for augment in (args.augment, False)
+            )
             self.data_collator = PreferenceCollator(layout, args.image_blind)
-            plain = GroupCollator(processing_class, args.image_options(), **options)
             self._eval_collator = PreferenceCollator(plain, args.image_blind)
             self.add_callback(_SetEpoch(layout))
         else:
@@ -249,10 +258,12 @@ class VisionRewardTrainer(RewardTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; `resume_from_checkpoint=True` goes on from the last whole checkpoint of `output_dir`."""
-        checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir)
+        checkpoint = resolve_resume(resume_from_checkpoint, str(self.args.output_dir))
         return super().train(checkpoint, *args, **kwargs)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Returns the Plackett-Luce loss of the batch's groups."""
         scores, outputs = self._score(model, inputs)
         loss = plackett_luce_loss(scores, inputs["margin"])
@@ -283,10 +294,19 @@ class VisionRewardTrainer(RewardTrainer):
             logs["num_tokens"] = self._total_train_tokens
         super().log(logs, start_time)
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
         """Evaluates; adds the scores' metrics, the image-shuffle gap, and logs the worst pairs."""
         self._records["eval"] = []
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
         records = self._gather_records("eval")
         metrics = preference_metrics(records)
         if isinstance(dataset := dataloader.dataset, Dataset):
@@ -294,8 +314,8 @@ class VisionRewardTrainer(RewardTrainer):
                 metrics["shuffle_gap"] = gap
             if self.args.worst_pairs and self.is_world_process_zero():
                 log_worst_pairs(self, dataset, records, metric_key_prefix)
-        output.metrics.update({f"{metric_key_prefix}_score/{name}": value for name, value in metrics.items()})
-        return output
+        ours = {f"{metric_key_prefix}_score/{name}": value for name, value in metrics.items()}
+        return output._replace(metrics={**(output.metrics or {}), **ours})
 
     def _shuffle_gap(self, dataset: Dataset, records: Sequence[Mapping[str, Any]]) -> float | None:
         """Accuracy with the right images minus accuracy with another row's, on the same rows."""
@@ -318,7 +338,7 @@ class VisionRewardTrainer(RewardTrainer):
         super()._save(output_dir, state_dict)
         base = self.accelerator.unwrap_model(self.model)
         if is_peft_model(base):  # an adapter folder has no config of its own
-            save_score_config(base.get_base_model(), Path(output_dir or self.args.output_dir))
+            save_score_config(base.get_base_model(), Path(output_dir or str(self.args.output_dir)))
 
 
 class ShuffledImages(torch.utils.data.Dataset):

@@ -47,11 +47,11 @@ class ScoreOutput(ModelOutput):
     """What [`ScoreModel`] returns.
 
     Args:
-        scores (`torch.FloatTensor`): (rows,) for plain rows; (groups, N) for groups, NaN where a group has fewer than
+        scores (`torch.Tensor`): (rows,) for plain rows; (groups, N) for groups, NaN where a group has fewer than
             N completions.
     """
 
-    scores: torch.FloatTensor | None = None
+    scores: torch.Tensor | None = None
 
 
 class RewardHead(nn.Linear):
@@ -85,7 +85,8 @@ class ScoreModel(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         if config.model_type not in FAMILIES:
             raise ValueError(
-                f"ScoreModel needs a backbone of the Qwen2-VL family ({', '.join(FAMILIES)}), got {config.model_type!r}."
+                f"ScoreModel needs a backbone of the Qwen2-VL family ({', '.join(FAMILIES)}), "
+                f"got {config.model_type!r}."
             )
         config.positions = _choice("positions", getattr(config, "positions", None) or "mrope", POSITIONS)
         activation = getattr(config, "output_activation", None) or "softplus"
@@ -141,9 +142,10 @@ class ScoreModel(PreTrainedModel):
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # every key is checked below, with an error instead of a warning
         try:
-            model, info = super().from_pretrained(path, config=config, **kwargs)
+            loaded: Any = super().from_pretrained(path, config=config, **kwargs)  # a pair, with the loading info
         finally:
             transformers_logging.set_verbosity(level)
+        model, info = loaded
         _check_keys(path, info, head_may_be_new=not scored)
         if HEAD in info["missing_keys"]:
             logger.info("%s: a causal model; its reward_head is new and random.", path)
@@ -200,9 +202,9 @@ class ScoreModel(PreTrainedModel):
         if unknown := set(kwargs) - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
             raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
         images, unused = self._image_features(pixel_values, image_grid_thw)
-        if image_grid_thw is not None and image_index is None:
-            image_index = torch.arange(len(image_grid_thw))
-        index = [] if image_grid_thw is None or image_index is None else image_index.tolist()
+        index: list[int] = []
+        if image_grid_thw is not None:
+            index = list(range(len(image_grid_thw))) if image_index is None else image_index.tolist()
         if segment_ids is None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             scores = self._score_rows(input_ids, mask, images, image_grid_thw, index)

@@ -121,7 +121,7 @@ class Scorer:
         if not (Path(card.model) / "adapter_config.json").is_file():
             _refuse_headless(card.model, kwargs)
         model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
-        model.to(device or PartialState().device)
+        model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
         set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
         form = prompt_form or card.prompt_form

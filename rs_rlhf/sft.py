@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from trl import SFTConfig, SFTTrainer
@@ -29,7 +29,7 @@ CAPTION_REQUEST = "Describe the image."
 class VisionSFTConfig(ImageArguments, SFTConfig):
     """TRL's `SFTConfig` with image options."""
 
-    remove_unused_columns: bool | None = field(
+    remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
     )
     max_length: int | None = field(
@@ -38,7 +38,8 @@ class VisionSFTConfig(ImageArguments, SFTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        given = cast("dict[str, Any]", self.dataset_kwargs or {})  # TRL has parsed a string by now
+        self.dataset_kwargs = {**given, "skip_prepare_dataset": True}
 
 
 class SFTCollator:
@@ -103,7 +104,7 @@ def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = Fal
         `list[dict]`: `prompt` asks for the scene class; `completion` is the class name, then, as a second turn, the
         request for a description and the caption: both share one pass of the vision tower.
     """
-    out = []
+    out: list[dict[str, Any]] = []
     for row in rows:
         answer = [{"role": "assistant", "content": row["label"]}]
         captions = [None] if labels_only else list(dict.fromkeys(row["captions"])) or [None]
@@ -169,4 +170,4 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
     trainer.save_model(args.output_dir)
     if trainer.accelerator.is_main_process:
         processor.save_pretrained(args.output_dir)
-        print(f"Model saved to {os.path.abspath(args.output_dir)}")
+        print(f"Model saved to {os.path.abspath(str(args.output_dir))}")

@@ -192,11 +192,11 @@ def save_tiny_vlm(
     model.save_pretrained(path)
 
     token_area = (2 * patch_size) ** 2
-    image_kwargs = {"patch_size": patch_size, "min_pixels": min_pixels or 4 * token_area}
-    image_kwargs["max_pixels"] = max_pixels or 1280 * token_area
     video_name = "Qwen3VLVideoProcessor" if family == "qwen3_vl" else "Qwen2VLVideoProcessor"
     processor = getattr(transformers, f"{names[family]}Processor")(
-        image_processor=transformers.Qwen2VLImageProcessor(**image_kwargs),
+        image_processor=transformers.Qwen2VLImageProcessor(
+            patch_size=patch_size, min_pixels=min_pixels or 4 * token_area, max_pixels=max_pixels or 1280 * token_area
+        ),
         tokenizer=tokenizer,
         video_processor=getattr(transformers, video_name)(patch_size=patch_size),
         chat_template=CHAT_TEMPLATE,

@@ -17,6 +17,7 @@ from trl import ModelConfig, ScriptArguments
 from .data import DataError
 from .declarations import DeclarationError
 from .launch import TrainingParser, run
+from .readers import image_folder, load_preferences, split_paths
 from .reward_trainer import VisionRewardConfig, VisionRewardTrainer
 
 if TYPE_CHECKING:
@@ -112,8 +113,6 @@ def load_data(script_args: RewardScriptArguments, training_args: Any) -> tuple[D
     Raises:
         DataError: Unreadable data, or evaluation asked for without data for it.
     """
-    from .readers import load_preferences, split_paths
-
     names, split = split_paths(script_args.dataset_name or ()), script_args.dataset_train_split
     eval_names, eval_split = split_paths(script_args.eval_dataset_name or ()), None
     if not eval_names and training_args.eval_strategy != "no":
@@ -136,13 +135,6 @@ def load_data(script_args: RewardScriptArguments, training_args: Any) -> tuple[D
         return concatenate_datasets([load_preferences(file, split, image_folder(file)) for file in files])
 
     return load(names, split), load(eval_names, eval_split) if eval_names else None
-
-
-def image_folder(name: str) -> str:
-    """Returns where relative image paths of a file, folder or Hub id start: there, or (Hub) in the working folder."""
-    path = Path(name.removeprefix("rsrm:"))
-    folder = path.parent if path.is_file() else path if path.is_dir() else Path()
-    return os.path.realpath(folder)
 
 
 def common_folder(names: Sequence[str]) -> str:

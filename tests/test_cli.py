@@ -161,7 +161,7 @@ def test_a_launched_process_never_launches_again(variable, launches, parser, mon
 
 def test_checked_pairs_are_good(scenes):
     files = [scenes / "train_pairs.jsonl", "--eval", scenes / "validation_pairs.jsonl"]
-    done = run("data", "check", *files, "--image-root", scenes)
+    done = run("data", "check", *files)
     assert done.returncode == 0, done.stdout
     assert "no problems" in done.stdout
 

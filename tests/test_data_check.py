@@ -213,5 +213,44 @@ def test_main_on_broken_files(folder, capsys):
     assert lines[0].startswith("t.jsonl, line 2: not JSON (")
     assert lines[1].startswith("e.jsonl, line 1: the image is also in the training row t.jsonl, line 3")
     assert lines[2] == "2 problems"
+    assert main([train, "--eval", test, "--image_root", "images", "--max_problems", "1"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:3] == ["... and 1 more", "2 problems"]
     assert main([train, "--eval", test, "--image-root", "images", "--max-problems", "1"]) == 1
     assert capsys.readouterr().out.splitlines()[1:3] == ["... and 1 more", "2 problems"]
+
+
+def test_fresh_pairs_check_clean_from_another_folder(tmp_path, monkeypatch, capsys):
+    from rs_rlhf.pair_files import main as make_pairs
+    from rs_rlhf.scenes import write_scenes
+
+    scenes = tmp_path / "made" / "scenes"
+    write_scenes(scenes, 12, 4, size=32)
+    for split in ("train", "validation"):
+        options = ["--input", str(scenes), "--split", split, "--output", str(scenes / f"{split}_pairs.jsonl")]
+        assert make_pairs([*options, "--pairs_per_image", "2"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(["../made/scenes/train_pairs.jsonl", "--eval", str(scenes / "validation_pairs.jsonl")]) == 0
+    assert capsys.readouterr().out.startswith("no problems\n")
+
+
+def test_relative_paths_start_at_each_file(folder, monkeypatch):
+    """Images of one name in two folders are two images; what lies outside both folders is refused, as in training."""
+    for name, seed in (("one", 5), ("two", 6)):
+        (folder / "data" / name).mkdir(parents=True)
+        picture(seed).save(folder / "data" / name / "x.png")
+    picture(7).save(folder / "data" / "shared.png")
+    rows = [pair(image="x.png"), pair(images=["../shared.png"], prompt="other")]
+    files = [write(f"data/{name}/t.jsonl", [*rows, pair(image="y.png")]) for name in ("one", "two")]
+    write(files[1], [*rows[:1], pair(image="../../a.png"), pair(image="y.png"), pair(image=str(folder / "b.png"))])
+    monkeypatch.chdir("data/one")
+    report = check_files("t.jsonl", eval_files="../two/t.jsonl")
+    assert (report.rows, report.different_images) == (3, 3)
+    assert found(report) == [
+        ("t.jsonl", 3, "image"), *(("../two/t.jsonl", line, "image") for line in (2, 3, 4)),
+    ]  # fmt: skip
+    messages = [problem.message for problem in report.problems]
+    assert "'one/y.png': no such file under image_root" in messages[0] and "'two/y.png': no such file" in messages[2]
+    assert "leaves image_root" in messages[1] and "leaves image_root" in messages[3]
+    assert [problem.row for problem in check_files("t.jsonl").problems] == [2, 3], "shared.png is outside `one`"

@@ -80,7 +80,7 @@ def test_command_writes_bytes_once_and_excludes_by_content(tmp_path, capsys):
     assert len(files) == 21 and {pair["image"] for pair in pairs} == {f"images/train/{file.name}" for file in files}
     assert not {"5.png", "6.png", "7.png"} & {file.name for file in files}
     assert pairs[0]["source"] == "in" and {pair["kind"] for pair in pairs} == set(KINDS)
-    assert main([*command, "--overwrite", "--exclude-images-of", str(tmp_path / "in")]) == 1
+    assert main([*command, "--overwrite", "--exclude_images_of", str(tmp_path / "in")]) == 1
     assert "No images are left" in capsys.readouterr().err
 
 
@@ -89,6 +89,7 @@ def test_command_writes_bytes_once_and_excludes_by_content(tmp_path, capsys):
     [
         (["--output", "x.parquet"], "only .jsonl is written"),
         (["--output", "new/x.jsonl", "--images-dir", "elsewhere"], "is outside new"),
+        (["--output", "new/x.jsonl", "--images_dir", "elsewhere"], "is outside new"),
         (["--output", "x.jsonl", "--kinds", "trunkated"], "Did you mean 'truncated'"),
         (["--output", "x.jsonl", "--input", "nowhere"], "nowhere does not exist"),
         (["--output", "x.jsonl", "--split", "test"], "nothing of split 'test'"),

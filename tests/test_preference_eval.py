@@ -71,7 +71,8 @@ def test_command_writes_the_report(score_model_path, tmp_path, capsys):
     rows = [{"chosen": "a river.", "rejected": "trees.", "image": f"{i}.png", "kind": "k"} for i in range(4)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = tmp_path / "deep" / "report.json"
-    assert main(["--model", score_model_path, "--preferences", str(tmp_path / "pairs.jsonl"), "--output", str(output)]) == 0
+    options = ["--preferences", str(tmp_path / "pairs.jsonl"), "--output", str(output)]
+    assert main(["--model", score_model_path, *options]) == 0
     report = json.loads(output.read_text())
     assert report["n"] == 4 and 0 <= report["accuracy"] <= 1 and report["shuffled"]["n"] == 4
     assert "| kind: k | 4 |" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rs_rlhf.data import DataError, completion_text, group_from_row
-from rs_rlhf.readers import iter_rows, load_preferences, read_rsrm
+from rs_rlhf.readers import iter_rows, load_preferences, read_rsrm, split_paths
 
 IMAGE = {"type": "image"}
 
@@ -207,3 +207,24 @@ def test_rsrm_parquet(tmp_path):
     Dataset.from_list([{"image": picture, "text": "oops"}]).to_parquet(path)
     [(_, number, error)] = iter_rows(str(path))
     assert number == 0 and isinstance(error, DataError) and "row 0: `text` is not JSON" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("paths", "parts"),
+    [
+        ("", []),
+        (" , ", []),
+        ((), []),
+        ("a.jsonl", ["a.jsonl"]),
+        ("a.jsonl, b.json,", ["a.jsonl", "b.json"]),
+        (["a.jsonl,b.json", "", "owner/name"], ["a.jsonl", "b.json", "owner/name"]),
+    ],
+)
+def test_split_paths(paths, parts):
+    assert split_paths(paths) == parts
+
+
+def test_split_paths_keeps_an_existing_file_with_a_comma(tmp_path):
+    file = tmp_path / "a,b.jsonl"
+    file.touch()
+    assert split_paths(file) == split_paths(str(file)) == [str(file)]

@@ -157,7 +157,12 @@ def test_shuffled_images_never_keep_their_own(images):
 
 
 @pytest.mark.parametrize(
-    ("part", "trained"), [("head", ["reward_head"]), ("vision", ["visual", "reward_head"]), ("language", ["language_model", "reward_head"])]
+    ("part", "trained"),
+    [
+        ("head", ["reward_head"]),
+        ("vision", ["visual", "reward_head"]),
+        ("language", ["language_model", "reward_head"]),
+    ],
 )
 def test_stages_train_their_part_only(images, tiny_vlm, tmp_path, part, trained):
     trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path, trainable=part), train_dataset=dataset(images))
@@ -304,8 +309,9 @@ def test_wandb_offline_logs_scores_and_tables(images, tiny_vlm, tmp_path, monkey
 
 def test_wrong_models_and_options_are_refused(images, tiny_vlm, tmp_path):
     data = dataset(images)
+    causal = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
     with pytest.raises(TypeError, match="must be a path, a hub id or a ScoreModel, got Qwen2VLForConditional"):
-        VisionRewardTrainer(AutoModelForImageTextToText.from_pretrained(tiny_vlm), config(tmp_path), train_dataset=data)
+        VisionRewardTrainer(causal, config(tmp_path), train_dataset=data)
     with pytest.raises(ValueError, match="trainable must be one of head, vision, language, all, got 'tower'"):
         config(tmp_path, trainable="tower")
     with pytest.raises(ValueError, match="remove_unused_columns must be false"):
@@ -330,3 +336,24 @@ def test_ranked_lists_of_unequal_length_share_a_batch(images, tiny_vlm, tmp_path
     assert isinstance(trainer.data_collator, PreferenceCollator)
     trainer.train()
     assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_streamed_rows_train(images, tiny_vlm, tmp_path):
+    data = dataset(images).to_iterable_dataset()
+    trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path, max_steps=2), train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert len(losses(trainer)) == 2 and "eval_score/accuracy" in trainer.evaluate()
+
+
+def test_undecoded_image_columns_reach_the_workers_as_bytes(images, tiny_vlm, tmp_path):
+    """A `datasets` Image column stays undecoded until a worker reads it, and gives the pixels of the file."""
+    from PIL import Image
+
+    paths = [str(images / f"{i}.png") for i in range(2)]
+    rows = [{"chosen": "a river.", "rejected": "trees.", "image": Image.open(path)} for path in paths]
+    data = datasets.Dataset.from_list(rows)
+    trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path), train_dataset=data)
+    row = trainer.train_dataset[0]
+    assert isinstance(row["image"], dict)
+    by_path = trainer.data_collator([{**row, "image": paths[0]}])["pixel_values"]
+    assert torch.equal(trainer.data_collator([row])["pixel_values"], by_path)

@@ -1,0 +1,80 @@
+"""The recipes, run through the command line on tiny models with a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, data_folder, picture
+from safetensors.torch import load_file
+
+from rs_rlhf import ScoreModel
+from rs_rlhf.synthetic import save_tiny_vlm
+
+
+def run(command, folder):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rs_rlhf", *command], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_the_three_stages_follow_on_from_each_other(tmp_path):
+    save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
+    rows = []
+    for i in range(8):
+        picture(i).save(tmp_path / f"{i}.png")
+        rows.append({"prompt": "", "chosen": "a river.", "rejected": "many trees.", "image": f"{i}.png"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--dataset_name", "pairs.jsonl", "--max_steps", "2", "--bf16", "false", "--use_cpu", "true"]
+    common += ["--learning_rate", "1e-2", "--warmup_steps", "0", "--report_to", "none", "--save_strategy", "no"]
+    common += ["--eval_strategy", "no", "--accelerate_config", "cpu_zero2", "--max_pixels", str(12 * 28 * 28)]
+    trained = {1: ["reward_head"], 2: ["visual", "reward_head"], 3: ["language_model", "reward_head"]}
+    before = None
+    for stage, parts in trained.items():
+        start = ["--model_name_or_path", "tiny"] if stage == 1 else []
+        run(["reward", "--config", f"scorers-qwen2vl-7b/stage{stage}", *start, *common], tmp_path)
+        folder = tmp_path / "out" / "scorers-qwen2vl-7b" / f"stage{stage}"
+        weights = load_file(folder / "model.safetensors")
+        if before is not None:
+            changed = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+            assert changed and all(any(part in name for part in parts) for name in changed)
+            assert all(any(part in name for name in changed) for part in parts)
+        before = weights
+    assert ScoreModel.from_pretrained(folder).config.positions == "mrope"
+
+
+@pytest.mark.parametrize("recipe", ["reward", "blind"])
+def test_the_recipe_on_real_images_runs(recipe, tmp_path):
+    """The commands of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
+    data = data_folder("aid_rsicd")
+    (tmp_path / "out").mkdir()
+    small = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
+    run(["tiny-vlm", "out/aid-rsicd-tiny/captioner", "--texts", f"{data}:validation", *small], tmp_path)
+    for split in ("train", "validation"):
+        pairs = ["--output", f"out/aid-rsicd-tiny/pairs/{split}.jsonl", "--limit", "20", "--pairs-per-image", "5"]
+        run(["data", "pairs", "--input", str(data), "--split", split, *pairs], tmp_path)
+    flags = ["--max_steps", "2", "--per_device_train_batch_size", "8", "--use_cpu", "true", "--save_strategy", "no"]
+    run(["reward", "--config", f"aid-rsicd-tiny/{recipe}", "--eval_steps", "2", *flags], tmp_path)
+    blind = ["--image_blind"] if recipe == "blind" else []
+    table = run(
+        ["eval", "--model", f"out/aid-rsicd-tiny/{recipe}", "--preferences",
+         "out/aid-rsicd-tiny/pairs/validation.jsonl", *blind], tmp_path,
+    )  # fmt: skip
+    assert "kind: another_class | 20 |" in table
+    assert ("Image-shuffle gap" in table) == (recipe == "reward")
+
+
+def test_the_captioner_recipe_runs(tmp_path):
+    data = data_folder("aid_rsicd")
+    run(["tiny-vlm", "out/aid-rsicd-tiny/init", "--hidden_size", "32", "--vision_dim", "32", "--max_pixels", "3136"],
+        tmp_path)  # fmt: skip
+    flags = ["--dataset_name", str(data), "--dataset_train_split", "validation", "--max_steps", "2"]
+    flags += ["--per_device_train_batch_size", "8", "--eval_strategy", "no", "--use_cpu", "true"]
+    run(["sft", "--config", "aid-rsicd-tiny/captioner", *flags], tmp_path)
+    assert (tmp_path / "out" / "aid-rsicd-tiny" / "captioner" / "model.safetensors").is_file()
