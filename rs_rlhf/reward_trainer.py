@@ -18,15 +18,15 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, Image
 from torch import nn
-from transformers import AutoProcessor, TrainerCallback, set_seed
+from transformers import AutoProcessor, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from .arguments import ImageArguments
-from .checkpoints import resolve_resume
 from .data import group_from_row
 from .groups import GroupCollator, set_pixel_budget, without_images
 from .metrics import list_accuracy, preference_metrics
 from .score_model import HEAD, ScoreModel, save_score_config
+from .vision_trainer import SetEpoch, VisionTrainerMixin
 from .worst_pairs import log_worst_pairs
 
 TRAINABLE = ("head", "vision", "language", "all")
@@ -153,7 +153,7 @@ def set_trainable(model: ScoreModel, part: str) -> None:
     model.reward_head.requires_grad_(True)
 
 
-class VisionRewardTrainer(RewardTrainer):
+class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     """Trains a [`ScoreModel`] on preference data with images.
 
     Args:
@@ -233,10 +233,10 @@ class VisionRewardTrainer(RewardTrainer):
                 for augment in (args.augment, False)
             )
             self.data_collator = PreferenceCollator(layout, args.image_blind)
-            self._eval_collator = PreferenceCollator(plain, args.image_blind)
-            self.add_callback(_SetEpoch(layout))
+            self.eval_collator = PreferenceCollator(plain, args.image_blind)
+            self.add_callback(SetEpoch(layout))
         else:
-            self._eval_collator = data_collator
+            self.eval_collator = data_collator
         self._records: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -247,19 +247,6 @@ class VisionRewardTrainer(RewardTrainer):
         if isinstance(dataset, Dataset) and "index" not in dataset.column_names:
             dataset = dataset.add_column("index", list(range(len(dataset))))
         return dataset
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Returns the evaluation loader, whose collator does not augment."""
-        train_collator, self.data_collator = self.data_collator, self._eval_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = train_collator
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the last whole checkpoint of `output_dir`."""
-        checkpoint = resolve_resume(resume_from_checkpoint, str(self.args.output_dir))
-        return super().train(checkpoint, *args, **kwargs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -376,16 +363,6 @@ class ShuffledImages(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> dict[str, Any]:
         row, partner = self.pairs[place]
         return {**self.dataset[row], self.column: self.dataset[partner][self.column]}
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the collator the epoch, so that a sample is turned another way in each, resumed or not."""
-
-    def __init__(self, collator: GroupCollator) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.collator.epoch = int(state.epoch or 0)
 
 
 def _identity(image: Any) -> Any:

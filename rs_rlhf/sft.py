@@ -19,7 +19,8 @@ from trl import SFTConfig, SFTTrainer
 
 from .arguments import ImageArguments
 from .data import make_group
-from .groups import GroupCollator
+from .groups import GroupCollator, set_pixel_budget
+from .vision_trainer import SetEpoch, VisionTrainerMixin
 
 LABEL_QUESTION = "What is the scene class of this image?"
 CAPTION_REQUEST = "Describe the image."
@@ -77,8 +78,22 @@ class SFTCollator:
         return batch
 
 
-class VisionSFTTrainer(SFTTrainer):
-    """`SFTTrainer` that also reports `exact_match` at evaluation."""
+class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
+    """`SFTTrainer` for rows of undecoded images, that also reports `exact_match` at evaluation.
+
+    Args:
+        args ([`VisionSFTConfig`]): The training options.
+        processing_class (`ProcessorMixin`): The model's processor.
+        **kwargs: As in [`~trl.SFTTrainer`].
+    """
+
+    def __init__(self, args: VisionSFTConfig, processing_class: Any, **kwargs: Any) -> None:
+        set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
+        options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
+        layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
+        self.eval_collator = SFTCollator(GroupCollator(processing_class, args.image_options(), **options))
+        super().__init__(args=args, processing_class=processing_class, data_collator=SFTCollator(layout), **kwargs)
+        self.add_callback(SetEpoch(layout))
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch; a second forward says whether every completion token is the most likely one.
@@ -136,12 +151,10 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import get_peft_config
 
-    from .groups import set_pixel_budget
     from .pair_files import load_images
 
     path = model_args.model_name_or_path
     processor = AutoProcessor.from_pretrained(path, revision=model_args.model_revision)
-    set_pixel_budget(processor, args.min_pixels, args.max_pixels)
     dtype = model_args.dtype or "float32"
     model = AutoModelForImageTextToText.from_pretrained(
         path, revision=model_args.model_revision, dtype=dtype, attn_implementation=model_args.attn_implementation
@@ -152,16 +165,12 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
     if args.eval_strategy != "no":
         rows = load_images(script.dataset_name, script.dataset_test_split)
         eval_set = Dataset.from_list(conversation_rows(rows, labels_only=True))
-    collator = GroupCollator(
-        processor, args.image_options(), augment=args.augment, seed=args.seed, max_length=args.max_length
-    )
     trainer = VisionSFTTrainer(
         model=model,
         args=args,
         train_dataset=train_set,
         eval_dataset=eval_set,
         processing_class=processor,
-        data_collator=SFTCollator(collator),
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

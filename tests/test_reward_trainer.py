@@ -123,7 +123,7 @@ def test_training_on_a_mix_learns_and_reports(images, tiny_vlm, tmp_path):
     trainer.save_model(str(tmp_path / "model"))
     loaded = ScoreModel.from_pretrained(tmp_path / "model").eval()
     AutoProcessor.from_pretrained(tmp_path / "model")  # the processor is saved beside it
-    batch = trainer._eval_collator([data[0], data[1]])
+    batch = trainer.eval_collator([data[0], data[1]])
     inputs = {k: v for k, v in batch.items() if k not in ("margin", "records")}
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).scores, trainer.model.eval()(**inputs).scores)
@@ -204,7 +204,7 @@ def test_lora_trains_saves_the_head_and_loads(images, tiny_vlm, tmp_path):
     assert any("reward_head" in name for name in weights)
     model = ScoreModel.from_pretrained(tmp_path / "adapter").eval()
     assert (model.config.positions, model.config.output_activation) == ("sequential", "identity")
-    batch = trainer._eval_collator([dataset(images)[0]])
+    batch = trainer.eval_collator([dataset(images)[0]])
     inputs = {k: v for k, v in batch.items() if k not in ("margin", "records")}
     with torch.no_grad():
         expected = trainer.model.eval()(**inputs).scores
@@ -285,7 +285,7 @@ def test_evaluation_counts_each_row_once_and_does_not_augment(images, tiny_vlm, 
     )
     first, second = trainer.evaluate(), trainer.evaluate()
     assert first["eval_score/mean"] == second["eval_score/mean"]
-    assert trainer.data_collator.groups.augment and not trainer._eval_collator.groups.augment
+    assert trainer.data_collator.groups.augment and not trainer.eval_collator.groups.augment
 
 
 def test_wandb_offline_logs_scores_and_tables(images, tiny_vlm, tmp_path, monkeypatch):
