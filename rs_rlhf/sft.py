@@ -20,9 +20,10 @@ from trl import SFTConfig, SFTTrainer
 from .arguments import ImageArguments
 from .data import make_group
 from .groups import GroupCollator, set_pixel_budget
+from .pairs import PROMPTS, class_name
 from .vision_trainer import SetEpoch, VisionTrainerMixin
 
-LABEL_QUESTION = "What is the scene class of this image?"
+LABEL_QUESTION = PROMPTS["wrong_label"]
 CAPTION_REQUEST = "Describe the image."
 
 
@@ -109,33 +110,28 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
 
 
 def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = False) -> list[dict[str, Any]]:
-    """Turns images with a label and captions into prompt-completion rows, one per distinct caption.
+    """Turns images with a label, captions, or both into prompt-completion rows, one per distinct caption.
 
     Args:
-        rows (iterable of `dict`): `image`, `label` (`str`), `captions` (list of `str`).
+        rows (iterable of `dict`): `image`, and `label` (`str`), `captions` (list of `str`) or both.
         labels_only (`bool`): Only the question for the scene class, one row per image (for evaluation).
 
     Returns:
-        `list[dict]`: `prompt` asks for the scene class; `completion` is the class name, then, as a second turn, the
-        request for a description and the caption: both share one pass of the vision tower.
+        `list[dict]`: Where there is a label the prompt asks for the scene class, and the completion is the class name,
+        then, as a second turn, the request for a description and the caption: both share one pass of the vision tower.
+        Without a label the prompt is that request.
     """
     out: list[dict[str, Any]] = []
     for row in rows:
-        answer = [{"role": "assistant", "content": row["label"]}]
-        captions = [None] if labels_only else list(dict.fromkeys(row["captions"])) or [None]
-        for caption in captions:
-            more = [] if caption is None else [
-                {"role": "user", "content": CAPTION_REQUEST},
-                {"role": "assistant", "content": caption},
-            ]
-            out.append(
-                {
-                    "prompt": [{"role": "user", "content": LABEL_QUESTION}],
-                    "completion": answer + more,
-                    "image": row["image"],
-                    "row": len(out),
-                }
-            )
+        label, captions = row.get("label"), list(dict.fromkeys(row.get("captions") or []))
+        if labels_only or not captions:
+            turns = [[LABEL_QUESTION, class_name(label)]] if label else []
+        else:
+            ask = [LABEL_QUESTION, class_name(label)] if label else []
+            turns = [[*ask, CAPTION_REQUEST, caption] for caption in captions]
+        for texts in turns:
+            messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+            out.append({"prompt": messages[:1], "completion": messages[1:], "image": row["image"], "row": len(out)})
     return out
 
 

@@ -39,6 +39,10 @@ def test_rows_ask_for_the_class_then_for_a_caption(rows):
     made = conversation_rows(rows[:1])
     assert [len(row["completion"]) for row in made] == [3, 3] and made[0]["prompt"][0]["content"] == LABEL_QUESTION
     assert [m["content"] for m in made[1]["completion"]][0::2] == ["dark", "a scene."]
+    (named,) = conversation_rows([{"image": "a.png", "label": "StorageTanks"}])
+    assert named["completion"] == [{"role": "assistant", "content": "storage tanks"}]
+    (told,) = conversation_rows([{"image": "a.png", "captions": ["a scene.", "a scene."]}])
+    assert [told["prompt"][0]["content"], told["completion"][0]["content"]] == ["Describe the image.", "a scene."]
     (only,) = conversation_rows(rows[:1], labels_only=True)
     assert [m["content"] for m in only["completion"]] == ["dark"]
 
