@@ -1,14 +1,20 @@
 """Options that every training command shares: how images are found, read, sized and augmented.
 
 Mixed into the trainers' configs, so that they can be set in a recipe or as flags; each is documented once, in its
-`help`. Left out: anything that only one trainer has.
+`help`. Commands that only read images take the same flags through [`add_image_flags`]. Left out: anything that only
+one trainer has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass, field, fields
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from .imagery import ImageOptions
+
+# The fields that say how an image is read; the others say what a model makes of it.
+READING = ("image_root", "image_hosts", "max_image_pixels", "bands", "stretch", "stretch_range", "nodata")
 
 
 @dataclass
@@ -16,7 +22,10 @@ class ImageArguments:
     """Image options of a training config; `image_options()` gives the reader's form."""
 
     image_root: str | None = field(
-        default=None, metadata={"help": "Folder that image paths are relative to and may not leave."}
+        default=None,
+        metadata={
+            "help": "Folder that image paths are relative to and may not leave; by default each data file's own."
+        },
     )
     image_hosts: list[str] | None = field(
         default=None, metadata={"help": "Hosts that image URLs may be fetched from. By default none."}
@@ -56,6 +65,37 @@ class ImageArguments:
             max_image_pixels=self.max_image_pixels,
             bands=tuple(self.bands) if self.bands else None,
             stretch=self.stretch,
-            stretch_range=(self.stretch_range[0], self.stretch_range[1]) if self.stretch_range else None,
+            stretch_range=cast("Any", tuple(self.stretch_range)) if self.stretch_range else None,  # its length: there
             nodata=self.nodata,
         )
+
+
+def add_image_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of [`ImageArguments`] that say how images are read; [`image_options_from`] takes them out."""
+    hints = get_type_hints(ImageArguments)
+    for one in fields(ImageArguments):
+        if one.name in READING:
+            kind = (get_args(hints[one.name]) or (hints[one.name],))[0]  # `X | None` is X
+            several = get_origin(kind) is list
+            parser.add_argument(
+                *dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}")),
+                type=get_args(kind)[0] if several else kind,
+                nargs="+" if several else None,
+                default=one.default,
+                help=one.metadata["help"],
+            )
+
+
+def image_options_from(namespace: Namespace) -> ImageOptions:
+    """Returns the reader's options from the flags of [`add_image_flags`]."""
+    return ImageArguments(**{name: getattr(namespace, name) for name in READING}).image_options()
+
+
+def image_flags(arguments: ImageArguments) -> list[str]:
+    """Returns the flags of [`add_image_flags`] that give what `arguments` sets."""
+    flags = []
+    for one in fields(ImageArguments):
+        value = getattr(arguments, one.name)
+        if one.name in READING and value != one.default:
+            flags += [f"--{one.name}", *map(str, value if isinstance(value, list) else [value])]
+    return flags

@@ -1,7 +1,8 @@
 """Which checkpoint of a run is whole.
 
 A run killed while it saves leaves a folder that looks like the newest checkpoint. The trainer writes
-`trainer_state.json` last, so a checkpoint is whole when that file parses and the weights' headers can be read.
+`trainer_state.json` last, so a checkpoint is whole when that file parses and the weights' headers can be read (or,
+for sharded DeepSpeed and FSDP checkpoints, when their folder is there).
 
 Left out: checksums of the weights.
 """
@@ -27,7 +28,7 @@ def is_whole(checkpoint: str | Path) -> bool:
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    return bool(weights)
+    return bool(weights) or any(next(folder.glob(shards), None) for shards in ("global_step*", "pytorch_model_fsdp*"))
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> str | None:
@@ -37,7 +38,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
         output_dir (`str`): Folder of the run.
 
     Returns:
-        `str` or `None`: Path of the checkpoint, `None` when there is none.
+        `str` or `None`: Path of the checkpoint, `None` when none was saved to the end.
     """
     found = []
     for path in Path(output_dir).glob("checkpoint-*"):

@@ -171,12 +171,11 @@ def image_texts(data: str) -> list[str]:
     Args:
         data (`str`): `PATH` or `PATH:SPLIT`, as for [`rs_rlhf.pair_files.load_images`].
     """
-    from .pair_files import load_images
+    from .pair_files import load_images, split_of
     from .pairs import PROMPTS, class_name
 
-    path, _, split = (data, "", "") if Path(data).exists() else data.rpartition(":")
     texts = sorted({prompt for prompt in PROMPTS.values() if prompt})
-    for row in load_images(path or data, split or None):
+    for row in load_images(*split_of(data)):
         captions = row.get("captions") or [row.get("caption")]
         texts += [text for text in (*captions, class_name(row.get("label") or "")) if text]
     return texts

@@ -19,9 +19,10 @@ from hashlib import blake2b
 from itertools import combinations
 from typing import Any
 
+from .arguments import add_image_flags, image_options_from
 from .data import DataError, Group, completion_text, inspect_row, prompt_text
 from .imagery import ImageError, ImageOptions, content_hash
-from .readers import image_folder, iter_rows, row_label, split_paths
+from .readers import common_folder, image_folder, iter_rows, row_label, split_paths
 
 
 @dataclass
@@ -210,7 +211,10 @@ def check_files(
              for path in split_paths(paths)]
     own_folders = options.image_root is None
     if own_folders and named:
-        options = replace(options, image_root=os.path.commonpath([image_folder(path) for path, _ in named]))
+        try:
+            options = replace(options, image_root=common_folder([path for path, _ in named]))
+        except DataError as error:
+            return Report([Problem(", ".join(path for path, _ in named), -1, error.key, error.detail)], 1)
     check = _Check(options, max_problems)
     for path, evaluation in named:
         if own_folders:
@@ -258,17 +262,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rs-rlhf data check", description="Lists every problem of preference files.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="training files, folders or Hub ids")
     parser.add_argument("--eval", nargs="+", default=[], metavar="FILE", help="evaluation files, compared with FILE")
-    parser.add_argument(
-        "--image_root", "--image-root", metavar="DIR",
-        help="relative image paths start from here, and images lie in it (default: the folder of their own file)",
-    )  # fmt: skip
+    add_image_flags(parser)
     parser.add_argument(
         "--max_problems", "--max-problems", type=int, metavar="N", help="print at most N problems (default: all)"
     )
     args = parser.parse_args(argv)
-    report = check_files(
-        args.files, image_root=args.image_root, eval_files=args.eval, max_problems=args.max_problems
-    )
+    options = image_options_from(args)
+    report = check_files(args.files, options=options, eval_files=args.eval, max_problems=args.max_problems)
     print(format_report(report))
     return 1 if report.total_problems else 0
 

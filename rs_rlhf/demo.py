@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 from .declarations import DeclarationError
 
-MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo and may be replaced
+MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
+OWN = ("scenes", "init", "captioner", "start", "reward", "demo.png", "demo.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.exists() and any(out.iterdir()):
         if not (out / MARK).is_file():
             raise DeclarationError(f"{out} is not empty and was not made by the demo; give another --output_dir.")
-        shutil.rmtree(out)
+        for name in OWN:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
     start = time.monotonic()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
 
     _say("1/4", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
     prepare(out, args)

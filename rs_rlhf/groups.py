@@ -51,9 +51,10 @@ class GroupCollator:
     Args:
         processor (`transformers.ProcessorMixin`): A Qwen2-VL-family processor; its pixel budget is used.
         image_options ([`ImageOptions`]): How images are found and read.
-        prompt_form (`str`): `"question-answer"` and `"empty-question"` put the prompt in the user turn and the
-            completion in the assistant turn (a plain caption has the empty question, as ScoreRS was trained);
-            `"user-turn"` appends the completion to the user turn, as the ScoreRS README scores a caption.
+        prompt_form (`str`): `"question-answer"` puts the prompt in the user turn and the completion in the assistant
+            turn (a plain caption has the empty question, as ScoreRS was trained); `"empty-question"` is the same for
+            captions only, and refuses a prompt; `"user-turn"` appends the completion to the user turn, as the ScoreRS
+            README scores a caption.
         augment (`bool`): Rotate and flip images of samples whose texts speak of no direction. For training only.
         seed (`int`): Seed of the augmentation; a sample's draw depends on the seed, its row and `epoch` alone.
         max_length (`int`, *optional*): Longest allowed prompt + completion in tokens, image tokens included.
@@ -152,6 +153,12 @@ class GroupCollator:
         return rows[0][:prefix], [row[prefix:] for row in rows]
 
     def _conversations(self, group: Group) -> tuple[list[dict], list[list[dict]]]:
+        if self.prompt_form == "empty-question" and any(text.strip() for text in _texts_of(group.prompt)):
+            raise DataError(
+                "the prompt form is empty-question (captions only), but the row has a prompt; leave the prompt empty, "
+                "or use prompt_form question-answer.",
+                where=_where(group),
+            )
         if self.prompt_form != "user-turn":
             return group.prompt, [group.prompt + completion for completion in group.completions]
         *before, user = group.prompt or [{"role": "user", "content": []}]
@@ -185,8 +192,9 @@ class GroupCollator:
         factor = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
         for group in groups:
             for source in group.images:
-                # An augmented image belongs to its row: two rows may turn the same picture differently.
-                key = (_image_key(source), group.row if self.augment else None)
+                # An augmented image belongs to its row and texts: two rows may turn the same picture differently.
+                draw = f"{self.seed} {self.epoch} {group.row} {_texts(group)}" if self.augment else ""
+                key = (_image_key(source), draw)
                 if key not in known:
                     image = read_image(source, self.image_options, _where(group))
                     if self.augment:
@@ -212,8 +220,11 @@ def _where(group: Group) -> str:
 
 
 def _texts(group: Group) -> list[str]:
-    messages = [*group.prompt, *(message for completion in group.completions for message in completion)]
-    return [part["text"] for m in messages for part in m["content"] if part["type"] == "text"]
+    return _texts_of([*group.prompt, *(message for completion in group.completions for message in completion)])
+
+
+def _texts_of(messages: Sequence[dict]) -> list[str]:
+    return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
 
 
 def _image_key(source: Any) -> Any:

@@ -56,8 +56,27 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
         return launch(launch_arguments(command, config, flags, launch_flags))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
-    main(*parse(parser, flags))
+    options = parse(parser, flags)
+    refuse_data_parallel(options)
+    main(*options)
     return 0
+
+
+def refuse_data_parallel(options: Sequence[Any]) -> None:
+    """Refuses to train in one process that sees several GPUs, which TRL does not support.
+
+    Args:
+        options (sequence): The parser's dataclasses.
+
+    Raises:
+        DeclarationError: Several GPUs are visible to a process that no launcher started.
+    """
+    count = torch.cuda.device_count()
+    if count > 1 and not is_launched() and not any(getattr(one, "use_cpu", False) for one in options):
+        raise DeclarationError(
+            f"this process sees {count} GPUs but can train on one; give --accelerate_config multi_gpu to use all, or "
+            "set CUDA_VISIBLE_DEVICES=0 in the environment to use one."
+        )
 
 
 def is_launched() -> bool:

@@ -31,6 +31,29 @@ def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def comparisons(rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Compares the chosen completion of every preference row with each of its rejected ones.
+
+    The one definition for the trainer's logs and for `rs-rlhf eval`: a row with several rejected completions counts
+    once per rejected, and a tie is not a win.
+
+    Args:
+        rows (sequence of sequences of `float`): Scores of each row, the chosen first.
+
+    Returns:
+        `dict`: `n` comparisons, `wins`, and of all comparisons the share `accuracy` of wins, the share `ties`, and the
+        mean `margin` (chosen minus rejected).
+
+    Example:
+        >>> comparisons([[3.0, 1.0, 4.0], [2.0, 2.0]])
+        {'n': 3, 'wins': 1, 'accuracy': 0.3333333333333333, 'ties': 0.3333333333333333, 'margin': 0.3333333333333333}
+    """
+    margins = [row[0] - other for row in rows for other in row[1:]]
+    n, wins = len(margins), sum(margin > 0 for margin in margins)
+    ties = sum(margin == 0 for margin in margins)
+    return {"n": n, "wins": wins, "accuracy": wins / n, "ties": ties / n, "margin": math.fsum(margins) / n}
+
+
 def list_accuracy(scores: Sequence[float]) -> float:
     """Returns the share of rejected completions that score below the chosen one (a tie is not a win).
 
@@ -47,19 +70,16 @@ def preference_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]
         records (sequence of `dict`): `scores` (chosen first), and optionally `kind` and `source`.
 
     Returns:
-        `dict`: `accuracy`, `margin` (chosen minus the mean rejected), `ties` (share of rejected that equal the
-        chosen), `mean`, `std`, `min`, `max` of all scores, and `accuracy_kind/…`, `accuracy_source/…` where more than
-        one kind or source is present. Empty without records.
+        `dict`: `accuracy`, `margin` and `ties` as in [`comparisons`], `mean`, `std`, `min`, `max` of all scores, and
+        `accuracy_kind/…`, `accuracy_source/…` where more than one kind or source is present. Empty without records.
     """
     if not records:
         return {}
     flat = [score for record in records for score in record["scores"]]
-    rejected = sum(len(record["scores"]) - 1 for record in records)
+    compared = comparisons([record["scores"] for record in records])
     mean = math.fsum(flat) / len(flat)
     out = {
-        "accuracy": _mean([list_accuracy(r["scores"]) for r in records]),
-        "margin": _mean([r["scores"][0] - _mean(r["scores"][1:]) for r in records]),
-        "ties": sum(s == r["scores"][0] for r in records for s in r["scores"][1:]) / rejected,
+        **{name: compared[name] for name in ("accuracy", "margin", "ties")},
         "mean": mean,
         "std": math.sqrt(math.fsum((s - mean) ** 2 for s in flat) / len(flat)),
         "min": min(flat),
@@ -68,11 +88,9 @@ def preference_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]
     for key in ("kind", "source"):
         parts = defaultdict(list)
         for record in records:
-            parts[record.get(key) or ""].append(list_accuracy(record["scores"]))
+            parts[record.get(key) or ""].append(record["scores"])
         if len(parts) > 1 or key == "kind":
-            out |= {f"accuracy_{key}/{name}": _mean(part) for name, part in sorted(parts.items()) if name}
+            out |= {
+                f"accuracy_{key}/{name}": comparisons(part)["accuracy"] for name, part in sorted(parts.items()) if name
+            }
     return out
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import random
 import sys
@@ -17,27 +18,69 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .image_files import resolve_path
+from .imagery import ImageError, ImageOptions, content_hash, read_image
 from .pairs import KINDS, NEEDS, build_pairs
 
-__all__ = ["load_images", "main"]
+__all__ = ["load_images", "main", "split_of"]
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")
+# Decodes what has many bands or more than 8 bits too.
+_ANY_RASTER = ImageOptions(bands=(1,), stretch="fixed", stretch_range=(0, 1))
 
 
-def _merged(entries: Iterable[Mapping[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
+def split_of(text: str) -> tuple[str, str | None]:
+    """Splits `PATH` or `PATH:SPLIT`; what exists under the whole name is a path, colons and all."""
+    path, _, split = text.rpartition(":")
+    return (text, None) if not path or Path(text).exists() else (path, split or None)
+
+
+def _texts(entry: Mapping[str, Any], where: str) -> tuple[list[str], str | None]:
+    """The captions and the class name of a row."""
+    captions, caption, label = entry.get("captions"), entry.get("caption"), entry.get("label")
+    if isinstance(captions, str):
+        raise ValueError(f"{where}: `captions` must be a list of texts; a single one is `caption`.")
+    if captions is not None and not (isinstance(captions, list) and all(isinstance(one, str) for one in captions)):
+        raise ValueError(f"{where}: `captions` must be a list of texts, not {captions!r:.60}.")
+    if caption is not None and not isinstance(caption, str):
+        raise ValueError(f"{where}: `caption` must be a text, not {caption!r:.60}; several are a list `captions`.")
+    if label is not None and not isinstance(label, str):
+        raise ValueError(f"{where}: `label` must be the class name, not {label!r:.60}; map numbers to names first.")
+    return list(captions or ([caption] if caption else [])), label or None
+
+
+def _image(value: Any, where: str, root: str) -> dict[str, Any] | str:
+    """Stored bytes, or the path of an existing file inside `root`."""
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return value
+    path = value.get("path") if isinstance(value, dict) else value
+    if path is None or path == "":
+        raise ValueError(f"{where}: the image is missing; add it or remove the row.")
+    if not isinstance(path, str):
+        raise ValueError(f"{where}: `image` is {path!r:.60}, expected a path, bytes or {{'bytes', 'path'}}.")
+    return str(resolve_path(path, ImageOptions(image_root=root), where))
+
+
+def _merged(entries: Iterable[tuple[int, Mapping[str, Any]]], file: Path, root: str) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL or CSV file, one per image: captions of the same image are gathered."""
     rows: dict[str, dict[str, Any]] = {}
-    for number, entry in enumerate(entries, start=1):
-        name = entry.get("image")
+    for number, entry in entries:
+        name, where = entry.get("image"), f"{file}, row {number}"
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{file}, row {number}: no `image` path (keys: {', '.join(map(str, entry))}); add one.")
-        row = rows.setdefault(name, {"image": str(file.parent / name), "id": name, "captions": [], "label": None})
-        row["captions"] += entry.get("captions") or ([entry["caption"]] if entry.get("caption") else [])
-        row["label"] = row["label"] or entry.get("label") or None
+            raise ValueError(f"{where}: no `image` path (keys: {', '.join(map(str, entry))}); add one.")
+        captions, label = _texts(entry, where)
+        if name not in rows:
+            image = _image(name, where, root)
+            rows[name] = {"image": image, "id": name, "captions": [], "label": None, "where": where}
+        rows[name]["captions"] += captions
+        rows[name]["label"] = rows[name]["label"] or label
     yield from rows.values()
 
 
-def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -47,10 +90,10 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
                     raise ValueError(f"{file}, line {number}: not JSON ({error}); write one object a line.") from None
                 if not isinstance(entry, dict):
                     raise ValueError(f"{file}, line {number}: expected a JSON object with `image`, not {entry!r:.40}.")
-                yield entry
+                yield number, entry
 
 
-def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+def _parquet(file: Path, root: str) -> Iterator[dict[str, Any]]:
     # Read straight from the file: `load_dataset` would first copy every image into a cache.
     import datasets
     import pyarrow.parquet as pq
@@ -63,13 +106,13 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
     number = 0
     for batch in table.iter_batches(batch_size=256):
         for row in batch.to_pylist():
-            image = row["image"]
-            name = row.get("filename") or (image.get("path") if isinstance(image, dict) else image)
+            image, where = row["image"], f"{file}, row {number}"
+            path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
+            name = row.get("filename") or path or f"{file.stem}-{number:06d}"
             if isinstance(label, datasets.ClassLabel) and row["label"] is not None:
                 row["label"] = label.int2str(row["label"])
-            if isinstance(image, str):
-                row["image"] = str(file.parent / image)
-            yield {**row, "id": str(name or f"{file.stem}-{number:06d}")}
+            row["captions"], row["label"] = _texts(row, where)
+            yield {**row, "image": _image(image, where, root), "id": str(name), "where": where}
             number += 1
 
 
@@ -80,39 +123,50 @@ def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
             yield {"image": str(file), "label": file.parent.name, "captions": [], "id": name}
 
 
-def load_images(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+def _split_files(root: Path, split: str | None) -> list[Path]:
+    """The data files of a split of a folder; none if it is a folder of images."""
+    start = split or ""
+    files = sorted([*root.glob(f"{start}*.parquet"), *root.glob(f"data/{start}*.parquet")])
+    return files or sorted(root.glob(f"{split or '*'}.jsonl")) or sorted(root.glob(f"{split or '*'}.csv"))
+
+
+def load_images(path: str | Path, split: str | None = None, *, image_root: str | None = None) -> list[dict[str, Any]]:
     """Reads images with their captions and classes from any of four layouts.
 
     - Parquet files as the `datasets` library writes them, `image` being bytes or a path and `label` a name or a
       `ClassLabel`: one file, or a folder of `{split}*.parquet` (also in its sub-folder `data`).
     - JSON lines `{"image", "captions" or "caption", "label"}`, or CSV with columns `image,caption[,label]`: one file,
-      or a folder of `{split}.jsonl` / `{split}.csv`. Paths are relative to the file; rows of one image are merged.
+      or a folder of `{split}.jsonl` / `{split}.csv`. Rows of one image are merged.
     - A folder of images `{split}/class/*.jpg` or `class/*.jpg`, which has labels only.
 
     Args:
         path (`str` or `Path`): File or folder.
         split (`str`, *optional*): Which split of a folder to read; all of it when left out.
+        image_root (`str`, *optional*): Folder that image paths in files start from and that none may leave (default:
+            the file's own).
 
     Returns:
-        `list[dict]`: Rows for [`build_pairs`]: `image`, `captions`, `label`, `id`, `source`.
+        `list[dict]`: Rows for [`build_pairs`]: `image`, `captions`, `label`, `id`, `source`, and in which file and row
+        they are, `where`.
+
+    Raises:
+        ImageError: A row names an image that is not there, or outside `image_root`.
+        ValueError: Nothing to read, or a row that has no image or texts of the wrong type.
     """
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
-    files = [root]
-    if root.is_dir():
-        start = split or ""
-        files = sorted([*root.glob(f"{start}*.parquet"), *root.glob(f"data/{start}*.parquet")])
-        files = files or sorted(root.glob(f"{split or '*'}.jsonl")) or sorted(root.glob(f"{split or '*'}.csv"))
+    files = _split_files(root, split) if root.is_dir() else [root]
     rows: list[dict[str, Any]] = []
     for file in files:
+        start = str(file.parent) if image_root is None else image_root
         if file.suffix == ".parquet":
-            rows += _parquet(file)
+            rows += _parquet(file, start)
         elif file.suffix == ".jsonl":
-            rows += _merged(_json_lines(file), file)
+            rows += _merged(_json_lines(file), file, start)
         elif file.suffix == ".csv":
             with file.open(newline="", encoding="utf-8") as lines:
-                rows += _merged(csv.DictReader(lines), file)
+                rows += _merged(enumerate(csv.DictReader(lines), start=1), file, start)
         else:
             raise ValueError(f"{file}: expected .parquet, .jsonl or .csv, or a folder of images by class.")
     if not files and (not split or (root / split).is_dir()):
@@ -126,36 +180,50 @@ def load_images(path: str | Path, split: str | None = None) -> list[dict[str, An
     return [{**row, "source": row.get("source") or root.stem} for row in rows]
 
 
-def _content_hashes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    from rs_rlhf.imagery import content_hash
-
-    return [content_hash(row["image"], where=f"{row['source']} row {row['id']}") for row in rows]
-
-
-def _without_images_of(rows: list[dict[str, Any]], others: Sequence[str]) -> list[dict[str, Any]]:
-    """Drops rows whose decoded picture occurs in any of `others`, each `PATH` or `PATH:split`."""
-    excluded: set[str] = set()
-    for other in others:
-        path, _, split = other.rpartition(":")
-        if Path(other).exists() or not path:
-            path, split = other, ""
-        excluded.update(_content_hashes(load_images(path, split or None)))
-    return [row for row, key in zip(rows, _content_hashes(rows), strict=True) if key not in excluded]
+def _held_out(root: Path) -> list[str]:
+    """The splits of a folder that are for evaluation."""
+    splits: dict[tuple[Path, ...], str] = {}
+    for name in _HELD_OUT if root.is_dir() else ():
+        files = tuple(_split_files(root, name))
+        if files or any(_image_folder(root / name)):
+            # "val*.parquet" are the files of "validation" too.
+            splits.setdefault(files or (root / name,), name)
+    return list(splits.values())
 
 
-def _place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool) -> int:
+def _check_image(image: Any, where: str) -> None:
+    """Decodes an image of any kind, or raises [`ImageError`]."""
+    read_image(image, _ANY_RASTER, where)
+
+
+def _content_key(row: Mapping[str, Any]) -> str:
+    """Hash of the decoded picture; of the file, where showing it would need a choice of bands or stretch."""
+    image, where = row["image"], row.get("where", "")
+    try:
+        return content_hash(image, where=where)
+    except ImageError:
+        _check_image(image, where)
+    return hashlib.sha256(image["bytes"] if isinstance(image, dict) else Path(image).read_bytes()).hexdigest()
+
+
+def _without_images_of(rows: Sequence[dict[str, Any]], others: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Drops rows whose picture occurs in `others`."""
+    excluded = {_content_key(other) for other in others}
+    return [row for row in rows if _content_key(row) not in excluded]
+
+
+def _place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool, checked: bool) -> int:
     """Makes every image a path relative to `root`, writing those that are not below it once under `folder`.
 
-    Returns the number of images written. Nothing is written if any file would be replaced unasked.
+    Returns the number of images written. Nothing is written if any file would be replaced unasked, or any is not an
+    image; `checked` ones have been decoded before.
     """
     if not folder.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"--images-dir {folder} is outside {root}, where image paths start; choose one in it.")
     todo: dict[Path, tuple[str, Any]] = {}
     for row in rows:
         image = row["image"]
-        is_dict = isinstance(image, dict)
-        content = image.get("bytes") if is_dict else None
-        source = None if content is not None else Path(image["path"] if is_dict else image)
+        source = None if isinstance(image, dict) else Path(image)
         if source is not None and source.resolve().is_relative_to(root.resolve()):
             row["image"] = source.resolve().relative_to(root.resolve()).as_posix()
             continue
@@ -165,7 +233,9 @@ def _place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, over
             target = target.with_name(target.name + ".png")
         if target in todo:
             raise ValueError(f"Rows {todo[target][0]!r} and {row['id']!r} would both be {target}; rename one.")
-        todo[target] = (row["id"], source or content)
+        if not checked:
+            _check_image(image, row.get("where", ""))
+        todo[target] = (row["id"], source or image["bytes"])
         row["image"] = target.resolve().relative_to(root.resolve()).as_posix()
     for target, (_, content) in todo.items():
         data = content.read_bytes() if isinstance(content, Path) else content
@@ -185,13 +255,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--input", required=True, help="Parquet, JSONL or CSV file, a folder of them, or a folder of images by class")
-    add("--split", help="split of the input folder to read, e.g. train (default: all of it)")
+    add("--split",
+        help="split of the input folder to read, e.g. train (default: all of it); train leaves out the images that "
+        "are also in the folder's validation, test or other evaluation splits")  # fmt: skip
+    add("--image_root", "--image-root", metavar="DIR",
+        help="image paths in the input start here, and images lie in it (default: their file's folder)")  # fmt: skip
     add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
     add("--images_dir", "--images-dir", type=Path,
         help="where images that are not below the output's folder are written, once each "
         "(default: images/SPLIT beside the output)")  # fmt: skip
     add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
-        help="drop images whose decoded pixels occur in this other data; may be repeated")  # fmt: skip
+        help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
     add("--kinds", default=",".join(KINDS), help="comma-separated kinds of damage (default: all)")
     add("--pairs_per_image", "--pairs-per-image", type=int, default=5,
         help="attempts per image, the kinds taking turns (default: 5)")  # fmt: skip
@@ -209,11 +283,16 @@ def _run(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
-    rows = load_images(args.input, args.split)
+    rows = load_images(args.input, args.split, image_root=args.image_root)
     print(f"{len(rows)} images in {args.input}{f', split {args.split}' if args.split else ''}")
-    if args.exclude_images_of:
-        kept = _without_images_of(rows, args.exclude_images_of)
-        print(f"{len(rows) - len(kept)} of them excluded, being in {', '.join(args.exclude_images_of)}")
+    own = [(args.input, name) for name in _held_out(Path(args.input))] if args.split == "train" else []
+    given = [other for other in map(split_of, args.exclude_images_of) if other not in own]
+    if own or given:
+        others = [row for other in own for row in load_images(*other, image_root=args.image_root)]
+        others += [row for other in given for row in load_images(*other)]
+        kept = _without_images_of(rows, others)
+        names = ", ".join(f"{path}:{split}" if split else path for path, split in [*own, *given])
+        print(f"{len(rows) - len(kept)} of them excluded, being in {names}")
         rows = kept
     if args.limit is not None and args.limit < len(rows):
         # Drawn, not the first ones: folders of images are sorted by class.
@@ -228,7 +307,7 @@ def _run(args: argparse.Namespace) -> None:
     pairs = list(build_pairs(numbered, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats))
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = args.images_dir or output.parent / "images" / (args.split or "all")
-    written = _place_images(rows, output.parent, folder, args.overwrite)
+    written = _place_images(rows, output.parent, folder, args.overwrite, checked=bool(own or given))
     partial = output.with_name(output.name + ".partial")
     with partial.open("w", encoding="utf-8") as lines:
         for pair in pairs:

@@ -251,17 +251,18 @@ class _Pool:
 
 def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Row with `id`, `captions` and `label` always present, or an error that says what is missing."""
+    where = row.get("where") or f"Row {number}"
     if not row.get("image"):
-        raise ValueError(f"Row {number}: no `image`; expected a path or {{'bytes', 'path'}}.")
+        raise ValueError(f"{where}: no `image`; expected a path or {{'bytes', 'path'}}.")
     captions = row.get("captions") or ([row["caption"]] if row.get("caption") else [])
     if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"Row {number}: `captions` must be a list of strings, not {captions!r}.")
+        raise ValueError(f"{where}: `captions` must be a list of strings, not {captions!r}.")
     captions = [caption.strip() for caption in captions if caption.strip()]
     label = row.get("label")
     if label is not None and not isinstance(label, str):
-        raise ValueError(f"Row {number}: `label` must be the class name, not {label!r}; map numbers to names first.")
+        raise ValueError(f"{where}: `label` must be the class name, not {label!r}; map numbers to names first.")
     if not captions and not label:
-        raise ValueError(f"Row {number}: neither `captions` nor `label`; a pair needs one of them.")
+        raise ValueError(f"{where}: neither `captions` nor `label`; a pair needs one of them.")
     image = row["image"]
     name = image if isinstance(image, (str, os.PathLike)) else image.get("path") or number
     return {**row, "id": str(row.get("id") or name), "captions": captions, "label": label or ""}

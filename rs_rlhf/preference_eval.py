@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .arguments import add_image_flags, image_options_from
 from .data import Group, group_from_row
-from .metrics import wilson_interval
+from .metrics import comparisons, wilson_interval
 
 
 def evaluate_preferences(
@@ -69,16 +70,9 @@ def evaluate_preferences(
 
 
 def _figures(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
-    margins = [row[0] - other for row in scores for other in row[1:]]
-    right = sum(margin > 0 for margin in margins)
-    return {
-        "rows": len(groups),
-        "n": len(margins),
-        "accuracy": right / len(margins),
-        "interval": list(wilson_interval(right, len(margins))),
-        "ties": sum(margin == 0 for margin in margins) / len(margins),
-        "margin": sum(margins) / len(margins),
-    }
+    figures: dict[str, Any] = comparisons(scores)
+    interval = wilson_interval(figures.pop("wins"), figures["n"])
+    return {"rows": len(groups), **figures, "interval": list(interval)}
 
 
 def _partners(groups: Sequence[Group], seed: int) -> list[int | None]:
@@ -122,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rs-rlhf eval", description=main.__doc__)
     parser.add_argument("--model", required=True, help="Name in reward_models/, folder, or hub id of a score model.")
     parser.add_argument("--preferences", required=True, nargs="+", metavar="FILE", help="Preference files.")
-    parser.add_argument("--image_root", "--image-root", help="Folder of the images; by default the first file's.")
+    parser.add_argument("--split", help="Split of a folder or Hub id; a file has none.")
+    add_image_flags(parser)
     parser.add_argument("--image_blind", action="store_true", help="Leave the images out.")
     parser.add_argument("--output", help="JSON file to write the report to.")
     parser.add_argument("--limit", type=int, help="Rows at most, drawn with the seed.")
@@ -130,17 +125,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
-    from .imagery import ImageOptions
-    from .readers import load_preferences
+    from .preference_data import load_with_images
     from .scorer import Scorer
 
-    root = args.image_root or str(Path(args.preferences[0]).resolve().parent)
-    data = load_preferences(args.preferences, image_root=root)
+    options = image_options_from(args)
+    data, root = load_with_images(args.preferences, args.split, args.image_root)
     if args.limit is not None and args.limit < len(data):
         data = data.shuffle(seed=args.seed).select(range(args.limit))
-    scorer = Scorer.from_pretrained(
-        args.model, image_options=ImageOptions(image_root=root), token_budget=args.token_budget
-    )
+    options = replace(options, image_root=root)
+    scorer = Scorer.from_pretrained(args.model, image_options=options, token_budget=args.token_budget)
     groups = [group_from_row(row) for row in data]
     report = evaluate_preferences(scorer, groups, seed=args.seed, image_blind=args.image_blind)
     report = {"model": args.model, "preferences": args.preferences, "seed": args.seed, **report}

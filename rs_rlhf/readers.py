@@ -37,7 +37,7 @@ def load_preferences(
 
     Args:
         path_or_paths (`str`, path or list): `.jsonl`, `.json` (a list of rows), `.parquet`, a `save_to_disk` folder, a
-            folder of Parquet or JSONL files, or a Hub id; several as a list or separated by commas.
+            folder of Parquet, JSONL or JSON list files, or a Hub id; several as a list or separated by commas.
         split (`str`, *optional*): Split of a folder, saved `DatasetDict` or Hub id (default: the only one, or
             `"train"`). A plain file is one split.
         image_root (`str`, *optional*): Relative image paths become absolute paths below it; by default they stay
@@ -104,6 +104,19 @@ def image_folder(name: str) -> str:
     return os.path.realpath(folder)
 
 
+def common_folder(names: Sequence[str]) -> str:
+    """Returns the nearest folder that holds the folders of all files.
+
+    Raises:
+        DataError: They have only the root of the file system in common.
+    """
+    folders = [image_folder(name) for name in names]
+    common = os.path.commonpath(folders)
+    if common == os.path.dirname(common) and common not in folders:
+        raise DataError("the data files share no folder; give --image_root, the folder that their images lie in")
+    return common
+
+
 def row_label(file: str, number: int) -> str:
     """Names a row: lines of JSONL files count from 1 ("line 12"), rows of other files from 0 ("row 11")."""
     return f"{file}, {'line' if file.endswith('.jsonl') else 'row'} {number}" if number >= 0 else file
@@ -143,16 +156,24 @@ def _parts_of(file: str, split: str | None) -> list[tuple[str, Any]]:
             raise DataError(f"the suffix is '{path.suffix}', expected .jsonl, .json or .parquet", "", file)
         return [(file, path)]
     if path.is_dir() and not (path / "state.json").exists() and not (path / "dataset_dict.json").exists():
-        found = sorted([*path.glob("*.parquet"), *path.glob("*.jsonl")])
+        lists = [one for one in path.glob("*.json") if _holds_a_list(one)]
+        found = sorted([*path.glob("*.parquet"), *path.glob("*.jsonl"), *lists])
         names = {re.split(r"[-_.]", one.name)[0] for one in found}
         if split is None and len(names) > 1 and names & {"train", "test", "validation", "valid", "val", "dev", "eval"}:
             raise DataError(f"the folder has several splits ({', '.join(sorted(names))}); name one of them", "", file)
         chosen = [one for one in found if split is None or split == re.split(r"[-_.]", one.name)[0]]
         if not chosen:
-            raise DataError(f"no .parquet or .jsonl file{f' of the split {split!r}' if split else ''} in the folder, "
-                            f"which has {', '.join(sorted(names)) or 'none'}", "", file)
+            of_split = f" of the split {split!r}" if split else ""
+            raise DataError(f"no .parquet or .jsonl file{of_split} in the folder, nor a .json list; it has "
+                            f"{', '.join(sorted(names)) or 'none'}", "", file)
         return [(str(one), one) for one in chosen]
     return [(file, _dataset(file, split))]
+
+
+def _holds_a_list(file: Path) -> bool:
+    """Whether a `.json` file is a list of rows: beside data lie objects such as `dataset_info.json` too."""
+    with file.open("rb") as stream:
+        return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _dataset(file: str, split: str | None) -> Any:

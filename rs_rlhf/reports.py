@@ -116,12 +116,12 @@ def plot_run(run: str | Path, path: str | Path) -> None:
 
 
 def _history(run: Path) -> list[dict[str, Any]]:
-    states = [run / "trainer_state.json"]
-    states += sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
-    found = [state for state in states if state.is_file()]
-    if not found:
+    """Returns the log of the state that went furthest: the run's own, or its newest checkpoint's."""
+    files = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
+    states = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    if not states:
         raise DeclarationError(f"{run} holds no trainer_state.json; give the output_dir of a training run.")
-    return json.loads(found[-1].read_text(encoding="utf-8"))["log_history"]
+    return max(states, key=lambda state: state["global_step"])["log_history"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from .score_model import HEAD, ScoreModel, save_score_config
 from .vision_trainer import SetEpoch, VisionTrainerMixin
 from .worst_pairs import log_worst_pairs
 
+ROW = "_row"  # column with a row's place in its data set, by which repeated evaluation rows are told
 TRAINABLE = ("head", "vision", "language", "all")
 
 
@@ -91,7 +92,8 @@ class PreferenceCollator:
         image_blind (`bool`): Leave the images and their placeholders out.
 
     Returns (on call):
-        `dict`: The group batch, `margin` (B,), and `records`, one `dict` per row: `index`, `kind`, `source`, `size`.
+        `dict`: The group batch, `margin` and `sizes` (number of completions) of shape (B,), and `records`, one `dict`
+        per row: `index`, `kind`, `source`.
     """
 
     def __init__(self, groups: GroupCollator, image_blind: bool = False) -> None:
@@ -100,35 +102,34 @@ class PreferenceCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Lays out the rows."""
-        samples = [group_from_row(row, row.get("index", -1), row.get("where") or "") for row in rows]
+        samples = [group_from_row(row, row.get(ROW, -1), row.get("where") or "") for row in rows]
         if self.image_blind:
             samples = [without_images(sample) for sample in samples]
         batch: dict[str, Any] = self.groups(samples)
         batch["margin"] = torch.tensor([sample.margin for sample in samples])
+        batch["sizes"] = torch.tensor([len(sample.completions) for sample in samples])
         batch["records"] = [
-            {
-                "index": row.get("index", -1),
-                "kind": sample.kind,
-                "source": sample.source,
-                "size": len(sample.completions),
-            }
+            {"index": row.get(ROW, -1), "kind": sample.kind, "source": sample.source}
             for row, sample in zip(rows, samples, strict=True)
         ]
         return batch
 
 
-def plackett_luce_loss(scores: torch.Tensor, margin: torch.Tensor | None = None) -> torch.Tensor:
+def plackett_luce_loss(
+    scores: torch.Tensor, margin: torch.Tensor | None = None, sizes: torch.Tensor | None = None
+) -> torch.Tensor:
     """Negative log-likelihood of ranked lists under Plackett-Luce; Bradley-Terry for lists of two.
 
     Summed over the places of a list, averaged over lists, as ScoreRS does (arXiv 2503.00743). Computed in float32
-    from differences of scores, so that it is stable for large scores and in bfloat16.
+    from differences of scores, so that it is stable for large scores and in bfloat16. A NaN score gives a NaN loss.
 
     Args:
-        scores (`torch.Tensor` of shape (B, N)): Best to worst; NaN where a list is shorter.
+        scores (`torch.Tensor` of shape (B, N)): Best to worst; anything beyond a list's size.
         margin (`torch.Tensor` of shape (B,), *optional*): By how much each place should win over the later ones.
+        sizes (`torch.Tensor` of shape (B,), *optional*): Length of each list; by default N.
     """
     scores = scores.float()
-    exists = ~scores.isnan()
+    exists = _exists(scores, sizes)
     filled = scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
     rival = filled if margin is None else filled + margin[:, None]
     losses = torch.zeros_like(scores[:, 0])
@@ -136,6 +137,13 @@ def plackett_luce_loss(scores: torch.Tensor, margin: torch.Tensor | None = None)
         behind = torch.logsumexp(rival[:, place + 1 :], dim=1) - filled[:, place]
         losses = losses + torch.where(exists[:, place + 1], nn.functional.softplus(behind), 0.0)
     return losses.mean()
+
+
+def _exists(scores: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+    """Which places of the padded lists hold a score; NaN cannot tell, since a diverged model gives NaN too."""
+    if sizes is None:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return torch.arange(scores.shape[1], device=scores.device)[None] < sizes[:, None]
 
 
 def set_trainable(model: ScoreModel, part: str) -> None:
@@ -242,10 +250,14 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Keeps the rows as they are: images stay undecoded, and each row knows its place."""
         for name, feature in (dataset.features or {}).items():
-            if isinstance(feature, Image) and feature.decode:
+            if isinstance(feature, Image):
                 dataset = dataset.cast_column(name, Image(decode=False))
-        if isinstance(dataset, Dataset) and "index" not in dataset.column_names:
-            dataset = dataset.add_column("index", list(range(len(dataset))))
+            elif isinstance(getattr(feature, "feature", None), Image):
+                dataset = dataset.cast_column(name, type(feature)(Image(decode=False)))
+        if isinstance(dataset, Dataset):
+            if ROW in dataset.column_names:
+                dataset = dataset.remove_columns(ROW)
+            dataset = dataset.add_column(ROW, list(range(len(dataset))))
         return dataset
 
     def compute_loss(
@@ -253,14 +265,15 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     ) -> Any:
         """Returns the Plackett-Luce loss of the batch's groups."""
         scores, outputs = self._score(model, inputs)
-        loss = plackett_luce_loss(scores, inputs["margin"])
+        loss = plackett_luce_loss(scores, inputs["margin"], inputs["sizes"])
         if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * scores.nansum(dim=1).square().mean()
+            sums = scores.masked_fill(~_exists(scores, inputs["sizes"]), 0.0).sum(dim=1)
+            loss = loss + self.args.center_rewards_coefficient * sums.square().mean()
         self._records["train" if self.model.training else "eval"].extend(_records(inputs, scores))
         return (loss, outputs) if return_outputs else loss
 
     def _score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, Any]:
-        outputs = model(**{k: v for k, v in inputs.items() if k not in ("margin", "records")})
+        outputs = model(**{k: v for k, v in inputs.items() if k not in ("margin", "sizes", "records")})
         return outputs.scores, outputs
 
     def _gather_records(self, mode: str) -> list[dict[str, Any]]:
@@ -312,7 +325,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         if not len(shuffled):
             return None
         self._records["eval"] = []
-        for inputs in self.get_eval_dataloader(shuffled):
+        for inputs in self.fresh_eval_dataloader(shuffled):
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
                 scores, _ = self._score(self.model_wrapped if self.is_deepspeed_enabled else self.model, inputs)
@@ -324,7 +337,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         base = self.accelerator.unwrap_model(self.model)
-        if is_peft_model(base):  # an adapter folder has no config of its own
+        if self.args.should_save and is_peft_model(base):  # an adapter folder has no config of its own
             save_score_config(base.get_base_model(), Path(output_dir or str(self.args.output_dir)))
 
 
@@ -372,6 +385,8 @@ def _identity(image: Any) -> Any:
 def _records(inputs: Mapping[str, Any], scores: torch.Tensor) -> list[dict[str, Any]]:
     tokens = (inputs["segment_ids"] >= 0).sum(1).tolist()
     return [
-        {**record, "scores": row[: record["size"]], "tokens": count}
-        for record, row, count in zip(inputs["records"], scores.detach().float().tolist(), tokens, strict=True)
+        {**record, "scores": row[:size], "tokens": count}
+        for record, row, size, count in zip(
+            inputs["records"], scores.detach().float().tolist(), inputs["sizes"].tolist(), tokens, strict=True
+        )
     ]

@@ -234,7 +234,8 @@ class ScoreModel(PreTrainedModel):
         dummy = torch.zeros(side * side, patch, device=self.device, dtype=self.dtype)
         grid = torch.tensor([[1, side, side]], device=self.device)
         features = self.model.get_image_features(dummy, grid, return_dict=True)
-        return None, torch.cat(list(features.pooler_output)).float().sum()
+        layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+        return None, sum(torch.cat(list(layer)).float().sum() for layer in layers)
 
     def _runs_tree(self, segment_ids: torch.Tensor) -> bool:
         config = self.config.get_text_config()

@@ -33,6 +33,7 @@ class RewardModelCard:
         positions (`str`, *optional*): `"mrope"` or `"sequential"`; by default what the checkpoint says.
         prompt_form (`str`): `"question-answer"`, `"empty-question"` or `"user-turn"`; see [`GroupCollator`].
         min_pixels, max_pixels (`int`, *optional*): Pixel budget; by default the processor's.
+        bands, stretch, stretch_range, nodata (*optional*): How its images are read; see [`ImageOptions`].
         description (`str`): One line about it.
     """
 
@@ -44,11 +45,25 @@ class RewardModelCard:
     prompt_form: str = "question-answer"
     min_pixels: int | None = None
     max_pixels: int | None = None
+    bands: list[int] | None = None
+    stretch: str | None = None
+    stretch_range: list[float] | None = None
+    nodata: float | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
         if self.prompt_form not in PROMPT_FORMS:
             raise ValueError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
+        self.image_options()  # refuses what images cannot be read with
+
+    def image_options(self, given: ImageOptions | None = None) -> ImageOptions:
+        """Returns `given`, with the model's own `bands`, `stretch` (and its range) and `nodata` where it has none."""
+        given = given or ImageOptions()
+        own: dict[str, Any] = {"bands": self.bands, "nodata": self.nodata}
+        own = {name: value for name, value in own.items() if getattr(given, name) is None}
+        if given.stretch is None:
+            own |= {"stretch": self.stretch, "stretch_range": self.stretch_range}
+        return replace(given, **own)
 
 
 class Scorer:
@@ -100,32 +115,44 @@ class Scorer:
 
         Args:
             name_or_path (`str`): Such as `"scorers-7b"` or `"out/score-model"`.
-            image_options ([`ImageOptions`], *optional*): How images are found and read.
+            image_options ([`ImageOptions`], *optional*): How images are found and read; what they leave open is the
+                named model's.
             prompt_form, positions, min_pixels, max_pixels: Override the named model's.
             token_budget (`int`): Tokens of a batch at most.
             device (`str`, *optional*): Device to move the model to; by default accelerate's choice for this process.
-            **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …).
+            **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …); with a `device_map`
+                the model stays where that puts it.
 
         Raises:
-            DeclarationError: A YAML file that is not a reward model.
-            ValueError: A checkpoint that is not a score model; see [`ScoreModel.from_pretrained`].
+            DeclarationError: A YAML file that is not a reward model, or a model that is not there.
+            ValueError: A checkpoint that is not a score model, see [`ScoreModel.from_pretrained`]; both `device` and
+                `device_map`.
         """
         from accelerate import PartialState
         from transformers import AutoProcessor
 
         from .score_model import ScoreModel
 
+        placed = kwargs.get("device_map") is not None
+        if placed and device is not None:
+            raise ValueError("device and device_map cannot both be given; leave one out.")
         card = find_card(str(name_or_path))
         if card.revision is not None:
             kwargs.setdefault("revision", card.revision)
-        if not (Path(card.model) / "adapter_config.json").is_file():
-            _refuse_headless(card.model, kwargs)
-        model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
-        model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
-        processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
+        _refuse_unmade(card)
+        try:
+            if not (Path(card.model) / "adapter_config.json").is_file():
+                _refuse_headless(card.model, kwargs)
+            model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
+            processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
+        except OSError as error:
+            raise _not_loaded(card.model, error) from error
+        if not placed:
+            model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
         form = prompt_form or card.prompt_form
-        return cls(model, processor, image_options, prompt_form=form, token_budget=token_budget)
+        options = card.image_options(image_options)
+        return cls(model, processor, options, prompt_form=form, token_budget=token_budget)
 
     def score(
         self,
@@ -252,11 +279,32 @@ def find_card(name_or_path: str) -> RewardModelCard:
         return RewardModelCard(name_or_path, licence="", recipe="")
     if path.suffix in (".yaml", ".yml") or name_or_path in declarations.names("reward_models"):
         return declarations.load("reward_models", name_or_path, RewardModelCard)
-    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
+    if _is_hub_id(name_or_path):
         return RewardModelCard(name_or_path, licence="", recipe="")
     known = declarations.names("reward_models")
     raise declarations.DeclarationError(
         f"{name_or_path!r} is neither a folder nor a reward model{declarations.did_you_mean(name_or_path, known)}"
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _refuse_unmade(card: RewardModelCard) -> None:
+    """Refuses a card whose model is a folder that is not there: its recipe has not been run."""
+    if card.recipe and not Path(card.model).is_dir() and not _is_hub_id(card.model):
+        raise declarations.DeclarationError(
+            f"no folder {card.model} below the working folder; run the recipe {card.recipe} first."
+        )
+
+
+def _not_loaded(path: str, error: OSError) -> declarations.DeclarationError:
+    reason = str(error).strip().split("\n")[0]
+    if Path(path).is_dir():
+        return declarations.DeclarationError(f"the folder {path} cannot be loaded: {reason}")
+    return declarations.DeclarationError(
+        f"{path} is neither a folder here nor could it be loaded from the hub: {reason}"
     )
 
 

@@ -21,7 +21,7 @@ from .arguments import ImageArguments
 from .data import make_group
 from .groups import GroupCollator, set_pixel_budget
 from .pairs import PROMPTS, class_name
-from .vision_trainer import SetEpoch, VisionTrainerMixin
+from .vision_trainer import SetEpoch, VisionTrainerMixin, evaluated_last
 
 LABEL_QUESTION = PROMPTS["wrong_label"]
 CAPTION_REQUEST = "Describe the image."
@@ -170,9 +170,10 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    if eval_set is not None:
-        trainer.log_metrics("eval", trainer.evaluate())
     trainer.save_model(args.output_dir)
+    trainer.save_state()
     if trainer.accelerator.is_main_process:
         processor.save_pretrained(args.output_dir)
         print(f"Model saved to {os.path.abspath(str(args.output_dir))}")
+    if eval_set is not None and not evaluated_last(trainer):
+        trainer.log_metrics("eval", trainer.evaluate())

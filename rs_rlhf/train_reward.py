@@ -6,7 +6,7 @@ do next. Left out: data-set mixtures beyond a list of files, streaming, and quan
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from trl import ModelConfig, ScriptArguments
 
+from .arguments import image_flags
 from .data import DataError
 from .declarations import DeclarationError
 from .launch import TrainingParser, run
-from .readers import image_folder, load_preferences, split_paths
+from .preference_data import load_with_images
+from .readers import common_folder, split_paths
 from .reward_trainer import VisionRewardConfig, VisionRewardTrainer
+from .vision_trainer import evaluated_last
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,19 +74,18 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
         DeclarationError: Options that are missing or do not go together, or a model that cannot be loaded.
     """
     check_arguments(script_args, training_args, model_args)
+    next_command = eval_command(script_args, training_args)  # now: reading the data sets `image_root`
     train_set, eval_set = load_data(script_args, training_args)
     trainer = make_trainer(training_args, model_args, train_set, eval_set)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    if eval_set is not None:
+    trainer.save_model(training_args.output_dir)
+    trainer.save_state()
+    if eval_set is not None and not evaluated_last(trainer):
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Score model saved to {training_args.output_dir}; see how it does with")
-    files = script_args.eval_dataset_name or "FILE"
-    trainer.accelerator.print(
-        f"  rs-rlhf eval --model {training_args.output_dir} --preferences {' '.join(files.split(','))}"
-    )
+    trainer.accelerator.print(f"  {next_command}")
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers and the process group
         trainer.end()
 
@@ -98,6 +100,25 @@ def check_arguments(script_args: RewardScriptArguments, training_args: Any, mode
         raise DeclarationError("dataset_streaming and dataset_config are not supported for preference data.")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise DeclarationError("load_in_4bit and load_in_8bit are not supported for score models; use LoRA in bf16.")
+    if training_args.pad_to_multiple_of:
+        raise DeclarationError("pad_to_multiple_of is not supported: batches are padded to their longest row.")
+
+
+def eval_command(script_args: RewardScriptArguments, training_args: VisionRewardConfig) -> str:
+    """Returns the command that evaluates the trained model: on the evaluation data, read as for the training.
+
+    Args:
+        script_args ([`RewardScriptArguments`]): The data; without evaluation data the command says `FILE`.
+        training_args ([`VisionRewardConfig`]): The options as they were given, before [`load_data`].
+    """
+    files, split = split_paths(script_args.eval_dataset_name or ()), []
+    if not files and training_args.eval_strategy != "no":
+        files, split = split_paths(script_args.dataset_name or ()), ["--split", script_args.dataset_test_split]
+    blind = ["--image_blind"] if training_args.image_blind else []
+    flags = [*split, *image_flags(training_args), *blind]
+    return shlex.join(
+        ["rs-rlhf", "eval", "--model", str(training_args.output_dir), "--preferences", *(files or ["FILE"]), *flags]
+    )
 
 
 def load_data(script_args: RewardScriptArguments, training_args: Any) -> tuple[Dataset, Dataset | None]:
@@ -126,28 +147,8 @@ def load_data(script_args: RewardScriptArguments, training_args: Any) -> tuple[D
     given = training_args.image_root
     if given is None:
         training_args.image_root = common_folder([*names, *eval_names])
-
-    def load(files: Sequence[str], split: str | None) -> Dataset:
-        from datasets import concatenate_datasets
-
-        if given is not None:
-            return load_preferences(files, split)
-        return concatenate_datasets([load_preferences(file, split, image_folder(file)) for file in files])
-
-    return load(names, split), load(eval_names, eval_split) if eval_names else None
-
-
-def common_folder(names: Sequence[str]) -> str:
-    """Returns the nearest folder that holds the folders of all files.
-
-    Raises:
-        DataError: They have only the root of the file system in common.
-    """
-    folders = [image_folder(name) for name in names]
-    common = os.path.commonpath(folders)
-    if common == os.path.dirname(common) and common not in folders:
-        raise DataError("the data files share no folder; give --image_root, the folder that their images lie in")
-    return common
+    train_set, _ = load_with_images(names, split, given)
+    return train_set, load_with_images(eval_names, eval_split, given)[0] if eval_names else None
 
 
 def make_trainer(

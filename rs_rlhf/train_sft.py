@@ -27,8 +27,14 @@ def make_parser(prog: str | None = None) -> TrainingParser:
 
 
 def main(script_args: ScriptArguments, training_args: VisionSFTConfig, model_args: Any) -> None:
-    """Trains; see [`rs_rlhf.sft.train`]."""
+    """Trains, see [`rs_rlhf.sft.train`]; refuses options that would be ignored, and missing ones."""
     if not script_args.dataset_name or not model_args.model_name_or_path:
         missing = "model_name_or_path" if script_args.dataset_name else "dataset_name"
         raise DeclarationError(f"no {missing}; give --{missing}, or a recipe with it (--config).")
+    if script_args.dataset_streaming or script_args.dataset_config:
+        raise DeclarationError("dataset_streaming and dataset_config are not supported for captioned images.")
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
+    if training_args.pad_to_multiple_of:
+        raise DeclarationError("pad_to_multiple_of is not supported: batches are padded to their longest row.")
     train(script_args, training_args, model_args)

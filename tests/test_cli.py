@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -99,6 +100,7 @@ def test_no_command_prints_help_and_fails(arguments, capsys):
         (["--use_cpu"], "no training data; give --dataset_name"),
         (["--use_cpu", "--dataset_name", "none.jsonl", "--model_name_or_path", "m"], "no such file or folder"),
         (["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--load_in_4bit"], "not supported"),
+        (["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--pad_to_multiple_of", "8"], "not supported"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message, capsys, not_launched):
@@ -159,6 +161,39 @@ def test_a_launched_process_never_launches_again(variable, launches, parser, mon
     assert calls == {"launch": launches, "main": 1 - launches}
 
 
+def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
+    import torch
+
+    from rs_rlhf import launch
+
+    trained = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeclarationError, match="2 GPUs.*--accelerate_config multi_gpu.*CUDA_VISIBLE_DEVICES=0"):
+        launch.run("reward", parser, lambda *_: trained.append(1), ["--bf16", "false"])
+    assert not trained and find("accelerate_configs", "multi_gpu")
+    launch.run("reward", parser, lambda *_: trained.append(1), ["--use_cpu"])
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(launch, "parse", lambda parser, flags: flags)
+    launch.run("reward", parser, lambda *_: trained.append(1), [])
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--load_in_4bit"], ["--load_in_8bit"], ["--dataset_streaming"], ["--dataset_config", "c"],
+     ["--pad_to_multiple_of", "8"]],
+)  # fmt: skip
+def test_sft_refuses_what_it_would_ignore(flags, capsys, not_launched):
+    assert cli.main(["sft", "--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", *flags]) == 1
+    assert "not supported" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_data_check_takes_the_image_options(scenes, capsys):
+    file = str(scenes / "validation_pairs.jsonl")
+    assert cli.main(["data", "check", file, "--bands", "4", "3", "2", "--max_problems", "1"]) == 1
+    assert "names a band that is not there" in capsys.readouterr().out
+
+
 def test_checked_pairs_are_good(scenes):
     files = [scenes / "train_pairs.jsonl", "--eval", scenes / "validation_pairs.jsonl"]
     done = run("data", "check", *files)
@@ -213,12 +248,30 @@ def test_reward_trains_from_a_recipe(scenes, tmp_path, tiny_vlm, monkeypatch, no
     assert cli.main(["reward", "--config", str(recipe), "--output_dir", str(out)]) == 0
     assert (out / "model.safetensors").is_file()
     assert "eval_score/accuracy" in json.loads((out / "eval_results.json").read_text())
-    assert f"rs-rlhf eval --model {out}" in capsys.readouterr().out
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  rs-rlhf eval"))
+    assert cli.main(shlex.split(printed)[1:]) == 0
+    assert "| all |" in capsys.readouterr().out
+
+
+def test_the_printed_command_evaluates_as_the_training_did(parser):
+    from rs_rlhf.launch import parse
+    from rs_rlhf.train_reward import eval_command
+
+    def printed(*flags):
+        script, training, _ = parse(parser, ["--use_cpu", "--output_dir", "my out", *flags])
+        return eval_command(script, training)
+
+    start = "rs-rlhf eval --model 'my out' --preferences"
+    assert printed("--dataset_name", "a.jsonl") == f"{start} FILE"
+    assert printed("--dataset_name", "d", "--eval_strategy", "epoch") == f"{start} d --split test"
+    flags = ["--image_root", "r", "--bands", "4", "3", "2", "--stretch", "percentile"]
+    given = printed("--eval_dataset_name", "b.jsonl,c.jsonl", *flags, "--image_blind")
+    assert given == f"{start} b.jsonl c.jsonl {' '.join(flags)} --image_blind"
 
 
 def test_image_paths_start_at_their_own_file(tmp_path):
     from rs_rlhf.data import DataError
-    from rs_rlhf.train_reward import common_folder, image_folder
+    from rs_rlhf.readers import common_folder, image_folder
 
     files = [tmp_path / "a" / "train.jsonl", tmp_path / "b" / "eval.jsonl"]
     for file in files:

@@ -254,3 +254,14 @@ def test_relative_paths_start_at_each_file(folder, monkeypatch):
     assert "'one/y.png': no such file under image_root" in messages[0] and "'two/y.png': no such file" in messages[2]
     assert "leaves image_root" in messages[1] and "leaves image_root" in messages[3]
     assert [problem.row for problem in check_files("t.jsonl").problems] == [2, 3], "shared.png is outside `one`"
+
+
+def test_files_without_a_common_folder(folder, monkeypatch):
+    """As training does, the check asks for a root rather than taking the whole file system for it."""
+    file = write("t.jsonl", [pair(image="a.png")])
+    monkeypatch.setattr("rs_rlhf.readers.image_folder", lambda name: {file: "/one"}.get(name, "/two"))
+    report = check_files(file, eval_files="e.jsonl")
+    assert [str(problem) for problem in report.problems] == [
+        "t.jsonl, e.jsonl: the data files share no folder; give --image_root, the folder that their images lie in"
+    ]
+    assert report.total_problems == 1 and format_report(report).endswith("rows per kind: (none)")

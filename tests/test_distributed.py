@@ -42,10 +42,12 @@ def work(tmp_path_factory):
         row |= {"prompt": "", "image": f"{i}.png"} if i % 4 == 0 else {"prompt": "Is water wet?"}
         rows.append(row)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # 15 rows on two processes: the sampler repeats one, which must not count twice
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:15]))
     recipe = {
         "model_name_or_path": str(folder / "vlm"),
         "dataset_name": str(folder / "pairs.jsonl"),
-        "eval_dataset_name": str(folder / "pairs.jsonl"),
+        "eval_dataset_name": str(folder / "held_out.jsonl"),
         "bf16": False,
         "use_cpu": True,
         "report_to": "none",
@@ -92,6 +94,8 @@ def test_two_processes_train_as_one(work, config):
         "--per_device_train_batch_size", "1", "--per_device_eval_batch_size", "2",
     )  # fmt: skip
     assert losses(work, config) == pytest.approx(losses(work, "one"), abs=1e-3)
+    norms = [[e["grad_norm"] for e in history(work, n) if "grad_norm" in e] for n in ("one", config)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # Adam would hide gradients of the wrong scale
     one, two = ([e for e in history(work, n) if "eval_loss" in e][-1] for n in ("one", config))
     for name in ("eval_loss", "eval_score/accuracy", "eval_score/mean", "eval_score/std", "eval_score/shuffle_gap"):
         assert two[name] == pytest.approx(one[name], abs=1e-3), name
@@ -116,6 +120,15 @@ def test_zero3_resumes_from_a_checkpoint(work):
           "--resume_from_checkpoint", "true")  # fmt: skip
     train(work, "unbroken", *flags, "--max_steps", "4", "--lr_scheduler_type", "constant")
     assert losses(work, "resumed") == pytest.approx(losses(work, "unbroken"), abs=1e-5)
+
+
+def test_lora_under_zero3_saves_a_loadable_adapter_with_its_head(work):
+    train(
+        work, "lora", "--accelerate_config", "cpu_zero3", "--per_device_train_batch_size", "1", "--use_peft",
+        "--lora_target_modules", "all-linear", "--eval_strategy", "no", "--positions", "sequential",
+    )  # fmt: skip
+    assert ScoreModel.from_pretrained(work / "lora").config.positions == "sequential"
+    assert scores(work / "lora", work).isfinite().all() and len(losses(work, "lora")) == 5
 
 
 KILLED_IN_THE_SAVE = """

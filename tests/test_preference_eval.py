@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import picture
 
-from rs_rlhf import make_group
-from rs_rlhf.metrics import preference_metrics, wilson_interval
+from rs_rlhf import Scorer, make_group
+from rs_rlhf.metrics import comparisons, preference_metrics, wilson_interval
 from rs_rlhf.preference_eval import evaluate_preferences, format_report, main
 
 
@@ -60,6 +60,21 @@ def test_the_trainers_metrics_agree_with_the_report():
     assert metrics["margin"] == pytest.approx(1 / 3) and (metrics["min"], metrics["max"]) == (1.0, 3.0)
 
 
+def test_the_trainers_metrics_and_the_report_count_a_ranked_list_alike():
+    groups = [
+        make_group("", ["best text", "worse", "a longer text"], kind="list"),
+        make_group("", ["same", "four"], kind="pair"),
+    ]
+    report = evaluate_preferences(LengthScorer(), groups)
+    scores = LengthScorer().score_groups(groups)
+    metrics = preference_metrics([{"scores": s, "kind": g.kind} for s, g in zip(scores, groups, strict=True)])
+    for name in ("accuracy", "ties", "margin"):
+        assert metrics[name] == report[name] == comparisons(scores)[name]
+    assert report["accuracy"] == report["ties"] == 1 / 3  # of three comparisons, not of two rows
+    for kind in ("list", "pair"):
+        assert metrics[f"accuracy_kind/{kind}"] == report["by_kind"][kind]["accuracy"]
+
+
 def test_wilson_interval_of_a_known_case():
     assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson_interval(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)
@@ -76,3 +91,28 @@ def test_command_writes_the_report(score_model_path, tmp_path, capsys):
     report = json.loads(output.read_text())
     assert report["n"] == 4 and 0 <= report["accuracy"] <= 1 and report["shuffled"]["n"] == 4
     assert "| kind: k | 4 |" in capsys.readouterr().out
+
+
+def test_command_reads_images_as_reward_does(score_model_path, tmp_path, monkeypatch):
+    """Relative paths start from each file's own folder, and band and stretch options reach the reader."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        picture(ord(name)).save(tmp_path / name / f"{name}.png")
+        row = {"chosen": "a river.", "rejected": "trees.", "image": f"{name}.png"}
+        (tmp_path / name / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    used = []
+    monkeypatch.setattr(Scorer, "score_groups", lambda self, groups: used.append(self) or [[1.0, 0.0] for _ in groups])
+    card = tmp_path / "card.yaml"
+    card.write_text(json.dumps({"model": score_model_path, "licence": "x", "recipe": "", "bands": [1], "nodata": 7}))
+    files = ["--preferences", *(str(tmp_path / name / "pairs.jsonl") for name in ("a", "b"))]
+    flags = ["--stretch", "fixed", "--stretch-range", "0", "9", "--nodata", "3", "--image_hosts", "example.org"]
+    assert main(["--model", str(card), *files, *flags]) == 0
+    options = used[0].collator.image_options
+    assert options.image_root == str(tmp_path.resolve()) and options.allowed_hosts == ("example.org",)
+    assert (options.stretch, options.stretch_range, options.nodata) == ("fixed", (0.0, 9.0), 3.0)
+    assert options.bands == (1,)  # the model's own, where no flag says otherwise
+
+    monkeypatch.undo()
+    assert main(["--model", score_model_path, *files]) == 0
+    with pytest.raises(ValueError, match="names a band that is not there"):
+        main(["--model", score_model_path, *files, "--bands", "4", "3", "2"])

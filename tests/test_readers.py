@@ -151,7 +151,7 @@ def test_bad_files_name_file_and_row(tmp_path):
         load_preferences(tmp_path / "nowhere.jsonl")
     with pytest.raises(DataError, match="g.csv: the suffix is '.csv', expected .jsonl"):
         load_preferences(write_jsonl(tmp_path / "g.csv", [good]))
-    with pytest.raises(DataError, match="no .parquet or .jsonl file in the folder"):
+    with pytest.raises(DataError, match="no .parquet or .jsonl file in the folder, nor a .json list; it has none"):
         (tmp_path / "h").mkdir()
         load_preferences(tmp_path / "h")
 
@@ -207,6 +207,38 @@ def test_rsrm_parquet(tmp_path):
     Dataset.from_list([{"image": picture, "text": "oops"}]).to_parquet(path)
     [(_, number, error)] = iter_rows(str(path))
     assert number == 0 and isinstance(error, DataError) and "row 0: `text` is not JSON" in str(error)
+
+
+def test_rsrm_folder(tmp_path):
+    from datasets import Dataset
+
+    folder = tmp_path / "rsrm"
+    (folder / "vqa").mkdir(parents=True)
+    (folder / "vqa" / "a.png").write_bytes(png())
+    pair = {"chosen": "a", "rejected": ["b", "c"]}
+    picture = {"bytes": png(), "path": "x.png"}
+    Dataset.from_list([{"image": picture, "text": json.dumps(pair)}]).to_parquet(folder / "captions.parquet")
+    (folder / "text.json").write_text(json.dumps([{"question": "2+2?", **pair}]))
+    (folder / "vqa.json").write_text("\n" + json.dumps([{"question": "Q?", **pair, "image_name": "a.png"}], indent=1))
+    for name in ("dataset_info.json", "dataset_infos.json", "config.json"):
+        (folder / name).write_text('{"features": {}}')
+    (folder / "notes.csv").write_text("a,b")
+    data = load_preferences(folder)
+    assert list(data["source"]) == ["captions"] * 2 + ["text"] * 2 + ["vqa"] * 2
+    images = [group_from_row(row).images for row in data]
+    assert images[::2] == [[picture], [], [str(folder / "vqa" / "a.png")]]
+    assert len(load_preferences(folder, "text")) == 2
+    (folder / "bad.json").write_text("[{")
+    with pytest.raises(DataError, match="bad.json: not JSON"):
+        load_preferences(folder)
+
+
+def test_a_saved_data_set_is_no_folder_of_json_files(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([{"chosen": "x", "rejected": "y"}]).save_to_disk(tmp_path / "disk")
+    (tmp_path / "disk" / "list.json").write_text("[]")
+    assert len(load_preferences(tmp_path / "disk")) == 1
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_plackett_luce_of_a_list_by_hand():
     by_hand = -math.log(math.exp(a) / z) - math.log(math.exp(b) / (math.exp(b) + math.exp(c)))
     scores = torch.tensor([[a, b, c], [a, b, float("nan")]], requires_grad=True)
     pair = math.log(1 + math.exp(b - a))
-    loss = plackett_luce_loss(scores)
+    loss = plackett_luce_loss(scores, sizes=torch.tensor([3, 2]))
     assert loss.item() == pytest.approx((by_hand + pair) / 2, abs=1e-6)
     loss.backward()
     assert torch.isfinite(scores.grad).all() and scores.grad[1, 2] == 0
@@ -98,6 +98,11 @@ def test_plackett_luce_is_stable_in_bfloat16():
     loss = plackett_luce_loss(scores)
     loss.backward()
     assert loss.item() == pytest.approx(300.0) and torch.isfinite(scores.grad).all()
+
+
+def test_a_diverged_model_shows_in_the_loss():
+    scores = torch.tensor([[float("nan"), 1.0], [2.0, 1.0]])
+    assert plackett_luce_loss(scores, sizes=torch.tensor([2, 2])).isnan()
 
 
 def test_training_on_a_mix_learns_and_reports(images, tiny_vlm, tmp_path):
@@ -280,12 +285,64 @@ def test_image_blind_ignores_the_image(images, tiny_vlm, tmp_path):
 
 def test_evaluation_counts_each_row_once_and_does_not_augment(images, tiny_vlm, tmp_path):
     data = dataset(images, 10)
-    trainer = VisionRewardTrainer(
-        tiny_vlm, config(tmp_path, augment=True), train_dataset=data, eval_dataset=data
-    )
-    first, second = trainer.evaluate(), trainer.evaluate()
-    assert first["eval_score/mean"] == second["eval_score/mean"]
+    options = config(tmp_path, augment=True)
+    trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=data, eval_dataset=data)
+    assert trainer.get_eval_dataloader().collate_fn is trainer.eval_collator
     assert trainer.data_collator.groups.augment and not trainer.eval_collator.groups.augment
+    repeated = [{"index": i % 3, "scores": [1.0, 0.0], "tokens": 1} for i in range(4)]
+    trainer._records["eval"] = repeated
+    assert [r["index"] for r in trainer._gather_records("eval")] == [0, 1, 2]
+
+
+def test_a_users_own_index_column_is_left_alone(images, tiny_vlm, tmp_path):
+    data = datasets.Dataset.from_list([{**row, "index": "same"} for row in rows(images, 4, text_only=False)])
+    trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path), train_dataset=data, eval_dataset=data)
+    trainer.evaluate()
+    table = datasets.load_dataset("parquet", data_files=str(tmp_path / "worst_pairs" / "eval_000000.parquet"))["train"]
+    assert len(table) == 4 and len(set(table["where"])) == 4
+
+
+def test_gradient_accumulation_gives_the_losses_of_the_whole_batch(images, tiny_vlm, tmp_path):
+    logs = []
+    for batch, steps in ((4, 1), (1, 4)):
+        options = config(tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=steps, max_steps=3)
+        trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=dataset(images, text_only=False))
+        trainer.train()
+        logs.append([e[k] for e in trainer.state.log_history if "loss" in e for k in ("loss", "grad_norm")])
+    assert logs[1] == pytest.approx(logs[0], rel=1e-3)
+
+
+def test_bf16_autocast_trains(images, tiny_vlm, tmp_path):
+    options = config(tmp_path, bf16=True, max_steps=8)
+    trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=dataset(images), eval_dataset=dataset(images))
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] < before - 0.05 and metrics["eval_score/ties"] == 0  # the head works in float32
+
+
+def test_shuffle_gap_with_persistent_workers(images, tiny_vlm, tmp_path):
+    """transformers hands the first evaluation loader out again then; the shuffled rows need their own."""
+    data = dataset(images, text_only=False)
+    options = config(tmp_path, dataloader_persistent_workers=True, dataloader_num_workers=1)
+    trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=data, eval_dataset=data)
+    list(trainer.get_eval_dataloader())
+    shuffled = ShuffledImages(trainer.eval_dataset, limit=100, seed=0)
+    loader = trainer.fresh_eval_dataloader(shuffled)
+    assert loader.dataset is shuffled and loader.collate_fn is trainer.eval_collator
+
+
+def test_the_best_checkpoint_is_loaded_at_the_end(images, tiny_vlm, tmp_path):
+    data = dataset(images)
+    options = config(
+        tmp_path, max_steps=3, learning_rate=5.0, save_strategy="steps", eval_strategy="steps", save_steps=1,
+        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_loss", warmup_steps=2, save_total_limit=9,
+    )  # fmt: skip
+    trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    best = min(e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e)
+    last = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e][-1]
+    assert last > best and trainer.evaluate()["eval_loss"] == pytest.approx(best, abs=1e-4)
 
 
 def test_wandb_offline_logs_scores_and_tables(images, tiny_vlm, tmp_path, monkeypatch):
@@ -345,15 +402,19 @@ def test_streamed_rows_train(images, tiny_vlm, tmp_path):
     assert len(losses(trainer)) == 2 and "eval_score/accuracy" in trainer.evaluate()
 
 
-def test_undecoded_image_columns_reach_the_workers_as_bytes(images, tiny_vlm, tmp_path):
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_undecoded_image_columns_reach_the_workers_as_bytes(images, tiny_vlm, tmp_path, column):
     """A `datasets` Image column stays undecoded until a worker reads it, and gives the pixels of the file."""
     from PIL import Image
 
     paths = [str(images / f"{i}.png") for i in range(2)]
-    rows = [{"chosen": "a river.", "rejected": "trees.", "image": Image.open(path)} for path in paths]
+    opened = [Image.open(path) for path in paths]
+    values = opened if column == "image" else [[image] for image in opened]
+    rows = [{"chosen": "a river.", "rejected": "trees.", column: value} for value in values]
     data = datasets.Dataset.from_list(rows)
     trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path), train_dataset=data)
     row = trainer.train_dataset[0]
-    assert isinstance(row["image"], dict)
-    by_path = trainer.data_collator([{**row, "image": paths[0]}])["pixel_values"]
+    stored = row[column] if column == "image" else row[column][0]
+    assert isinstance(stored, dict) and stored["bytes"]
+    by_path = trainer.data_collator([{**row, column: paths[0] if column == "image" else [paths[0]]}])["pixel_values"]
     assert torch.equal(trainer.data_collator([row])["pixel_values"], by_path)

@@ -296,3 +296,20 @@ def test_layout_helpers_on_a_hand_written_case():
     ids, mask, placements = split_rows(torch.tensor([[5, 6, 7, 8, 9, 0]]), segments, [1])
     assert ids.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]] and mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert placements == [0, 0]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_process_without_images_still_gives_every_weight_a_gradient(tmp_path, family):
+    path = save_tiny_vlm(tmp_path / "vlm", family=family)
+    model, collator = ScoreModel.from_pretrained(path), GroupCollator(AutoProcessor.from_pretrained(path))
+    batch = collator([make_group("Is water wet?", ["yes", "no"])])
+    alone = model(**batch).scores
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        scores = model(**batch).scores
+        scores.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(scores, alone)
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    assert all(weight.grad.abs().max() == 0 for name, weight in model.named_parameters() if "visual" in name)

@@ -1,6 +1,7 @@
 """The scorer: order, batch size, images of every form, named models, and its errors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from conftest import picture
 from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer
-from rs_rlhf.scorer import find_card
+from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.scorer import RewardModelCard, find_card
 
 TEXTS = [["a river.", "many trees.", "two planes on a runway."], ["a lake."], ["a port.", "a road beside a field."]]
 
@@ -107,3 +109,40 @@ def test_uses_the_models_dtype(score_model_path):
     images = [Image.new("RGB", (56, 56), (30, 90, 30))]
     low, full = (s.score(images=images, completions=[TEXTS[0]])[0] for s in (scorer, exact))
     assert low == pytest.approx(full, abs=0.3) and isinstance(exact.model, ScoreModel)
+
+
+def test_empty_question_form_is_for_captions_only(score_model_path, scorer):
+    captions = Scorer.from_pretrained(score_model_path, device="cpu", prompt_form="empty-question")
+    assert captions.score([picture(1)], None, [["a river."]]) == scorer.score([picture(1)], None, [["a river."]])
+    with pytest.raises(ValueError, match="row 0: the prompt form is empty-question"):
+        captions.score([picture(1)], ["What is it?"], [["a river."]])
+
+
+def test_a_model_that_a_device_map_placed_is_left_there(score_model_path, monkeypatch):
+    monkeypatch.setattr(ScoreModel, "to", lambda *_: pytest.fail("moved"))
+    scorer = Scorer.from_pretrained(score_model_path, device_map="cpu")
+    assert len(scorer.score(images=[picture(1)], completions=[TEXTS[0]])[0]) == 3
+    with pytest.raises(ValueError, match="device and device_map cannot both be given"):
+        Scorer.from_pretrained(score_model_path, device_map="auto", device="cpu")
+
+
+def test_a_named_model_says_how_its_images_are_read():
+    card = RewardModelCard("m", "MIT", "r", bands=[4, 3, 2], stretch="percentile", stretch_range=[1, 99], nodata=0)
+    options = card.image_options()
+    assert (options.bands, options.stretch_range, options.nodata) == ((4, 3, 2), (1, 99), 0)
+    given = card.image_options(ImageOptions(image_root="x", bands=(1,), stretch="fixed", stretch_range=(0, 5)))
+    assert (given.image_root, given.bands, given.stretch, given.stretch_range) == ("x", (1,), "fixed", (0, 5))
+    with pytest.raises(ValueError, match="`bands` takes one or three"):
+        RewardModelCard("m", "MIT", "r", bands=[4, 3])
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, score_model_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeclarationError, match="^out/score-modle is neither a folder here nor could .* the hub: .+$"):
+        Scorer.from_pretrained("out/score-modle")
+    with pytest.raises(DeclarationError, match="no folder out/aid-rsicd-tiny/reward .* run the recipe aid-rsicd-tiny"):
+        Scorer.from_pretrained("aid-rsicd-tiny")
+    shutil.copytree(score_model_path, tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").unlink()
+    with pytest.raises(DeclarationError, match="^the folder half cannot be loaded: .+$"):
+        Scorer.from_pretrained("half")
