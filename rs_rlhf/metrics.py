@@ -54,15 +54,6 @@ def comparisons(rows: Sequence[Sequence[float]]) -> dict[str, float]:
     return {"n": n, "wins": wins, "accuracy": wins / n, "ties": ties / n, "margin": math.fsum(margins) / n}
 
 
-def list_accuracy(scores: Sequence[float]) -> float:
-    """Returns the share of rejected completions that score below the chosen one (a tie is not a win).
-
-    Args:
-        scores (sequence of `float`): Scores of one preference row, the chosen first.
-    """
-    return sum(scores[0] > s for s in scores[1:]) / (len(scores) - 1)
-
-
 def preference_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Summarises scored preference rows.
 

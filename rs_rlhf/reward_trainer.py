@@ -24,7 +24,7 @@ from trl import RewardConfig, RewardTrainer
 from .arguments import ImageArguments
 from .data import group_from_row
 from .groups import GroupCollator, set_pixel_budget, without_images
-from .metrics import list_accuracy, preference_metrics
+from .metrics import comparisons, preference_metrics
 from .score_model import HEAD, ScoreModel, save_score_config
 from .vision_trainer import SetEpoch, VisionTrainerMixin
 from .worst_pairs import log_worst_pairs
@@ -330,9 +330,9 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
             with torch.no_grad(), self.compute_loss_context_manager():
                 scores, _ = self._score(self.model_wrapped if self.is_deepspeed_enabled else self.model, inputs)
             self._records["eval"].extend(_records(inputs, scores))
-        wrong = {r["index"]: list_accuracy(r["scores"]) for r in self._gather_records("eval")}
-        right = {r["index"]: list_accuracy(r["scores"]) for r in records if r["index"] in wrong}
-        return sum(right[i] - wrong[i] for i in wrong) / len(wrong)
+        wrong = {r["index"]: r["scores"] for r in self._gather_records("eval")}
+        right = [r["scores"] for r in records if r["index"] in wrong]
+        return comparisons(right)["accuracy"] - comparisons(list(wrong.values()))["accuracy"]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

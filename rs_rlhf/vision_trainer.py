@@ -42,7 +42,7 @@ class VisionTrainerMixin:
             return super().get_test_dataloader(*args, **kwargs)  # type: ignore[misc]
 
     def fresh_eval_dataloader(self, dataset: Any) -> Any:
-        """Returns a loader of this data set; `get_eval_dataloader` gives the last one again with persistent workers."""
+        """Returns a loader of this data set; with persistent workers `get_eval_dataloader` gives its first one."""
         with self._evaluating():
             return self._get_dataloader(  # type: ignore[attr-defined]
                 dataset=dataset,
@@ -90,4 +90,5 @@ class SetEpoch(TrainerCallback):
 
 def evaluated_last(trainer: Any) -> bool:
     """Whether the last step of the run has been evaluated already."""
-    return any("eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history)
+    state = trainer.state
+    return any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)

@@ -336,7 +336,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(images, tiny_vlm, tmp_path):
     data = dataset(images)
     options = config(
         tmp_path, max_steps=3, learning_rate=5.0, save_strategy="steps", eval_strategy="steps", save_steps=1,
-        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_loss", warmup_steps=2, save_total_limit=9,
+        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_loss", warmup_steps=2,
     )  # fmt: skip
     trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=data, eval_dataset=data)
     trainer.train()
