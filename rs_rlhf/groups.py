@@ -198,8 +198,7 @@ class GroupCollator:
                 if key not in known:
                     image = read_image(source, self.image_options, _where(group))
                     if self.augment:
-                        draw = random.Random(f"{self.seed} {self.epoch} {group.row}")
-                        image = rotate_flip(image, _texts(group), draw)
+                        image = rotate_flip(image, _texts(group), random.Random(draw))
                     known[key] = len(images)
                     images.append(fit_pixel_budget(image, min_pixels=low, max_pixels=high, factor=factor))
                 index.append(known[key])

@@ -235,7 +235,7 @@ class ScoreModel(PreTrainedModel):
         grid = torch.tensor([[1, side, side]], device=self.device)
         features = self.model.get_image_features(dummy, grid, return_dict=True)
         layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
-        return None, sum(torch.cat(list(layer)).float().sum() for layer in layers)
+        return None, torch.stack([torch.cat(list(layer)).float().sum() for layer in layers]).sum()
 
     def _runs_tree(self, segment_ids: torch.Tensor) -> bool:
         config = self.config.get_text_config()

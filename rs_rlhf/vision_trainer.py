@@ -21,6 +21,8 @@ class VisionTrainerMixin:
     """Mixed in before a TRL trainer; `self.eval_collator` is set by the subclass."""
 
     eval_collator: Any
+    data_collator: Any
+    model: Any
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -62,7 +64,7 @@ class VisionTrainerMixin:
         transformers' own way reads the file as it is: none of the old names fits, and the run goes on from where the
         model started, with only a warning. Adapters keep transformers' way.
         """
-        model = self.model if model is None else model  # type: ignore[has-type]
+        model = self.model if model is None else model
         plain = not (is_peft_model(model) or self.is_fsdp_enabled)  # type: ignore[attr-defined]
         if not plain or not (Path(resume_from_checkpoint) / "config.json").is_file():
             return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]

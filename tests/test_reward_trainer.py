@@ -129,7 +129,7 @@ def test_training_on_a_mix_learns_and_reports(images, tiny_vlm, tmp_path):
     loaded = ScoreModel.from_pretrained(tmp_path / "model").eval()
     AutoProcessor.from_pretrained(tmp_path / "model")  # the processor is saved beside it
     batch = trainer.eval_collator([data[0], data[1]])
-    inputs = {k: v for k, v in batch.items() if k not in ("margin", "records")}
+    inputs = {k: v for k, v in batch.items() if k not in ("margin", "sizes", "records")}
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).scores, trainer.model.eval()(**inputs).scores)
 
@@ -210,7 +210,7 @@ def test_lora_trains_saves_the_head_and_loads(images, tiny_vlm, tmp_path):
     model = ScoreModel.from_pretrained(tmp_path / "adapter").eval()
     assert (model.config.positions, model.config.output_activation) == ("sequential", "identity")
     batch = trainer.eval_collator([dataset(images)[0]])
-    inputs = {k: v for k, v in batch.items() if k not in ("margin", "records")}
+    inputs = {k: v for k, v in batch.items() if k not in ("margin", "sizes", "records")}
     with torch.no_grad():
         expected = trainer.model.eval()(**inputs).scores
         torch.testing.assert_close(model(**inputs).scores, expected, atol=1e-4, rtol=1e-4)
@@ -389,7 +389,7 @@ def test_ranked_lists_of_unequal_length_share_a_batch(images, tiny_vlm, tmp_path
     )
     trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path), train_dataset=data, eval_dataset=data)
     batch = trainer.data_collator([data[0], data[1]])
-    assert [record["size"] for record in batch["records"]] == [3, 2]
+    assert batch["sizes"].tolist() == [3, 2]
     assert isinstance(trainer.data_collator, PreferenceCollator)
     trainer.train()
     assert math.isfinite(trainer.evaluate()["eval_loss"])
@@ -415,6 +415,6 @@ def test_undecoded_image_columns_reach_the_workers_as_bytes(images, tiny_vlm, tm
     trainer = VisionRewardTrainer(tiny_vlm, config(tmp_path), train_dataset=data)
     row = trainer.train_dataset[0]
     stored = row[column] if column == "image" else row[column][0]
-    assert isinstance(stored, dict) and stored["bytes"]
+    assert set(stored) == {"bytes", "path"}  # not decoded
     by_path = trainer.data_collator([{**row, column: paths[0] if column == "image" else [paths[0]]}])["pixel_values"]
     assert torch.equal(trainer.data_collator([row])["pixel_values"], by_path)
