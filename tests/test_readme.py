@@ -58,13 +58,14 @@ def test_make_targets_exist():
     assert targets == ["demo", "test"] and all(f"\n{target}:" in makefile for target in targets)
 
 
+EXPECTED = {1: "[[", 2: "learning_curve.png", 3: "| all | 20 |", 4: "train_runtime", 5: " .')"}
+
+
 @pytest.mark.parametrize("number", range(1, len(BLOCKS)))
 def test_block_runs(number, folder):
     language, text = BLOCKS[number]
-    if language == "python":
-        run([sys.executable, "-c", text], folder)
-    else:
-        run(["bash", "-e", "-c", text], folder)
+    output = run([sys.executable, "-c", text] if language == "python" else ["bash", "-e", "-c", text], folder)
+    assert EXPECTED[number] in output
 
 
 def test_linked_files_exist():
