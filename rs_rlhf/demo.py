@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", default="demo_output", help="folder to write to (default: demo_output)")
     parser.add_argument("--train_scenes", type=int, default=1200, help="training scenes (default: 1200)")
     parser.add_argument("--validation_scenes", type=int, default=240, help="held-out scenes (default: 240)")
-    parser.add_argument("--captioner_steps", type=int, default=250, help="steps of the captioner (default: 250)")
-    parser.add_argument("--reward_steps", type=int, default=250, help="steps of the score model (default: 250)")
+    parser.add_argument("--captioner_steps", type=int, default=300, help="steps of the captioner (default: 300)")
+    parser.add_argument("--reward_steps", type=int, default=600, help="steps of the score model (default: 600)")
     parser.add_argument("--batch_size", type=int, default=48, help="samples per step (default: 48)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -155,8 +155,8 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
 
     rows = load_images(out / "scenes", "validation")
     shown = rows[seed % len(rows)]
-    others = [row for row in rows if row["label"] != shown["label"]]
-    captions = shown["captions"][:2] + [row["captions"][0] for row in others[:: max(1, len(others) // 4)][:4]]
+    others = {row["label"]: row["captions"][0] for row in rows if row["label"] != shown["label"]}
+    captions = [*shown["captions"][:2], *list(others.values())[:4]]
     scores = _scorer(out, out / "reward").score([shown["image"]], None, [captions])[0]
     picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
     example = (picture, list(zip(captions, scores, strict=True)))

@@ -105,7 +105,7 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**self._prepare_inputs(inputs), use_cache=False, fused_lm_head=True)
         right = (outputs.is_top1 | ~outputs.label_mask.bool()).all(dim=1).float()
-        self._metrics["eval"]["exact_match"].append(self.accelerator.gather_for_metrics(right).mean().item())
+        self._metrics["eval"]["exact_match"].extend(self.accelerator.gather_for_metrics(right).tolist())
         return result
 
 

@@ -78,3 +78,17 @@ def test_the_captioner_recipe_runs(tmp_path):
     flags += ["--per_device_train_batch_size", "8", "--eval_strategy", "no", "--use_cpu", "true"]
     run(["sft", "--config", "aid-rsicd-tiny/captioner", *flags], tmp_path)
     assert (tmp_path / "out" / "aid-rsicd-tiny" / "captioner" / "model.safetensors").is_file()
+
+
+def test_the_recipes_readme_states_the_measured_results():
+    folder = ROOT / "recipes" / "aid-rsicd-tiny"
+    seeing, blind = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "results_blind"))
+    text = (folder / "README.md").read_text()
+    for kind, part in seeing["by_kind"].items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {kind} |"))
+        for report in (part, blind["by_kind"][kind]):
+            low, high = report["interval"]
+            assert f"{report['accuracy']:.1%} ({low:.1%} – {high:.1%})" in line
+    # what the recipe shows: the score model sees, beyond what the texts give away
+    assert seeing["by_kind"]["another_class"]["interval"][0] > blind["by_kind"]["another_class"]["interval"][1]
+    assert seeing["shuffled"]["gap"] > 0.1
