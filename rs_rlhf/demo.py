@@ -96,6 +96,7 @@ def _options(out: Path, args: Any, steps: int) -> dict[str, Any]:
         "eval_strategy": "no",
         "save_strategy": "no",
         "logging_steps": 50,
+        "dataloader_pin_memory": False,
         "report_to": "none",
         "seed": args.seed,
     }
