@@ -27,4 +27,4 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/group_speed.py
+	$(BIN)/python benchmarks/group_speed.py --rounds 3
