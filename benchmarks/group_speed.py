@@ -2,7 +2,7 @@
 
     python benchmarks/group_speed.py --rounds 3 --output benchmarks/group_speed.json
 
-The budget is that of a real caption: about 316 prompt tokens, 256 of them image tokens, and completions of about 57
+The budget is that of a real question: 324 prompt tokens, 256 of them image tokens, and completions of about 65
 tokens, on a random Qwen2-VL backbone (text 512 × 8 layers, vision 512 × 8 layers). The ways are timed in turns, so
 that a change in the machine's speed meets all of them, and the medians are compared. Before timing, the scores are
 checked to be the same.
