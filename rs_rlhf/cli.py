@@ -142,6 +142,7 @@ def write_scenes(argv: Sequence[str]) -> int:
 
 def write_tiny_vlm(argv: Sequence[str]) -> int:
     """`rs-rlhf tiny-vlm FOLDER`: writes a tiny random model; see [`rs_rlhf.synthetic.save_tiny_vlm`]."""
+    from .pair_files import image_texts
     from .synthetic import save_tiny_vlm
 
     parser = argparse.ArgumentParser(
@@ -163,22 +164,6 @@ def write_tiny_vlm(argv: Sequence[str]) -> int:
     save_tiny_vlm(path, texts=None if data is None else image_texts(data), **options)
     print(f"Tiny {options['family']} model -> {path}")
     return 0
-
-
-def image_texts(data: str) -> list[str]:
-    """Returns the captions and class names of captioned or labelled images, and the questions asked about them.
-
-    Args:
-        data (`str`): `PATH` or `PATH:SPLIT`, as for [`rs_rlhf.pair_files.load_images`].
-    """
-    from .pair_files import load_images, split_of
-    from .pairs import PROMPTS, class_name
-
-    texts = sorted({prompt for prompt in PROMPTS.values() if prompt})
-    for row in load_images(*split_of(data)):
-        captions = row.get("captions") or [row.get("caption")]
-        texts += [text for text in (*captions, class_name(row.get("label") or "")) if text]
-    return texts
 
 
 def print_versions(argv: Sequence[str]) -> int:

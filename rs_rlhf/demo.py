@@ -66,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(out: Path, args: Any) -> None:
     """Writes scenes, pairs, and the untrained tiny model."""
     from . import pair_files, scenes
-    from .cli import image_texts
     from .synthetic import save_tiny_vlm
 
     scenes.write_scenes(str(out / "scenes"), args.train_scenes, args.validation_scenes, args.seed, 112)
@@ -76,7 +75,7 @@ def prepare(out: Path, args: Any) -> None:
             raise SystemExit(code)
     save_tiny_vlm(
         out / "init", 96, 2, 96, 3, args.seed, min_pixels=112 * 112, max_pixels=112 * 112, vocab_size=800,
-        texts=image_texts(f"{out / 'scenes'}:train"),
+        texts=pair_files.image_texts(f"{out / 'scenes'}:train"),
     )  # fmt: skip
 
 

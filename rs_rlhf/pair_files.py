@@ -20,7 +20,7 @@ from typing import Any
 
 from .image_files import resolve_path
 from .imagery import ImageError, ImageOptions, content_hash, read_image
-from .pairs import KINDS, NEEDS, build_pairs
+from .pairs import KINDS, NEEDS, PROMPTS, build_pairs, class_name
 
 __all__ = ["load_images", "main", "split_of"]
 
@@ -245,6 +245,19 @@ def _place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, over
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
     return len(todo)
+
+
+def image_texts(data: str) -> list[str]:
+    """Returns the captions and class names of captioned or labelled images, and the questions asked about them.
+
+    Args:
+        data (`str`): `PATH` or `PATH:SPLIT`, as for [`load_images`].
+    """
+    texts = sorted({prompt for prompt in PROMPTS.values() if prompt})
+    for row in load_images(*split_of(data)):
+        captions = row.get("captions") or [row.get("caption")]
+        texts += [text for text in (*captions, class_name(row.get("label") or "")) if text]
+    return texts
 
 
 def _parser() -> argparse.ArgumentParser:
