@@ -54,7 +54,8 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
     config, flags, launch_flags = split_arguments(parser, argv)
     if launch_flags and not is_launched():
         return launch(launch_arguments(command, config, flags, launch_flags))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    if several and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # which this would switch off
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
     options = parse(parser, flags)
     refuse_data_parallel(options)
