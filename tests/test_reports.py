@@ -12,7 +12,7 @@ from rs_rlhf.declarations import DeclarationError
 from rs_rlhf.reports import main, plot_preferences, plot_run
 
 
-def write_state(folder, last_loss=0.3):
+def write_state(folder, last_loss=0.3, step=20):
     """A `trainer_state.json` as the trainer writes it: training logs, and evaluations beside them."""
     history = [
         {"step": 10, "loss": 0.7, "score/accuracy": 0.5},
@@ -22,7 +22,7 @@ def write_state(folder, last_loss=0.3):
         {"step": 20, "train_runtime": 3.0},
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": history}))
     return folder
 
 
@@ -47,11 +47,14 @@ def test_the_learning_curve_follows_the_numbers(tmp_path, capsys):
 
 
 def test_the_newest_checkpoint_is_drawn(tmp_path):
-    write_state(tmp_path / "run" / "checkpoint-9", last_loss=0.6)
-    newest = write_state(tmp_path / "run" / "checkpoint-10", last_loss=0.1)
+    write_state(tmp_path / "run" / "checkpoint-9", last_loss=0.6, step=9)
+    newest = write_state(tmp_path / "run" / "checkpoint-10", last_loss=0.1, step=10)
     plot_run(tmp_path / "run", tmp_path / "run.png")
     plot_run(newest, tmp_path / "newest.png")
     assert np.array_equal(pixels(tmp_path / "run.png"), pixels(tmp_path / "newest.png"))
+    finished = write_state(tmp_path / "run", last_loss=0.2, step=12)  # the run's own state, saved at its end
+    plot_run(finished, tmp_path / "finished.png")
+    assert not np.array_equal(pixels(tmp_path / "finished.png"), pixels(tmp_path / "newest.png"))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
