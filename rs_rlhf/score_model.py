@@ -218,14 +218,15 @@ class ScoreModel(PreTrainedModel):
         return ScoreOutput(scores=scores if unused is None else scores + 0.0 * unused)
 
     def _image_features(self, pixel_values: Any, image_grid_thw: Any) -> tuple[Any, torch.Tensor | None]:
-        """Runs the vision tower once; without images on one of several processes, on a dummy that weighs nothing.
+        """Runs the vision tower once; without images, in training or on several processes, on a dummy of no weight.
 
         Under ZeRO-3 every process must gather the tower's weights, and under DDP every weight needs a gradient, so a
-        process whose batch is all text runs the tower too.
+        process whose batch is all text runs the tower too. So does a single process: Adam moves weights on by their
+        momentum where the gradient is zero but not where there is none, and would train differently.
         """
         if pixel_values is not None:
             return self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True), None
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not (self.training or (torch.distributed.is_available() and torch.distributed.is_initialized())):
             return None, None
         vision = self.config.vision_config
         channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
