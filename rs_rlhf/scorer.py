@@ -3,20 +3,21 @@
 It loads a model by declared name, hub id or folder, lays groups out with [`GroupCollator`], batches them by a token
 budget, and gives the scores back in the order of the input.
 
-Left out: remote scoring and CLIP scores, which come with the reward server and with curation.
+Left out: remote scoring, which is `remote_scorer`'s, and CLIP scores, which come with curation.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import declarations
-from .data import Group, ImageSource, make_group
+from .data import DataError, Group, ImageSource, make_group
 from .groups import PROMPT_FORMS, GroupCollator, pixel_budget, set_pixel_budget
 from .imagery import ImageError, ImageOptions, image_size
 
@@ -109,6 +110,7 @@ class Scorer:
         token_budget: int = 4096,
         device: str | None = None,
         positions: str | None = None,
+        sharded: bool = False,
         **kwargs: Any,
     ) -> Scorer:
         """Loads a score model by the name of a file in `reward_models/`, a folder, or a hub id.
@@ -120,6 +122,8 @@ class Scorer:
             prompt_form, positions, min_pixels, max_pixels: Override the named model's.
             token_budget (`int`): Tokens of a batch at most.
             device (`str`, *optional*): Device to move the model to; by default accelerate's choice for this process.
+            sharded (`bool`): Leave the weights to DeepSpeed ZeRO-3 where it is on, for [`share_weights`]; by default
+                each process holds them whole, ZeRO-3 or not.
             **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …); with a `device_map`
                 the model stays where that puts it.
 
@@ -143,16 +147,34 @@ class Scorer:
         try:
             if not (Path(card.model) / "adapter_config.json").is_file():
                 _refuse_headless(card.model, kwargs)
-            model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
+            with nullcontext() if sharded else _whole_weights():
+                model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
             processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
         except OSError as error:
             raise _not_loaded(card.model, error) from error
-        if not placed:
+        if not placed and not sharded:
             model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
         form = prompt_form or card.prompt_form
         options = card.image_options(image_options)
         return cls(model, processor, options, prompt_form=form, token_budget=token_budget)
+
+    def share_weights(self, accelerator: Any) -> None:
+        """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
+
+        Args:
+            accelerator (`accelerate.Accelerator`): Of the training that the score model stands beside.
+        """
+        import torch
+        from trl.models import prepare_deepspeed
+
+        self.model = prepare_deepspeed(self.model, accelerator)
+
+        def anyone(busy: bool) -> bool:
+            flag = torch.tensor(float(busy), device=accelerator.device)
+            return accelerator.reduce(flag, "sum").item() > 0
+
+        self.anyone = anyone  # type: ignore[method-assign]
 
     def score(
         self,
@@ -193,41 +215,79 @@ class Scorer:
             )
             for i in range(count)
         ]
-        return self.score_groups(groups, show_progress)
+        return self.score_groups(groups, show_progress=show_progress)
 
-    def score_groups(self, groups: Sequence[Group], show_progress: bool | None = None) -> list[list[float]]:
-        """Scores groups; see [`Scorer.score`].
+    def score_groups(
+        self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
+    ) -> list[Any]:
+        """Scores groups that are already in the normal form.
 
         Args:
-            groups (sequence of [`Group`]): The groups.
+            groups (sequence of [`Group`]): Any number; each is read when its batch is due.
+            on_error (`str`): `"raise"`, or `"return"`: a group that cannot be read has its error in place of scores.
             show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
+
+        Returns:
+            `list`: For each group the `list` of its completions' scores, in order.
+
+        Raises:
+            DataError, ImageError: A group that cannot be read, unless `on_error` is `"return"`.
         """
         import torch
         from tqdm import tqdm
 
-        scores: list[list[float]] = [[0.0] * len(group.completions) for group in groups]
-        batches = list(self._batches(groups))
+        scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
+        batches = list(self._batches(groups, scores, on_error))
         hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
-        device = self.model.device
-        for batch in tqdm(batches, desc="Scoring", unit="batch", disable=hidden):
-            parts = [
-                replace(groups[i], completions=[groups[i].completions[k] for k in chosen]) for i, chosen in batch
-            ]
-            inputs = {name: tensor.to(device) for name, tensor in self.collator(parts).items()}
+        stream = self._inputs(tqdm(batches, desc="Scoring", unit="batch", disable=hidden), groups, scores, on_error)
+        while True:
+            batch, inputs = next(stream, (None, None))
+            if not self.anyone(batch is not None):
+                return scores
+            if batch is None:  # another process still has groups: weights that are sharded need this one as well
+                inputs = self.collator([make_group("", [""])])
+            inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
             with torch.inference_mode():
                 rows = self.model(**inputs).scores.tolist()
-            for (i, chosen), row in zip(batch, rows, strict=True):
+            for (i, chosen), row in zip(batch or [], rows, strict=batch is not None):
                 for k, value in zip(chosen, row, strict=False):  # a smaller group's row is padded with NaN
                     scores[i][k] = value
-        return scores
 
-    def _batches(self, groups: Sequence[Group]) -> Iterator[list[tuple[int, list[int]]]]:
+    def _inputs(
+        self, batches: Iterable[list[tuple[int, list[int]]]], groups: Sequence[Group], scores: list, on_error: str
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yields (batch, its tensors), reading images late; a batch that cannot be read is tried group by group."""
+        for batch in batches:
+            parts = [replace(groups[i], completions=[groups[i].completions[k] for k in chosen]) for i, chosen in batch]
+            try:
+                yield batch, self.collator(parts)
+            except (DataError, ImageError) as error:
+                if on_error != "return":
+                    raise
+                if len(batch) == 1:
+                    scores[batch[0][0]] = error
+                else:
+                    yield from self._inputs(([entry] for entry in batch), groups, scores, on_error)
+
+    def anyone(self, busy: bool) -> bool:
+        """Whether any process that must take part in a forward is busy; alone, whether this one is."""
+        return busy
+
+    def _batches(
+        self, groups: Sequence[Group], scores: list, on_error: str
+    ) -> Iterator[list[tuple[int, list[int]]]]:
         """Yields batches of (group, some of its completions), of similar length, within the token budget."""
         sized = []
         for i, group in enumerate(groups):
             if not group.completions:
                 continue
-            prompt, completions = self._lengths(group)
+            try:
+                prompt, completions = self._lengths(group)
+            except ImageError as error:
+                if on_error != "return":
+                    raise
+                scores[i] = error
+                continue
             part: list[int] = []
             used = prompt
             for k, length in enumerate(completions):
@@ -266,6 +326,19 @@ class Scorer:
                 raise ImageError(f"{where}: {error}") from None
             tokens += height * width // factor**2
         return tokens + _characters(group.prompt) // 3 + 12, [_characters(c) // 3 + 6 for c in group.completions]
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Hides ZeRO-3 from transformers, which would load a model in shards that only a DeepSpeed engine can run."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
 def find_card(name_or_path: str) -> RewardModelCard:

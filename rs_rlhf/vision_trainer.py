@@ -17,12 +17,42 @@ from .checkpoints import resolve_resume
 from .groups import GroupCollator
 
 
-class VisionTrainerMixin:
-    """Mixed in before a TRL trainer; `self.eval_collator` is set by the subclass."""
+class ResumeMixin:
+    """Mixed in before a TRL trainer whose weights must come back from a checkpoint."""
+
+    model: Any
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains; `resume_from_checkpoint=True` goes on from the last whole checkpoint of `output_dir`."""
+        checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
+        return super().train(checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Loads a checkpoint's weights with `from_pretrained`, which knows Qwen2-VL's old key names.
+
+        transformers' own way reads the file as it is: none of the old names fits, and the run goes on from where the
+        model started, with only a warning. Adapters keep transformers' way.
+        """
+        model = self.model if model is None else model
+        plain = not (is_peft_model(model) or self.is_fsdp_enabled)  # type: ignore[attr-defined]
+        if not plain or not (Path(resume_from_checkpoint) / "config.json").is_file():
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(loaded.state_dict())
+        return None
+
+    def _load_best_model(self) -> None:
+        """Loads the best checkpoint at the end of training, in the same way."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or is_peft_model(self.model):  # type: ignore[attr-defined]
+            return super()._load_best_model()  # type: ignore[misc]
+        return self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
+
+
+class VisionTrainerMixin(ResumeMixin):
+    """Mixed in before a TRL trainer with collators; `self.eval_collator` is set by the subclass."""
 
     eval_collator: Any
     data_collator: Any
-    model: Any
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -52,31 +82,6 @@ class VisionTrainerMixin:
                 batch_size=self.args.eval_batch_size,  # type: ignore[attr-defined]
                 sampler_fn=self._get_eval_sampler,  # type: ignore[attr-defined]
             )
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the last whole checkpoint of `output_dir`."""
-        checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
-        return super().train(checkpoint, *args, **kwargs)  # type: ignore[misc]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Loads a checkpoint's weights with `from_pretrained`, which knows Qwen2-VL's old key names.
-
-        transformers' own way reads the file as it is: none of the old names fits, and the run goes on from where the
-        model started, with only a warning. Adapters keep transformers' way.
-        """
-        model = self.model if model is None else model
-        plain = not (is_peft_model(model) or self.is_fsdp_enabled)  # type: ignore[attr-defined]
-        if not plain or not (Path(resume_from_checkpoint) / "config.json").is_file():
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
-        model.load_state_dict(loaded.state_dict())
-        return None
-
-    def _load_best_model(self) -> None:
-        """Loads the best checkpoint at the end of training, in the same way."""
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or is_peft_model(self.model):  # type: ignore[attr-defined]
-            return super()._load_best_model()  # type: ignore[misc]
-        return self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
 
 
 class SetEpoch(TrainerCallback):

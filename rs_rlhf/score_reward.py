@@ -1,0 +1,305 @@
+"""`ScoreReward`: the score model as a reward callable of any TRL trainer.
+
+Completions of one prompt are scored as one group, whatever order or part of it TRL hands over. A failure is never a
+silent 0: the row gets `None`, which TRL leaves out, the share is logged as `reward/failed_fraction`, and too many
+failures stop the run with their cause. Users import it from `rs_rlhf.rewards`.
+
+Left out: scores of intermediate steps of a reasoning trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from . import answers
+from .data import DataError, Group, make_group
+from .declarations import DeclarationError
+from .imagery import ImageOptions
+
+logger = logging.getLogger(__name__)
+SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
+Rewards = list[float | None]
+
+
+class RewardFailed(RuntimeError):
+    """Too many rewards failed; the message says how many and why."""
+
+
+class ScoreReward:
+    """The score model's score of each completion, for its prompt and images.
+
+    Args:
+        model (`str` or scorer): A name in `reward_models/`, a folder, a hub id, the URL(s) of a reward server, or a
+            [`Scorer`] or [`RemoteScorer`]. A named model is loaded at the first call, on the process's device.
+        relative_to_reference (`bool`): Give `1 - exp(-scale * (s(answer) - s(reference)))`, and 0 where the answer
+            does not beat the reference (arXiv 2503.00743). The reference is scored in the same group.
+        scale (`float`): Of the above.
+        answer_only (`bool`): Score the text inside `<answer>` where there is one.
+        reference (`str`): Column of the reference texts.
+        system_turns (`bool`): Show the score model the system turns of the prompt; by default they are left out, since
+            they instruct the policy.
+        shuffle_images (`bool`): Score with another prompt's images. The control run of a reward that should look.
+        max_failed_fraction (`float`): Stop when over the last `failure_window` calls more rows than this share failed.
+        failure_window (`int`): Calls looked back on; those that have not been count as good.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        **options: Passed to [`Scorer.from_pretrained`] or [`RemoteScorer`].
+
+    Example:
+        >>> from rs_rlhf.rewards import ScoreReward  # doctest: +SKIP
+        >>> GRPOTrainer(model, reward_funcs=ScoreReward("out/score-model"), train_dataset=data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        relative_to_reference: bool = False,
+        scale: float = 0.2,
+        answer_only: bool = True,
+        reference: str = "solution",
+        system_turns: bool = False,
+        shuffle_images: bool = False,
+        max_failed_fraction: float = 0.5,
+        failure_window: int = 10,
+        image_options: ImageOptions | None = None,
+        **options: Any,
+    ) -> None:
+        self.__name__ = "score_reward"
+        self.model = model
+        self.relative_to_reference, self.scale = relative_to_reference, scale
+        self.answer_only, self.reference = answer_only, reference
+        self.system_turns, self.shuffle_images = system_turns, shuffle_images
+        self.max_failed_fraction = max_failed_fraction
+        self._failed: deque[float] = deque(maxlen=failure_window)
+        self._options = {"image_options": image_options, **options}
+        self._scorer: Any = None if isinstance(model, (str, os.PathLike)) else model
+
+    def __getstate__(self) -> dict[str, Any]:
+        named = isinstance(self.model, (str, os.PathLike))  # another process loads it itself
+        return {**self.__dict__, "_scorer": None if named else self._scorer}
+
+    @property
+    def scorer(self) -> Any:
+        """The scorer, loaded when it is first asked for."""
+        if self._scorer is None:
+            self._scorer = load_scorer(str(self.model), **self._options)
+        return self._scorer
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list], None] | None = None,
+        **columns: Any,
+    ) -> Rewards:
+        """Rewards completions.
+
+        Args:
+            prompts, completions (sequences of `str` or messages): One of each per row; rows of a prompt may repeat.
+            log_metric, log_extra (callables, *optional*): TRL's, for `reward/failed_fraction`, `score/…` and the
+                column `score` of the completions table.
+            **columns: The other columns: `image` or `images` (paths or pictures) unless the prompts hold them, and
+                the reference's.
+
+        Returns:
+            `list`: A reward per row, `None` where it failed.
+
+        Raises:
+            DeclarationError: The reference's column is missing.
+            RewardFailed: Too many rows failed.
+        """
+        groups, places = self.layout(prompts, completions, columns)
+        if self.shuffle_images:
+            groups = with_other_images(groups)
+        scored = self.scorer.score_groups(groups, on_error="return") if groups else []
+        scores: list[float | None] = []
+        references: list[float | None] = []
+        causes: list[str] = []
+        for place in places:
+            row = place if isinstance(place, Exception) else scored[place[0]]
+            if isinstance(row, Exception):
+                causes.append(f"{type(row).__name__}: {row}")
+                values: list[float] = [math.nan, math.nan]
+            else:
+                values = [row[k] for k in place[1:]]  # type: ignore[index]
+                if not all(map(math.isfinite, values)):
+                    causes.append(f"the score is {values[0]}, not a finite number")
+            right = all(map(math.isfinite, values))
+            scores.append(values[0] if right else None)
+            references.append(values[-1] if right else None)
+        self._report(scores, references, len(causes), log_metric, log_extra)
+        self._watch(len(causes), len(places), causes)
+        if not self.relative_to_reference:
+            return scores
+        return [
+            None if s is None or r is None else 1 - math.exp(-self.scale * max(0.0, s - r))
+            for s, r in zip(scores, references, strict=True)
+        ]
+
+    def layout(
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+    ) -> tuple[list[Group], list[Any]]:
+        """Gathers rows into groups: one per distinct prompt with its images, each distinct text once.
+
+        Args:
+            prompts, completions, columns: As in a call.
+
+        Returns:
+            `tuple`: The groups, and for each row `(group, completion)` or `(group, completion, reference)` as indices,
+            or the error of a row that fits no group.
+        """
+        images = columns.get("images") if columns.get("images") is not None else columns.get("image")
+        references = columns.get(self.reference)
+        if self.relative_to_reference and references is None:
+            raise DeclarationError(
+                f"relative_to_reference needs the column {self.reference!r} with the reference texts; the columns are "
+                f"{', '.join(columns) or 'none'}."
+            )
+        groups: list[Group] = []
+        texts: list[dict[str, int]] = []
+        known: dict[Any, int] = {}
+        hashes: dict[int, Any] = {}
+        places: list[Any] = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            wanted = [self._text(completion)]
+            if self.relative_to_reference and references is not None:
+                wanted.append(self._text(references[i]))
+            try:
+                group = make_group(self._prompt(prompt), [], row_images(prompt, images, i), row=i)
+            except DataError as error:
+                places.append(error)
+                continue
+            key = (json.dumps(group.prompt), tuple(image_key(image, hashes) for image in group.images))
+            if key not in known:
+                known[key] = len(groups)
+                groups.append(group)
+                texts.append({})
+            mine = texts[known[key]]
+            places.append((known[key], *[mine.setdefault(text, len(mine)) for text in wanted]))
+        for group, found in zip(groups, texts, strict=True):
+            group.completions = make_group("", list(found)).completions
+        return groups, places
+
+    def _text(self, value: Any) -> str:
+        text = answers.message_text(value)
+        return answers.extract_answer(text) if self.answer_only and answers.has_answer(text) else text
+
+    def _prompt(self, prompt: Any) -> Any:
+        if isinstance(prompt, str) or self.system_turns:
+            return prompt
+        return [message for message in prompt if message["role"] != "system"]
+
+    def _report(
+        self, scores: Sequence[float | None], references: Sequence[float | None], failed: int, metric: Any, extra: Any
+    ) -> None:
+        if extra is not None:
+            extra("score", list(scores))
+        if metric is None or not scores:
+            return
+        metric("reward/failed_fraction", failed / len(scores))
+        found = [score for score in scores if score is not None]
+        if found:
+            mean = math.fsum(found) / len(found)
+            metric("score/mean", mean)
+            metric("score/std", math.sqrt(math.fsum((score - mean) ** 2 for score in found) / len(found)))
+            metric("score/min", min(found))
+            metric("score/max", max(found))
+            if self.relative_to_reference:
+                metric("score/reference_mean", math.fsum(r for r in references if r is not None) / len(found))
+
+    def _watch(self, failed: int, rows: int, causes: Sequence[str]) -> None:
+        if not rows:
+            return
+        self._failed.append(failed / rows)
+        if not failed:
+            return
+        logger.warning("%d of %d rewards failed and are left out; the first: %s", failed, rows, causes[0])
+        share = sum(self._failed) / (self._failed.maxlen or 1)
+        if share > self.max_failed_fraction:
+            raise RewardFailed(
+                f"{share:.0%} of the rewards of the last {self._failed.maxlen} steps failed, more than "
+                f"max_failed_fraction ({self.max_failed_fraction:.0%}); a cause: {causes[0]}"
+            )
+
+
+def load_scorer(model: str, **options: Any) -> Any:
+    """Loads a [`Scorer`], or connects a [`RemoteScorer`] where the name is a URL (several: separated by commas).
+
+    On an accelerator the score model is loaded in bfloat16 unless `dtype` is among the options.
+    """
+    if model.startswith(("http://", "https://")):
+        from .remote_scorer import RemoteScorer
+
+        options.pop("dtype", None)
+        return RemoteScorer(model, **options)
+    import torch
+
+    from .scorer import Scorer
+
+    options.setdefault("dtype", "bfloat16" if torch.accelerator.is_available() else "float32")
+    return Scorer.from_pretrained(model, **options)
+
+
+def with_other_images(groups: Sequence[Group]) -> list[Group]:
+    """Returns groups with the images of the next group that has as many, different ones; others stay as they are."""
+    out = []
+    for i, group in enumerate(groups):
+        others = [*groups[i + 1 :], *groups[:i]]
+        keys = [image_key(image, {}) for image in group.images]
+        other = next(
+            (o for o in others if len(o.images) == len(keys) and [image_key(x, {}) for x in o.images] != keys), group
+        )
+        out.append(replace(group, images=other.images))
+    return out
+
+
+def row_images(prompt: Any, images: Any, i: int) -> Any:
+    """The images of a row: those that its prompt holds already, else those of its column."""
+    if not isinstance(prompt, str):
+        for message in prompt:
+            for part in message["content"] if isinstance(message["content"], list) else []:
+                if part.get("type") == "image" and part.get("image") is not None:
+                    return None
+    return None if images is None else images[i]
+
+
+def image_key(image: Any, hashes: dict[int, Any]) -> Any:
+    """What tells an image from another: TRL decodes a picture anew for each row of a prompt."""
+    if isinstance(image, Mapping):
+        return image["bytes"] if image.get("bytes") is not None else str(image.get("path"))
+    if isinstance(image, (str, bytes)):
+        return image
+    if id(image) not in hashes:
+        shape = getattr(image, "shape", None) or (image.mode, image.size)
+        hashes[id(image)] = (str(shape), hashlib.sha256(image.tobytes()).hexdigest())
+    return hashes[id(image)]
+
+
+@cache
+def _score_reward_of(model: str) -> ScoreReward:
+    return ScoreReward(model)
+
+
+def score_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
+    """[`ScoreReward`] of the model that the environment variable `RS_RLHF_SCORE_MODEL` names, for TRL's command line.
+
+    Example:
+        RS_RLHF_SCORE_MODEL=scorers-7b trl grpo --reward_funcs rs_rlhf.rewards.score_reward …
+
+    Raises:
+        DeclarationError: The variable is not set.
+    """
+    model = os.environ.get(SCORE_MODEL)
+    if not model:
+        raise DeclarationError(f"set {SCORE_MODEL} to a score model: a folder, a name, a hub id or a server's URL.")
+    return _score_reward_of(model)(prompts, completions, **columns)
