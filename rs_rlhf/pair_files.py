@@ -22,7 +22,7 @@ from .image_files import resolve_path
 from .imagery import ImageError, ImageOptions, content_hash, read_image
 from .pairs import KINDS, NEEDS, PROMPTS, build_pairs, class_name
 
-__all__ = ["load_images", "main", "split_of"]
+__all__ = ["exclude_images", "load_images", "main", "place_images", "split_files", "split_of", "stored_image"]
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")
@@ -50,7 +50,7 @@ def _texts(entry: Mapping[str, Any], where: str) -> tuple[list[str], str | None]
     return list(captions or ([caption] if caption else [])), label or None
 
 
-def _image(value: Any, where: str, root: str) -> dict[str, Any] | str:
+def stored_image(value: Any, where: str, root: str) -> dict[str, Any] | str:
     """Stored bytes, or the path of an existing file inside `root`."""
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
@@ -73,7 +73,7 @@ def _merged(entries: Iterable[tuple[int, Mapping[str, Any]]], file: Path, root: 
             raise ValueError(f"{where}: no `image` path (keys: {', '.join(map(str, entry))}); add one.")
         captions, label = _texts(entry, where)
         if name not in rows:
-            image = _image(name, where, root)
+            image = stored_image(name, where, root)
             rows[name] = {"image": image, "id": name, "captions": [], "label": None, "where": where}
         rows[name]["captions"] += captions
         rows[name]["label"] = rows[name]["label"] or label
@@ -112,7 +112,7 @@ def _parquet(file: Path, root: str) -> Iterator[dict[str, Any]]:
             if isinstance(label, datasets.ClassLabel) and row["label"] is not None:
                 row["label"] = label.int2str(row["label"])
             row["captions"], row["label"] = _texts(row, where)
-            yield {**row, "image": _image(image, where, root), "id": str(name), "where": where}
+            yield {**row, "image": stored_image(image, where, root), "id": str(name), "where": where}
             number += 1
 
 
@@ -123,7 +123,7 @@ def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
             yield {"image": str(file), "label": file.parent.name, "captions": [], "id": name}
 
 
-def _split_files(root: Path, split: str | None) -> list[Path]:
+def split_files(root: Path, split: str | None) -> list[Path]:
     """The data files of a split of a folder; none if it is a folder of images."""
     start = split or ""
     files = sorted([*root.glob(f"{start}*.parquet"), *root.glob(f"data/{start}*.parquet")])
@@ -156,7 +156,7 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
-    files = _split_files(root, split) if root.is_dir() else [root]
+    files = split_files(root, split) if root.is_dir() else [root]
     rows: list[dict[str, Any]] = []
     for file in files:
         start = str(file.parent) if image_root is None else image_root
@@ -184,7 +184,7 @@ def _held_out(root: Path) -> list[str]:
     """The splits of a folder that are for evaluation."""
     splits: dict[tuple[Path, ...], str] = {}
     for name in _HELD_OUT if root.is_dir() else ():
-        files = tuple(_split_files(root, name))
+        files = tuple(split_files(root, name))
         if files or any(_image_folder(root / name)):
             # "val*.parquet" are the files of "validation" too.
             splits.setdefault(files or (root / name,), name)
@@ -212,7 +212,38 @@ def _without_images_of(rows: Sequence[dict[str, Any]], others: Iterable[Mapping[
     return [row for row in rows if _content_key(row) not in excluded]
 
 
-def _place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool, checked: bool) -> int:
+def exclude_images(
+    rows: list[dict[str, Any]],
+    path: str,
+    split: str | None,
+    exclude_images_of: Sequence[str] = (),
+    image_root: str | None = None,
+) -> list[dict[str, Any]] | None:
+    """Drops rows whose picture is also in data kept for evaluation, and prints how many.
+
+    Args:
+        rows (`list[dict]`): Rows of [`load_images`]; all of them are decoded if there is anything to compare with.
+        path (`str`): The input; where it is a folder and `split` is `"train"`, its evaluation splits are left out.
+        split (`str`, *optional*): Split that the rows are of.
+        exclude_images_of (sequence of `str`): `PATH` or `PATH:SPLIT` of other data whose pictures are left out.
+        image_root (`str`, *optional*): As for [`load_images`], of the input.
+
+    Returns:
+        `list[dict]` or `None`: The rows that are left; `None` if there was nothing to compare with.
+    """
+    own = [(path, name) for name in _held_out(Path(path))] if split == "train" else []
+    given = [other for other in map(split_of, exclude_images_of) if other not in own]
+    if not own and not given:
+        return None
+    others = [row for other in own for row in load_images(*other, image_root=image_root)]
+    others += [row for other in given for row in load_images(*other)]
+    kept = _without_images_of(rows, others)
+    names = ", ".join(f"{path}:{split}" if split else path for path, split in [*own, *given])
+    print(f"{len(rows) - len(kept)} of them excluded, being in {names}")
+    return kept
+
+
+def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool, checked: bool) -> int:
     """Makes every image a path relative to `root`, writing those that are not below it once under `folder`.
 
     Returns the number of images written. Nothing is written if any file would be replaced unasked, or any is not an
@@ -298,15 +329,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
     rows = load_images(args.input, args.split, image_root=args.image_root)
     print(f"{len(rows)} images in {args.input}{f', split {args.split}' if args.split else ''}")
-    own = [(args.input, name) for name in _held_out(Path(args.input))] if args.split == "train" else []
-    given = [other for other in map(split_of, args.exclude_images_of) if other not in own]
-    if own or given:
-        others = [row for other in own for row in load_images(*other, image_root=args.image_root)]
-        others += [row for other in given for row in load_images(*other)]
-        kept = _without_images_of(rows, others)
-        names = ", ".join(f"{path}:{split}" if split else path for path, split in [*own, *given])
-        print(f"{len(rows) - len(kept)} of them excluded, being in {names}")
-        rows = kept
+    excluded = exclude_images(rows, args.input, args.split, args.exclude_images_of, args.image_root)
+    checked, rows = excluded is not None, rows if excluded is None else excluded
     if args.limit is not None and args.limit < len(rows):
         # Drawn, not the first ones: folders of images are sorted by class.
         rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), args.limit))]
@@ -320,7 +344,7 @@ def _run(args: argparse.Namespace) -> None:
     pairs = list(build_pairs(numbered, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats))
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = args.images_dir or output.parent / "images" / (args.split or "all")
-    written = _place_images(rows, output.parent, folder, args.overwrite, checked=bool(own or given))
+    written = place_images(rows, output.parent, folder, args.overwrite, checked)
     partial = output.with_name(output.name + ".partial")
     with partial.open("w", encoding="utf-8") as lines:
         for pair in pairs:

@@ -1,0 +1,347 @@
+"""`Policy`: prompts with images in, n sampled answers each out. The one way in which a causal VLM answers.
+
+Prompts are laid out by [`GroupCollator`], so a policy sees exactly what it was trained on. A batch of prompts is run
+once; its key-value cache is then repeated n times, so that the n answers of a prompt share one reading of the image
+and one pass over the prompt. That is why the sampling loop is ours and not `generate`, which repeats the pixels.
+
+Every answer has random numbers of its own, drawn from the seed, the item's place in the input and the answer's number,
+so a draw does not depend on the batch it is in. The batch only decides how rows are padded, hence the last bits of the
+probabilities; the batches themselves depend on the items and the options alone. Work that is resumed through
+[`Policy.sample_batches`] therefore gives what it would have given in one go, on the same machine and versions.
+
+Left out: beam search, repetition penalties and whatever else a checkpoint's `generation_config` asks for (its end
+tokens are honoured), streaming, video.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .data import Group, make_group
+from .groups import GroupCollator, pixel_budget, set_pixel_budget
+from .imagery import ImageError, ImageOptions, image_size
+
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
+class Policy:
+    """A causal vision-language model that answers prompts.
+
+    Args:
+        model (`PreTrainedModel`): A causal VLM of the Qwen2-VL family; its device and dtype are used.
+        processor (`ProcessorMixin`): Its processor.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        augment (`bool`): Rotate and flip images as in training, see [`GroupCollator`].
+        seed (`int`): Seed of the augmentation.
+
+    Example:
+        >>> from rs_rlhf.policy import Policy  # doctest: +SKIP
+        >>> policy = Policy.from_pretrained("out/captioner")  # doctest: +SKIP
+        >>> policy.sample([("What is the scene class of this image?", "a.png")], n=3)  # doctest: +SKIP
+        [['river', 'river', 'lake']]
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        image_options: ImageOptions | None = None,
+        *,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.collator = GroupCollator(processor, image_options, augment=augment, seed=seed)
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
+        self.end_ids = sorted({*ends, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None})
+        known = self.tokenizer.get_vocab()
+        self.never = [known[name] for name in VISION_TOKENS if name in known]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        image_options: ImageOptions | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        dtype: Any = None,
+        device: str | None = None,
+        augment: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> Policy:
+        """Loads a causal VLM from a folder or hub id; a LoRA adapter's folder is merged into its base.
+
+        Args:
+            path (`str`): Checkpoint or adapter.
+            image_options ([`ImageOptions`], *optional*): How images are found and read.
+            min_pixels, max_pixels (`int`, *optional*): Pixel budget; by default the processor's.
+            dtype (`str` or `torch.dtype`, *optional*): By default the checkpoint's.
+            device (`str`, *optional*): By default accelerate's choice for this process.
+            augment, seed: As in the class.
+            **kwargs: Passed to `from_pretrained` (`revision`, `attn_implementation`, …); with a `device_map` the model
+                stays where that puts it.
+
+        Raises:
+            ValueError: Not a causal VLM, or weights are missing, so that part of the model would be random.
+        """
+        from accelerate import PartialState
+        from transformers import AutoProcessor
+
+        if kwargs.get("device_map") is not None and device is not None:
+            raise ValueError("device and device_map cannot both be given; leave one out.")
+        try:
+            model, source = _load(str(path), {"dtype": dtype or "auto", **kwargs})
+            processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
+        if kwargs.get("device_map") is None:
+            model.to(device or PartialState().device)
+        set_pixel_budget(processor, min_pixels, max_pixels)
+        return cls(model, processor, image_options, augment=augment, seed=seed)
+
+    def sample(
+        self,
+        items: Sequence[Any],
+        n: int = 1,
+        *,
+        show_progress: bool | None = None,
+        **options: Any,
+    ) -> list[list[str]]:
+        """Answers every item n times.
+
+        Args:
+            items (sequence): [`Group`]s, whose completions are not looked at, or `(prompt, image)` pairs as
+                [`make_group`] takes them; the image may be `None` or a list.
+            n (`int`): Answers of each item.
+            show_progress (`bool`, *optional*): By default on a terminal.
+            **options: `temperature` (`float`, 1.0; 0 takes the most likely token), `top_p` (`float`, 1.0), `top_k`
+                (`int`, 0: off), `max_new_tokens` (`int`, 64), `seed` (`int`, 0), `token_budget` (`int`), `batch_size`
+                (`int`); see [`Policy.sample_batches`].
+
+        Returns:
+            `list[list[str]]`: For each item its n answers, in the order of the input, without special tokens.
+
+        Raises:
+            ImageError, DataError: An item that cannot be read; names its file and row.
+        """
+        from tqdm import tqdm
+
+        answers: list[list[str]] = [[] for _ in items]
+        hidden = not (show_progress if show_progress is not None else sys.stderr.isatty())
+        with tqdm(total=len(items), desc="Sampling", unit="row", disable=hidden) as bar:
+            for batch, texts in self.sample_batches(items, n, **options):
+                for i, own in zip(batch, texts, strict=True):
+                    answers[i] = own
+                bar.update(len(batch))
+        return answers
+
+    def sample_batches(
+        self,
+        items: Sequence[Any],
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        token_budget: int = 16384,
+        batch_size: int | None = None,
+        done: Collection[int] = (),
+    ) -> Iterator[tuple[list[int], list[list[str]]]]:
+        """Yields `(places in the input, their answers)` batch by batch, the longest prompts first.
+
+        Args:
+            items, n, temperature, top_p, top_k, max_new_tokens, seed: See [`Policy.sample`].
+            token_budget (`int`): Tokens of a batch's answers with their prompts at most, padding included.
+            batch_size (`int`, *optional*): Also at most so many items a batch.
+            done (collection of `int`): Places whose answers are there already: a batch of only these is left out.
+        """
+        if n < 1 or max_new_tokens < 1:
+            raise ValueError(f"n ({n}) and max_new_tokens ({max_new_tokens}) must be at least 1.")
+        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+            raise ValueError(
+                f"temperature ({temperature}) and top_k ({top_k}) may not be negative, and top_p ({top_p}) lies in "
+                "(0, 1]; correct the one that is out of range."
+            )
+        groups = [item if isinstance(item, Group) else make_group(item[0], [], item[1]) for item in items]
+        for batch in self._batches(groups, n, max_new_tokens, token_budget, batch_size):
+            if all(i in done for i in batch):
+                continue
+            draws = torch.stack([_draws(seed, i, n, max_new_tokens) for i in batch]).flatten(0, 1)
+            tokens = self._generate(self._inputs([groups[i] for i in batch]), n, draws, temperature, top_p, top_k)
+            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            yield batch, [texts[k : k + n] for k in range(0, len(texts), n)]
+
+    def _batches(
+        self, groups: Sequence[Group], n: int, new_tokens: int, budget: int, batch_size: int | None
+    ) -> Iterator[list[int]]:
+        lengths = [self._length(group) + new_tokens for group in groups]
+        order = sorted(range(len(groups)), key=lambda i: -lengths[i])  # stable; memory trouble shows at once
+        batch: list[int] = []
+        for i in order:
+            full = batch and lengths[batch[0]] * n * (len(batch) + 1) > budget
+            if full or len(batch) == batch_size:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _length(self, group: Group) -> int:
+        """Estimates the tokens of a prompt from image headers and characters."""
+        from qwen_vl_utils.vision_process import smart_resize
+
+        settings = self.processor.image_processor
+        factor = settings.patch_size * settings.merge_size
+        low, high = pixel_budget(self.processor)
+        tokens = 12 + sum(len(part.get("text", "")) for m in group.prompt for part in m["content"]) // 3
+        for source in group.images:
+            where = group.where or (f"row {group.row}" if group.row >= 0 else "")
+            height, width = image_size(source, self.collator.image_options, where)
+            try:
+                height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
+            except ValueError as error:
+                raise ImageError(f"{where}: {error}") from None
+            tokens += height * width // factor**2
+        return tokens
+
+    def _inputs(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
+        """Lays out prompts for generation: padded on the left, pixels in the order of their placements."""
+        layout = self.collator
+        pixels, index = layout._pixels(groups)
+        inputs = {}
+        lengths: list[int] = []
+        if index:
+            grids = pixels["image_grid_thw"]
+            patches = torch.split(pixels["pixel_values"], grids.prod(1).tolist())
+            inputs["pixel_values"] = torch.cat([patches[i] for i in index])
+            inputs["image_grid_thw"] = grids[index]
+            lengths = (grids.prod(1) // self.processor.image_processor.merge_size**2)[index].tolist()
+        rows, start = [], 0
+        for group in groups:
+            ids = self.tokenizer(layout._template(group.prompt, True), add_special_tokens=False)["input_ids"]
+            rows.append(layout._expand(ids, lengths[start : start + len(group.images)], group))
+            start += len(group.images)
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        inputs["input_ids"] = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+        inputs["attention_mask"] = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == layout.image_token_id).int()
+        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        inputs: dict[str, torch.Tensor],
+        n: int,
+        draws: torch.Tensor,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+    ) -> list[list[int]]:
+        """Runs the prompts once and goes on n times from each; returns the new tokens of the prompts × n rows."""
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        mask = inputs["attention_mask"]
+        # Always given: where the model finds them by itself it may use the offsets of an earlier batch.
+        positions = base.model.get_rope_index(
+            inputs["input_ids"],
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+            image_grid_thw=inputs.get("image_grid_thw"),
+            attention_mask=mask,
+        )[0]
+        output = self.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
+        cache = output.past_key_values
+        logits = output.logits[:, -1].repeat_interleave(n, dim=0)
+        if n > 1:
+            cache.batch_repeat_interleave(n)
+            mask, positions = mask.repeat_interleave(n, dim=0), positions.repeat_interleave(n, dim=1)
+        position = positions.amax(dim=(0, 2), keepdim=True).expand(3, -1, 1)
+        ends = torch.tensor(self.end_ids, device=mask.device)
+        draws = draws.to(mask.device)
+        running = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+        tokens = []
+        for step in range(draws.shape[1]):
+            chosen = self._choose(logits, draws[:, step], temperature, top_p, top_k)
+            chosen = torch.where(running, chosen, self.tokenizer.pad_token_id)
+            tokens.append(chosen)
+            running &= ~torch.isin(chosen, ends)
+            if step + 1 == draws.shape[1] or not running.any():
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            position = position + 1
+            output = self.model(
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = output.logits[:, -1]
+        rows = torch.stack(tokens, dim=1).tolist()
+        return [row[: next((k for k, token in enumerate(row) if token in self.end_ids), len(row))] for row in rows]
+
+    def _choose(
+        self, logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float, top_k: int
+    ) -> torch.Tensor:
+        """Picks a token for each row of logits (R, V): the most likely, or that which its draw in [0, 1) falls on."""
+        logits = logits.float()
+        logits[:, self.never] = -torch.inf
+        logits[:, len(self.tokenizer) :] = -torch.inf  # rows that only fill the embedding up
+        if temperature == 0:
+            return logits.argmax(dim=-1)
+        shares, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        total = shares.cumsum(dim=-1)
+        kept = total - shares < top_p
+        if top_k:
+            kept[:, top_k:] = False
+        kept[:, 0] = True
+        last = kept.sum(dim=-1, keepdim=True) - 1
+        place = (total <= draws[:, None] * total.gather(1, last)).sum(dim=-1, keepdim=True)
+        return order.gather(1, torch.minimum(place, last)).squeeze(1)
+
+
+def _draws(seed: int, place: int, n: int, count: int) -> torch.Tensor:
+    """Numbers in [0, 1) of shape (n, count) for the n answers of one item."""
+    key = int.from_bytes(hashlib.sha256(f"{seed} {place}".encode()).digest()[:8], "big") >> 1
+    return torch.rand(n, count, generator=torch.Generator().manual_seed(key))
+
+
+def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
+    """Loads a causal VLM; returns it and where its processor is."""
+    import json
+
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    adapter = Path(path) / "adapter_config.json"
+    if adapter.is_file():
+        from peft import PeftModel
+
+        base, source = _load(json.loads(adapter.read_text())["base_model_name_or_path"], kwargs)
+        own = (Path(path) / "preprocessor_config.json").is_file() or (Path(path) / "processor_config.json").is_file()
+        return PeftModel.from_pretrained(base, path).merge_and_unload(), path if own else source
+    hub = {name: kwargs[name] for name in ("revision", "trust_remote_code", "token", "cache_dir") if name in kwargs}
+    architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
+    if not any(name.endswith("ForConditionalGeneration") for name in architectures):
+        raise ValueError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; save the whole model.")
+    return model, path
+
+
+__all__ = ["Policy"]

@@ -1,0 +1,288 @@
+"""`rs-rlhf data sample-pairs`: preference pairs from a policy's own mistakes.
+
+A policy answers every question n times. Where one answer is right (closed-ended questions), each distinct answer that
+differs from it becomes rejected: this is the closed-ended construction of the paper (arXiv 2503.00743), and shows a
+score model the mistakes that it will meet in RL and best-of-N, malformed answers included. Where there is no such
+answer (open-ended questions) a judge orders the candidates, see `judges`.
+
+Two answers are the same if they differ in case, white space and punctuation only. Kinds of rejected:
+`policy_wrong`, a well-formed answer (one of the choices); `policy_malformed`, anything else; `wrong_choice`, not
+sampled but drawn from the choices; `judged`. Empty answers make no row, they are counted.
+
+While it runs, the answers are appended to `OUTPUT.partial`; a run that was killed goes on from there, and gives the
+file that it would have given in one go. Left out: pairs whose chosen text is one of the policy's own right answers
+(the reference is chosen, in the form in which the data has it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .arguments import ImageArguments, add_image_flags, image_options_from
+from .question_rows import QuestionRow, placed_images, read_questions
+from .sample_log import SampleLog, progress
+
+MAX_CHOICES = 200
+# Order of a list of rejected, best first: what is well-formed and likely, what is well-formed, what is not.
+KIND_ORDER = ("policy_wrong", "wrong_choice", "policy_malformed")
+
+
+def plain_answer(text: str) -> str:
+    """Returns an answer in lower case without white space and punctuation; signs and points of numbers stay.
+
+    Example:
+        >>> plain_answer("Storage Tanks ."), plain_answer("-1.5 m")
+        ('storagetanks', '-1.5m')
+    """
+    return re.sub(r"(?!(?<=\d)\.(?=\d)|(?<![\w.])-(?=\d))[\W_]", "", text.lower())
+
+
+def closed_rejected(
+    answers: Iterable[str],
+    reference: str,
+    choices: Sequence[str],
+    *,
+    max_rejected: int | None = None,
+    choices_extra: int = 0,
+    rng: random.Random | None = None,
+    counts: Counter[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Sorts a policy's answers into rejected ones.
+
+    Args:
+        answers (iterable of `str`): What the policy said.
+        reference (`str`): The right answer.
+        choices (sequence of `str`): The well-formed answers; may be empty.
+        max_rejected (`int`, *optional*): Keep so many of the answers at most: well-formed before malformed, then the
+            most frequent, which are the hardest.
+        choices_extra (`int`): Also so many random choices that are neither right nor among those.
+        rng (`random.Random`): Draws the extra choices.
+        counts (`Counter`, *optional*): Adds up `samples`, `right`, `wrong`, `malformed`, `empty`, `duplicates`.
+
+    Returns:
+        `list[dict]`: `text`, `kind`, `count` (how often it was said), best first: `policy_wrong` by how often,
+        `wrong_choice`, `policy_malformed` by how often.
+    """
+    counts = Counter() if counts is None else counts
+    right, known = plain_answer(reference), {plain_answer(choice) for choice in choices}
+    found: dict[str, dict[str, Any]] = {}
+    for answer in answers:
+        text = answer.strip()
+        plain = plain_answer(text)
+        counts["samples"] += 1
+        if not text or "<image>" in text:  # preference rows refuse both
+            counts["empty"] += 1
+        elif plain and plain == right:
+            counts["right"] += 1
+        else:
+            kind = "policy_wrong" if plain in known else "policy_malformed"
+            counts["wrong" if plain in known else "malformed"] += 1
+            counts["duplicates"] += (plain or text) in found
+            entry = found.setdefault(plain or text, {"text": text, "kind": kind, "count": 0})
+            entry["count"] += 1
+    place = {kind: i for i, kind in enumerate(KIND_ORDER)}
+    kept = sorted(found.values(), key=lambda entry: (place[entry["kind"]], -entry["count"]))[:max_rejected]
+    taken = {right, *(plain_answer(entry["text"]) for entry in kept)}
+    free = [choice for choice in choices if plain_answer(choice) not in taken]
+    extra = (rng or random.Random(0)).sample(free, min(choices_extra, len(free)))
+    kept += [{"text": choice, "kind": "wrong_choice", "count": 0} for choice in extra]
+    return sorted(kept, key=lambda entry: place[entry["kind"]])
+
+
+def preference_rows(
+    row: QuestionRow, images: Sequence[str], chosen: str, rejected: Sequence[Mapping[str, Any]], form: str
+) -> list[dict[str, Any]]:
+    """Writes one question's preferences as rows of TRL's form.
+
+    Args:
+        row ([`QuestionRow`]): The question.
+        images (sequence of `str`): Paths of its images as they are to be written.
+        chosen (`str`): The better answer.
+        rejected (sequence of `dict`): `text`, `kind`, `count` and what else is to be recorded, best first.
+        form (`str`): `"pairs"`, a row for each rejected; or `"list"`, one row with all (then `kinds` and `counts` are
+            lists, and `kind` is the first one's).
+    """
+
+    def written(text: str) -> Any:
+        return text if isinstance(row.prompt, str) else [{"role": "assistant", "content": text}]
+
+    base: dict[str, Any] = {"prompt": row.prompt, "chosen": written(chosen)}
+    shown: dict[str, Any] = {"image": images[0]} if len(images) == 1 else {"images": list(images)} if images else {}
+    shown |= {"source": row.group.source}
+    if not rejected:
+        return []
+    if form == "list":
+        lists = {"kinds": [one["kind"] for one in rejected], "counts": [one["count"] for one in rejected]}
+        rest = {**shown, "kind": rejected[0]["kind"], **lists, "id": row.id}
+        return [{**base, "rejected": [written(one["text"]) for one in rejected], **rest}]
+    out = []
+    for k, one in enumerate(rejected):
+        extra = {key: value for key, value in one.items() if key != "text"}
+        out.append({**base, "rejected": written(one["text"]), **shown, **extra, "id": f"{row.id}#{k}"})
+    return out
+
+
+def _choices_of(rows: Sequence[QuestionRow], given: str | None) -> list[str]:
+    """The well-formed answers: those given, or the references in the data if they are few."""
+    if given is not None:
+        path = Path(given)
+        listed = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
+        return list(dict.fromkeys(choice.strip() for choice in listed if choice.strip()))
+    found = {plain_answer(row.reference): row.reference for row in reversed(rows) if row.reference}
+    return sorted(found.values()) if len(found) <= MAX_CHOICES else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf data sample-pairs",
+        description="Sample a policy and make preference pairs from its wrong answers.",
+        epilog="In the list form the rejected are in this order: policy_wrong, most frequent first, wrong_choice, "
+        "policy_malformed. A listwise loss takes them as ranked, which within a kind only their frequency says.",
+    )
+    add_options(parser)
+    add = parser.add_argument
+    add("--choices", metavar="A,B,… or FILE",
+        help="well-formed answers, separated by commas or one a line in a file (default: the references in the data "
+        f"if there are at most {MAX_CHOICES}); a row's own column `choices` goes first")  # fmt: skip
+    add("--choices_extra", "--choices-extra", type=int, default=0, metavar="K",
+        help="also K random wrong choices as rejected, so that a score model sees all well-formed ones")  # fmt: skip
+    add("--keep", choices=("all", "hard"),
+        help="all distinct wrong answers, or the --max_rejected hardest (default: all, or hard where --max_rejected "
+        "is given): well-formed before malformed, then the most frequent")  # fmt: skip
+    add("--max_rejected", "--max-rejected", type=int, metavar="M", help="see --keep (default: 1 where it is hard)")
+    add("--form", choices=("pairs", "list"), default="pairs",
+        help="one row for each rejected answer, or one row for each question (default: pairs)")  # fmt: skip
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what is sampled and how."""
+    add = parser.add_argument
+    add("--policy", required=True, help="folder (a LoRA adapter's too) or hub id of a causal vision-language model")
+    add("--input", "--data", required=True,
+        help="labelled or captioned images as for `rs-rlhf data pairs`, or JSONL, JSON or Parquet rows with `prompt`, "
+        "`image` or `images`, and `solution` (or `answer`) or `captions`")  # fmt: skip
+    add("--split", help="split of the input folder to read; train leaves out images that are also in its other splits")
+    add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
+        help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
+    add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
+    add("--images_dir", "--images-dir", type=Path,
+        help="where images that are not below the output's folder are written (default: images/SPLIT beside it)")
+    add("--limit", type=int, help="use at most this many rows, drawn by the seed")
+    add("--overwrite", action="store_true", help="replace an existing output, and answers sampled with other settings")
+    add("--seed", type=int, default=0, help="seed of all draws (default: 0)")
+    add("-n", type=int, default=8, help="answers sampled for each question (default: 8)")
+    add("--temperature", type=float, default=1.0, help="(default: 1.0; 0 is greedy)")
+    add("--top_p", "--top-p", type=float, default=1.0, help="(default: 1.0)")
+    add("--top_k", "--top-k", type=int, default=0, help="(default: 0, off)")
+    add("--max_new_tokens", "--max-new-tokens", type=int, default=32, help="longest answer (default: 32)")
+    add("--token_budget", "--token-budget", type=int, default=16384,
+        help="tokens of a batch's answers with their prompts at most (default: 16384)")  # fmt: skip
+    add("--augment", action="store_true", help=ImageArguments.__dataclass_fields__["augment"].metadata["help"])
+    for name in ("min_pixels", "max_pixels"):
+        text = ImageArguments.__dataclass_fields__[name].metadata["help"]
+        add(f"--{name}", f"--{name.replace('_', '-')}", type=int, help=text)
+    add("--dtype", help="such as bfloat16 (default: the checkpoint's)")
+    add_image_flags(parser)
+
+
+def sampled_answers(args: argparse.Namespace, rows: Sequence[QuestionRow], log: SampleLog) -> list[list[str]]:
+    """Samples what the log does not hold yet; returns the answers of every row."""
+    from dataclasses import replace
+
+    from .policy import Policy
+
+    if len(log.answers) < len(rows):
+        # Paths have been resolved inside their root by now.
+        options = replace(image_options_from(args), image_root=None)
+        policy = Policy.from_pretrained(
+            args.policy, image_options=options, min_pixels=args.min_pixels, max_pixels=args.max_pixels,
+            dtype=args.dtype, augment=args.augment, seed=args.seed,
+        )  # fmt: skip
+        batches = policy.sample_batches(
+            [row.group for row in rows], args.n, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
+            max_new_tokens=args.max_new_tokens, seed=args.seed, token_budget=args.token_budget,
+            done=set(log.answers),
+        )  # fmt: skip
+        with progress(len(rows), len(log.answers), "Sampling") as advance:
+            for batch, texts in batches:
+                log.add_answers(batch, texts)
+                advance(len(batch))
+    return [log.answers[i] for i in range(len(rows))]
+
+
+def _run(args: argparse.Namespace) -> None:
+    output: Path = args.output
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output {output}: only .jsonl is written, with each image once as a file; end it so.")
+    if output.exists() and not args.overwrite:
+        raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+    if args.keep == "all" and args.max_rejected is not None:
+        raise ValueError("--keep all keeps all; leave --max_rejected out or pass --keep hard.")
+    rows = read_questions(
+        args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
+        limit=args.limit, seed=args.seed,
+    )  # fmt: skip
+    open_ended = [row for row in rows if not row.reference]
+    if open_ended:
+        raise ValueError(
+            f"{open_ended[0].group.where}: no `solution` or `label`; such rows need a judge, which is not there yet."
+        )
+    choices = _choices_of(rows, args.choices)
+    if args.choices_extra and not choices and not all(row.choices for row in rows):
+        raise ValueError(f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = args.images_dir or output.parent / "images" / (args.split or "all")
+    images, written = placed_images(rows, output.parent, folder, args.overwrite)
+    log = SampleLog.for_run(output, args, rows)
+    answers = sampled_answers(args, rows, log)
+    limit = args.max_rejected or (1 if args.keep == "hard" else None)
+    counts: Counter[str] = Counter(rows=len(rows))
+    made: Counter[str] = Counter()
+    with log.replacing(output) as lines:
+        for row, own, paths in zip(rows, answers, images, strict=True):
+            rejected = closed_rejected(
+                own, row.reference, row.choices or choices, max_rejected=limit, choices_extra=args.choices_extra,
+                rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
+            )  # fmt: skip
+            made.update(one["kind"] for one in rejected)
+            counts["rows without a rejected"] += not rejected
+            for one in preference_rows(row, paths, row.reference, rejected, args.form):
+                counts["rows written"] += 1
+                lines.write(json.dumps(one, ensure_ascii=False) + "\n")
+    _print_table(counts, made)
+    print(f"{counts['rows written']} rows -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+
+
+def _print_table(counts: Counter[str], made: Counter[str]) -> None:
+    samples = counts["samples"]
+    for name in ("rows", "samples", "right", "wrong", "malformed", "empty", "duplicates"):
+        share = f"{counts[name] / samples:>8.1%}" if samples and name not in ("rows", "samples") else ""
+        print(f"{name:<24}{counts[name]:>8}{share}")
+    for kind, number in made.items():
+        print(f"{'rejected, ' + kind:<24}{number:>8}")
+    for name in ("rows without a rejected", "rows written"):
+        print(f"{name:<24}{counts[name]:>8}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `rs-rlhf data sample-pairs`.
+
+    Args:
+        argv (sequence of `str`, *optional*): Command-line arguments; those of the process when left out.
+
+    Returns:
+        `int`: 0.
+
+    Raises:
+        ValueError, OSError: A mistake in the input, told in one sentence.
+    """
+    _run(_parser().parse_args(argv))
+    return 0
