@@ -57,6 +57,8 @@ def create_app(service: Service) -> Any:
             return reply
         except RequestError as error:
             status = error.status
+            if status != 408:
+                await service.discard(request)
             raise
         finally:
             service.metrics.requests.labels(request.url.path, status).inc()

@@ -18,6 +18,7 @@ from .imagery import ImageOptions
 from .wire import Limits, Request, RequestError, error_kind, load_json, parse_request, sentence_of
 
 TOKEN = "RS_RLHF_SERVER_TOKEN"
+DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
 HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, all requests together
 
 
@@ -103,6 +104,17 @@ class Service:
             raise RequestError(408, f"the body did not arrive within {self.read_timeout:g} seconds.") from None
         except ClientDisconnect:
             raise RequestError(400, "the client went away.") from None
+
+    async def discard(self, request: Any) -> None:
+        """Takes in what is still coming of a refused request: closing on it would lose the answer on its way."""
+        from starlette.requests import ClientDisconnect
+
+        try:
+            async with asyncio.timeout(min(DISCARD_SECONDS, self.read_timeout)):
+                async for _ in request.stream():
+                    pass
+        except (TimeoutError, ClientDisconnect, RuntimeError):  # starlette's word for a stream that has ended
+            pass
 
     async def score(self, request: Any, convert: Callable[[Any], Any]) -> tuple[Any, Request, list]:
         """Answers a scoring request.
