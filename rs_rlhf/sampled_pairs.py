@@ -5,7 +5,8 @@ differs from it becomes rejected: this is the closed-ended construction of the p
 score model the mistakes that it will meet in RL and best-of-N, malformed answers included. Where there is no such
 answer (open-ended questions) a judge orders the candidates, see `judges`.
 
-Two answers are the same if they differ in case, white space and punctuation only. Kinds of rejected:
+Two answers are the same if they differ in case, white space and punctuation only; of a text with
+`<answer>` the part inside counts. Kinds of rejected:
 `policy_wrong`, a well-formed answer (one of the choices); `policy_malformed`, anything else; `wrong_choice`, not
 sampled but drawn from the choices; `judged`. Empty answers make no row, they are counted.
 
@@ -25,7 +26,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import answers as answer_forms
 from .arguments import ImageArguments, add_image_flags, image_options_from
+from .judges import add_judge_options, candidates_of, judge_from, judged_pairs, judged_scores
 from .question_rows import QuestionRow, placed_images, read_questions
 from .sample_log import SampleLog, progress
 
@@ -75,7 +78,7 @@ def closed_rejected(
     found: dict[str, dict[str, Any]] = {}
     for answer in answers:
         text = answer.strip()
-        plain = plain_answer(text)
+        plain = plain_answer(answer_forms.extract_answer(text))
         counts["samples"] += 1
         if not text or "<image>" in text:  # preference rows refuse both
             counts["empty"] += 1
@@ -89,7 +92,7 @@ def closed_rejected(
             entry["count"] += 1
     place = {kind: i for i, kind in enumerate(KIND_ORDER)}
     kept = sorted(found.values(), key=lambda entry: (place[entry["kind"]], -entry["count"]))[:max_rejected]
-    taken = {right, *(plain_answer(entry["text"]) for entry in kept)}
+    taken = {right, *(plain_answer(answer_forms.extract_answer(entry["text"])) for entry in kept)}
     free = [choice for choice in choices if plain_answer(choice) not in taken]
     extra = (rng or random.Random(0)).sample(free, min(choices_extra, len(free)))
     kept += [{"text": choice, "kind": "wrong_choice", "count": 0} for choice in extra]
@@ -106,8 +109,8 @@ def preference_rows(
         images (sequence of `str`): Paths of its images as they are to be written.
         chosen (`str`): The better answer.
         rejected (sequence of `dict`): `text`, `kind`, `count` and what else is to be recorded, best first.
-        form (`str`): `"pairs"`, a row for each rejected; or `"list"`, one row with all (then `kinds` and `counts` are
-            lists, and `kind` is the first one's).
+        form (`str`): `"pairs"`, a row for each rejected; or `"list"`, one row with all (then `kinds`, `counts` …
+            are lists, and `kind` is the first one's).
     """
 
     def written(text: str) -> Any:
@@ -119,8 +122,9 @@ def preference_rows(
     if not rejected:
         return []
     if form == "list":
-        lists = {"kinds": [one["kind"] for one in rejected], "counts": [one["count"] for one in rejected]}
-        rest = {**shown, "kind": rejected[0]["kind"], **lists, "id": row.id}
+        lists = {f"{key}s": [one[key] for one in rejected] for key in rejected[0] if key not in ("text", "kind")}
+        kinds = [one["kind"] for one in rejected]
+        rest = {**shown, "kind": kinds[0], "kinds": kinds, **lists, "id": row.id}
         return [{**base, "rejected": [written(one["text"]) for one in rejected], **rest}]
     out = []
     for k, one in enumerate(rejected):
@@ -147,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "policy_malformed. A listwise loss takes them as ranked, which within a kind only their frequency says.",
     )
     add_options(parser)
+    add_judge_options(parser)
     add = parser.add_argument
     add("--choices", metavar="A,B,… or FILE",
         help="well-formed answers, separated by commas or one a line in a file (default: the references in the data "
@@ -162,17 +167,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what is sampled and how."""
+def add_options(parser: argparse.ArgumentParser, candidates: bool = False) -> None:
+    """Adds the options that say what is sampled and how; `candidates`: rows may bring their answers along."""
     add = parser.add_argument
-    add("--policy", required=True, help="folder (a LoRA adapter's too) or hub id of a causal vision-language model")
+    add("--policy", required=not candidates,
+        help="folder (a LoRA adapter's too) or hub id of a causal vision-language model"
+        + " that is sampled; without it rows have `completions`, a list of texts" * candidates)  # fmt: skip
     add("--input", "--data", required=True,
         help="labelled or captioned images as for `rs-rlhf data pairs`, or JSONL, JSON or Parquet rows with `prompt`, "
         "`image` or `images`, and `solution` (or `answer`) or `captions`")  # fmt: skip
+    add("--open_ended", "--open-ended", action="store_true",
+        help="ask for a description of images that have captions, even if they have a class: there is no single right "
+        "answer then")  # fmt: skip
     add("--split", help="split of the input folder to read; train leaves out images that are also in its other splits")
     add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
         help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
-    add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
+    add("--output", required=True, type=Path,
+        help="JSONL file to write; image paths in it are relative to its folder"
+        + ". Or a Parquet file, which holds the images" * candidates)  # fmt: skip
     add("--images_dir", "--images-dir", type=Path,
         help="where images that are not below the output's folder are written (default: images/SPLIT beside it)")
     add("--limit", type=int, help="use at most this many rows, drawn by the seed")
@@ -228,48 +240,64 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError("--keep all keeps all; leave --max_rejected out or pass --keep hard.")
     rows = read_questions(
         args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
-        limit=args.limit, seed=args.seed,
+        limit=args.limit, seed=args.seed, open_ended=args.open_ended,
     )  # fmt: skip
-    open_ended = [row for row in rows if not row.reference]
-    if open_ended:
+    known = [row for row in rows if row.columns.get("reward_type") in (None, "", "em", "open_ended")]
+    if len(known) < len(rows):
+        print(f"{len(rows) - len(known)} of them left out: their reward_type is neither em nor open_ended")
+        rows = known
+    open_rows = {i: row for i, row in enumerate(rows) if not row.reference}
+    if open_rows and args.judge is None and args.judge_url is None and args.judge_model is None:
         raise ValueError(
-            f"{open_ended[0].group.where}: no `solution` or `label`; such rows need a judge, which is not there yet."
+            f"{next(iter(open_rows.values())).group.where}: no single right answer; give --judge, --judge_url or "
+            "--judge_model to have the answers of such rows judged."
         )
     choices = _choices_of(rows, args.choices)
-    if args.choices_extra and not choices and not all(row.choices for row in rows):
+    if args.choices_extra and not choices and not all(row.choices for row in rows if row.reference):
         raise ValueError(f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references.")
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = args.images_dir or output.parent / "images" / (args.split or "all")
     images, written = placed_images(rows, output.parent, folder, args.overwrite)
     log = SampleLog.for_run(output, args, rows)
     answers = sampled_answers(args, rows, log)
+    candidates = {i: candidates_of(answers[i]) for i in open_rows}
+    scores = {}
+    if open_rows:
+        scores = judged_scores(judge_from(args), open_rows, {i: list(own) for i, own in candidates.items()}, log)
     limit = args.max_rejected or (1 if args.keep == "hard" else None)
     counts: Counter[str] = Counter(rows=len(rows))
-    made: Counter[str] = Counter()
     with log.replacing(output) as lines:
-        for row, own, paths in zip(rows, answers, images, strict=True):
-            rejected = closed_rejected(
-                own, row.reference, row.choices or choices, max_rejected=limit, choices_extra=args.choices_extra,
-                rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
-            )  # fmt: skip
-            made.update(one["kind"] for one in rejected)
+        for i, row in enumerate(rows):
+            chosen = row.reference
+            if i in open_rows:
+                chosen, _, rejected = judged_pairs(candidates[i], scores[i], args.margin, args.judged)
+                counts["samples"] += len(answers[i])
+                counts["empty"] += len(answers[i]) - sum(candidates[i].values())
+                counts["duplicates"] += sum(candidates[i].values()) - len(candidates[i])
+                counts["without a judgement"] += sum(score is None for score in scores[i])
+            else:
+                rejected = closed_rejected(
+                    answers[i], row.reference, row.choices or choices, max_rejected=limit,
+                    choices_extra=args.choices_extra, rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
+                )  # fmt: skip
+            counts.update(f"rejected, {one['kind']}" for one in rejected)
             counts["rows without a rejected"] += not rejected
-            for one in preference_rows(row, paths, row.reference, rejected, args.form):
+            for one in preference_rows(row, images[i], chosen, rejected, args.form):
                 counts["rows written"] += 1
                 lines.write(json.dumps(one, ensure_ascii=False) + "\n")
-    _print_table(counts, made)
+    print_counts(counts)
     print(f"{counts['rows written']} rows -> {output}" + (f"; {written} images -> {folder}" if written else ""))
 
 
-def _print_table(counts: Counter[str], made: Counter[str]) -> None:
-    samples = counts["samples"]
-    for name in ("rows", "samples", "right", "wrong", "malformed", "empty", "duplicates"):
-        share = f"{counts[name] / samples:>8.1%}" if samples and name not in ("rows", "samples") else ""
-        print(f"{name:<24}{counts[name]:>8}{share}")
-    for kind, number in made.items():
-        print(f"{'rejected, ' + kind:<24}{number:>8}")
-    for name in ("rows without a rejected", "rows written"):
-        print(f"{name:<24}{counts[name]:>8}")
+def print_counts(counts: Counter[str]) -> None:
+    """Prints what was counted, what was sampled with its share of all samples."""
+    of_samples = ("right", "wrong", "malformed", "empty", "duplicates")
+    last = ("rows without a rejected", "rows written")
+    others = sorted(key for key in counts if key not in ("rows", "samples", *of_samples, *last))
+    for name in ("rows", "samples", *of_samples, *others, *last):
+        if name in counts:
+            share = f"{counts[name] / counts['samples']:>9.1%}" if name in of_samples and counts["samples"] else ""
+            print(f"{name:<28}{counts[name]:>8}{share}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
