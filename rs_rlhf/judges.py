@@ -33,7 +33,7 @@ KEY_VARIABLE = "RS_RLHF_JUDGE_KEY"  # the environment variable with the endpoint
 SCALE = 10
 MAX_FAILED = 24  # rows on end without any score that stop a run
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
-_OUT_OF = re.compile(rf"\s*(?:/|out of)\s*{SCALE}(?![\d.])")
+_OUT_OF = re.compile(rf"\s*(?:/|out of)\s*{SCALE}(?!\.?\d)")
 
 
 def judge_text(row: QuestionRow, answer: str) -> str:
