@@ -28,7 +28,7 @@ from .answers import message_text
 from .arguments import image_options_from
 from .data import DataError, Group, make_group, short
 from .judges import candidates_of
-from .question_rows import QuestionRow, placed_images, read_questions
+from .question_rows import QuestionRow, limited, placed_images, read_questions
 from .sample_log import SampleLog, progress
 from .sampled_pairs import add_options, print_counts, sampled_answers
 
@@ -181,8 +181,9 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--margin is {args.margin}; it must not be negative.")
     rows = read_questions(
         args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
-        limit=args.limit, seed=args.seed, open_ended=args.open_ended,
+        open_ended=args.open_ended,
     )  # fmt: skip
+    rows = limited(rows, args.limit, args.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     images: Sequence[Sequence[Any]]
     if output.suffix == ".parquet":

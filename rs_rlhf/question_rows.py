@@ -58,8 +58,6 @@ def read_questions(
     *,
     image_root: str | None = None,
     exclude_images_of: Sequence[str] = (),
-    limit: int | None = None,
-    seed: int = 0,
     open_ended: bool = False,
 ) -> list[QuestionRow]:
     """Reads the questions of a file or folder.
@@ -67,15 +65,11 @@ def read_questions(
     Args:
         path, split, image_root: As for [`load_images`].
         exclude_images_of (sequence of `str`): As for [`exclude_images`].
-        limit (`int`, *optional*): Rows at most, drawn by the seed.
-        seed (`int`): Seed of that draw.
         open_ended (`bool`): Of images with captions ask for a description, even if they have a class.
 
     Raises:
         DataError, ImageError, ValueError: What cannot be used, with file and row.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit is {limit}; it must be at least 1.")
     root = Path(path)
     files = (split_files(root, split) if root.is_dir() else [root]) if root.exists() else []
     asked = bool(files) and files[0].suffix in (".jsonl", ".json", ".parquet") and "prompt" in _first_row(files[0])
@@ -85,12 +79,19 @@ def read_questions(
     if kept is not None:
         left = {id(row) for row in kept}
         raw = [row for row in raw if not row.get("image") or id(row) in left]
-    if limit is not None and limit < len(raw):
-        raw = [raw[i] for i in sorted(random.Random(seed).sample(range(len(raw)), limit))]
-        print(f"{len(raw)} of them used (--limit)")
     if not raw:
         raise ValueError(f"{path}: no rows are left; check the input, the split and what is excluded.")
     return [_question(row, i, open_ended) for i, row in enumerate(raw)]
+
+
+def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> list[QuestionRow]:
+    """Returns at most `limit` rows, drawn by the seed, in their order."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    if limit < 1:
+        raise ValueError(f"--limit is {limit}; it must be at least 1.")
+    print(f"{limit} of them used (--limit)")
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
 
 
 def _first_row(file: Path) -> dict[str, Any]:

@@ -29,12 +29,14 @@ from typing import Any
 from . import answers as answer_forms
 from .arguments import ImageArguments, add_image_flags, image_options_from
 from .judges import add_judge_options, candidates_of, judge_from, judged_pairs, judged_scores
-from .question_rows import QuestionRow, placed_images, read_questions
+from .question_rows import QuestionRow, limited, placed_images, read_questions
 from .sample_log import SampleLog, progress
 
 MAX_CHOICES = 200
 # Order of a list of rejected, best first: what is well-formed and likely, what is well-formed, what is not.
 KIND_ORDER = ("policy_wrong", "wrong_choice", "policy_malformed")
+
+OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
 
 
 def plain_answer(text: str) -> str:
@@ -230,6 +232,28 @@ def sampled_answers(args: argparse.Namespace, rows: Sequence[QuestionRow], log: 
     return [log.answers[i] for i in range(len(rows))]
 
 
+def _read(args: argparse.Namespace) -> tuple[list[QuestionRow], list[str]]:
+    """The questions, and the well-formed answers."""
+    rows = read_questions(
+        args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
+        open_ended=args.open_ended,
+    )  # fmt: skip
+    known = [row for row in rows if row.columns.get("reward_type") in (None, "", "em", "open_ended")]
+    if len(known) < len(rows):
+        print(f"{len(rows) - len(known)} of them left out: their reward_type is neither em nor open_ended")
+    choices = _choices_of(known, args.choices)  # of all rows: a few of them do not have all classes
+    rows = limited(known, args.limit, args.seed)
+    unjudged = next((row for row in rows if not row.reference), None)
+    if unjudged is not None and args.judge is None and args.judge_url is None and args.judge_model is None:
+        raise ValueError(
+            f"{unjudged.group.where}: no single right answer; give --judge, --judge_url or --judge_model to have the "
+            "answers of such rows judged."
+        )
+    if args.choices_extra and not choices and not all(row.choices for row in rows if row.reference):
+        raise ValueError(f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references.")
+    return rows, choices
+
+
 def _run(args: argparse.Namespace) -> None:
     output: Path = args.output
     if output.suffix != ".jsonl":
@@ -238,44 +262,28 @@ def _run(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
     if args.keep == "all" and args.max_rejected is not None:
         raise ValueError("--keep all keeps all; leave --max_rejected out or pass --keep hard.")
-    rows = read_questions(
-        args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
-        limit=args.limit, seed=args.seed, open_ended=args.open_ended,
-    )  # fmt: skip
-    known = [row for row in rows if row.columns.get("reward_type") in (None, "", "em", "open_ended")]
-    if len(known) < len(rows):
-        print(f"{len(rows) - len(known)} of them left out: their reward_type is neither em nor open_ended")
-        rows = known
-    open_rows = {i: row for i, row in enumerate(rows) if not row.reference}
-    if open_rows and args.judge is None and args.judge_url is None and args.judge_model is None:
-        raise ValueError(
-            f"{next(iter(open_rows.values())).group.where}: no single right answer; give --judge, --judge_url or "
-            "--judge_model to have the answers of such rows judged."
-        )
-    choices = _choices_of(rows, args.choices)
-    if args.choices_extra and not choices and not all(row.choices for row in rows if row.reference):
-        raise ValueError(f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references.")
+    rows, choices = _read(args)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = args.images_dir or output.parent / "images" / (args.split or "all")
     images, written = placed_images(rows, output.parent, folder, args.overwrite)
     log = SampleLog.for_run(output, args, rows)
     answers = sampled_answers(args, rows, log)
-    candidates = {i: candidates_of(answers[i]) for i in open_rows}
+    candidates = {i: candidates_of(answers[i]) for i, row in enumerate(rows) if not row.reference}
     scores = {}
-    if open_rows:
-        scores = judged_scores(judge_from(args), open_rows, {i: list(own) for i, own in candidates.items()}, log)
+    if candidates:
+        texts = {i: list(own) for i, own in candidates.items()}
+        scores = judged_scores(judge_from(args), {i: rows[i] for i in candidates}, texts, log)
     limit = args.max_rejected or (1 if args.keep == "hard" else None)
-    counts: Counter[str] = Counter(rows=len(rows))
+    counts: Counter[str] = Counter({"rows": len(rows), **dict.fromkeys((*OF_SAMPLES, "rows written"), 0)})
     with log.replacing(output) as lines:
         for i, row in enumerate(rows):
-            chosen = row.reference
-            if i in open_rows:
+            if i in candidates:
                 chosen, _, rejected = judged_pairs(candidates[i], scores[i], args.margin, args.judged)
-                counts["samples"] += len(answers[i])
-                counts["empty"] += len(answers[i]) - sum(candidates[i].values())
-                counts["duplicates"] += sum(candidates[i].values()) - len(candidates[i])
-                counts["without a judgement"] += sum(score is None for score in scores[i])
+                told = sum(candidates[i].values())
+                counts.update(samples=len(answers[i]), empty=len(answers[i]) - told)
+                counts.update({"duplicates": told - len(candidates[i]), "not judged": scores[i].count(None)})
             else:
+                chosen = row.reference
                 rejected = closed_rejected(
                     answers[i], row.reference, row.choices or choices, max_rejected=limit,
                     choices_extra=args.choices_extra, rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
@@ -291,12 +299,11 @@ def _run(args: argparse.Namespace) -> None:
 
 def print_counts(counts: Counter[str]) -> None:
     """Prints what was counted, what was sampled with its share of all samples."""
-    of_samples = ("right", "wrong", "malformed", "empty", "duplicates")
     last = ("rows without a rejected", "rows written")
-    others = sorted(key for key in counts if key not in ("rows", "samples", *of_samples, *last))
-    for name in ("rows", "samples", *of_samples, *others, *last):
+    others = sorted(key for key in counts if key not in ("rows", "samples", *OF_SAMPLES, *last))
+    for name in ("rows", "samples", *OF_SAMPLES, *others, *last):
         if name in counts:
-            share = f"{counts[name] / counts['samples']:>9.1%}" if name in of_samples and counts["samples"] else ""
+            share = f"{counts[name] / counts['samples']:>9.1%}" if name in OF_SAMPLES and counts["samples"] else ""
             print(f"{name:<28}{counts[name]:>8}{share}")
 
 

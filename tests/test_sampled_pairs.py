@@ -89,6 +89,11 @@ def test_command_on_labelled_images(scenes, command, tmp_path, capsys):
         main(line)
     before = out.read_bytes()
     assert main([*line, "--overwrite"]) == 0 and out.read_bytes() == before
+    assert main([*line, "--overwrite", "--limit", "1", "--choices_extra", "99"]) == 0  # choices are those of all rows
+    rows = rows_of(out)
+    assert {row["rejected"] for row in rows if row["kind"] == "wrong_choice"} == labels - {rows[0]["chosen"]}
+    with pytest.raises(ValueError, match="--limit is 0; it must be at least 1"):
+        main([*line, "--overwrite", "--limit", "0"])
 
 
 def test_list_form_and_the_hardest(scenes, command, tmp_path):
@@ -204,7 +209,7 @@ def test_judged_by_a_reward(scenes, command, tmp_path, monkeypatch, capsys):
     line += ["--judge", "test_sampled_pairs.longest"]
     assert main([*line, "--margin", "2", "--judged", "all"]) == 0
     rows = rows_of(out)
-    assert rows and "without a judgement" in capsys.readouterr().out
+    assert rows and "not judged" in capsys.readouterr().out
     for row in rows:
         assert row["prompt"] == "Describe the image." and row["kind"] == "judged" and "e" not in row["rejected"]
         assert row["chosen_score"] == len(row["chosen"]) >= row["rejected_score"] + 2
@@ -302,7 +307,7 @@ def test_judged_by_a_model(scenes, command, tiny_vlm, tmp_path, capsys):
     assert main([*line, "--judge_model", tiny_vlm]) == 0  # a random model never gives a number, and fails honestly
     assert rows_of(out) == []
     table = capsys.readouterr().out
-    assert "rows without a rejected" in table and "without a judgement" in table
+    assert "rows without a rejected" in table and "not judged" in table
 
 
 def test_mistakes_name_file_and_row(command, tmp_path):
