@@ -38,7 +38,8 @@ from .wire import error_from, needs_options, sentence_of
 TOKEN = "RS_RLHF_SERVER_TOKEN"
 REQUEST_GROUPS = 64
 REQUEST_BYTES = 8 * 2**20  # of images and texts, after which a request is sent
-LONGEST_WAIT = 30.0  # seconds between two rounds at most
+LONGEST_WAIT = 10.0  # seconds between two rounds at most, unless a server asks for more
+ASKED_WAIT = 60.0  # seconds that a server may ask for (Retry-After) at most
 DOWN = 10.0  # seconds for which a server that failed is asked last
 CONNECT = 5.0  # seconds to wait for a connection at most
 
@@ -275,8 +276,8 @@ class RemoteScorer:
         cause, wait = "", 0.0
         for turn in range(self.retries + 1):
             if turn:
-                pause = max(wait, self.backoff * 2 ** (turn - 1) * random.uniform(0.8, 1.2))
-                time.sleep(min(pause, LONGEST_WAIT))
+                pause = min(self.backoff * 2 ** min(turn - 1, 10), LONGEST_WAIT) * random.uniform(0.8, 1.2)
+                time.sleep(max(pause, min(wait, ASKED_WAIT)))
             wait = 0.0
             for url in self._in_turn():
                 try:
