@@ -22,7 +22,6 @@ from dataclasses import asdict
 from typing import Any
 
 from .data import Group
-from .groups import pixel_budget
 from .wire import ScoreError
 
 MERGED = 256  # completions that are scored together at most, unless one request has more
@@ -158,6 +157,8 @@ def model_settings(scorer: Any) -> dict[str, Any]:
     Args:
         scorer ([`Scorer`]): The scorer.
     """
+    from .groups import pixel_budget
+
     low, high = pixel_budget(scorer.processor)
     image = scorer.processor.image_processor
     options = asdict(scorer.collator.image_options)

@@ -23,11 +23,17 @@ from . import __version__
 COMMANDS = {
     "reward": ("train a score model on preference pairs", "train_reward:command"),
     "sft": ("fine-tune a vision-language model on captioned or labelled images", "train_sft:command"),
+    "grpo": ("improve a vision-language model with the score model as its reward", "train_grpo:command"),
+    "serve": ("score over HTTP: the reward server", "server:main"),
+    "report": ("write one HTML page about a training run, without W&B", "run_report:main"),
+    "dashboard": ("lay out a W&B workspace for the runs of a project", "dashboard:main"),
     "eval": ("report how often a score model prefers the better text", "preference_eval:main"),
     "plot": ("draw the learning curve of a training run", "reports:main"),
     "demo": ("the whole path in minutes, on made-up scenes and a tiny model", "demo:main"),
     "data check": ("list every problem of preference files", "data_check:main"),
     "data pairs": ("make preference pairs from captioned or labelled images", "pair_files:main"),
+    "data sample-pairs": ("make preference pairs from a policy's wrong answers", "sampled_pairs:main"),
+    "data dpo": ("order candidate answers by a score model, for TRL's DPOTrainer", "preference_export:main"),
     "data scenes": ("write made-up overhead scenes with captions and classes", "cli:write_scenes"),
     "tiny-vlm": ("write a tiny random vision-language model", "cli:write_tiny_vlm"),
     "env": ("print the versions that a bug report needs", "cli:print_versions"),
@@ -89,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def help_text(prefix: str = "") -> str:
     """Returns the help of all commands, or of those whose names begin with `prefix`."""
-    lines = [f"  {name:<12} {text}" for name, (text, _) in COMMANDS.items() if name.startswith(prefix)]
+    lines = [f"  {name:<18} {text}" for name, (text, _) in COMMANDS.items() if name.startswith(prefix)]
     return "\n".join(
         [
             f"usage: rs-rlhf [--version] {prefix.upper()}COMMAND …",

@@ -105,14 +105,14 @@ def train_captioner(out: Path, args: Any) -> None:
     """Trains the captioner, and saves it with a new head as the score model's start."""
     import torch
     from transformers import AutoProcessor
-    from trl import ModelConfig, ScriptArguments
+    from trl import ModelConfig
 
     from . import train_sft
     from .score_model import ScoreModel
     from .sft import VisionSFTConfig
 
     options = VisionSFTConfig(**_options(out / "captioner", args, args.captioner_steps), augment=True)
-    script = ScriptArguments(dataset_name=str(out / "scenes"))
+    script = train_sft.SFTScriptArguments(dataset_name=str(out / "scenes"))
     train_sft.main(script, options, ModelConfig(model_name_or_path=str(out / "init")))
     torch.manual_seed(args.seed)
     ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")

@@ -35,6 +35,8 @@ PROMPTS: dict[str, str] = {
     "wrong_label": "What is the scene class of this image?",
     "truncated": "",
 }
+LABEL_QUESTION = PROMPTS["wrong_label"]
+CAPTION_REQUEST = "Describe the image."
 KINDS: tuple[str, ...] = tuple(PROMPTS)
 NEEDS = {
     "another_class": "captions, a label, and another class with captions that say something else",

@@ -20,7 +20,7 @@ from typing import Any
 
 from .arguments import add_image_flags, image_options_from
 from .data import Group, group_from_row
-from .metrics import comparisons, wilson_interval
+from .metrics import comparisons, top1, wilson_interval
 
 
 def evaluate_preferences(
@@ -38,7 +38,8 @@ def evaluate_preferences(
     Returns:
         `dict`: `n`, `accuracy`, `interval` (Wilson, 95%), `ties`, `margin`, `swap_error` (how far accuracy of the
         swapped pairs is from one minus accuracy and ties: 0 unless the order of a group matters), `shuffled` (the
-        same figures with other images, and `gap`), and `by_kind`, `by_source`.
+        same figures with other images, and `gap`), `top1` (lists: how often the chosen text is the best), and
+        `by_kind`, `by_source`.
     """
     from .groups import without_images
 
@@ -72,7 +73,11 @@ def evaluate_preferences(
 def _figures(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     figures: dict[str, Any] = comparisons(scores)
     interval = wilson_interval(figures.pop("wins"), figures["n"])
-    return {"rows": len(groups), **figures, "interval": list(interval)}
+    figures |= {"rows": len(groups), "interval": list(interval)}
+    if any(len(row) > 2 for row in scores):
+        figures["top1"] = top1(scores)
+        figures["top1_interval"] = list(wilson_interval(round(figures["top1"] * len(scores)), len(scores)))
+    return figures
 
 
 def _partners(groups: Sequence[Group], seed: int) -> list[int | None]:
@@ -107,6 +112,11 @@ def format_report(report: Mapping[str, Any]) -> str:
     if "shuffled" in report:
         lines.append(line("all, another row's image", report["shuffled"]))
         lines.append(f"\nImage-shuffle gap: {report['shuffled']['gap']:+.1%}.")
+    if "top1" in report:
+        low, high = report["top1_interval"]
+        lines.append(
+            f"\nBest of its whole list: {report['top1']:.1%} of {report['rows']} rows ({low:.1%} – {high:.1%})."
+        )
     lines.append(f"{'' if 'shuffled' in report else chr(10)}Swap test: off by {report['swap_error']:.1%}.")
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ Two layouts are read: labelled images as for `rs-rlhf data pairs`, whose questio
 whose reference is the class in words, and JSONL, JSON or Parquet rows with a `prompt`, `image` or `images`, and
 `solution` (or `answer`), `captions`, or nothing known. Which one it is, the first row says: it has a `prompt` or not.
 
-Left out: Hub ids, and images behind URLs (what is written must be found from the output's folder).
+Left out: images behind URLs (what is written must be found from the output's folder).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -19,11 +20,9 @@ from typing import Any
 
 from .data import DataError, Group, make_group, short, string_column
 from .pair_files import exclude_images, load_images, place_images, split_files, stored_image
-from .pairs import PROMPTS, class_name
-from .readers import iter_rows, row_label
+from .pairs import CAPTION_REQUEST, LABEL_QUESTION, class_name
+from .readers import image_folder, iter_rows, row_label
 
-LABEL_QUESTION = PROMPTS["wrong_label"]
-CAPTION_REQUEST = "Describe the image."
 OPEN_ENDED = "open_ended"
 
 
@@ -59,23 +58,28 @@ def read_questions(
     image_root: str | None = None,
     exclude_images_of: Sequence[str] = (),
     open_ended: bool = False,
+    keep_apart: bool = True,
 ) -> list[QuestionRow]:
-    """Reads the questions of a file or folder.
+    """Reads the questions of a file, a folder or (rows with a `prompt` only) a Hub id.
 
     Args:
         path, split, image_root: As for [`load_images`].
         exclude_images_of (sequence of `str`): As for [`exclude_images`].
         open_ended (`bool`): Of images with captions ask for a description, even if they have a class.
+        keep_apart (`bool`): Leave out of `train` what is in the folder's other splits too; decodes every image.
 
     Raises:
         DataError, ImageError, ValueError: What cannot be used, with file and row.
     """
     root = Path(path)
+    if not root.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not root.suffix:
+        return [_question(row, i, open_ended) for i, row in enumerate(_asked_rows([path], image_root, split))]
     files = (split_files(root, split) if root.is_dir() else [root]) if root.exists() else []
     asked = bool(files) and files[0].suffix in (".jsonl", ".json", ".parquet") and "prompt" in _first_row(files[0])
     raw = _asked_rows(files, image_root) if asked else load_images(path, split, image_root=image_root)
     print(f"{len(raw)} {'questions' if asked else 'images'} in {path}{f', split {split}' if split else ''}")
-    kept = exclude_images([row for row in raw if row.get("image")], path, split, exclude_images_of, image_root)
+    pictured = [row for row in raw if row.get("image")]
+    kept = exclude_images(pictured, path, split, exclude_images_of, image_root) if keep_apart else None
     if kept is not None:
         left = {id(row) for row in kept}
         raw = [row for row in raw if not row.get("image") or id(row) in left]
@@ -99,12 +103,14 @@ def _first_row(file: Path) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def _asked_rows(files: Sequence[Path], image_root: str | None) -> list[dict[str, Any]]:
+def _asked_rows(
+    files: Sequence[str | Path], image_root: str | None, split: str | None = None
+) -> list[dict[str, Any]]:
     """Rows with a `prompt`; images become existing paths or bytes, in `image` where there is one, else `images`."""
     rows = []
     for file in files:
-        start = str(file.parent) if image_root is None else image_root
-        for name, number, row in iter_rows(str(file)):
+        start = image_folder(str(file)) if image_root is None else image_root
+        for name, number, row in iter_rows(str(file), split):
             where = row_label(name, number)
             if isinstance(row, DataError):
                 raise row

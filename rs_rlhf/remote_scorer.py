@@ -33,9 +33,8 @@ from .data import DataError, Group
 from .image_files import locate
 from .imagery import ImageError, ImageOptions, fit_pixel_budget, read_image
 from .scorer import Scorer
-from .wire import error_from, needs_options, sentence_of
+from .wire import TOKEN, error_from, needs_options, sentence_of
 
-TOKEN = "RS_RLHF_SERVER_TOKEN"
 REQUEST_GROUPS = 64
 REQUEST_BYTES = 8 * 2**20  # of images and texts, after which a request is sent
 LONGEST_WAIT = 10.0  # seconds between two rounds at most, unless a server asks for more

@@ -52,6 +52,13 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
     output_activation: str | None = field(
         default=None, metadata={"help": "Output activation, 'softplus' (default of a new head) or 'identity'."}
     )
+    ranked_rejected: bool = field(
+        default=True,
+        metadata={
+            "help": "A `rejected` list is ranked best to worst (Plackett-Luce over the whole list). If false, the "
+            "chosen completion must win over all of them, which are not ranked among themselves."
+        },
+    )
     image_blind: bool = field(
         default=False, metadata={"help": "Leave the images out: the text-only baseline that a score model must beat."}
     )
@@ -116,7 +123,10 @@ class PreferenceCollator:
 
 
 def plackett_luce_loss(
-    scores: torch.Tensor, margin: torch.Tensor | None = None, sizes: torch.Tensor | None = None
+    scores: torch.Tensor,
+    margin: torch.Tensor | None = None,
+    sizes: torch.Tensor | None = None,
+    places: int | None = None,
 ) -> torch.Tensor:
     """Negative log-likelihood of ranked lists under Plackett-Luce; Bradley-Terry for lists of two.
 
@@ -127,13 +137,15 @@ def plackett_luce_loss(
         scores (`torch.Tensor` of shape (B, N)): Best to worst; anything beyond a list's size.
         margin (`torch.Tensor` of shape (B,), *optional*): By how much each place should win over the later ones.
         sizes (`torch.Tensor` of shape (B,), *optional*): Length of each list; by default N.
+        places (`int`, *optional*): First places that are ranked, the rest is not; by default all. With 1 the loss is
+            the cross-entropy of choosing the first.
     """
     scores = scores.float()
     exists = _exists(scores, sizes)
     filled = scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
     rival = filled if margin is None else filled + margin[:, None]
     losses = torch.zeros_like(scores[:, 0])
-    for place in range(scores.shape[1] - 1):
+    for place in range(scores.shape[1] - 1)[:places]:
         behind = torch.logsumexp(rival[:, place + 1 :], dim=1) - filled[:, place]
         losses = losses + torch.where(exists[:, place + 1], nn.functional.softplus(behind), 0.0)
     return losses.mean()
@@ -265,7 +277,8 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     ) -> Any:
         """Returns the Plackett-Luce loss of the batch's groups."""
         scores, outputs = self._score(model, inputs)
-        loss = plackett_luce_loss(scores, inputs["margin"], inputs["sizes"])
+        places = None if self.args.ranked_rejected else 1
+        loss = plackett_luce_loss(scores, inputs["margin"], inputs["sizes"], places)
         if self.args.center_rewards_coefficient is not None:
             sums = scores.masked_fill(~_exists(scores, inputs["sizes"]), 0.0).sum(dim=1)
             loss = loss + self.args.center_rewards_coefficient * sums.square().mean()

@@ -29,7 +29,7 @@ def write_table(
     """Writes rows to a Parquet file, and to wandb where the run reports to it.
 
     Args:
-        rows (sequence of `dict`): Not empty; each has the columns of `types`, and `image` from [`thumbnail`] or `None`.
+        rows (sequence of `dict`): Not empty; each has columns of `types`, and `image` from [`thumbnail`] or `None`.
         path (`Path`): File to write; its folder is made.
         types (mapping): Column to the name of its `datasets` type.
         key (`str`): Name of the wandb table, with the step in it.

@@ -241,7 +241,7 @@ class Scorer:
         hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
         stream = self._inputs(tqdm(batches, desc="Scoring", unit="batch", disable=hidden), groups, scores, on_error)
         while True:
-            batch, inputs = next(stream, (None, None))
+            batch, inputs = next(stream, (None, {}))
             if not self.anyone(batch is not None):
                 return scores
             if batch is None:  # another process still has groups: weights that are sharded need this one as well

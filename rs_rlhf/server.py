@@ -18,14 +18,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from .arguments import add_image_flags, image_options_from
 from .declarations import DeclarationError
-from .service import TOKEN, Service
-from .wire import Limits, RequestError, error_kind, rewards_request, sentence_of
+from .service import Service
+from .wire import TOKEN, Limits, RequestError, error_kind, rewards_request, sentence_of
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+KEEP_ALIVE = 75  # seconds; longer than clients keep a connection, so that none is closed as it is taken up again
 RETRY_AFTER = "1"  # seconds that a client is asked to wait when there is no room
 
 
@@ -159,6 +161,9 @@ def main(argv: Sequence[str]) -> int:
     for name, value in vars(args).items():
         if name.startswith("max_") and value is not None and value < 1:
             raise DeclarationError(f"--{name} is {value}, expected at least 1.")
+    missing = [name for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client") if not find_spec(name)]
+    if missing:
+        raise DeclarationError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
     listener = _listen(args.host, args.port)
 
     from .scorer import Scorer
@@ -206,7 +211,8 @@ async def _serve(service: Service, listener: Any) -> None:
                 self.should_exit = self.force_exit = True  # asked twice
             service.draining = True
 
-    config = uvicorn.Config(create_app(service), log_level="warning", access_log=False, server_header=False)
+    quiet: Any = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(create_app(service), timeout_keep_alive=KEEP_ALIVE, **quiet)
     server = Server(config)
 
     async def watch() -> None:

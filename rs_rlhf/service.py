@@ -15,9 +15,8 @@ from typing import Any
 
 from .batching import Batcher, QueueFull, model_hash, model_settings
 from .imagery import ImageOptions
-from .wire import Limits, Request, RequestError, error_kind, load_json, parse_request, sentence_of
+from .wire import TOKEN, Limits, Request, RequestError, error_kind, load_json, parse_request, sentence_of
 
-TOKEN = "RS_RLHF_SERVER_TOKEN"
 DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
 HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, all requests together
 

@@ -10,6 +10,7 @@ Left out: the published two-stage fine-tuning recipe, which comes with curation.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,11 +21,8 @@ from trl import SFTConfig, SFTTrainer
 from .arguments import ImageArguments
 from .data import make_group
 from .groups import GroupCollator, set_pixel_budget
-from .pairs import PROMPTS, class_name
+from .pairs import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .vision_trainer import SetEpoch, VisionTrainerMixin, evaluated_last
-
-LABEL_QUESTION = PROMPTS["wrong_label"]
-CAPTION_REQUEST = "Describe the image."
 
 
 @dataclass
@@ -156,6 +154,8 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
         path, revision=model_args.model_revision, dtype=dtype, attn_implementation=model_args.attn_implementation
     )
     rows = load_images(script.dataset_name, script.dataset_train_split)
+    if (limit := getattr(script, "max_train_samples", None)) is not None and limit < len(rows):
+        rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), limit))]
     train_set = Dataset.from_list(conversation_rows(rows))
     eval_set = None
     if args.eval_strategy != "no":

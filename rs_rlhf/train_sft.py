@@ -6,6 +6,7 @@ Left out: everything that is not parsing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trl import ModelConfig, ScriptArguments
@@ -13,6 +14,13 @@ from trl import ModelConfig, ScriptArguments
 from .declarations import DeclarationError
 from .launch import TrainingParser, run
 from .sft import VisionSFTConfig, train
+
+
+@dataclass
+class SFTScriptArguments(ScriptArguments):
+    """TRL's script arguments with a limit on the training images."""
+
+    max_train_samples: int | None = field(default=None, metadata={"help": "Training images at most, drawn by seed."})
 
 
 def command(argv: Sequence[str]) -> int:
@@ -23,10 +31,10 @@ def command(argv: Sequence[str]) -> int:
 def make_parser(prog: str | None = None) -> TrainingParser:
     """Returns the command's parser, whose flags are the fields of the three dataclasses."""
     description = "Fine-tune a vision-language model on captioned or labelled images."
-    return TrainingParser((ScriptArguments, VisionSFTConfig, ModelConfig), prog=prog, description=description)
+    return TrainingParser((SFTScriptArguments, VisionSFTConfig, ModelConfig), prog=prog, description=description)
 
 
-def main(script_args: ScriptArguments, training_args: VisionSFTConfig, model_args: Any) -> None:
+def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: Any) -> None:
     """Trains, see [`rs_rlhf.sft.train`]; refuses options that would be ignored, and missing ones."""
     if not script_args.dataset_name or not model_args.model_name_or_path:
         missing = "model_name_or_path" if script_args.dataset_name else "dataset_name"

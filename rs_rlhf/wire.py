@@ -26,6 +26,7 @@ from .declarations import did_you_mean
 from .image_files import resolve_path
 from .imagery import ImageError, ImageOptions, read_image
 
+TOKEN = "RS_RLHF_SERVER_TOKEN"  # the environment variable of the bearer token, at both ends
 GROUP_KEYS = ("prompt", "completions", "images", "name")
 REQUEST_KEYS = ("groups", "images", "model_hash", "on_error")
 IMAGE_KINDS = ("base64", "path", "part", "ref")

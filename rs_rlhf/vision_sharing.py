@@ -1,0 +1,72 @@
+"""The vision tower runs once per distinct image of a batch, in any causal VLM of the Qwen2-VL family.
+
+In GRPO every prompt stands G times in a batch, and TRL hands its image over as often: with 8 rollouts the tower does 8
+times the work. [`share_vision`] finds equal images by their patches, runs each once, and gives its features to all
+their places; gradients of the places add up, so that the loss and its gradients are the same.
+
+Left out: sharing the prompt's tokens too, as score models do; TRL computes log-probabilities row by row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def share_vision(model: Any) -> None:
+    """Makes a model run its vision tower once per distinct image of a batch; in place, and only once.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): A causal VLM; one without `get_image_features` is left as it is.
+    """
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = getattr(core, "model", core)
+    original = getattr(core, "get_image_features", None)
+    if original is None or getattr(original, "shared", False):
+        return
+
+    def get_image_features(pixel_values: torch.Tensor, image_grid_thw: Any = None, **kwargs: Any) -> Any:
+        if image_grid_thw is None:
+            return original(pixel_values, image_grid_thw, **kwargs)
+        first, index = distinct_images(pixel_values, image_grid_thw)
+        if len(first) == len(index):
+            return original(pixel_values, image_grid_thw, **kwargs)
+        patches = torch.split(pixel_values, image_grid_thw.prod(1).tolist())
+        features = original(torch.cat([patches[i] for i in first]), image_grid_thw[first], **kwargs)
+        features.pooler_output = tuple(features.pooler_output[i] for i in index)
+        if getattr(features, "deepstack_features", None) is not None:  # Qwen3-VL: per layer, per image
+            features.deepstack_features = [
+                tuple(layer[i] for i in index) for layer in features.deepstack_features
+            ]
+        return features
+
+    get_image_features.shared = True  # type: ignore[attr-defined]
+    core.get_image_features = get_image_features
+
+
+def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[list[int], list[int]]:
+    """Finds equal images of a batch.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape (patches, patch size)): All images' patches.
+        grids (`torch.Tensor` of shape (images, 3)): Their grids, in patches.
+
+    Returns:
+        `tuple`: the place of each distinct image's first occurrence, and for each image which distinct one it is.
+    """
+    parts = torch.split(pixel_values, grids.prod(1).tolist())
+    shapes = [tuple(grid) for grid in grids.tolist()]
+    # A sum tells most pictures apart for one transfer from the device; equality is then checked in full.
+    sums = torch.stack([part.sum(dtype=torch.float64) for part in parts]).tolist()
+    first: list[int] = []
+    index: list[int] = []
+    known: dict[Any, list[int]] = {}
+    for i, key in enumerate(zip(shapes, sums, strict=True)):
+        same = next((k for k in known.get(key, []) if torch.equal(parts[first[k]], parts[i])), None)
+        if same is None:
+            same = len(first)
+            first.append(i)
+            known.setdefault(key, []).append(same)
+        index.append(same)
+    return first, index
