@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-COMMAND = [sys.executable, "-c", "import sys; from rs_rlhf.server import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-m", "rs_rlhf", "serve"]
 
 
 class Served:
