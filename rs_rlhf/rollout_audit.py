@@ -4,7 +4,7 @@ A policy can learn to please a score model that it has outgrown: the reward rise
 step's rollouts are compared with the known solutions where there are any (`audit/accuracy` beside `score/mean`), with
 their length (`audit/score_length_correlation`), and every `audit_steps` with the scores for another prompt's image
 (`audit/shuffle_gap`: zero means that the reward does not look). At every evaluation the same validation prompts are
-answered greedily, so that one prompt can be followed over time.
+answered greedily (`eval_audit/greedy_accuracy`), so that one prompt can be followed over time.
 
 Left out: judging open-ended answers, for which there is no solution to compare with.
 """
@@ -117,7 +117,7 @@ class RolloutAudit:
             found += self._answered([data[i] for i in some], some)
         trainer.model.train(training)
         rows = list({row["place"]: row for row in trainer.gathered(found)}.values())
-        metrics = {f"{prefix}_{name}": value for name, value in audit_metrics(rows).items()}
+        metrics = {f"{prefix}_{n.replace('audit/', 'audit/greedy_')}": v for n, v in audit_metrics(rows).items()}
         scores = [row["score"] for row in rows if row["score"] is not None]
         if scores:
             metrics[f"{prefix}_score/greedy_mean"] = math.fsum(scores) / len(scores)

@@ -35,22 +35,22 @@ def write_table(
         key (`str`): Name of the wandb table, with the step in it.
         report_to (sequence of `str`): The training argument.
     """
+    import pyarrow.parquet
     from datasets import Dataset, Features, Image, Value
 
     path.parent.mkdir(parents=True, exist_ok=True)
     features = Features({name: Value(kind) for name, kind in types.items()} | {"image": Image(decode=False)})
-    Dataset.from_list([{name: row.get(name) for name in features} for row in rows], features=features).to_parquet(
-        str(path)
-    )
+    table = Dataset.from_list([{name: row.get(name) for name in features} for row in rows], features=features)
+    pyarrow.parquet.write_table(table.data.table, path)  # `to_parquet` would draw a progress bar
     if "wandb" not in report_to:
         return
     import wandb
     from PIL import Image as PILImage
 
     if wandb.run is not None:
-        table = wandb.Table(columns=list(features))
+        shown = wandb.Table(columns=list(features))
         for row in rows:
             image = row.get("image")
             picture = None if image is None else wandb.Image(PILImage.open(io.BytesIO(image["bytes"])))
-            table.add_data(*[picture if name == "image" else row.get(name) for name in features])
-        wandb.log({key: table}, commit=False)
+            shown.add_data(*[picture if name == "image" else row.get(name) for name in features])
+        wandb.log({key: shown}, commit=False)
