@@ -23,11 +23,13 @@ from trl import GRPOConfig, GRPOTrainer
 from .arguments import ImageArguments
 from .groups import set_pixel_budget
 from .imagery import read_image
+from .rewards import RSReward
 from .rollout_audit import RolloutAudit
 from .score_reward import ScoreReward, image_key, load_scorer
 from .vision_sharing import share_vision
 from .vision_trainer import ResumeMixin
 
+REWARDS = ("score", "rs")
 PLACEMENTS = ("replicated", "sharded")
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
@@ -41,6 +43,14 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
         metadata={
             "help": "Score model of the reward: a name in reward_models/, a folder, a hub id, or the URLs of reward "
             "servers, separated by commas."
+        },
+    )
+    reward: str = field(
+        default="score",
+        metadata={
+            "help": "'score': the score model's score of each completion; 'rs': the published mix 0.3 format + 0.7 "
+            "accuracy by the column `reward_type` (em, iou, open_ended), the score model judging open_ended rows.",
+            "choices": list(REWARDS),
         },
     )
     score_model_placement: str = field(
@@ -83,10 +93,9 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.score_model_placement not in PLACEMENTS:
-            raise ValueError(
-                f"score_model_placement must be one of {', '.join(PLACEMENTS)}, got {self.score_model_placement!r}."
-            )
+        for name, choices in (("score_model_placement", PLACEMENTS), ("reward", REWARDS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.augment:
             raise ValueError("augment must be false: the policy is rewarded for the image that it is shown.")
         if self.log_multimodal:
@@ -129,6 +138,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         self.score_reward = next((reward for reward in rewards if isinstance(reward, ScoreReward)), None)
         if args.score_model is not None:
             self.score_reward = _score_reward(args)
+        if args.reward == "rs":
+            rewards = [RSReward(self.score_reward), *rewards]
+        elif args.score_model is not None:
             rewards = [self.score_reward, *rewards]
         if not rewards:
             raise ValueError("no reward; give score_model in the arguments, or reward_funcs.")
@@ -275,7 +287,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
 def _score_reward(args: VisionGRPOConfig) -> ScoreReward:
     return ScoreReward(
         str(args.score_model),
-        relative_to_reference=args.relative_to_reference,
+        relative_to_reference=args.relative_to_reference or args.reward == "rs",
         scale=args.reward_scale,
         answer_only=args.answer_only,
         shuffle_images=args.shuffle_reward_images,

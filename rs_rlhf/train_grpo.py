@@ -114,7 +114,7 @@ def check_arguments(script_args: GRPOScriptArguments, training_args: VisionGRPOC
     ):  # fmt: skip
         if not value:
             raise DeclarationError(f"no {name}; give --{name}, or a recipe with it (--config).")
-    if not training_args.score_model and not script_args.reward_funcs:
+    if not training_args.score_model and not script_args.reward_funcs and training_args.reward != "rs":
         raise DeclarationError("no reward; give --score_model, or --reward_funcs.")
     if script_args.dataset_streaming or script_args.dataset_config:
         raise DeclarationError("dataset_streaming and dataset_config are not supported for prompts.")
