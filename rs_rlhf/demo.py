@@ -1,8 +1,10 @@
 """`rs-rlhf demo`: the whole path in minutes on a laptop, without a network.
 
 Overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
-known damage are built, and the score model is trained on them through the same commands that users run. It ends with
-how often the model prefers the better text on held-out scenes, before and after, as a table and a picture.
+known damage are built, to which come the captioner's own wrong answers, and the score model is trained on them through
+the same commands that users run. Then the captioner is improved by GRPO with the score model as its only reward. It
+ends with how often the score model prefers the better text, and how often the policy names the scene right, on
+held-out scenes, before and after, as tables and pictures.
 
 Left out: anything that the commands do not do themselves; this module only calls them in order.
 """
@@ -21,7 +23,7 @@ from typing import Any
 from .declarations import DeclarationError
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
-OWN = ("scenes", "init", "captioner", "start", "reward", "demo.png", "demo.json")
+OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation_scenes", type=int, default=240, help="held-out scenes (default: 240)")
     parser.add_argument("--captioner_steps", type=int, default=300, help="steps of the captioner (default: 300)")
     parser.add_argument("--reward_steps", type=int, default=600, help="steps of the score model (default: 600)")
+    parser.add_argument("--grpo_steps", type=int, default=60, help="steps of GRPO (default: 60)")
     parser.add_argument("--batch_size", type=int, default=48, help="samples per step (default: 48)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -47,18 +50,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
 
-    _say("1/4", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
+    _say("1/5", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
     prepare(out, args)
-    _say("2/4", "training a tiny Qwen2-VL from scratch as a captioner")
+    _say("2/5", "training a tiny Qwen2-VL from scratch as a captioner")
     train_captioner(out, args)
     before = _report(out, out / "start", args.seed)
-    _say("3/4", "training the score model on preference pairs")
+    _say("3/5", "training the score model on preference pairs and the captioner's own mistakes")
+    sample_mistakes(out, args)
     train_score_model(out, args)
-    _say("4/4", "scoring held-out pairs")
+    _say("4/5", "scoring held-out pairs")
     after = _report(out, out / "reward", args.seed)
+    _say("5/5", "improving the captioner by GRPO, rewarded by the score model alone")
+    train_policy(out, args)
     summary = summarise(out, before, after, args.seed)
+    summary += "\n\n" + summarise_policy(out)
     print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {args.seed}).")
-    print(f"Picture: {out / 'demo.png'}. Score your own images with")
+    print(f"Pictures: {out / 'demo.png'}, {out / 'grpo.png'}; the GRPO run as a page: rs-rlhf report {out / 'grpo'}")
+    print("Score your own images with")
     print(f'  Scorer.from_pretrained("{out / "reward"}").score(images=[...], completions=[[...]])')
     return 0
 
@@ -119,6 +127,42 @@ def train_captioner(out: Path, args: Any) -> None:
     AutoProcessor.from_pretrained(out / "captioner").save_pretrained(out / "start")
 
 
+def sample_mistakes(out: Path, args: Any) -> None:
+    """Samples the captioner on the training scenes; its wrong answers, and other classes, become rejected."""
+    from . import sampled_pairs
+
+    options = ["--policy", str(out / "captioner"), "--input", str(out / "scenes"), "--split", "train", "-n", "8"]
+    options += ["--form", "list", "--choices_extra", "4", "--seed", str(args.seed), "--max_new_tokens", "12"]
+    if code := sampled_pairs.main([*options, "--output", str(out / "scenes" / "train_mistakes.jsonl")]):
+        raise SystemExit(code)
+
+
+def train_policy(out: Path, args: Any) -> None:
+    """Improves the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
+    from trl import ModelConfig
+
+    from . import train_grpo
+    from .grpo_trainer import VisionGRPOConfig
+
+    common = _options(out / "grpo", args, args.grpo_steps)
+    common |= {"learning_rate": 2e-4, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 5}
+    common |= {"per_device_train_batch_size": 64, "num_generations": 8, "max_completion_length": 12, "beta": 0.02}
+    options = VisionGRPOConfig(
+        **common
+        | {"eval_strategy": "steps", "eval_steps": max(1, args.grpo_steps // 3), "eval_on_start": True},
+        num_generations_eval=1,
+        score_model=str(out / "reward"),
+        validation_prompts=args.validation_scenes,
+        audit_steps=10,
+    )
+    script = train_grpo.GRPOScriptArguments(
+        dataset_name=str(out / "scenes"),
+        dataset_train_split="train",
+        dataset_test_split="validation",
+    )
+    train_grpo.main(script, options, ModelConfig(model_name_or_path=str(out / "captioner")))
+
+
 def train_score_model(out: Path, args: Any) -> None:
     """Trains the score model."""
     from trl import ModelConfig
@@ -126,8 +170,9 @@ def train_score_model(out: Path, args: Any) -> None:
     from . import train_reward
     from .reward_trainer import VisionRewardConfig
 
-    options = _options(out / "reward", args, args.reward_steps) | {"learning_rate": 1e-3}
-    script = train_reward.RewardScriptArguments(dataset_name=str(out / "scenes" / "train_pairs.jsonl"))
+    options = _options(out / "reward", args, args.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
+    files = [str(out / "scenes" / name) for name in ("train_pairs.jsonl", "train_mistakes.jsonl")]
+    script = train_reward.RewardScriptArguments(dataset_name=",".join(files))
     train_reward.main(script, VisionRewardConfig(**options), ModelConfig(model_name_or_path=str(out / "start")))
 
 
@@ -175,6 +220,23 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
     lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:")
     ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
     lines += [f"  {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
+    return "\n".join(lines)
+
+
+def summarise_policy(out: Path) -> str:
+    """Draws the reward beside the accuracy, and returns what GRPO did as Markdown."""
+    from .reports import history, plot_grpo
+
+    log = history(out / "grpo")
+    points = [(entry["step"], entry) for entry in log if "eval_audit/greedy_accuracy" in entry]
+    plot_grpo(out / "grpo", out / "grpo.png")
+    lines = ["| GRPO step | reward of its samples | held-out scenes named right | not a class |"]
+    lines.append("|---:|---:|---:|---:|")
+    rewards = [(entry["step"], entry["reward"]) for entry in log if entry.get("reward") is not None]
+    for step, entry in points:
+        near = min(rewards, key=lambda one: abs(one[0] - step))[1]
+        right, odd = entry["eval_audit/greedy_accuracy"], entry["eval_audit/greedy_unparseable"]
+        lines.append(f"| {step} | {near:.2f} | {right:.1%} | {odd:.1%} |")
     return "\n".join(lines)
 
 

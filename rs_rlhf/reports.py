@@ -87,12 +87,12 @@ def plot_run(run: str | Path, path: str | Path) -> None:
     Raises:
         DeclarationError: There is no `trainer_state.json` in it.
     """
-    history = _history(Path(run))
+    log = history(Path(run))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, key in (("training", "loss"), ("evaluation", "eval_loss")):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
         if points:
             left.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
     left.set(xlabel="step", ylabel="loss")
@@ -100,12 +100,12 @@ def plot_run(run: str | Path, path: str | Path) -> None:
     shown = {"score/accuracy": "training", "eval_score/accuracy": "evaluation", "eval_exact_match": "exact match"}
     shown |= {
         key: key.removeprefix("eval_score/accuracy_kind/").replace("_", " ")
-        for entry in history
+        for entry in log
         for key in entry
         if key.startswith("eval_score/accuracy_kind/")
     }
     for key, name in shown.items():
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
         if points:
             marker = "o" if len(points) < 20 else None
             right.plot(*zip(*points, strict=True), label=name, marker=marker, alpha=0.5 if name == "training" else 1)
@@ -115,7 +115,36 @@ def plot_run(run: str | Path, path: str | Path) -> None:
     plt.close(figure)
 
 
-def _history(run: Path) -> list[dict[str, Any]]:
+def plot_grpo(run: str | Path, path: str | Path) -> None:
+    """Draws a GRPO run: the reward, and beside it how often the answers are right, so that a gap shows.
+
+    Args:
+        run (`str`): The run's `output_dir`.
+        path (`str`): PNG to write.
+    """
+    log = history(Path(run))
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+
+    def draw(axis: Any, key: str, name: str, **style: Any) -> None:
+        points = [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=name, **style)
+
+    draw(left, "reward", "sampled answers")
+    draw(left, "eval_score/greedy_mean", "greedy answers, held out", marker="o")
+    left.set(xlabel="step", ylabel="reward: the score model's score")
+    draw(right, "audit/accuracy", "sampled answers", alpha=0.5)
+    draw(right, "eval_audit/greedy_accuracy", "greedy answers, held out", marker="o")
+    draw(right, "eval_audit/greedy_unparseable", "not one of the choices, held out", marker="o", linestyle="--")
+    right.set(xlabel="step", ylabel="share of answers that are right", ylim=(0, None))
+    for axis in (left, right):
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def history(run: Path) -> list[dict[str, Any]]:
     """Returns the log of the state that went furthest: the run's own, or its newest checkpoint's."""
     files = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
     states = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]

@@ -125,7 +125,8 @@ def check_arguments(script_args: GRPOScriptArguments, training_args: VisionGRPOC
 def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig) -> tuple[Any, Any]:
     """Reads training and evaluation prompts; sets `image_root` where it is not given."""
     system = THINK_ANSWER if script_args.system_prompt == "think-answer" else script_args.system_prompt
-    common: dict[str, Any] = {"image_root": training_args.image_root, "system_prompt": system, "seed": training_args.seed}
+    given = training_args.image_root
+    common: dict[str, Any] = {"image_root": given, "system_prompt": system, "seed": training_args.seed}
     train_set, root = load_prompts(
         str(script_args.dataset_name), script_args.dataset_train_split, limit=script_args.max_train_samples, **common
     )
