@@ -146,11 +146,16 @@ def plot_grpo(run: str | Path, path: str | Path) -> None:
 
 def history(run: Path) -> list[dict[str, Any]]:
     """Returns the log of the state that went furthest: the run's own, or its newest checkpoint's."""
+    return run_state(run)["log_history"]
+
+
+def run_state(run: Path) -> dict[str, Any]:
+    """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's."""
     files = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
     states = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
     if not states:
         raise DeclarationError(f"{run} holds no trainer_state.json; give the output_dir of a training run.")
-    return max(states, key=lambda state: state["global_step"])["log_history"]
+    return max(states, key=lambda state: state["global_step"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,7 +34,7 @@ from .sample_log import SampleLog, progress
 
 MAX_CHOICES = 200
 # Order of a list of rejected, best first: what is well-formed and likely, what is well-formed, what is not.
-KIND_ORDER = ("policy_wrong", "wrong_choice", "policy_malformed")
+KIND_ORDER = ("policy_wrong", "wrong_choice", "damaged", "policy_malformed")
 
 OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
 
@@ -56,6 +56,7 @@ def closed_rejected(
     *,
     max_rejected: int | None = None,
     choices_extra: int = 0,
+    damaged_extra: int = 0,
     rng: random.Random | None = None,
     counts: Counter[str] | None = None,
 ) -> list[dict[str, Any]]:
@@ -68,7 +69,8 @@ def closed_rejected(
         max_rejected (`int`, *optional*): Keep so many of the answers at most: well-formed before malformed, then the
             most frequent, which are the hardest.
         choices_extra (`int`): Also so many random choices that are neither right nor among those.
-        rng (`random.Random`): Draws the extra choices.
+        damaged_extra (`int`): Also so many damaged forms of the right answer, see [`damaged_answers`].
+        rng (`random.Random`): Draws the extra ones.
         counts (`Counter`, *optional*): Adds up `samples`, `right`, `wrong`, `malformed`, `empty`, `duplicates`.
 
     Returns:
@@ -96,9 +98,41 @@ def closed_rejected(
     kept = sorted(found.values(), key=lambda entry: (place[entry["kind"]], -entry["count"]))[:max_rejected]
     taken = {right, *(plain_answer(answer_forms.extract_answer(entry["text"])) for entry in kept)}
     free = [choice for choice in choices if plain_answer(choice) not in taken]
-    extra = (rng or random.Random(0)).sample(free, min(choices_extra, len(free)))
+    rng = rng or random.Random(0)
+    extra = rng.sample(free, min(choices_extra, len(free)))
     kept += [{"text": choice, "kind": "wrong_choice", "count": 0} for choice in extra]
+    for _ in range(damaged_extra):
+        ways = damaged_answers(reference, choices)
+        ways = [[text for text in way if plain_answer(text) not in known | taken] for way in ways]
+        if ways := [way for way in ways if way]:
+            text = rng.choice(rng.choice(ways))
+            taken.add(plain_answer(text))
+            kept.append({"text": text, "kind": "damaged", "count": 0})
     return sorted(kept, key=lambda entry: place[entry["kind"]])
+
+
+def damaged_answers(reference: str, choices: Sequence[str]) -> list[list[str]]:
+    """Malformed answers that lean on the right one, in three ways: cut short, repeated, run together with another.
+
+    A score model that has not seen them rejected takes the beginning of a right answer for nearly right, and a policy
+    that is rewarded by it learns to stop there.
+
+    Args:
+        reference (`str`): The right answer.
+        choices (sequence of `str`): The well-formed answers.
+
+    Example:
+        >>> damaged_answers("sea port", ["sea port", "forest"])[2]
+        ['sea port forest', 'sea forest']
+    """
+    words = reference.split()
+    if not words:
+        return []
+    cut = [reference[:k].strip() for k in range(2, len(reference))] + words[1:]
+    doubled = [f"{reference} {words[-1]}", f"{words[0]} {reference}", f"{reference} {reference}"]
+    mixed = [f"{reference} {choice}" for choice in choices if choice != reference]
+    mixed += [f"{words[0]} {choice.split()[-1]}" for choice in choices if choice.split() and choice != reference]
+    return [[text for text in dict.fromkeys(way) if plain_answer(text)] for way in (cut, doubled, mixed)]
 
 
 def preference_rows(
@@ -158,6 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--choices", metavar="A,B,… or FILE",
         help="well-formed answers, separated by commas or one a line in a file (default: the references in the data "
         f"if there are at most {MAX_CHOICES}); a row's own column `choices` goes first")  # fmt: skip
+    add("--damaged_extra", "--damaged-extra", type=int, default=0, metavar="K",
+        help="also reject K damaged forms of the right answer (cut short, repeated, run together with another; kind "
+        "damaged; default: 0)")  # fmt: skip
     add("--choices_extra", "--choices-extra", type=int, default=0, metavar="K",
         help="also K random wrong choices as rejected, so that a score model sees all well-formed ones")  # fmt: skip
     add("--keep", choices=("all", "hard"),
@@ -286,7 +323,8 @@ def _run(args: argparse.Namespace) -> None:
                 chosen = row.reference
                 rejected = closed_rejected(
                     answers[i], row.reference, row.choices or choices, max_rejected=limit,
-                    choices_extra=args.choices_extra, rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
+                    choices_extra=args.choices_extra, damaged_extra=args.damaged_extra,
+                    rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
                 )  # fmt: skip
             counts.update(f"rejected, {one['kind']}" for one in rejected)
             counts["rows without a rejected"] += not rejected
