@@ -28,10 +28,10 @@ def run(command, folder):
 def folder(tmp_path_factory):
     """An empty folder in which a very short demo was run: its pictures and model are what the first snippet scores."""
     folder = tmp_path_factory.mktemp("readme")
-    steps = ["--captioner_steps", "2", "--reward_steps", "2", "--batch_size", "8"]
+    steps = ["--captioner_steps", "2", "--reward_steps", "2", "--grpo_steps", "2", "--batch_size", "8"]
     scenes = ["--train_scenes", "36", "--validation_scenes", "24"]
     output = run([sys.executable, "-m", "rs_rlhf", "demo", *steps, *scenes], folder)
-    assert "| all |" in output and "image-shuffle gap" in output
+    assert "| all |" in output and "image-shuffle gap" in output and "| GRPO step |" in output
     return folder
 
 
@@ -49,7 +49,9 @@ def test_the_demo_leaves_its_picture_and_refuses_other_folders(folder, tmp_path)
 
 
 def test_the_readme_has_the_blocks_that_are_run():
-    assert [language for language, _ in BLOCKS] == ["", "python", "bash", "bash", "python", "python"]
+    assert [language for language, _ in BLOCKS] == [
+        "", "python", "bash", "bash", "python", "bash", "python", "bash", "bash", "python",
+    ]  # fmt: skip
 
 
 def test_make_targets_exist():
@@ -58,7 +60,10 @@ def test_make_targets_exist():
     assert targets == ["demo", "test"] and all(f"\n{target}:" in makefile for target in targets)
 
 
-EXPECTED = {1: "[[", 2: "learning_curve.png", 3: "| all | 20 |", 4: "train_runtime", 5: " .')"}
+EXPECTED = {
+    1: "[[", 2: "learning_curve.png", 3: "| all | 20 |", 4: "train_runtime", 5: "report.html",
+    6: "rewards/score_reward", 7: "dpo.jsonl", 8: '"scores":', 9: " .')",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("number", range(1, len(BLOCKS)))
