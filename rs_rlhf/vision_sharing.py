@@ -9,6 +9,7 @@ Left out: sharing the prompt's tokens too, as score models do; TRL computes log-
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,18 +23,18 @@ def share_vision(model: Any) -> None:
     """
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     core = getattr(core, "model", core)
-    original = getattr(core, "get_image_features", None)
-    if original is None or getattr(original, "shared", False):
+    if not hasattr(core, "get_image_features") or getattr(core.get_image_features, "shared", False):
         return
+    original = type(core).get_image_features
 
-    def get_image_features(pixel_values: torch.Tensor, image_grid_thw: Any = None, **kwargs: Any) -> Any:
+    def get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: Any = None, **kwargs: Any) -> Any:
         if image_grid_thw is None:
-            return original(pixel_values, image_grid_thw, **kwargs)
+            return original(self, pixel_values, image_grid_thw, **kwargs)
         first, index = distinct_images(pixel_values, image_grid_thw)
         if len(first) == len(index):
-            return original(pixel_values, image_grid_thw, **kwargs)
+            return original(self, pixel_values, image_grid_thw, **kwargs)
         patches = torch.split(pixel_values, image_grid_thw.prod(1).tolist())
-        features = original(torch.cat([patches[i] for i in first]), image_grid_thw[first], **kwargs)
+        features = original(self, torch.cat([patches[i] for i in first]), image_grid_thw[first], **kwargs)
         features.pooler_output = tuple(features.pooler_output[i] for i in index)
         if getattr(features, "deepstack_features", None) is not None:  # Qwen3-VL: per layer, per image
             features.deepstack_features = [
@@ -42,7 +43,7 @@ def share_vision(model: Any) -> None:
         return features
 
     get_image_features.shared = True  # type: ignore[attr-defined]
-    core.get_image_features = get_image_features
+    core.get_image_features = MethodType(get_image_features, core)  # a copy of the model gets a method of its own
 
 
 def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[list[int], list[int]]:
