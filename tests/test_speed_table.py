@@ -1,9 +1,15 @@
 """The speed table of the README is what the benchmark wrote."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
+import pytest
 from conftest import ROOT
+
+PHASES = {"preparation", "generation", "reward", "loss", "optimizer"}
 
 
 def test_readme_states_the_measured_ratios():
@@ -16,3 +22,37 @@ def test_readme_states_the_measured_ratios():
     bounds = {"2": 1.8, "4": 3.2, "8": 5.5, "16": 7.5}
     assert all(measured["scoring"][n]["ratio"] >= bound for n, bound in bounds.items())
     assert measured["training"]["ratio"] >= 1.8
+
+
+def test_the_reward_s_share_of_a_step_was_measured():
+    path = ROOT / "benchmarks" / "grpo_reward.json"
+    if not path.is_file():
+        pytest.skip("benchmarks/grpo_reward.py has not been run to its end yet")
+    measured = json.loads(path.read_text())
+    assert "shared with other work" in measured["note"] and measured["rollouts"] == 8
+    groups, rows = measured["ways"]["groups"], measured["ways"]["rows"]
+    for way in (groups, rows):
+        assert set(way["phases"]) == set(way["shares"]) == PHASES
+        assert len(way["steps"]) == measured["rounds"]
+        assert sum(way["shares"].values()) == pytest.approx(1, abs=0.05)
+    for name in ("generation", "reward", "loss"):
+        assert measured["ratios"][name] == pytest.approx(rows["phases"][name] / groups["phases"][name])
+    assert measured["ratios"]["reward"] >= 3 and groups["shares"]["reward"] < rows["shares"]["reward"]
+
+
+def test_the_gpu_benchmark_runs_to_its_end(tmp_path):
+    output = tmp_path / "step.json"
+    command = [sys.executable, ROOT / "benchmarks" / "grpo_step_gpu.py", "--size", "tiny", "--rounds", "1"]
+    command += ["--prompts", "1", "--rollouts", "2", "--image_side", "56", "--completion_length", "4", "--lora"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, "--output", output], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "scoring:" in done.stdout
+    found = json.loads(output.read_text())
+    assert found["hardware"] and found["device"] == "cpu" and found["size"] == "tiny"
+    assert set(found["step"]["phases"]) == set(found["peak_memory_gib"]) == PHASES
+    assert sum(found["step"]["phases"].values()) == pytest.approx(found["step"]["step"])
+    assert found["matmul_flops_per_second"] > 0 and found["parameters"]["score_model"] > 0
+    keys = {"completions", "tokens", "flops", "forward_seconds", "forward_flops_per_second", "forward_share_of_peak",
+            "whole_seconds", "whole_share_of_peak", "completions_per_second"}  # fmt: skip
+    assert set(found["scoring"]) == keys and found["scoring"]["completions"] == 2
