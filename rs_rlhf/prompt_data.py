@@ -49,14 +49,22 @@ def load_prompts(
 
     Raises:
         DataError: A row that cannot be used, with file and row.
+        ValueError: A limit below 1.
     """
     from datasets import Dataset, Features, List, Value
 
+    if limit is not None and limit < 1:
+        raise ValueError(f"the number of samples is limited to {limit}, expected at least 1.")
     files = split_paths(names)
     rows: list[dict[str, Any]] = []
     for file in files:
         root = os.path.abspath(image_root or image_folder(file))
-        found = read_questions(file, split, image_root=image_root, keep_apart=False)
+        try:
+            found = read_questions(file, split, image_root=image_root, keep_apart=False)
+        except DataError as error:
+            if file in str(error):
+                raise
+            raise DataError(error.detail, error.key, file) from None
         classes = sorted({row.reference for row in found if row.columns.get("label")})
         rows += [_row(row, classes, root) for row in found]
     if not rows:
@@ -84,7 +92,8 @@ def _row(row: QuestionRow, classes: list[str], root: str) -> dict[str, Any]:
         stored = None if isinstance(image, str) else image["bytes"]
         images.append({"bytes": stored, "path": os.path.join(root, path) if path and stored is None else path})
     reward_type = row.columns.get("reward_type")
-    solution = row.reference or row.columns.get("solution") or row.columns.get("answer")
+    known = (row.reference, row.columns.get("solution"), row.columns.get("answer"))  # 0 is an answer, "" is none
+    solution = next((one for one in known if one is not None and one != ""), None)
     return {
         "prompt": group.prompt,
         "images": images,
