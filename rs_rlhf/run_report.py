@@ -12,7 +12,6 @@ Left out: comparing runs, live updates (run the command again), and full-size im
 from __future__ import annotations
 
 import argparse
-import base64
 import html
 import json
 import math
@@ -23,12 +22,9 @@ from typing import Any
 
 from .declarations import DeclarationError
 from .reports import run_state
+from .run_tables import TABLE_CAPS, Images, read_tables, spread
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
-FOLDERS = {"samples": "Fixed prompts", "rollouts": "Rollouts", "worst_pairs": "Worst pairs",
-           "completions": "Completions, as TRL logs them"}  # fmt: skip
-ORDER = ("image", "prompt", "chosen", "chosen_score", "rejected", "rejected_score", "completion", "solution",
-         "correct", "reward", "score")  # fmt: skip
 # Name, reward and accuracy of a comparison; the first reward key that the run has.
 COMPARED = (
     ("Greedy answers to the fixed validation prompts", ("eval_score/greedy_mean",), "eval_audit/greedy_accuracy"),
@@ -43,12 +39,8 @@ ALONE = (
 )
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
 FALL = 0.01  # of accuracy, from which a warning is given
-POINTS, STEPS, ROWS, TEXT, IMAGE_BYTES = 1000, 40, 32, 4000, 16_000_000
-CAPS = (
-    f"Caps: {POINTS} points per curve, {STEPS} steps per table (spread evenly, first and last kept), {ROWS} rows per "
-    f"step, {TEXT} characters per text, {IMAGE_BYTES // 1_000_000} MB of thumbnails (each stored once)."
-)
-BINS = 16
+POINTS = 1000
+CAPS = f"Caps: {POINTS} points per curve, {TABLE_CAPS}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,7 +154,7 @@ def place(key: str, keys: Iterable[str] = ()) -> tuple[str, str, str]:
         >>> place("eval_score/accuracy")
         ('score', 'score/accuracy', 'evaluation')
     """
-    if match := re.fullmatch(r"eval_(?:(.+)_)?((?:score|rewards?|audit|curation|bon)(?:/.*|_std)?)", key):
+    if match := re.fullmatch(r"eval_(?:([^/]+)_)?((?:score|rewards?|audit|curation|bon)(?:/.*|_std)?)", key):
         return _group(match[2]), match[2], f"evaluation {match[1] or ''}".strip()
     if key.startswith("eval_"):
         name = key.removeprefix("eval_")
@@ -184,27 +176,22 @@ def grouped(curves: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
         group, name, curve = place(key, curves)
         charts[group].setdefault(name, []).append(_curve(curve, values))
     return [
-        {"name": prefix, "charts": [{"name": name, "curves": charts[prefix][name]} for name in sorted(charts[prefix])]}
+        {
+            "name": prefix,
+            "charts": [{"name": name, "curves": _sorted(charts[prefix][name])} for name in sorted(charts[prefix])],
+        }
         for prefix in PREFIXES
         if charts[prefix]
     ]
 
 
+def _sorted(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(curves, key=lambda curve: (curve["name"] != "training", curve["name"]))
+
+
 def _curve(name: str, values: Mapping[int, float]) -> dict[str, Any]:
     points = [[step, value] for step, value in sorted(values.items()) if math.isfinite(value)]
     return {"name": name, "points": spread(points, POINTS), "not_finite": len(values) - len(points)}
-
-
-def spread(entries: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` entries, evenly spread, the first and the last among them.
-
-    Example:
-        >>> spread(range(10), 4)
-        [0, 3, 6, 9]
-    """
-    if len(entries) <= count:
-        return list(entries)
-    return [entries[round(i * (len(entries) - 1) / (count - 1))] for i in range(count)]
 
 
 def compare(curves: Mapping[str, Mapping[int, float]]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
@@ -226,7 +213,7 @@ def compare(curves: Mapping[str, Mapping[int, float]]) -> tuple[list[dict[str, A
         if reward is None or accuracy not in curves:
             continue
         keys = {"left": reward, "right": accuracy}
-        pairs.append({"name": name} | {side: _curve(key, curves[key]) for side, key in keys.items()})
+        pairs.append({"name": name, **{side: _curve(key, curves[key]) for side, key in keys.items()}})
         if rewarded:
             sentence, parted = trend(curves[reward], curves[accuracy], reward, accuracy)
             (warnings if parted else statements).extend([f"{name}: {sentence}"] if sentence else [])
@@ -269,11 +256,11 @@ def trend(
 
     text = f"{moved(reward_name, f'{r0:.3g}', f'{r1:.3g}', r1 > r0)} {'while' if parted else 'and'} "
     text += moved(accuracy_name, f"{a0:.1%}", f"{a1:.1%}", a1 > a0)
-    return f"{text} (mean of {_steps(quarters[begin])}, then of {_steps(quarters[-1])}).", parted
+    return f"{text} ({_steps(quarters[begin])}, then {_steps(quarters[-1])}).", parted
 
 
 def _steps(steps: Sequence[int]) -> str:
-    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    return f"step {steps[0]}" if len(steps) == 1 else f"mean of steps {steps[0]} to {steps[-1]}"
 
 
 # Facts
@@ -306,7 +293,10 @@ def _model_facts(run: Path) -> dict[str, str]:
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         base = re.search(r"^base_model: *(\S.*)$", text, re.MULTILINE)
         names = [adapter.get("base_model_name_or_path"), base and base[1], config.get("_name_or_path")]
-        new = {"Model": next((name for name in names if name), None), "Kind": ", ".join(config.get("architectures", []))}
+        new = {
+            "Model": next((name for name in names if name), None),
+            "Architecture": ", ".join(config.get("architectures", [])),
+        }
         if adapter:
             new["Adapter"] = f"{adapter.get('peft_type')}, rank {adapter.get('r')}"
         versions = dict(re.findall(r"^- (TRL|Transformers|Pytorch|Datasets|Tokenizers): *(\S+)", text, re.MULTILINE))
@@ -322,122 +312,3 @@ def _json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-# Tables
-
-
-class Images:
-    """Thumbnails as data URIs, each once, up to a total size."""
-
-    def __init__(self) -> None:
-        self.uris: list[str] = []
-        self.places: dict[bytes, int] = {}
-        self.left_out = self.size = 0
-
-    def add(self, image: Any) -> int | None:
-        """Returns the place of an image given as `{"bytes", "path"}`; `None` without one or where it is too much."""
-        content = image.get("bytes") if isinstance(image, Mapping) else None
-        kind = {b"\xff\xd8": "jpeg", b"\x89P": "png"}.get((content or b"")[:2])
-        if content is None or kind is None:
-            return None
-        if content not in self.places:
-            if self.size + len(content) > IMAGE_BYTES:
-                self.left_out += 1
-                return None
-            self.size += len(content)
-            self.places[content] = len(self.uris)
-            self.uris.append(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
-        return self.places[content]
-
-
-def read_tables(run: Path, images: Images) -> tuple[list[Any], list[Any], list[Any], list[str]]:
-    """Reads the Parquet tables of a run, named `NAME_STEP.parquet`.
-
-    Returns:
-        `tuple`: The tables with a step to choose, the tables of fixed prompts, the histograms, and what to tell.
-    """
-    tables, samples, histograms, notes = [], [], [], []
-    for folder, title in FOLDERS.items():
-        files: dict[str, dict[int, Path]] = {}
-        for file in sorted((run / folder).glob("*.parquet")):
-            if match := re.fullmatch(r"(.+)_(\d+)", file.stem):
-                files.setdefault(match[1], {})[int(match[2])] = file
-        for name, by_step in files.items():
-            shown = title if name in ("eval", folder) else f"{title}: {name}"
-            steps: list[dict[str, Any]] = []
-            for step in spread(sorted(by_step), STEPS):
-                try:
-                    steps.append({"step": step, "rows": _read(by_step[step])})
-                except (ValueError, OSError) as error:  # pyarrow's are both
-                    notes.append(f"{folder}/{by_step[step].name} cannot be read: {str(error)[:120]}")
-            histograms += [made for key in _numbers(steps) if (made := histogram(steps, key, shown))]
-            steps = [{**entry, "rows": [_shown(row, images) for row in entry["rows"][:ROWS]]} for entry in steps]
-            if folder == "samples" and steps:
-                samples.append({"title": shown, **followed(steps)})
-            elif steps:
-                keys = dict.fromkeys(key for entry in steps for row in entry["rows"] for key in row if key != "step")
-                columns = sorted(keys, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
-                tables.append({"title": shown, "columns": columns, "steps": steps})
-    return tables, samples, histograms, notes
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(file).to_pylist()
-
-
-def _shown(row: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """A row as the page shows it: an image by its place, numbers, texts of messages and of anything else."""
-    out: dict[str, Any] = {}
-    for key, value in row.items():
-        if key == "image":
-            out[key] = images.add(value)
-        elif value is None or isinstance(value, bool | int):
-            out[key] = value
-        elif isinstance(value, float):
-            out[key] = value if math.isfinite(value) else None
-        else:
-            out[key] = _text(value)
-    return out
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
-        texts = [entry.get("content", entry.get("text")) for entry in value]  # messages, or their parts
-        value = "\n".join(_text(text) for text in texts if text is not None)
-    value = str(value)
-    return value if len(value) <= TEXT else value[:TEXT] + " … (cut)"
-
-
-def followed(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Turns tables of the same prompts at several steps into one row per prompt, with its answer at each step."""
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for entry in steps:
-        for i, row in enumerate(entry["rows"]):
-            fixed = {key: row.get(key) for key in ("prompt", "solution", "image")}
-            own = rows.setdefault((i, row.get("prompt") or ""), {**fixed, "answers": {}})
-            answer = {key: row.get(key) for key in ("completion", "reward", "score", "correct")}
-            own["answers"][str(entry["step"])] = answer
-    return {"steps": [entry["step"] for entry in steps], "rows": list(rows.values())}
-
-
-def _numbers(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of rewards and scores: numbers, not counts."""
-    first = [row for entry in steps for row in entry["rows"]]
-    return list(dict.fromkeys(key for row in first for key, value in row.items() if isinstance(value, float)))
-
-
-def histogram(steps: Sequence[Mapping[str, Any]], key: str, title: str) -> dict[str, Any] | None:
-    """Counts a column's values of each step in bins that all steps share; `None` without two different values."""
-    values = {e["step"]: [v for row in e["rows"] if (v := row.get(key)) is not None and math.isfinite(v)] for e in steps}
-    every = [value for own in values.values() for value in own]
-    if not every or (low := min(every)) == (high := max(every)):
-        return None
-    counts = []
-    for own in values.values():
-        counts.append([0] * BINS)
-        for value in own:
-            counts[-1][min(int((value - low) / (high - low) * BINS), BINS - 1)] += 1
-    return {"title": title, "name": key, "low": low, "high": high, "steps": list(values), "counts": counts}
