@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from .arguments import ImageArguments
 from .groups import set_pixel_budget
-from .imagery import read_image
+from .imagery import ImageOptions, read_image
 from .rewards import RSReward
 from .rollout_audit import RolloutAudit
 from .score_reward import ScoreReward, image_key, load_scorer
@@ -178,13 +178,17 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         options: dict[str, Any] = {} if url else {"sharded": sharded}
         if args.score_model_dtype is not None and not url:
             options["dtype"] = args.score_model_dtype
-        scorer = load_scorer(str(args.score_model), image_options=args.image_options(), **options)
+        # The pictures come from `read_images`: bands and stretch must not be applied to them a second time.
+        pictures = ImageOptions(max_image_pixels=args.max_image_pixels)
+        scorer = load_scorer(str(args.score_model), image_options=pictures, **options)
         if url:
             self.accelerator.print(f"Score model: on {args.score_model}, no memory of this machine's processes.")
             return scorer
+        scorer.collator.image_options = pictures  # nor those of the score model's card
         self.accelerator.print(memory_estimate(scorer.model, self.accelerator.num_processes, sharded))
         if sharded:
             scorer.share_weights(self.accelerator)
+            self.reward_funcs[0] = InStep(self.reward_funcs[0], scorer)
         else:
             scorer.model.to(self.accelerator.device)
         return scorer
@@ -284,6 +288,29 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         return gather_object(values)
 
 
+class InStep:
+    """A reward with a sharded score model, which every process must run where one does.
+
+    [`RSReward`] asks the score model only about well-formed answers to open questions, and a process may have none.
+
+    Args:
+        reward (callable): Asks the scorer once in a call, or not at all.
+        scorer ([`Scorer`]): With shared weights.
+    """
+
+    def __init__(self, reward: Any, scorer: Any) -> None:
+        self.__name__ = reward.__name__
+        self.reward, self.scorer = reward, scorer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Rewards completions; without any to score, takes part in the other processes' scoring."""
+        rounds = self.scorer.rounds
+        rewards = self.reward(*args, **kwargs)
+        if self.scorer.rounds == rounds:
+            self.scorer.score_groups([])
+        return rewards
+
+
 def _score_reward(args: VisionGRPOConfig) -> ScoreReward:
     return ScoreReward(
         str(args.score_model),
@@ -292,7 +319,6 @@ def _score_reward(args: VisionGRPOConfig) -> ScoreReward:
         answer_only=args.answer_only,
         shuffle_images=args.shuffle_reward_images,
         max_failed_fraction=args.max_failed_fraction,
-        image_options=args.image_options(),
     )
 
 

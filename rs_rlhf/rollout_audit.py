@@ -34,6 +34,7 @@ class RolloutAudit:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.rows: list[dict[str, Any]] = []
+        self.measured = -1  # the step of the last shuffle gap
 
     def observe(
         self, inputs: Sequence[Mapping[str, Any]], prompts: Any, completions: Any, ids: Sequence[Any], rewards: Any
@@ -47,7 +48,8 @@ class RolloutAudit:
         """
         trainer = self.trainer
         mode = "train" if trainer.model.training else "eval"
-        scores = list(trainer._pending_extra_logs.get("score") or [None] * len(completions))
+        # Several score rewards log under one name; the first is the one that the audit is about.
+        scores = list(trainer._pending_extra_logs.get("score") or [None] * len(completions))[: len(completions)]
         texts = [answers.message_text(completion) for completion in completions]
         start = trainer.accelerator.process_index * len(texts)
         weighted = rewards[start : start + len(texts)] * trainer.reward_weights.to(rewards.device)
@@ -60,8 +62,10 @@ class RolloutAudit:
             trainer._metrics[mode][name].append(value)
         if mode != "train":
             return
-        every = trainer.args.audit_steps
-        if every and trainer.state.global_step % every == 0 and trainer.score_reward is not None:
+        every, step = trainer.args.audit_steps, trainer.state.global_step
+        # Once in so many steps, also where rollouts are made several times in a step, or not in every one.
+        if every and step // every > self.measured // every and trainer.score_reward is not None:
+            self.measured = step
             self._shuffle_gap(prompts, completions, inputs)
         shown = trainer.args.logged_samples if trainer.accelerator.is_main_process else 0
         places = _spread(len(texts), shown)

@@ -96,6 +96,7 @@ class Scorer:
         self.model = model.eval()
         self.processor = processor
         self.token_budget = token_budget
+        self.rounds = 0  # scorings with shared weights that have come to their end on all processes
         self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
 
     @classmethod
@@ -162,6 +163,8 @@ class Scorer:
     def share_weights(self, accelerator: Any) -> None:
         """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
 
+        A process that has nothing to score calls `score_groups([])`; `rounds` counts the scorings that all have ended.
+
         Args:
             accelerator (`accelerate.Accelerator`): Of the training that the score model stands beside.
         """
@@ -172,7 +175,9 @@ class Scorer:
 
         def anyone(busy: bool) -> bool:
             flag = torch.tensor(float(busy), device=accelerator.device)
-            return accelerator.reduce(flag, "sum").item() > 0
+            going_on = accelerator.reduce(flag, "sum").item() > 0
+            self.rounds += not going_on
+            return going_on
 
         self.anyone = anyone  # type: ignore[method-assign]
 
