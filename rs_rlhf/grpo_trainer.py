@@ -25,7 +25,7 @@ from .groups import set_pixel_budget
 from .imagery import ImageOptions, read_image
 from .rewards import RSReward
 from .rollout_audit import RolloutAudit
-from .score_reward import ScoreReward, image_key, load_scorer
+from .score_reward import TRANSFORMS, ScoreReward, image_key, load_scorer
 from .vision_sharing import share_vision
 from .vision_trainer import ResumeMixin
 
@@ -67,6 +67,13 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
     relative_to_reference: bool = field(
         default=False,
         metadata={"help": "Reward 1 - exp(-reward_scale * (score - score of the solution)), 0 below the solution."},
+    )
+    score_transform: str = field(
+        default="none",
+        metadata={
+            "help": "'exp' rewards exp(score), which is proportional to the probability of being the best answer.",
+            "choices": list(TRANSFORMS),
+        },
     )
     reward_scale: float = field(default=0.2, metadata={"help": "Scale of relative_to_reference."})
     answer_only: bool = field(
@@ -316,6 +323,7 @@ def _score_reward(args: VisionGRPOConfig) -> ScoreReward:
         str(args.score_model),
         relative_to_reference=args.relative_to_reference or args.reward == "rs",
         scale=args.reward_scale,
+        transform=args.score_transform,
         answer_only=args.answer_only,
         shuffle_images=args.shuffle_reward_images,
         max_failed_fraction=args.max_failed_fraction,

@@ -22,11 +22,12 @@ from typing import Any
 
 from . import answers
 from .data import DataError, Group, make_group
-from .declarations import DeclarationError
+from .declarations import DeclarationError, did_you_mean
 from .imagery import ImageOptions
 
 logger = logging.getLogger(__name__)
 SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
+TRANSFORMS = ("none", "exp")
 Rewards = list[float | None]
 
 
@@ -43,6 +44,9 @@ class ScoreReward:
         relative_to_reference (`bool`): Give `1 - exp(-scale * (s(answer) - s(reference)))`, and 0 where the answer
             does not beat the reference (arXiv 2503.00743). The reference is scored in the same group.
         scale (`float`): Of the above.
+        transform (`str`): `"none"`, or `"exp"`: the reward is `exp(score)`. Under the loss that score models are
+            trained with, scores are log-odds, and `exp(score)` is proportional to the probability of being the best
+            answer: it rewards being right, where the score itself rewards not being absurd.
         answer_only (`bool`): Score the text inside `<answer>` where there is one.
         reference (`str`): Column of the reference texts.
         system_turns (`bool`): Show the score model the system turns of the prompt; by default they are left out, since
@@ -64,6 +68,7 @@ class ScoreReward:
         *,
         relative_to_reference: bool = False,
         scale: float = 0.2,
+        transform: str = "none",
         answer_only: bool = True,
         reference: str = "solution",
         system_turns: bool = False,
@@ -76,6 +81,9 @@ class ScoreReward:
         self.__name__ = "score_reward"
         self.model = model
         self.relative_to_reference, self.scale = relative_to_reference, scale
+        if transform not in TRANSFORMS:
+            raise ValueError(f"unknown transform {transform!r}{did_you_mean(transform, TRANSFORMS)}")
+        self.transform = transform
         self.answer_only, self.reference = answer_only, reference
         self.system_turns, self.shuffle_images = system_turns, shuffle_images
         self.max_failed_fraction = max_failed_fraction
@@ -139,6 +147,8 @@ class ScoreReward:
             references.append(values[-1] if right else None)
         self._report(scores, references, len(causes), log_metric, log_extra)
         self._watch(len(causes), len(places), causes)
+        if not self.relative_to_reference and self.transform == "exp":
+            return [None if s is None else math.exp(min(s, 80.0)) for s in scores]  # e^80 is within float32
         if not self.relative_to_reference:
             return scores
         return [
