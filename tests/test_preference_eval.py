@@ -75,6 +75,20 @@ def test_the_trainers_metrics_and_the_report_count_a_ranked_list_alike():
         assert metrics[f"accuracy_kind/{kind}"] == report["by_kind"][kind]["accuracy"]
 
 
+def test_lists_report_how_often_the_chosen_is_the_best():
+    class Fixed:
+        def score_groups(self, groups):
+            table = {"best": 3.0, "good": 2.0, "bad": 1.0}
+            return [[table[one[0]["content"][0]["text"]] for one in group.completions] for group in groups]
+
+    groups = [make_group("", ["best", "good", "bad"]), make_group("", ["good", "best", "bad"])]
+    report = evaluate_preferences(Fixed(), groups)
+    assert report["top1"] == 0.5 and report["accuracy"] == 0.75
+    assert "Best of its whole list: 50.0% of 2 rows" in format_report(report)
+    assert preference_metrics([{"scores": [3, 2, 1]}, {"scores": [2, 3, 1]}])["top1"] == 0.5
+    assert "top1" not in preference_metrics([{"scores": [3, 2]}])
+
+
 def test_wilson_interval_of_a_known_case():
     assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson_interval(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rs_rlhf import cli
 from rs_rlhf.declarations import DeclarationError
-from rs_rlhf.reports import main, plot_preferences, plot_run
+from rs_rlhf.reports import main, plot_grpo, plot_preferences, plot_run
 
 
 def write_state(folder, last_loss=0.3, step=20):
@@ -80,3 +80,18 @@ def test_preferences_with_and_without_an_example(tmp_path):
     assert example.shape[1] > 1.5 * plain.shape[1]
     plot_preferences({**reports, "after": report(0.7)}, tmp_path / "other.png")
     assert not np.array_equal(pixels(tmp_path / "other.png"), plain)
+
+
+def test_the_grpo_curve_follows_the_numbers(tmp_path):
+    def drawn(name, accuracy):
+        log = [{"step": 0, "eval_audit/greedy_accuracy": 0.3, "eval_score/greedy_mean": 4.0}]
+        log += [{"step": step, "reward": 4 + step / 10, "audit/accuracy": 0.2} for step in (5, 10)]
+        log += [{"step": 10, "eval_audit/greedy_accuracy": accuracy, "eval_score/greedy_mean": 5.0}]
+        run = tmp_path / name
+        run.mkdir()
+        (run / "trainer_state.json").write_text(json.dumps({"global_step": 10, "log_history": log}))
+        plot_grpo(run, run / "grpo.png")
+        return pixels(run / "grpo.png")
+
+    up, down = drawn("up", 0.4), drawn("down", 0.1)
+    assert up.shape == down.shape and (up != down).any()

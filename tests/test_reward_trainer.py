@@ -93,6 +93,20 @@ def test_plackett_luce_of_a_list_by_hand():
     assert torch.isfinite(scores.grad).all() and scores.grad[1, 2] == 0
 
 
+def test_one_place_is_the_cross_entropy_of_choosing_the_first():
+    scores = torch.tensor([[1.0, 0.5, -2.0, 3.0], [0.3, 0.2, float("nan"), float("nan")]])
+    sizes = torch.tensor([4, 2])
+    first = torch.nn.functional.cross_entropy(scores[:1], torch.tensor([0]))
+    second = torch.nn.functional.cross_entropy(scores[1:, :2], torch.tensor([0]))
+    loss = plackett_luce_loss(scores, sizes=sizes, places=1)
+    torch.testing.assert_close(loss, (first + second) / 2)
+    # what comes after the first place is not ranked: its order does not matter, as it does in a ranked list
+    swapped = scores[:, [0, 2, 1, 3]].clone()
+    swapped[1] = scores[1]
+    torch.testing.assert_close(plackett_luce_loss(swapped, sizes=sizes, places=1), loss)
+    assert not torch.allclose(plackett_luce_loss(swapped, sizes=sizes), plackett_luce_loss(scores, sizes=sizes))
+
+
 def test_plackett_luce_is_stable_in_bfloat16():
     scores = torch.tensor([[300.0, -300.0], [-300.0, 300.0]], dtype=torch.bfloat16, requires_grad=True)
     loss = plackett_luce_loss(scores)
@@ -274,6 +288,19 @@ def test_margin_and_centering_change_the_loss(images, tiny_vlm, tmp_path):
         results[name] = losses(trainer)[0]
     assert results["margin"] > results["plain"] + 1
     assert results["center"] > results["plain"]
+
+
+def test_ranked_rejected_chooses_the_loss(images, tiny_vlm, tmp_path):
+    rows = [{"prompt": "", "chosen": "a river.", "rejected": ["trees.", "a road.", "a port."], "image": str(images / "0.png")}] * 4
+    data = datasets.Dataset.from_list(rows)
+    found = {}
+    for ranked in (True, False):
+        args = config(tmp_path / str(ranked), max_steps=1, ranked_rejected=ranked)
+        trainer = VisionRewardTrainer(model=tiny_vlm, args=args, train_dataset=data)
+        trainer.train()
+        found[ranked] = losses(trainer)[0]
+    assert found[False] == pytest.approx(math.log(4), abs=0.5)  # a new head: four near-equal scores
+    assert found[True] == pytest.approx(math.log(4) + math.log(3) + math.log(2), abs=0.8)
 
 
 def test_image_blind_ignores_the_image(images, tiny_vlm, tmp_path):

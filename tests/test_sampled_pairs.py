@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from rs_rlhf.imagery import read_image
 from rs_rlhf.judges import EndpointJudge, RewardJudge, candidates_of, judged_pairs, score_of
 from rs_rlhf.question_rows import read_questions
 from rs_rlhf.readers import load_preferences
-from rs_rlhf.sampled_pairs import closed_rejected, main, plain_answer
+from rs_rlhf.sampled_pairs import closed_rejected, damaged_answers, main, plain_answer
 from rs_rlhf.scenes import write_scenes
 
 
@@ -63,6 +64,17 @@ def test_closed_rejected():
     assert closed_rejected(["river"] * 3, "River", ["river"]) == []
     order = closed_rejected(["xx", "lake"], "river", ["lake", "port"], choices_extra=1)
     assert [one["kind"] for one in order] == ["policy_wrong", "wrong_choice", "policy_malformed"]
+
+
+def test_damaged_forms_are_rejected_and_never_a_choice():
+    choices = ["sea port", "sea", "forest"]
+    cut, doubled, mixed = damaged_answers("sea port", choices)
+    assert "sea por" in cut and "port" in cut and "sea port port" in doubled and "sea port forest" in mixed
+    found = closed_rejected([], "sea port", choices, damaged_extra=12, rng=random.Random(1))
+    assert len(found) == 12 == len({one["text"] for one in found}) and {one["kind"] for one in found} == {"damaged"}
+    assert not {"sea", "sea port", "forest"} & {one["text"] for one in found}
+    again = closed_rejected([], "sea port", choices, damaged_extra=12, rng=random.Random(1))
+    assert again == found and closed_rejected([], "a", ["a"], damaged_extra=3)[0]["text"] == "a a"
 
 
 def test_command_on_labelled_images(scenes, command, tmp_path, capsys):

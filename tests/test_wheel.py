@@ -1,5 +1,6 @@
 """A wheel built from the source distribution carries the declarations, and works from any folder."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -76,3 +77,10 @@ def test_commands_run_from_another_folder(installed, tmp_path):
     run(installed / "rs-rlhf", "tiny-vlm", "out", cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert (tmp_path / "out" / "config.json").is_file()
     assert "rs-rlhf" in run(installed / "rs-rlhf", "--version", cwd=tmp_path)
+
+
+def test_the_report_finds_its_page_in_the_wheel(installed, tmp_path):
+    history = [{"step": step, "loss": 1.0 / (1 + step)} for step in range(3)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": history}))
+    run(installed / "rs-rlhf", "report", ".", cwd=tmp_path)
+    assert "loss" in (tmp_path / "report.html").read_text()
