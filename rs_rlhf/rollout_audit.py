@@ -35,6 +35,7 @@ class RolloutAudit:
         self.trainer = trainer
         self.rows: list[dict[str, Any]] = []
         self.measured = -1  # the step of the last shuffle gap
+        self.before: list[Any] = []  # groups of that step: other images for a process with rollouts of one prompt
 
     def observe(
         self, inputs: Sequence[Mapping[str, Any]], prompts: Any, completions: Any, ids: Sequence[Any], rewards: Any
@@ -80,7 +81,8 @@ class RolloutAudit:
         reward = self.trainer.score_reward
         columns = {key: [row.get(key) for row in inputs] for key in inputs[0] if key != "prompt"}
         groups, _ = reward.layout(prompts, completions, columns)
-        others = with_other_images(groups)
+        others = with_other_images([*groups, *self.before])[: len(groups)]
+        self.before = groups[:2]
         both = reward.scorer.score_groups([*groups, *others], on_error="return")
         gaps = []
         for group, other, right, wrong in zip(groups, others, both[: len(groups)], both[len(groups) :], strict=True):
