@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
+_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_THINK_ANSWER = re.compile(r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
+_INSIDE = r"(?:(?!</?(?:think|answer)>).)*"  # a second answer, or text between the parts, must not pass as content
+_THINK_ANSWER = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL)
 _PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
 _BRACKETS = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 # Units of a box's coordinates -> what a full side is; `None` is the side of the image in pixels.
@@ -51,7 +52,7 @@ def has_answer(text: str) -> bool:
 
 
 def is_think_answer(text: str) -> bool:
-    """Whether the text is `<think>…</think><answer>…</answer>` and nothing else but white space (arXiv 2503.00743)."""
+    """Whether the text is one `<think>…</think>`, one `<answer>…</answer>` and white space (arXiv 2503.00743)."""
     return _THINK_ANSWER.fullmatch(text) is not None
 
 

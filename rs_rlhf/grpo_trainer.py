@@ -243,6 +243,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation, and the greedy answers to the fixed validation prompts."""
+        self.audit.evaluated = []
         metrics = super().evaluate(*args, **kwargs)
         ours = self.audit.validate(kwargs.get("metric_key_prefix", "eval"))
         if ours:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from . import answers
@@ -90,10 +91,7 @@ class IoUReward:
         ]
 
     def _reward(self, text: str, solution: Any, size: tuple[int, int] | None) -> float | None:
-        if solution is not None and not isinstance(solution, str):
-            boxes = solution if solution and not isinstance(solution[0], (int, float)) else [solution]
-            solution = " ".join(str([float(x) for x in box]) for box in boxes)
-        right = answers.parse_boxes(solution or "")
+        right = _boxes(solution)
         if not right or (size is None and "pixel" in (self.answer_unit, self.solution_unit)):
             return None
         given = answers.parse_boxes(answers.extract_answer(text))
@@ -189,6 +187,16 @@ def _column(columns: Mapping[str, Any], name: str, reward: str) -> Sequence[Any]
         known: Iterable[str] = [key for key, value in columns.items() if isinstance(value, list)]
         raise DeclarationError(f"{reward} needs the column {name!r}{did_you_mean(name, known)}")
     return columns[name]
+
+
+def _boxes(solution: Any) -> list[answers.Box]:
+    """The boxes of a solution: of a text, or of one `[x1, y1, x2, y2]` or a list of these."""
+    if solution is None or isinstance(solution, str):
+        return answers.parse_boxes(solution or "")
+    boxes = [solution] if any(isinstance(x, Real) for x in solution) else solution
+    if any(len(box) != 4 for box in boxes):
+        return []
+    return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
 
 
 def _is_column(value: Any, rows: int) -> bool:

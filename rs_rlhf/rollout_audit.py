@@ -34,6 +34,7 @@ class RolloutAudit:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.rows: list[dict[str, Any]] = []
+        self.evaluated: list[dict[str, Any]] = []  # rows of the evaluation under way
         self.measured = -1  # the step of the last shuffle gap
         self.before: list[Any] = []  # groups of that step: other images for a process with rollouts of one prompt
 
@@ -59,10 +60,13 @@ class RolloutAudit:
             {**judged(text, row), "length": len(own), "score": score}
             for text, row, own, score in zip(texts, inputs, ids, scores, strict=True)
         ]
-        for name, value in audit_metrics(trainer.gathered(rows)).items():
-            trainer._metrics[mode][name].append(value)
-        if mode != "train":
+        gathered = trainer.gathered(rows)
+        if mode == "eval":  # over all rows so far: TRL averages batches, and a last one of 3 rows would count as one of 128
+            self.evaluated += gathered
+            trainer._metrics[mode].update({name: [v] for name, v in audit_metrics(self.evaluated).items()})
             return
+        for name, value in audit_metrics(gathered).items():
+            trainer._metrics[mode][name].append(value)
         every, step = trainer.args.audit_steps, trainer.state.global_step
         # Once in so many steps, also where rollouts are made several times in a step, or not in every one.
         if every and step // every > self.measured // every and trainer.score_reward is not None:

@@ -23,11 +23,12 @@ from typing import Any
 from . import answers
 from .data import DataError, Group, make_group
 from .declarations import DeclarationError, did_you_mean
-from .imagery import ImageOptions
+from .imagery import ImageError, ImageOptions
 
 logger = logging.getLogger(__name__)
 SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
 TRANSFORMS = ("none", "exp")
+IMAGE_TOKEN = "<|image_pad|>"
 Rewards = list[float | None]
 
 
@@ -51,7 +52,8 @@ class ScoreReward:
         reference (`str`): Column of the reference texts.
         system_turns (`bool`): Show the score model the system turns of the prompt; by default they are left out, since
             they instruct the policy.
-        shuffle_images (`bool`): Score with another prompt's images. The control run of a reward that should look.
+        shuffle_images (`bool`): Score with another prompt's images, of the same call or the one before. The control
+            run of a reward that should look.
         max_failed_fraction (`float`): Stop when over the last `failure_window` calls more rows than this share failed.
         failure_window (`int`): Calls looked back on; those that have not been count as good.
         image_options ([`ImageOptions`], *optional*): How images are found and read.
@@ -88,6 +90,7 @@ class ScoreReward:
         self.system_turns, self.shuffle_images = system_turns, shuffle_images
         self.max_failed_fraction = max_failed_fraction
         self._failed: deque[float] = deque(maxlen=failure_window)
+        self._before: list[Group] = []  # of the last call: a call of one prompt has no other images
         self._options = {"image_options": image_options, **options}
         self._scorer: Any = None if isinstance(model, (str, os.PathLike)) else model
 
@@ -128,7 +131,10 @@ class ScoreReward:
         """
         groups, places = self.layout(prompts, completions, columns)
         if self.shuffle_images:
-            groups = with_other_images(groups)
+            own, groups = groups, with_other_images([*groups, *self._before])[: len(groups)]
+            if own and all(group.images is mine.images for group, mine in zip(groups, own, strict=True)):
+                logger.warning("shuffle_images: no other images in this call, so that it is scored with its own")
+            self._before = own or self._before
         scored = self.scorer.score_groups(groups, on_error="return") if groups else []
         scores: list[float | None] = []
         references: list[float | None] = []
@@ -141,7 +147,7 @@ class ScoreReward:
             else:
                 values = [row[k] for k in place[1:]]  # type: ignore[index]
                 if not all(map(math.isfinite, values)):
-                    causes.append(f"the score is {values[0]}, not a finite number")
+                    causes.append(f"a score is {min(values, key=math.isfinite)}, not a finite number")
             right = all(map(math.isfinite, values))
             scores.append(values[0] if right else None)
             references.append(values[-1] if right else None)
@@ -166,7 +172,8 @@ class ScoreReward:
 
         Returns:
             `tuple`: The groups, and for each row `(group, completion)` or `(group, completion, reference)` as indices,
-            or the error of a row that fits no group.
+            or the error of a row that fits no group. A text that holds an image token stands alone, since its group
+            cannot be scored.
         """
         images = columns.get("images") if columns.get("images") is not None else columns.get("image")
         references = columns.get(self.reference)
@@ -182,14 +189,15 @@ class ScoreReward:
         places: list[Any] = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             wanted = [self._text(completion)]
-            if self.relative_to_reference and references is not None:
-                wanted.append(self._text(references[i]))
             try:
+                if self.relative_to_reference and references is not None:
+                    wanted.append(self._reference_text(references[i]))
                 group = make_group(self._prompt(prompt), [], row_images(prompt, images, i), row=i)
-            except DataError as error:
+                keys = tuple(image_key(image, hashes) for image in group.images)
+            except (DataError, ImageError) as error:
                 places.append(error)
                 continue
-            key = (json.dumps(group.prompt), tuple(image_key(image, hashes) for image in group.images))
+            key = (json.dumps(group.prompt), keys, wanted[0] if IMAGE_TOKEN in wanted[0] else "")
             if key not in known:
                 known[key] = len(groups)
                 groups.append(group)
@@ -203,6 +211,12 @@ class ScoreReward:
     def _text(self, value: Any) -> str:
         text = answers.message_text(value)
         return answers.extract_answer(text) if self.answer_only and answers.has_answer(text) else text
+
+    def _reference_text(self, value: Any) -> str:
+        text = self._text(value if value is None or isinstance(value, (str, list)) else str(value))
+        if not text.strip():
+            raise DataError(f"`{self.reference}` is empty, expected the reference text", self.reference)
+        return text
 
     def _prompt(self, prompt: Any) -> Any:
         if isinstance(prompt, str) or self.system_turns:
@@ -262,14 +276,13 @@ def load_scorer(model: str, **options: Any) -> Any:
 
 def with_other_images(groups: Sequence[Group]) -> list[Group]:
     """Returns groups with the images of the next group that has as many, different ones; others stay as they are."""
+    hashes: dict[int, Any] = {}
+    keys = [[image_key(image, hashes) for image in group.images] for group in groups]
     out = []
     for i, group in enumerate(groups):
-        others = [*groups[i + 1 :], *groups[:i]]
-        keys = [image_key(image, {}) for image in group.images]
-        other = next(
-            (o for o in others if len(o.images) == len(keys) and [image_key(x, {}) for x in o.images] != keys), group
-        )
-        out.append(replace(group, images=other.images))
+        others = [*range(i + 1, len(groups)), *range(i)]
+        other = next((j for j in others if len(keys[j]) == len(keys[i]) and keys[j] != keys[i]), i)
+        out.append(replace(group, images=groups[other].images))
     return out
 
 
@@ -284,14 +297,25 @@ def row_images(prompt: Any, images: Any, i: int) -> Any:
 
 
 def image_key(image: Any, hashes: dict[int, Any]) -> Any:
-    """What tells an image from another: TRL decodes a picture anew for each row of a prompt."""
+    """What tells an image from another: TRL decodes a picture anew for each row of a prompt.
+
+    Raises:
+        ImageError: A picture that was opened but is damaged.
+    """
     if isinstance(image, Mapping):
         return image["bytes"] if image.get("bytes") is not None else str(image.get("path"))
     if isinstance(image, (str, bytes)):
         return image
     if id(image) not in hashes:
-        shape = getattr(image, "shape", None) or (image.mode, image.size)
-        hashes[id(image)] = (str(shape), hashlib.sha256(image.tobytes()).hexdigest())
+        try:
+            content = image.tobytes()
+        except Exception as error:  # a lazily opened image is decoded only now, and a damaged one raises anything
+            raise ImageError(f"an image cannot be decoded, the file is truncated or corrupt ({error})") from error
+        if hasattr(image, "getpalette"):  # a palette's indices say nothing without its colours
+            form = [image.mode, image.size, image.getpalette(), image.info.get("transparency")]
+        else:
+            form = [image.shape, image.dtype]
+        hashes[id(image)] = (str(form), hashlib.sha256(content).hexdigest())
     return hashes[id(image)]
 
 

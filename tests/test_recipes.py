@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, data_folder, picture
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from rs_rlhf import ScoreModel
 from rs_rlhf.synthetic import save_tiny_vlm
@@ -78,6 +79,57 @@ def test_the_captioner_recipe_runs(tmp_path):
     flags += ["--per_device_train_batch_size", "8", "--eval_strategy", "no", "--use_cpu", "true"]
     run(["sft", "--config", "aid-rsicd-tiny/captioner", *flags], tmp_path)
     assert (tmp_path / "out" / "aid-rsicd-tiny" / "captioner" / "model.safetensors").is_file()
+
+
+def test_the_rl_recipe_on_real_images_runs(tmp_path):
+    """The commands of the RL part of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
+    data = data_folder("aid_rsicd")
+    small = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
+    out = "out/aid-rsicd-tiny"
+    run(["tiny-vlm", f"{out}/init", "--texts", f"{data}:validation", *small], tmp_path)
+    run(["tiny-vlm", f"{out}/captioner", "--texts", f"{data}:validation", *small, "--seed", "1"], tmp_path)
+    few = ["--max_steps", "2", "--use_cpu", "true"]
+    images = ["--dataset_name", str(data), "--dataset_train_split", "validation", "--max_train_samples", "32"]
+    sft = ["--eval_strategy", "no", "--per_device_train_batch_size", "8"]
+    run(["sft", "--config", "aid-rsicd-tiny/policy", *images, *few, *sft, "--output_dir", f"{out}/policy2"], tmp_path)
+    sampled = ["--policy", f"{out}/policy2", "--input", str(data), "--split", "validation", "-n", "2"]
+    sampled += ["--form", "list"]
+    for split, extra in (("train", ["--choices_extra", "3", "--damaged_extra", "2"]), ("validation", [])):
+        more = ["--limit", "16", "--output", f"{out}/pairs/mistakes_{split}.jsonl", "--choices_extra", "5", *extra]
+        run(["data", "sample-pairs", *sampled, *more], tmp_path)
+    run(["reward", "--config", "aid-rsicd-tiny/rl_reward", *few, "--per_device_train_batch_size", "8",
+         "--eval_steps", "2"], tmp_path)  # fmt: skip
+    log = run(
+        ["grpo", "--config", "aid-rsicd-tiny/grpo", *images, *few, "--dataset_test_split", "validation",
+         "--score_model", f"{out}/rl_reward", "--max_eval_samples", "16", "--per_device_train_batch_size", "16",
+         "--eval_steps", "2", "--logging_steps", "1"], tmp_path,
+    )  # fmt: skip
+    assert "eval_audit/greedy_accuracy" in log and "audit/shuffle_gap" in log and "score/mean" in log
+    assert (tmp_path / out / "grpo" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("recipe", ["zero3", "zero2", "lora"])
+def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, tmp_path):
+    save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
+    model = ScoreModel.from_pretrained(tmp_path / "tiny")
+    model.save_pretrained(tmp_path / "score")
+    AutoProcessor.from_pretrained(tmp_path / "tiny").save_pretrained(tmp_path / "score")
+    folder = tmp_path / "data" / "rs_rl"
+    folder.mkdir(parents=True)
+    rows = []
+    for i, (kind, solution) in enumerate([("em", "rural"), ("iou", "(1,2),(30,40)"), ("open_ended", "a river")] * 2):
+        picture(i).save(folder / f"{i}.png")
+        rows.append({"prompt": "What is it?", "solution": solution, "reward_type": kind, "image": f"{i}.png"})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--model_name_or_path", "tiny", "--score_model", "score", "--max_pixels", str(12 * 28 * 28)]
+    flags += ["--dtype", "float32", "--bf16", "false", "--use_cpu", "true", "--max_completion_length", "8"]
+    flags += ["--gradient_accumulation_steps", "1", "--max_steps", "1", "--report_to", "none", "--num_processes", "2"]
+    flags += ["--dataloader_num_workers", "0", "--gradient_checkpointing", "false"]
+    config = "cpu_zero3" if recipe == "zero3" else "cpu_zero2"
+    log = run(["grpo", "--config", f"qwen2-vl-7b-grpo/{recipe}", *flags, "--accelerate_config", config], tmp_path)
+    assert "rewards/rs_reward/mean" in log and "Used: " + ("sharded" if recipe == "zero3" else "replicated") in log
+    saved = "adapter_model.safetensors" if recipe == "lora" else "model.safetensors"
+    assert (tmp_path / "out" / "qwen2-vl-7b-grpo" / recipe / saved).is_file()
 
 
 def test_the_recipes_readme_states_the_measured_results():

@@ -291,8 +291,8 @@ def test_margin_and_centering_change_the_loss(images, tiny_vlm, tmp_path):
 
 
 def test_ranked_rejected_chooses_the_loss(images, tiny_vlm, tmp_path):
-    rows = [{"prompt": "", "chosen": "a river.", "rejected": ["trees.", "a road.", "a port."], "image": str(images / "0.png")}] * 4
-    data = datasets.Dataset.from_list(rows)
+    row = {"prompt": "", "chosen": "a river.", "rejected": ["trees.", "a road.", "a port."]}
+    data = datasets.Dataset.from_list([row | {"image": str(images / "0.png")}] * 4)
     found = {}
     for ranked in (True, False):
         args = config(tmp_path / str(ranked), max_steps=1, ranked_rejected=ranked)
