@@ -61,7 +61,7 @@ class RolloutAudit:
             for text, row, own, score in zip(texts, inputs, ids, scores, strict=True)
         ]
         gathered = trainer.gathered(rows)
-        if mode == "eval":  # over all rows so far: TRL averages batches, and a last one of 3 rows would count as one of 128
+        if mode == "eval":  # over all rows so far: TRL averages batches, and a last one may be of 3 rows
             self.evaluated += gathered
             trainer._metrics[mode].update({name: [v] for name, v in audit_metrics(self.evaluated).items()})
             return

@@ -85,6 +85,8 @@ class ScoreReward:
         self.relative_to_reference, self.scale = relative_to_reference, scale
         if transform not in TRANSFORMS:
             raise ValueError(f"unknown transform {transform!r}{did_you_mean(transform, TRANSFORMS)}")
+        if relative_to_reference and transform != "none":
+            raise ValueError(f"transform {transform!r} has no effect on relative_to_reference; give one of the two.")
         self.transform = transform
         self.answer_only, self.reference = answer_only, reference
         self.system_turns, self.shuffle_images = system_turns, shuffle_images
@@ -96,7 +98,7 @@ class ScoreReward:
 
     def __getstate__(self) -> dict[str, Any]:
         named = isinstance(self.model, (str, os.PathLike))  # another process loads it itself
-        return {**self.__dict__, "_scorer": None if named else self._scorer}
+        return {**self.__dict__, "_scorer": None if named else self._scorer, "_before": []}
 
     @property
     def scorer(self) -> Any:

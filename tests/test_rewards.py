@@ -3,7 +3,9 @@
 import io
 import math
 import pickle
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import picture
@@ -94,8 +96,22 @@ def test_another_image_moves_the_reward_and_equal_texts_are_kept_apart(scorer, e
     found = ScoreReward(scorer)([asked()] * 2, [said("urban")] * 2, image=[picture(0), picture(1)])
     assert abs(found[0] - found[1]) > 1e-3
     assert found == pytest.approx([expected[0][0], expected[1][0]], abs=1e-4)
-    shuffled = ScoreReward(scorer, shuffle_images=True)([asked()] * 2, [said("urban")] * 2, image=["0.png", "1.png"])
-    assert shuffled == pytest.approx(found[::-1], abs=1e-4)
+
+
+def test_shuffled_images_are_another_prompts(scorer, expected, caplog):
+    def call(reward, *names):
+        return reward([asked()] * len(names), [said("urban")] * len(names), image=list(names))
+
+    right = [scores[0] for scores in expected]
+    for pictures in (("0.png", "1.png"), (picture(0), picture(1))):
+        assert call(ScoreReward(scorer, shuffle_images=True), *pictures) == pytest.approx(right[::-1], abs=1e-4)
+    # TRL with one prompt per process and call: the image is that of the call before
+    alone = ScoreReward(scorer, shuffle_images=True)
+    assert call(alone, "0.png", "0.png") == pytest.approx([right[0]] * 2, abs=1e-4)
+    assert "with its own" in caplog.text
+    caplog.clear()
+    assert call(alone, "1.png") == pytest.approx(right[:1], abs=1e-4)
+    assert call(alone, "0.png") == pytest.approx(right[1:], abs=1e-4) and not caplog.text
 
 
 def test_the_answer_is_scored_alone_and_system_turns_are_not_shown(scorer, expected):
@@ -108,17 +124,39 @@ def test_the_answer_is_scored_alone_and_system_turns_are_not_shown(scorer, expec
 
 def test_relative_to_the_reference_and_exp(scorer, expected):
     s = expected[0]
-    columns = {"image": ["0.png"] * 4, "solution": [TEXTS[1]] * 4}
+    order = sorted(range(4), key=s.__getitem__)
+    middle, metrics = order[2], {}
+    columns = {"image": ["0.png"] * 4, "solution": [f"<think>x</think><answer>{TEXTS[middle]}</answer>"] * 4}
     relative = ScoreReward(scorer, relative_to_reference=True, scale=0.5)
-    found = relative([asked()] * 4, list(map(said, TEXTS)), **columns)
-    assert found == pytest.approx([1 - math.exp(-0.5 * max(0, x - s[1])) for x in s], abs=1e-4)
-    assert found[1] == 0 and max(found) > 0
+    found = relative([asked()] * 4, list(map(said, TEXTS)), **columns, log_metric=metrics.__setitem__)
+    best = order[3]
+    assert found[best] == pytest.approx(1 - math.exp(-0.5 * (s[best] - s[middle])), abs=1e-4) and found[best] > 0.01
+    assert [found[k] for k in order[:3]] == [0, 0, 0]  # the reference itself, and what is worse
+    assert metrics["score/reference_mean"] == pytest.approx(s[middle], abs=1e-4)
+    assert metrics["score/mean"] == pytest.approx(sum(s) / 4, abs=1e-4)
+    groups, places = relative.layout([asked()] * 4, list(map(said, TEXTS)), columns)
+    assert len(groups) == 1 and len(groups[0].completions) == 4 and {place[2] for place in places} == {middle}
     exp = ScoreReward(scorer, transform="exp")([asked()] * 4, list(map(said, TEXTS)), **columns)
     assert exp == pytest.approx([math.exp(x) for x in s], rel=1e-3)
     with pytest.raises(DeclarationError, match="'solution'"):
         ScoreReward(scorer, relative_to_reference=True)([asked()], [said("urban")], image=["0.png"])
-    with pytest.raises(ValueError, match="exp"):
+    renamed = ScoreReward(scorer, relative_to_reference=True, reference="answer")
+    assert renamed([asked()], [said("urban")], image=["0.png"], answer=["urban"]) == [0]
+    with pytest.raises(ValueError, match="'expo'; did you mean 'exp'"):
         ScoreReward(scorer, transform="expo")
+    with pytest.raises(ValueError, match="give one of the two"):
+        ScoreReward(scorer, transform="exp", relative_to_reference=True)
+
+
+def test_a_row_without_a_reference_fails_and_is_not_compared_with_an_empty_answer(scorer, expected):
+    metrics = {}
+    relative = ScoreReward(scorer, relative_to_reference=True)
+    columns = {"image": ["0.png"] * 4, "solution": [None, " ", "<answer></answer>", TEXTS[2]]}
+    found = relative([asked()] * 4, [said(TEXTS[0])] * 4, **columns, log_metric=metrics.__setitem__)
+    right = 1 - math.exp(-0.2 * (expected[0][0] - expected[0][2]))
+    assert found == [None, None, None, pytest.approx(right, abs=1e-4)] and right > 0.01
+    assert metrics["reward/failed_fraction"] == 0.75
+    assert relative([asked()], [said("12")], image=["0.png"], solution=[12]) == [0]  # a number is a text
 
 
 def test_a_failure_is_none_for_its_rows_only(scorer, expected, folder):
@@ -130,22 +168,59 @@ def test_a_failure_is_none_for_its_rows_only(scorer, expected, folder):
     )  # fmt: skip
     assert found[1] is None and found[2] is None
     assert [found[0], found[3]] == pytest.approx([expected[0][0], expected[1][0]], abs=1e-4)
-    assert metrics["reward/failed_fraction"] == 0.5 and extra["score"] == found
-    assert metrics["score/mean"] == pytest.approx((found[0] + found[3]) / 2)
+    low, high = sorted([found[0], found[3]])
+    assert extra == {"score": found}
+    assert metrics == {
+        "reward/failed_fraction": 0.5,
+        "score/mean": pytest.approx((low + high) / 2),
+        "score/std": pytest.approx((high - low) / 2),
+        "score/min": low,
+        "score/max": high,
+    }
 
 
-def test_scores_that_are_no_numbers_stop_the_run(score_model_path, tmp_path):
-    import shutil
+def test_a_picture_that_was_opened_but_is_damaged_fails_for_its_rows_only(scorer, expected, tmp_path):
+    (tmp_path / "cut.png").write_bytes(encoded(0)["bytes"][:-40])
+    with Image.open(tmp_path / "cut.png") as cut:
+        found = ScoreReward(scorer)([asked()] * 2, [said("urban")] * 2, image=[cut, picture(1)])
+    assert found == [None, pytest.approx(expected[1][0], abs=1e-4)]
 
+
+def test_an_answer_that_spells_an_image_token_fails_alone(scorer, expected):
+    """The rewards of the other rollouts of its prompt must not depend on it."""
+    texts = [TEXTS[0], "a <|image_pad|> river", TEXTS[1]]
+    found = ScoreReward(scorer)([asked()] * 3, list(map(said, texts)), image=["0.png"] * 3)
+    assert found[1] is None
+    assert [found[0], found[2]] == pytest.approx(expected[0][:2], abs=1e-4)
+
+
+def test_texts_that_models_may_write_get_a_reward(scorer):
+    texts = ["", " ", "<image>", "<answer></answer>", "<|im_end|>", "<|vision_start|>", "\U0001f6f0 \u4e2d", "x" * 999]
+    found = ScoreReward(scorer)([asked()] * len(texts), list(map(said, texts)), image=["0.png"] * len(texts))
+    assert all(isinstance(value, float) and math.isfinite(value) for value in found)
+
+
+def test_rows_that_fit_no_group_fail_alone(scorer, expected):
+    """Two images for one placeholder, and an image that is none."""
+    one = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    images = [["0.png"], ["0.png", "1.png"], [7]]
+    found = ScoreReward(scorer)([asked(one)] * 3, [said("urban")] * 3, images=images)
+    assert found == [pytest.approx(expected[0][0], abs=1e-4), None, None]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_stop_the_run(score_model_path, tmp_path, value):
     broken = shutil.copytree(score_model_path, tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
-    weights["reward_head.weight"] = torch.full_like(weights["reward_head.weight"], float("nan"))
+    weights["reward_head.weight"] = torch.full_like(weights["reward_head.weight"], value)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     reward, metrics = ScoreReward(str(broken), device="cpu"), {}
     call = {"prompts": [asked()], "completions": [said("urban")], "image": [picture(0)]}
     for _ in range(5):
         assert reward(**call, log_metric=metrics.__setitem__) == [None]
     assert metrics == {"reward/failed_fraction": 1.0}
+    assert ScoreReward(reward.scorer, relative_to_reference=True)(**call, solution=["rural"]) == [None]
+    assert ScoreReward(reward.scorer, transform="exp")(**call) == [None]
     with pytest.raises(RewardFailed, match="60% of the rewards of the last 10 steps failed.*not a finite number"):
         reward(**call)
 
@@ -155,6 +230,7 @@ def test_a_named_model_is_picklable_before_and_after_it_is_loaded(score_model_pa
     call = {"prompts": [asked()], "completions": [said("urban")], "image": [picture(0)]}
     early = pickle.loads(pickle.dumps(reward))
     value = reward(**call)
+    assert len(pickle.dumps(reward)) < 5000  # without the weights
     late = pickle.loads(pickle.dumps(reward))
     assert late._scorer is None and early(**call) == late(**call) == value and late.__name__ == "score_reward"
 
@@ -166,6 +242,7 @@ def test_score_reward_takes_its_model_from_the_environment(score_model_path, mon
         score_reward(**call)
     monkeypatch.setenv("RS_RLHF_SCORE_MODEL", score_model_path)
     assert score_reward(**call) == pytest.approx(ScoreReward(score_model_path)(**call), abs=1e-5)
+    assert score_reward.__name__ == "score_reward"
 
 
 def test_exact_match_reward():
@@ -176,7 +253,7 @@ def test_exact_match_reward():
         reward([None], [said("x")], solutions=["x"])
 
 
-@pytest.mark.parametrize(("width", "value"), [(50, 0.0), (65, 0.6), (75, 0.7), (85, 1.0), (55, 0.5)])
+@pytest.mark.parametrize(("width", "value"), [(50, 0.0), (55, 0.5), (65, 0.6), (75, 0.7), (85, 1.0)])
 def test_iou_reward_of_one_box_as_published(width, value):
     answer = f"(0,0),({width * 10},1000)"  # of the solution's box, which is the whole picture
     assert IoUReward()([asked()], [said(answer)], solution=["[0, 0, 1000, 1000]"]) == pytest.approx([value])
@@ -192,7 +269,25 @@ def test_iou_reward_of_several_boxes_and_its_units(folder):
     left = {"prompts": [asked()], "completions": [said("(0,0),(500,1000)")], "solution": [[0, 0, 42, 56]]}
     assert pixel(**left, size=[(84, 56)]) == [1.0] and pixel(**left, image=["0.png"]) == [1.0]
     assert pixel(**left, size=[(168, 56)]) != [1.0] and pixel(**left) == [None]
-    assert IoUReward()(**left | {"solution": ["no box"]}) == [None]
+    for nothing in ("no box", "", None, [], [1, 2, 3]):
+        assert IoUReward()(**left | {"solution": [nothing]}) == [None]
+    shown = asked([{"type": "image", "image": picture(0)}, {"type": "text", "text": QUESTION}])
+    assert pixel(**left | {"prompts": [shown]}) == [1.0] and pixel(**left, images=[["missing.png"]]) == [None]
+    both = IoUReward("pixel", "0-1")
+    assert both([asked()], [said("[0, 0, 42, 56]")], solution=["[0, 0, .5, 1]"], image=[picture(0)]) == [1.0]
+    # a corner so near to 0 that Python writes it as 1e-05
+    percent = IoUReward("0-100", "0-1")
+    near = [[1e-5, 0, 0.5, 1], [0.5, 0, 1, 1]]
+    assert percent([asked()], [said("[0,0,50,100] [50,0,100,100]")], solution=[near]) == [1.5]
+
+
+def test_iou_reward_pairs_for_the_greatest_total():
+    """Boxes of `test_answers` times 100: 0.8 and 0 by place, 5/9 and 5/9 at best."""
+    text, solution = "[0,100,1000,1000] [0,0,1000,500]", "[0,0,1000,900] [0,500,1000,1000]"
+    call = {"prompts": [asked()], "completions": [said(text)], "solution": [solution]}
+    assert IoUReward()(**call) == [0.5] and IoUReward(pairing="order")(**call) == pytest.approx([0.25 + 0.2])
+    with pytest.raises(ValueError, match="'best' or 'order'"):
+        IoUReward(pairing="bset")
     with pytest.raises(ValueError, match="0-1000"):
         IoUReward(answer_unit="0-10000")
 
@@ -228,3 +323,44 @@ def test_images_of_other_kinds_are_told_apart(scorer):
     other.putpixel((0, 0), (1, 2, 3))
     groups, _ = ScoreReward(scorer).layout([asked()] * 3, [said("a")] * 3, {"image": [one, other, picture(0)]})
     assert len(groups) == 2 and all(isinstance(group.images[0], Image.Image) for group in groups)
+    indices = Image.new("P", (56, 56), 1)
+    red, blue = indices.copy(), indices.copy()
+    red.putpalette([0, 0, 0, 255, 0, 0])
+    blue.putpalette([0, 0, 0, 0, 0, 255])
+    assert red.tobytes() == blue.tobytes()
+    arrays = [np.zeros((56, 56), np.uint16), np.zeros((56, 56), np.float16)]
+    kinds = {"image": [red, blue, red.copy(), *arrays]}
+    groups, places = ScoreReward(scorer).layout([asked()] * 5, [said("a")] * 5, kinds)
+    assert len(groups) == 4 and places[2] == places[0]
+    found = ScoreReward(scorer)([asked()] * 2, [said("urban")] * 2, image=[red, blue])
+    assert abs(found[0] - found[1]) > 1e-3
+
+
+def test_padding_and_company_do_not_matter(score_model_path, scorer):
+    """Rows of other lengths, prompts and image sizes beside a row, or none."""
+    images = [picture(0), picture(1, 168, 112), None, picture(2, 56, 56)]
+    prompts = [asked(), asked("What is on the left, and is it larger than what is on the right?"), asked("a"), asked()]
+    rows = [(i, text) for i in range(4) for text in ("urban", "a long river beside many trees " * 4)]
+
+    def rewards(reward, chosen):
+        columns = {"image": [images[i] for i, _ in chosen]}
+        return reward([prompts[i] for i, _ in chosen], [said(text) for _, text in chosen], **columns)
+
+    together = rewards(ScoreReward(scorer), rows)
+    alone = [rewards(ScoreReward(scorer), [row])[0] for row in rows]
+    assert together == pytest.approx(alone, abs=1e-5, rel=1e-5)
+    small = ScoreReward(score_model_path, device="cpu", token_budget=40)  # every text in a batch of its own
+    assert rewards(small, rows) == pytest.approx(alone, abs=1e-5, rel=1e-5)
+    assert len(set(together)) == len(rows)
+
+
+def test_several_images_of_a_prompt_are_scored_in_their_order(scorer):
+    pair = [picture(0), picture(1)]
+    right = scorer.score([pair], ["Compare."], [["urban"]])[0]
+    slots = [{"type": "image"}, {"type": "text", "text": "Compare."}]
+    filled = [{"type": "image", "image": image} for image in pair] + slots[1:]
+    for prompt, columns in ((asked("Compare."), {"images": [pair]}), (asked([slots[0], *slots]), {"images": [pair]}),
+                            (asked(filled), {"images": [pair]}), (asked(filled), {})):  # fmt: skip
+        assert ScoreReward(scorer)([prompt], [said("urban")], **columns) == pytest.approx(right, abs=1e-4)
+    turned = ScoreReward(scorer)([asked("Compare.")], [said("urban")], images=[pair[::-1]])
+    assert abs(turned[0] - right[0]) > 1e-3
