@@ -1,7 +1,8 @@
 """One ScoreReward, unchanged, in TRL's own trainers and under TRL's command line, with real images.
 
-Of the trainers of TRL 1.16 that take reward functions, GRPO, RLOO, GMPO and online DPO take images. SDPO and A2PO drop
-the image column, and async GRPO needs a vLLM server; Nash-MD and XPO are gone from this release. DPO has no reward.
+Of TRL 1.16's trainers that take reward functions, GRPO, RLOO and GMPO take images. Online DPO takes them too, but
+leaves out the `mm_token_type_ids` that transformers 5 asks for with Qwen2-VL, so that it is run on text. SDPO and A2PO
+take none, and async GRPO needs a vLLM server; Nash-MD and XPO are not in this release. DPO asks no reward.
 """
 
 import json
@@ -84,11 +85,15 @@ def test_a_trainer_that_samples_groups(trainer_class, config_class, reward, scor
     assert list(logs["rewards"]["score_reward"]) == pytest.approx([score[0] for score in right], abs=1e-4)
 
 
-def test_online_dpo(reward, tiny_vlm, tmp_path):
+LEFT_OUT = pytest.mark.xfail(raises=ValueError, strict=True, reason="TRL 1.16 passes no mm_token_type_ids on")
+
+
+@pytest.mark.parametrize("columns", [["prompt"], pytest.param(["prompt", "image"], marks=LEFT_OUT)])
+def test_online_dpo(reward, tiny_vlm, tmp_path, columns):
     model = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
     args = OnlineDPOConfig(**options(tmp_path, per_device_train_batch_size=2, max_new_tokens=4, max_length=64))
     trainer = OnlineDPOTrainer(
-        model, reward_funcs=reward, args=args, train_dataset=rows(),
+        model, reward_funcs=reward, args=args, train_dataset=rows().select_columns(columns),
         processing_class=AutoProcessor.from_pretrained(tiny_vlm),
     )  # fmt: skip
     trainer.train()

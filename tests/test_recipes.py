@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 
@@ -144,3 +145,29 @@ def test_the_recipes_readme_states_the_measured_results():
     # what the recipe shows: the score model sees, beyond what the texts give away
     assert seeing["by_kind"]["another_class"]["interval"][0] > blind["by_kind"]["another_class"]["interval"][1]
     assert seeing["shuffled"]["gap"] > 0.1
+
+
+def test_the_recipes_readme_states_the_measured_rl_results():
+    folder = ROOT / "recipes" / "aid-rsicd-tiny"
+    runs = json.loads((folder / "results_grpo.json").read_text())["runs"]
+    text = (folder / "README.md").read_text()
+
+    def share(run, kind):
+        return runs[run][kind]["right"] / runs[run][kind]["answers"]
+
+    rows = {
+        "before": ["policy2"],
+        "GRPO, seed 0 / 1 / 2": [f"grpo_seed{i}" for i in range(3)],
+        "control: another image": ["shuffled_seed0", "shuffled_seed1"],
+    }
+    for start, names in rows.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+        for kind in ("sampled", "greedy"):
+            assert " / ".join(f"{share(name, kind):.1%}" for name in names) in line
+    (line,) = [line for line in text.splitlines() if line.startswith("| GRPO, mean ± sd")]
+    for kind in ("sampled", "greedy"):
+        values = [share(name, kind) for name in rows["GRPO, seed 0 / 1 / 2"]]
+        assert f"{statistics.mean(values):.1%} ± {statistics.stdev(values):.1%}" in line
+    assert f"{runs['more_sft_seed1']['greedy_accuracy']:.1%}" in text
+    # the control: a reward that is shown another image must not improve the policy
+    assert share("shuffled_seed0", "greedy") < 0.1 < share("policy2", "greedy")
