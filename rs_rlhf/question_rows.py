@@ -116,7 +116,10 @@ def _asked_rows(
                 raise row
             if "prompt" not in row:
                 raise DataError("no column `prompt`, but the first row has one; add it", "prompt", where)
-            group = make_group(row["prompt"], [], row.get("images") or row.get("image"), where=where)
+            try:
+                group = make_group(row["prompt"], [], row.get("images") or row.get("image"), where=where)
+            except DataError as error:
+                raise DataError(error.detail, error.key, where) from None
             images = [stored_image(source, where, start) for source in group.images]
             prompt = row["prompt"] if isinstance(row["prompt"], str) else group.prompt
             image = images[0] if len(images) == 1 else None

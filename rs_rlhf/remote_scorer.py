@@ -233,7 +233,8 @@ class RemoteScorer:
     def _encode(self, source: Any, where: str) -> dict[str, Any]:
         """Returns the JSON of one image: the file as it is, or a PNG of what the model should see."""
         card = self.model()
-        options = _with_served(self.image_options, card["image_options"])
+        rendered = getattr(source, "mode", "") == "RGB"  # a picture already: its bands have been chosen
+        options = self.image_options if rendered else _with_served(self.image_options, card["image_options"])
         found, _ = locate(source, options, where)
         if isinstance(found, bytes | Path) and not needs_options(options):
             content = found if isinstance(found, bytes) else found.read_bytes()
