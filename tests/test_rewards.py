@@ -119,7 +119,9 @@ def test_the_answer_is_scored_alone_and_system_turns_are_not_shown(scorer, expec
     call = {"prompts": [asked(system="Think first.")], "completions": [said(full)], "image": ["0.png"]}
     assert ScoreReward(scorer)(**call) == pytest.approx([expected[0][0]], abs=1e-4)
     assert abs(ScoreReward(scorer, answer_only=False)(**call)[0] - expected[0][0]) > 1e-3
-    assert abs(ScoreReward(scorer, system_turns=True)(**call)[0] - expected[0][0]) > 1e-3
+    shown = scorer.score(["0.png"], [asked(system="Think first.")], [["urban"]])[0]
+    assert ScoreReward(scorer, system_turns=True)(**call) == pytest.approx(shown, abs=1e-4)
+    assert abs(shown[0] - expected[0][0]) > 1e-3
 
 
 def test_relative_to_the_reference_and_exp(scorer, expected):
@@ -225,6 +227,20 @@ def test_scores_that_are_no_numbers_stop_the_run(score_model_path, tmp_path, val
         reward(**call)
 
 
+def test_failures_are_looked_back_on_over_the_window(scorer):
+    def call(reward, *names):
+        return reward([asked()] * len(names), [said("urban")] * len(names), image=list(names))
+
+    reward = ScoreReward(scorer, failure_window=4, max_failed_fraction=0.5)
+    for _ in range(3):  # two bad calls of four, over and over
+        assert call(reward, "missing.png") == call(reward, "missing.png") == [None]
+        assert None not in call(reward, "0.png") + call(reward, "1.png")
+    call(reward, "missing.png")
+    call(reward, "missing.png")  # now good, good, bad, bad
+    with pytest.raises(RewardFailed, match=r"62% of the rewards of the last 4 steps.*missing\.png"):
+        call(reward, "missing.png", "0.png")  # good, bad, bad, half: 2.5 of 4
+
+
 def test_a_named_model_is_picklable_before_and_after_it_is_loaded(score_model_path):
     reward = ScoreReward(score_model_path, device="cpu")
     call = {"prompts": [asked()], "completions": [said("urban")], "image": [picture(0)]}
@@ -313,6 +329,12 @@ def test_rs_reward_mixes_format_and_accuracy(scorer, expected):
     assert broken[4] is None and broken[:4] == pytest.approx([1.0, 0.3, 0.0, 1.0])
     with pytest.raises(DeclarationError, match="'open_endd'; did you mean 'open_ended'"):
         RSReward(scorer)([asked()], [form("a")], solution=["a"], reward_type=["open_endd"])
+    with pytest.raises(DeclarationError, match="'reward_type'; did you mean 'reward_types'"):
+        RSReward(scorer)([asked()], [form("a")], solution=["a"], reward_types=["em"])
+    metrics = {}
+    again = pickle.loads(pickle.dumps(RSReward(scorer, format_weight=0.5)))
+    assert again([asked()] * 6, completions, **columns, log_metric=metrics.__setitem__)[1] == 0.5
+    assert metrics["reward/failed_fraction"] == 0 and metrics["score/mean"] == pytest.approx(expected[0][0], abs=1e-4)
     with pytest.raises(DeclarationError, match="score model"):
         RSReward()([asked()], [form("a")], solution=["a"], reward_type=["open_ended"])
 
