@@ -230,13 +230,12 @@ def summarise_policy(out: Path) -> str:
     log = history(out / "grpo")
     points = [(entry["step"], entry) for entry in log if "eval_audit/greedy_accuracy" in entry]
     plot_grpo(out / "grpo", out / "grpo.png")
-    lines = ["| GRPO step | reward of its samples | held-out scenes named right | not a class |"]
+    lines = ["| GRPO step | reward of sampled answers | held-out scenes named right | not a class |"]
     lines.append("|---:|---:|---:|---:|")
-    rewards = [(entry["step"], entry["reward"]) for entry in log if entry.get("reward") is not None]
+    rewards = {entry["step"]: entry["eval_reward"] for entry in log if entry.get("eval_reward") is not None}
     for step, entry in points:
-        near = min(rewards, key=lambda one: abs(one[0] - step))[1]
         right, odd = entry["eval_audit/greedy_accuracy"], entry["eval_audit/greedy_unparseable"]
-        lines.append(f"| {step} | {near:.2f} | {right:.1%} | {odd:.1%} |")
+        lines.append(f"| {step} | {rewards.get(step, float('nan')):.2f} | {right:.1%} | {odd:.1%} |")
     return "\n".join(lines)
 
 
