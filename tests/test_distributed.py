@@ -98,7 +98,8 @@ def test_two_processes_train_as_one(work, config):
     assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # Adam would hide gradients of the wrong scale
     one, two = ([e for e in history(work, n) if "eval_loss" in e][-1] for n in ("one", config))
     # not eval_loss: transformers averages it over batches, in which the repeated row counts
-    for name in ("eval_score/margin", "eval_score/accuracy", "eval_score/mean", "eval_score/std", "eval_score/shuffle_gap"):
+    for name in ("margin", "accuracy", "mean", "std", "shuffle_gap"):
+        name = f"eval_score/{name}"
         assert two[name] == pytest.approx(one[name], abs=1e-3), name
     assert list((work / config).glob("*.safetensors"))
     torch.testing.assert_close(scores(work / config, work), scores(work / "one", work), atol=1e-3, rtol=0)
