@@ -36,6 +36,7 @@ def run(tiny_vlm, tmp_path_factory):
             per_device_train_batch_size=2, per_device_eval_batch_size=4, logging_steps=1, max_steps=STEPS,
             eval_strategy="steps", eval_steps=2, worst_pairs=4, save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
+        wandb.teardown()  # wandb keeps the folder of the process's first run, which another test may have made
         trainer = VisionRewardTrainer(tiny_vlm, args, train_dataset=data, eval_dataset=data)
         trainer.train()
         trainer.save_state()
