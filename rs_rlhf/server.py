@@ -43,28 +43,8 @@ def create_app(service: Service) -> Any:
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import JSONResponse
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-    from starlette.exceptions import HTTPException
 
     app = FastAPI(title="rs-rlhf", openapi_url=None, docs_url=None, redoc_url=None)
-
-    def refusal(status: int, sentence: str) -> JSONResponse:
-        headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
-        headers |= {"Connection": "close"} if status in (408, 413, 503) else {}
-        return JSONResponse({"error": sentence_of(sentence)}, status, headers)
-
-    async def timed(request: Request, convert: Any, answer: Callable) -> Any:
-        start, status = time.perf_counter(), 500
-        try:
-            reply, status = answer(*await service.score(request, convert)), 200
-            return reply
-        except RequestError as error:
-            status = error.status
-            if status != 408:
-                await service.discard(request)
-            raise
-        finally:
-            service.metrics.requests.labels(request.url.path, status).inc()
-            service.metrics.seconds.observe(time.perf_counter() - start)
 
     @app.post("/v1/score")
     async def score(request: Request) -> Any:
@@ -75,7 +55,7 @@ def create_app(service: Service) -> Any:
             ]
             return JSONResponse({"scores": scores, "model_hash": service.card["hash"]})
 
-        return await timed(request, lambda data: data, answer)
+        return await _timed(service, request, lambda data: data, answer)
 
     @app.post("/v1/rewards")
     async def rewards(request: Request) -> Any:
@@ -84,7 +64,7 @@ def create_app(service: Service) -> Any:
             scores = [{"completion_id": key, "score": value} for key, value in zip(ids, results[0], strict=True)]
             return JSONResponse({"model": sentence_of(data.get("model") or service.card["name"]), "scores": scores})
 
-        return await timed(request, rewards_request, answer)
+        return await _timed(service, request, rewards_request, answer)
 
     @app.get("/v1/model")
     async def model(request: Request) -> Any:
@@ -99,22 +79,53 @@ def create_app(service: Service) -> Any:
     @app.get("/health")
     async def health() -> Any:
         if service.draining or not service.batcher.is_alive():
-            return refusal(503, "shutting down." if service.draining else "the scoring thread has ended.")
+            return _refusal(503, "shutting down." if service.draining else "the scoring thread has ended.")
         return {"status": "ok"}
 
+    _add_error_handlers(app)
+    return app
+
+
+def _refusal(status: int, sentence: str) -> Any:
+    """Answers with an error: one sentence, and what a client should do with its connection."""
+    from fastapi.responses import JSONResponse
+
+    headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
+    headers |= {"Connection": "close"} if status in (408, 413, 503) else {}
+    return JSONResponse({"error": sentence_of(sentence)}, status, headers)
+
+
+async def _timed(service: Service, request: Any, convert: Callable, answer: Callable) -> Any:
+    """Scores a request, and counts it with its status and time."""
+    start, status = time.perf_counter(), 500
+    try:
+        reply, status = answer(*await service.score(request, convert)), 200
+        return reply
+    except RequestError as error:
+        status = error.status
+        if status != 408:
+            await service.discard(request)
+        raise
+    finally:
+        service.metrics.requests.labels(request.url.path, status).inc()
+        service.metrics.seconds.observe(time.perf_counter() - start)
+
+
+def _add_error_handlers(app: Any) -> None:
+    """Makes every error an answer of one sentence."""
+    from starlette.exceptions import HTTPException
+
     @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Any:
-        return refusal(error.status, error.sentence)
+    async def refused(request: Any, error: RequestError) -> Any:
+        return _refusal(error.status, error.sentence)
 
     @app.exception_handler(HTTPException)
-    async def not_here(request: Request, error: HTTPException) -> Any:
-        return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}.")
+    async def not_here(request: Any, error: HTTPException) -> Any:
+        return _refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}.")
 
     @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Any:
-        return refusal(500, f"the server failed ({type(error).__name__}); its log has the cause.")
-
-    return app
+    async def failed(request: Any, error: Exception) -> Any:
+        return _refusal(500, f"the server failed ({type(error).__name__}); its log has the cause.")
 
 
 def build_parser() -> argparse.ArgumentParser:
