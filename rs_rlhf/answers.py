@@ -1,6 +1,7 @@
 """What a model's answer says: the part inside `<answer>`, its normal form, its boxes.
 
-Rewards, audits and pair building read answers through these functions, so that "right" means one thing. Left out:
+Rewards and audits read answers through these functions; pair building has a normal form of its own that also drops
+punctuation (`sampled_pairs.plain_answer`), since "urban!" must not become a rejected "urban". Left out:
 number words, yes/no and choice letters, which belong to the strict metric of the evaluation harness.
 """
 

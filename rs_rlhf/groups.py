@@ -23,8 +23,9 @@ import torch
 
 from .augment import rotate_flip
 from .data import DataError, Group, completion_text
-from .imagery import ImageOptions, fit_pixel_budget, read_image
+from .imagery import ImageError, ImageOptions, fit_pixel_budget, image_size, read_image
 
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
 
 
@@ -43,6 +44,28 @@ def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: 
             f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels."
         )
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+
+def estimated_length(group: Group, processor: Any, options: ImageOptions) -> int:
+    """Estimates the tokens of a group's prompt from image headers and characters, without decoding.
+
+    Raises:
+        ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
+    """
+    from qwen_vl_utils.vision_process import smart_resize
+
+    factor = processor.image_processor.patch_size * processor.image_processor.merge_size
+    low, high = pixel_budget(processor)
+    tokens = 12 + sum(map(len, _texts_of(group.prompt))) // 3
+    for source in group.images:
+        where = group.where or (f"row {group.row}" if group.row >= 0 else "")
+        height, width = image_size(source, options, where)
+        try:
+            height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
+        except ValueError as error:
+            raise ImageError(f"{where}: {error}") from None
+        tokens += height * width // factor**2
+    return tokens
 
 
 class GroupCollator:

@@ -21,7 +21,7 @@ from transformers import AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from .arguments import ImageArguments
-from .groups import set_pixel_budget
+from .groups import VISION_TOKENS, set_pixel_budget
 from .imagery import ImageOptions, read_image
 from .rewards import RSReward
 from .rollout_audit import RolloutAudit
@@ -31,7 +31,6 @@ from .vision_trainer import ResumeMixin
 
 REWARDS = ("score", "rs")
 PLACEMENTS = ("replicated", "sharded")
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
 @dataclass
@@ -195,7 +194,6 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         self.accelerator.print(memory_estimate(scorer.model, self.accelerator.num_processes, sharded))
         if sharded:
             scorer.share_weights(self.accelerator)
-            self.reward_funcs[0] = InStep(self.reward_funcs[0], scorer)
         else:
             scorer.model.to(self.accelerator.device)
         return scorer
@@ -294,29 +292,6 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
     def gathered(self, values: list[Any]) -> list[Any]:
         """All processes' values, in the order of the processes."""
         return gather_object(values)
-
-
-class InStep:
-    """A reward with a sharded score model, which every process must run where one does.
-
-    [`RSReward`] asks the score model only about well-formed answers to open questions, and a process may have none.
-
-    Args:
-        reward (callable): Asks the scorer once in a call, or not at all.
-        scorer ([`Scorer`]): With shared weights.
-    """
-
-    def __init__(self, reward: Any, scorer: Any) -> None:
-        self.__name__ = reward.__name__
-        self.reward, self.scorer = reward, scorer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Rewards completions; without any to score, takes part in the other processes' scoring."""
-        rounds = self.scorer.rounds
-        rewards = self.reward(*args, **kwargs)
-        if self.scorer.rounds == rounds:
-            self.scorer.score_groups([])
-        return rewards
 
 
 def _score_reward(args: VisionGRPOConfig) -> ScoreReward:

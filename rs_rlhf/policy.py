@@ -25,10 +25,8 @@ from typing import Any
 import torch
 
 from .data import Group, make_group
-from .groups import GroupCollator, pixel_budget, set_pixel_budget
-from .imagery import ImageError, ImageOptions, image_size
-
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+from .groups import VISION_TOKENS, GroupCollator, estimated_length, set_pixel_budget
+from .imagery import ImageOptions
 
 
 class Policy:
@@ -188,7 +186,8 @@ class Policy:
     def _batches(
         self, groups: Sequence[Group], n: int, new_tokens: int, budget: int, batch_size: int | None
     ) -> Iterator[list[int]]:
-        lengths = [self._length(group) + new_tokens for group in groups]
+        options = self.collator.image_options
+        lengths = [estimated_length(group, self.processor, options) + new_tokens for group in groups]
         order = sorted(range(len(groups)), key=lambda i: -lengths[i])  # stable; memory trouble shows at once
         batch: list[int] = []
         for i in order:
@@ -199,24 +198,6 @@ class Policy:
             batch.append(i)
         if batch:
             yield batch
-
-    def _length(self, group: Group) -> int:
-        """Estimates the tokens of a prompt from image headers and characters."""
-        from qwen_vl_utils.vision_process import smart_resize
-
-        settings = self.processor.image_processor
-        factor = settings.patch_size * settings.merge_size
-        low, high = pixel_budget(self.processor)
-        tokens = 12 + sum(len(part.get("text", "")) for m in group.prompt for part in m["content"]) // 3
-        for source in group.images:
-            where = group.where or (f"row {group.row}" if group.row >= 0 else "")
-            height, width = image_size(source, self.collator.image_options, where)
-            try:
-                height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
-            except ValueError as error:
-                raise ImageError(f"{where}: {error}") from None
-            tokens += height * width // factor**2
-        return tokens
 
     def _inputs(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
         """Lays out prompts for generation: padded on the left, pixels in the order of their placements."""

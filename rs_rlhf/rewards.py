@@ -167,7 +167,10 @@ class RSReward:
         types = _column(columns, "reward_type", self.__name__)
         rewards: Rewards = [0.0] * len(completions)
         formatted = [i for i, good in enumerate(self.format(prompts, completions)) if good]
-        for kind in sorted({str(t) for t in types}):
+        kinds = {str(t) for t in types}
+        if self.accuracy["open_ended"] is not None:
+            kinds.add("open_ended")  # without rows too: see `ScoreReward` on sharded score models
+        for kind in sorted(kinds):
             if kind not in self.accuracy:
                 raise DeclarationError(f"unknown reward_type {kind!r}{did_you_mean(kind, self.accuracy)}")
             if self.accuracy[kind] is None:

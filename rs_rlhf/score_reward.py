@@ -137,7 +137,8 @@ class ScoreReward:
             if own and all(group.images is mine.images for group, mine in zip(groups, own, strict=True)):
                 logger.warning("shuffle_images: no other images in this call, so that it is scored with its own")
             self._before = own or self._before
-        scored = self.scorer.score_groups(groups, on_error="return") if groups else []
+        # Asked without groups too: a score model that is sharded needs every process wherever one scores.
+        scored = self.scorer.score_groups(groups, on_error="return")
         scores: list[float | None] = []
         references: list[float | None] = []
         causes: list[str] = []

@@ -18,8 +18,8 @@ from typing import Any
 
 from . import declarations
 from .data import DataError, Group, ImageSource, make_group
-from .groups import PROMPT_FORMS, GroupCollator, pixel_budget, set_pixel_budget
-from .imagery import ImageError, ImageOptions, image_size
+from .groups import PROMPT_FORMS, GroupCollator, estimated_length, set_pixel_budget
+from .imagery import ImageError, ImageOptions
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,6 @@ class Scorer:
         self.model = model.eval()
         self.processor = processor
         self.token_budget = token_budget
-        self.rounds = 0  # scorings with shared weights that have come to their end on all processes
         self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
 
     @classmethod
@@ -163,7 +162,7 @@ class Scorer:
     def share_weights(self, accelerator: Any) -> None:
         """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
 
-        A process that has nothing to score calls `score_groups([])`; `rounds` counts the scorings that all have ended.
+        A process that has nothing to score calls `score_groups([])`.
 
         Args:
             accelerator (`accelerate.Accelerator`): Of the training that the score model stands beside.
@@ -175,9 +174,7 @@ class Scorer:
 
         def anyone(busy: bool) -> bool:
             flag = torch.tensor(float(busy), device=accelerator.device)
-            going_on = accelerator.reduce(flag, "sum").item() > 0
-            self.rounds += not going_on
-            return going_on
+            return accelerator.reduce(flag, "sum").item() > 0
 
         self.anyone = anyone  # type: ignore[method-assign]
 
@@ -287,7 +284,7 @@ class Scorer:
             if not group.completions:
                 continue
             try:
-                prompt, completions = self._lengths(group)
+                prompt = estimated_length(group, self.processor, self.collator.image_options)
             except ImageError as error:
                 if on_error != "return":
                     raise
@@ -295,7 +292,7 @@ class Scorer:
                 continue
             part: list[int] = []
             used = prompt
-            for k, length in enumerate(completions):
+            for k, length in enumerate(_characters(one) // 3 + 6 for one in group.completions):
                 if part and used + length > self.token_budget:
                     sized.append((used, i, part))
                     part, used = [], prompt
@@ -313,24 +310,6 @@ class Scorer:
             batch.append((i, part))
         if batch:
             yield batch
-
-    def _lengths(self, group: Group) -> tuple[int, list[int]]:
-        """Estimates the tokens of the prompt and of each completion, from image headers and characters."""
-        from qwen_vl_utils.vision_process import smart_resize
-
-        settings = self.processor.image_processor
-        factor = settings.patch_size * settings.merge_size
-        low, high = pixel_budget(self.processor)
-        tokens = 0
-        for source in group.images:
-            where = group.where or (f"row {group.row}" if group.row >= 0 else "")
-            height, width = image_size(source, self.collator.image_options, where)
-            try:
-                height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
-            except ValueError as error:
-                raise ImageError(f"{where}: {error}") from None
-            tokens += height * width // factor**2
-        return tokens + _characters(group.prompt) // 3 + 12, [_characters(c) // 3 + 6 for c in group.completions]
 
 
 @contextmanager

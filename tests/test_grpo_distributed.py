@@ -168,7 +168,7 @@ said = [[{"role": "assistant", "content": text}] for text in texts]
 rewards = trainer._calculate_rewards(inputs, asked, said, [[1]] * 6)
 
 # The published mix asks the score model only for well-formed answers: here the first process has none.
-trainer.reward_funcs[0].reward = RSReward(trainer.score_reward)
+trainer.reward_funcs[0] = RSReward(trainer.score_reward)
 for row in inputs:
     row["reward_type"] = "open_ended"
 form = ["{}", "<think>hm</think><answer>{}</answer>"][rank]
