@@ -319,12 +319,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace) -> None:
-    output: Path = args.output
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses an output that is not JSON lines, or that is there and may not be replaced."""
     if output.suffix != ".jsonl":
         raise ValueError(f"--output {output}: only .jsonl is written, with each image once as a file; end it so.")
-    if output.exists() and not args.overwrite:
+    if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+
+
+def _run(args: argparse.Namespace) -> None:
+    output: Path = args.output
+    check_output(output, args.overwrite)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
     rows = load_images(args.input, args.split, image_root=args.image_root)

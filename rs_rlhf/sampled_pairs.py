@@ -29,6 +29,7 @@ from typing import Any
 from . import answers as answer_forms
 from .arguments import ImageArguments, add_image_flags, image_options_from
 from .judges import add_judge_options, candidates_of, judge_from, judged_pairs, judged_scores
+from .pair_files import check_output
 from .question_rows import QuestionRow, limited, placed_images, read_questions
 from .sample_log import SampleLog, progress
 
@@ -293,10 +294,7 @@ def _read(args: argparse.Namespace) -> tuple[list[QuestionRow], list[str]]:
 
 def _run(args: argparse.Namespace) -> None:
     output: Path = args.output
-    if output.suffix != ".jsonl":
-        raise ValueError(f"--output {output}: only .jsonl is written, with each image once as a file; end it so.")
-    if output.exists() and not args.overwrite:
-        raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+    check_output(output, args.overwrite)
     if args.keep == "all" and args.max_rejected is not None:
         raise ValueError("--keep all keeps all; leave --max_rejected out or pass --keep hard.")
     rows, choices = _read(args)
