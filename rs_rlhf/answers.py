@@ -22,6 +22,12 @@ BOX_UNITS: dict[str, float | None] = {"pixel": None, "0-1000": 1000.0, "0-100": 
 
 Box = tuple[float, float, float, float]
 
+# The published instruction (arXiv 2503.00743), in our words; `is_think_answer` checks the form.
+THINK_ANSWER = (
+    "First think about the image and the question, then answer. Write your reasoning inside <think> </think> and the "
+    "final answer inside <answer> </answer>, such as: <think> reasoning </think><answer> answer </answer>"
+)
+
 
 def message_text(value: Any) -> str:
     """Returns the text of a completion: a string, or messages in conversational form.

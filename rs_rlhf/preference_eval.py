@@ -1,15 +1,18 @@
 """How often a score model prefers the better text: a report on preference files, in the manner of RewardBench.
 
-Pair accuracy over all and per kind and source with 95% intervals, ties, the swap test, and the image-shuffle gap.
+Pair accuracy over all and per kind and source with 95% intervals, ties, the swap test, the image-shuffle gap, and
+calibration.
 A row with several rejected completions counts once per rejected. Every text is scored through [`Scorer`].
 
-Left out: calibration and the declared benchmarks, which come with the evaluation harness.
+Declared preference benchmarks are scored and reported by the same functions, see `eval_protocols`. Left out: a fitted
+temperature (calibration is reported as it is).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 from collections import defaultdict
@@ -36,53 +39,117 @@ def evaluate_preferences(
         shuffle (`bool`): Also score with other rows' images.
 
     Returns:
-        `dict`: `n`, `accuracy`, `interval` (Wilson, 95%), `ties`, `margin`, `swap_error` (how far accuracy of the
-        swapped pairs is from one minus accuracy and ties: 0 unless the order of a group matters), `shuffled` (the
-        same figures with other images, and `gap`), `top1` (lists: how often the chosen text is the best), and
-        `by_kind`, `by_source`.
+        `dict`: See [`preference_report`].
     """
     from .groups import without_images
 
     if image_blind:
         groups = [without_images(group) for group in groups]
-    scores = scorer.score_groups(groups)
-    report = _figures(groups, scores)
+    others = [None if j is None else groups[j] for j in partners_of(groups, seed)]
+    said = score_preferences(scorer, groups, others if shuffle else [None] * len(groups))
+    return preference_report(
+        [{**one, "kind": group.kind, "source": group.source} for one, group in zip(said, groups, strict=True)]
+    )
+
+
+def score_preferences(
+    scorer: Any, groups: Sequence[Group], others: Sequence[Group | None]
+) -> list[dict[str, list[float]]]:
+    """Scores preference groups three times: as they are, in the reverse order, and with another one's images.
+
+    Args:
+        scorer ([`Scorer`]): The score model.
+        groups (sequence of [`Group`]): Completions best first.
+        others (sequence of [`Group`]): For each the group whose images it is shown, or `None`; see [`partners_of`].
+
+    Returns:
+        `list[dict]`: `scores`, `swapped` (still in the order of the reversed group) and, where there is another
+        group, `shuffled`.
+    """
+    right = scorer.score_groups(groups)
     swapped = scorer.score_groups([replace(g, completions=g.completions[::-1]) for g in groups])
-    report["swap_error"] = abs(_figures(groups, swapped)["accuracy"] + report["accuracy"] + report["ties"] - 1)
-    with_images = [i for i, group in enumerate(groups) if group.images]
-    if shuffle and with_images:
-        partners = _partners([groups[i] for i in with_images], seed)
-        kept = [(i, groups[with_images[j]]) for i, j in zip(with_images, partners, strict=True) if j is not None]
-        if kept:
-            shown = [groups[i] for i, _ in kept]
-            wrong = scorer.score_groups([replace(groups[i], images=other.images) for i, other in kept])
-            report["shuffled"] = _figures(shown, wrong)
-            right = _figures(shown, [scores[i] for i, _ in kept])
-            report["shuffled"]["gap"] = right["accuracy"] - report["shuffled"]["accuracy"]
+    said = [{"scores": list(one), "swapped": list(two)} for one, two in zip(right, swapped, strict=True)]
+    shown = [(i, other) for i, other in enumerate(others) if other is not None]
+    if shown:
+        wrong = scorer.score_groups([replace(groups[i], images=other.images) for i, other in shown])
+        for (i, _), scores in zip(shown, wrong, strict=True):
+            said[i]["shuffled"] = list(scores)
+    return said
+
+
+def preference_report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Reports how the chosen texts fare.
+
+    Args:
+        records (sequence of `dict`): `kind`, `source` and the scores of [`score_preferences`], chosen first.
+
+    Returns:
+        `dict`: `n`, `accuracy`, `interval` (Wilson, 95%), `ties`, `margin`, `swap_error` (how far accuracy of the
+        swapped pairs is from one minus accuracy and ties: 0 unless the order of a group matters), `shuffled` (the
+        same figures with other images, and `gap`), `top1` (lists: how often the chosen text is the best),
+        `calibration` (see [`calibration`]), and `by_kind`, `by_source`.
+    """
+    scores = [record["scores"] for record in records]
+    report = _figures(scores)
+    swapped = _figures([record["swapped"] for record in records])
+    report["swap_error"] = abs(swapped["accuracy"] + report["accuracy"] + report["ties"] - 1)
+    shown = [record for record in records if record.get("shuffled")]
+    if shown:
+        report["shuffled"] = _figures([record["shuffled"] for record in shown])
+        right = _figures([record["scores"] for record in shown])
+        report["shuffled"]["gap"] = right["accuracy"] - report["shuffled"]["accuracy"]
+    report["calibration"] = calibration(scores)
     for key in ("kind", "source"):
         parts = defaultdict(list)
-        for i, group in enumerate(groups):
-            parts[getattr(group, key)].append(i)
-        report[f"by_{key}"] = {
-            name: _figures([groups[i] for i in part], [scores[i] for i in part])
-            for name, part in sorted(parts.items())
-        }
+        for record in records:
+            parts[record[key]].append(record["scores"])
+        report[f"by_{key}"] = {name: _figures(part) for name, part in sorted(parts.items())}
     return report
 
 
-def _figures(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
+def calibration(scores: Sequence[Sequence[float]], bins: int = 10) -> dict[str, Any]:
+    """How well score differences, read as Bradley-Terry odds, say how often the higher-scored text is the better.
+
+    A pair whose scores differ by d is predicted with confidence 1 / (1 + exp(-d)), between a half and one. The
+    expected calibration error is that of Guo et al. 2017: the mean distance of confidence and accuracy over bins of
+    equal width, weighted by their pairs. Ties are half right.
+
+    Args:
+        scores (sequence of sequences of `float`): Of each row, chosen first.
+        bins (`int`): Bins between a half and one.
+
+    Returns:
+        `dict`: `error`, and `bins`: of each that is not empty `n`, mean `confidence`, `accuracy`.
+    """
+    parts: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for row in scores:
+        for other in row[1:]:
+            margin = row[0] - other
+            confidence = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
+            right = 0.5 if margin == 0 else float(margin > 0)
+            parts[min(int((confidence - 0.5) * 2 * bins), bins - 1)].append((confidence, right))
+    total = sum(map(len, parts.values()))
+    out: list[dict[str, float]] = []
+    for _, part in sorted(parts.items()):
+        confidence, right = (math.fsum(column) / len(part) for column in zip(*part, strict=True))
+        out.append({"n": len(part), "confidence": confidence, "accuracy": right})
+    error = math.fsum(one["n"] * abs(one["confidence"] - one["accuracy"]) for one in out) / total
+    return {"error": error, "bins": out}
+
+
+def _figures(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     figures: dict[str, Any] = comparisons(scores)
     interval = wilson_interval(figures.pop("wins"), figures["n"])
-    figures |= {"rows": len(groups), "interval": list(interval)}
+    figures |= {"rows": len(scores), "interval": list(interval)}
     if any(len(row) > 2 for row in scores):
         figures["top1"] = top1(scores)
         figures["top1_interval"] = list(wilson_interval(round(figures["top1"] * len(scores)), len(scores)))
     return figures
 
 
-def _partners(groups: Sequence[Group], seed: int) -> list[int | None]:
-    """For each group another one with as many, different images; `None` where there is none."""
-    order = list(range(len(groups)))
+def partners_of(groups: Sequence[Group], seed: int) -> list[int | None]:
+    """Finds for each group another one with as many, different images; `None` where there is none."""
+    order = [i for i, group in enumerate(groups) if group.images]
     random.Random(seed).shuffle(order)
     partners: list[int | None] = [None] * len(groups)
     for place, i in enumerate(order):
@@ -118,6 +185,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             f"\nBest of its whole list: {report['top1']:.1%} of {report['rows']} rows ({low:.1%} – {high:.1%})."
         )
     lines.append(f"{'' if 'shuffled' in report else chr(10)}Swap test: off by {report['swap_error']:.1%}.")
+    lines.append(f"Calibration error of the score differences: {report['calibration']['error']:.1%}.")
     return "\n".join(lines)
 
 

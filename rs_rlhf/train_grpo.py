@@ -14,16 +14,11 @@ from typing import Any
 
 from trl import ModelConfig, ScriptArguments, get_peft_config
 
+from .answers import THINK_ANSWER
 from .declarations import DeclarationError
 from .grpo_trainer import VisionGRPOConfig, VisionGRPOTrainer
 from .launch import TrainingParser, run
 from .prompt_data import load_prompts
-
-# The published instruction of answers with reasoning, in our words; the format is the paper's (arXiv 2503.00743).
-THINK_ANSWER = (
-    "First think about the image and the question, then answer. Write your reasoning inside <think> </think> and the "
-    "final answer inside <answer> </answer>, such as: <think> reasoning </think><answer> answer </answer>"
-)
 
 
 @dataclass

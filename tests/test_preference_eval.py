@@ -1,13 +1,14 @@
 """The report on preference files: figures that can be checked by hand, and the command."""
 
 import json
+import math
 
 import pytest
 from conftest import picture
 
 from rs_rlhf import Scorer, make_group
 from rs_rlhf.metrics import comparisons, preference_metrics, wilson_interval
-from rs_rlhf.preference_eval import evaluate_preferences, format_report, main
+from rs_rlhf.preference_eval import calibration, evaluate_preferences, format_report, main
 
 
 class LengthScorer:
@@ -130,3 +131,13 @@ def test_command_reads_images_as_reward_does(score_model_path, tmp_path, monkeyp
     assert main(["--model", score_model_path, *files]) == 0
     with pytest.raises(ValueError, match="names a band that is not there"):
         main(["--model", score_model_path, *files, "--bands", "4", "3", "2"])
+
+
+def test_calibration_of_known_scores():
+    exact = math.log(3)  # odds of 3: predicted with 75%
+    sure = calibration([[exact, 0.0]] * 3 + [[0.0, exact]])
+    assert sure["error"] == pytest.approx(0.0) and sure["bins"] == [{"n": 4, "confidence": 0.75, "accuracy": 0.75}]
+    proud = calibration([[9.0, 0.0], [0.0, 9.0]])
+    assert proud["error"] == pytest.approx(0.5, abs=1e-3)
+    mixed = calibration([[exact, 0.0]] * 4 + [[0.0, 0.0]])  # a tie is half right: no error of its own
+    assert mixed["error"] == pytest.approx(0.8 * 0.25) and [one["n"] for one in mixed["bins"]] == [1, 4]
