@@ -113,10 +113,10 @@ def closed_rejected(
 
 
 def damaged_answers(reference: str, choices: Sequence[str]) -> list[list[str]]:
-    """Malformed answers that lean on the right one, in three ways: cut short, repeated, run together with another.
+    """Malformed answers in four ways: the right one cut short, repeated, run together with another; any choice cut.
 
     A score model that has not seen them rejected takes the beginning of a right answer for nearly right, and a policy
-    that is rewarded by it learns to stop there.
+    that is rewarded by it learns to stop there; so are the first words of any other choice.
 
     Args:
         reference (`str`): The right answer.
@@ -133,7 +133,8 @@ def damaged_answers(reference: str, choices: Sequence[str]) -> list[list[str]]:
     doubled = [f"{reference} {words[-1]}", f"{words[0]} {reference}", f"{reference} {reference}"]
     mixed = [f"{reference} {choice}" for choice in choices if choice != reference]
     mixed += [f"{words[0]} {choice.split()[-1]}" for choice in choices if choice.split() and choice != reference]
-    return [[text for text in dict.fromkeys(way) if plain_answer(text)] for way in (cut, doubled, mixed)]
+    first = [" ".join(choice.split()[:k]) for choice in choices for k in range(1, len(choice.split()))]
+    return [[text for text in dict.fromkeys(way) if plain_answer(text)] for way in (cut, doubled, mixed, first)]
 
 
 def preference_rows(

@@ -68,7 +68,8 @@ def test_closed_rejected():
 
 def test_damaged_forms_are_rejected_and_never_a_choice():
     choices = ["sea port", "sea", "forest"]
-    cut, doubled, mixed = damaged_answers("sea port", choices)
+    cut, doubled, mixed, first = damaged_answers("sea port", choices)
+    assert first == [choice.split()[0] for choice in choices if " " in choice]
     assert "sea por" in cut and "port" in cut and "sea port port" in doubled and "sea port forest" in mixed
     found = closed_rejected([], "sea port", choices, damaged_extra=12, rng=random.Random(1))
     assert len(found) == 12 == len({one["text"] for one in found}) and {one["kind"] for one in found} == {"damaged"}
