@@ -46,8 +46,8 @@ def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: 
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
 
 
-def estimated_length(group: Group, processor: Any, options: ImageOptions) -> int:
-    """Estimates the tokens of a group's prompt from image headers and characters, without decoding.
+def seen_sizes(group: Group, processor: Any, options: ImageOptions) -> list[tuple[int, int]]:
+    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone.
 
     Raises:
         ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
@@ -56,16 +56,22 @@ def estimated_length(group: Group, processor: Any, options: ImageOptions) -> int
 
     factor = processor.image_processor.patch_size * processor.image_processor.merge_size
     low, high = pixel_budget(processor)
-    tokens = 12 + sum(map(len, _texts_of(group.prompt))) // 3
+    sizes = []
     for source in group.images:
-        where = group.where or (f"row {group.row}" if group.row >= 0 else "")
-        height, width = image_size(source, options, where)
+        height, width = image_size(source, options, _where(group))
         try:
             height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
         except ValueError as error:
-            raise ImageError(f"{where}: {error}") from None
-        tokens += height * width // factor**2
-    return tokens
+            raise ImageError(f"{_where(group)}: {error}") from None
+        sizes.append((width, height))
+    return sizes
+
+
+def estimated_length(group: Group, processor: Any, options: ImageOptions) -> int:
+    """Estimates the tokens of a prompt from its characters and image headers, see [`seen_sizes`]; decodes nothing."""
+    factor = processor.image_processor.patch_size * processor.image_processor.merge_size
+    tokens = 12 + sum(map(len, _texts_of(group.prompt))) // 3
+    return tokens + sum(width * height // factor**2 for width, height in seen_sizes(group, processor, options))
 
 
 class GroupCollator:
@@ -139,13 +145,30 @@ class GroupCollator:
             segments.append([0] * len(prefix))
             for k, completion in enumerate(completions, 1):
                 segments[-1].extend([k] * len(completion))
-        batch = {
-            "input_ids": _pad(rows, self.tokenizer.pad_token_id),
-            "segment_ids": _pad(segments, -1),
-        }
+        batch = {"input_ids": _pad(rows, self.tokenizer.pad_token_id), "segment_ids": _pad(segments, -1)}
         if grids is not None:
             batch |= pixels | {"image_index": torch.tensor(index)}
         return batch
+
+    def prompts(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
+        """Lays out the prompts alone for generation, padded on the left.
+
+        Returns:
+            `dict`: `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L); where there are images `pixel_values`
+            and `image_grid_thw` in placement order.
+        """
+        pixels, index = self._pixels(groups)
+        inputs = in_placement_order(pixels, index) if index else {}
+        merge = self.processor.image_processor.merge_size**2
+        lengths = iter((inputs["image_grid_thw"].prod(1) // merge).tolist() if index else ())
+        rows = []
+        for group in groups:
+            ids = self.tokenizer(self._template(group.prompt, True), add_special_tokens=False)["input_ids"]
+            rows.append(self._expand(ids, [next(lengths) for _ in group.images], group)[::-1])
+        ids = _pad(rows, self.tokenizer.pad_token_id).flip(1)
+        mask = _pad([[1] * len(row) for row in rows], 0).flip(1)
+        types = (ids == self.image_token_id).int()
+        return inputs | {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
 
     def tokens(self, group: Group, image_lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
         """Tokenizes one group: the shared prefix, and the rest of each completion's row.
@@ -229,6 +252,13 @@ class GroupCollator:
             return {}, []
         features = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
         return {"pixel_values": features["pixel_values"], "image_grid_thw": features["image_grid_thw"]}, index
+
+
+def in_placement_order(pixels: dict[str, torch.Tensor], index: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Repeats the patches of distinct images, so that there is one image per placement, as plain models take them."""
+    grids = pixels["image_grid_thw"]
+    patches = torch.split(pixels["pixel_values"], grids.prod(1).tolist())
+    return {"pixel_values": torch.cat([patches[i] for i in index]), "image_grid_thw": grids[list(index)]}
 
 
 def without_images(group: Group) -> Group:

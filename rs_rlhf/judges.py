@@ -11,11 +11,7 @@ explanations of a score.
 from __future__ import annotations
 
 import argparse
-import base64
-import io
-import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,8 +19,9 @@ from importlib import import_module
 from typing import Any
 
 from .arguments import image_options_from
+from .chat_endpoint import EndpointError, ask_endpoint, data_url, endpoint_address, endpoint_client
 from .data import make_group, prompt_text
-from .imagery import ImageOptions, read_image
+from .imagery import ImageOptions
 from .question_rows import QuestionRow
 from .sample_log import SampleLog, progress
 
@@ -127,21 +124,14 @@ class EndpointJudge:
         wait: float = 1.0,
         parallel: int = 8,
     ) -> None:
-        self.address = url.rstrip("/") + "/chat/completions"
+        self.address = endpoint_address(url)
         self.model, self.options = model, image_options or ImageOptions()
         self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
 
     def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
         """Scores the answers of each row."""
-        import httpx
-
-        key = os.environ.get(KEY_VARIABLE)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         out: list[Scores] = []
-        with (
-            httpx.Client(timeout=self.timeout, headers=headers) as client,
-            ThreadPoolExecutor(self.parallel) as pool,
-        ):
+        with endpoint_client(self.timeout, (KEY_VARIABLE,)) as client, ThreadPoolExecutor(self.parallel) as pool:
             for row, own in zip(rows, answers, strict=True):
                 images = [data_url(image, self.options, row.group.where) for image in row.group.images]
                 bodies = [self._body(judge_text(row, answer), images) for answer in own]
@@ -154,27 +144,14 @@ class EndpointJudge:
         return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 512}
 
     def _ask(self, client: Any, body: dict[str, Any]) -> float | None:
-        import httpx
-
-        for attempt in range(self.tries):
-            if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
-            try:
-                reply = client.post(self.address, json=body)
-            except httpx.TransportError:
-                continue
-            if reply.status_code in (401, 403, 404):
+        try:
+            return score_of(ask_endpoint(client, self.address, body, tries=self.tries, wait=self.wait))
+        except EndpointError as error:
+            if error.status in (401, 403, 404):
                 raise ValueError(
-                    f"the judge at {self.address} answers {reply.status_code} ({reply.text.strip()[:200]}); check "
-                    f"--judge_url, --judge_name and the key in {KEY_VARIABLE}."
-                )
-            if reply.status_code == 429 or reply.status_code >= 500:
-                continue
-            try:
-                return score_of(reply.json()["choices"][0]["message"]["content"])
-            except (ValueError, KeyError, IndexError, TypeError):
-                return None
-        return None
+                    f"the judge at {error}; check --judge_url, --judge_name and the key in {KEY_VARIABLE}."
+                ) from None
+            return None
 
 
 class ModelJudge:
@@ -213,8 +190,8 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--judge_model", "--judge-model", metavar="PATH",
         help="a (larger) vision-language model that scores them here")  # fmt: skip
     add("--judge_name", "--judge-name", default="default", help="model that the endpoint is asked for")
-    add("--margin", type=float, default=0.0,
-        help="judged answers make a pair only if their scores differ by at least this, and at all (default: 0)")
+    add("--margin", type=float, default=0.0, help="judged answers make a pair only if their scores differ by at least "
+        "this, and at all (default: 0)")  # fmt: skip
     add("--judged", choices=("worst", "all"), default="worst",
         help="against the best answer, the worst or all others (default: worst)")  # fmt: skip
 
@@ -302,13 +279,6 @@ def judged_pairs(
         for score, count, text in (below if against == "all" else below[-1:])
     ]
     return chosen, best, rejected
-
-
-def data_url(image: Any, options: ImageOptions, where: str = "") -> str:
-    """Returns an image as a PNG in a data URL."""
-    buffer = io.BytesIO()
-    read_image(image, options, where).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 __all__ = ["EndpointJudge", "ModelJudge", "RewardJudge", "judge_text", "judged_pairs", "score_of"]

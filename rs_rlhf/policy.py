@@ -15,7 +15,6 @@ tokens are honoured), streaming, video.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -24,9 +23,18 @@ from typing import Any
 
 import torch
 
-from .data import Group, make_group
-from .groups import VISION_TOKENS, GroupCollator, estimated_length, set_pixel_budget
+from .data import Group
+from .groups import VISION_TOKENS, GroupCollator, estimated_length, seen_sizes, set_pixel_budget
 from .imagery import ImageOptions
+from .sampling import (
+    answer_draws,
+    as_groups,
+    check_sampling,
+    choose_tokens,
+    end_tokens,
+    planned_batches,
+    until_end,
+)
 
 
 class Policy:
@@ -59,9 +67,7 @@ class Policy:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.collator = GroupCollator(processor, image_options, augment=augment, seed=seed)
-        ends = getattr(model.generation_config, "eos_token_id", None)
-        ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
-        self.end_ids = sorted({*ends, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None})
+        self.end_ids = end_tokens(model, self.tokenizer)
         known = self.tokenizer.get_vocab()
         self.never = [known[name] for name in VISION_TOKENS if name in known]
 
@@ -94,18 +100,7 @@ class Policy:
         Raises:
             ValueError: Not a causal VLM, or weights are missing, so that part of the model would be random.
         """
-        from accelerate import PartialState
-        from transformers import AutoProcessor
-
-        if kwargs.get("device_map") is not None and device is not None:
-            raise ValueError("device and device_map cannot both be given; leave one out.")
-        try:
-            model, source = _load(str(path), {"dtype": dtype or "auto", **kwargs})
-            processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
-        except OSError as error:
-            raise ValueError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
-        if kwargs.get("device_map") is None:
-            model.to(device or PartialState().device)
+        model, processor = load_vlm(path, dtype=dtype, device=device, **kwargs)
         set_pixel_budget(processor, min_pixels, max_pixels)
         return cls(model, processor, image_options, augment=augment, seed=seed)
 
@@ -158,6 +153,7 @@ class Policy:
         token_budget: int = 16384,
         batch_size: int | None = None,
         done: Collection[int] = (),
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[list[int], list[list[str]]]]:
         """Yields `(places in the input, their answers)` batch by batch, the longest prompts first.
 
@@ -166,62 +162,35 @@ class Policy:
             token_budget (`int`): Tokens of a batch's answers with their prompts at most, padding included.
             batch_size (`int`, *optional*): Also at most so many items a batch.
             done (collection of `int`): Places whose answers are there already: a batch of only these is left out.
+            share (`tuple`): `(rank, world)`: of the batches only every world-th, from the rank-th on. The batches
+                are those of one process, so answers do not depend on the number of processes.
+
+        Raises:
+            ValueError: An option is out of range.
         """
-        if n < 1 or max_new_tokens < 1:
-            raise ValueError(f"n ({n}) and max_new_tokens ({max_new_tokens}) must be at least 1.")
-        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
-            raise ValueError(
-                f"temperature ({temperature}) and top_k ({top_k}) may not be negative, and top_p ({top_p}) lies in "
-                "(0, 1]; correct the one that is out of range."
-            )
-        groups = [item if isinstance(item, Group) else make_group(item[0], [], item[1]) for item in items]
-        for batch in self._batches(groups, n, max_new_tokens, token_budget, batch_size):
+        check_sampling(n, temperature, top_p, top_k, max_new_tokens, share)
+        groups = as_groups(items)
+        options = self.collator.image_options
+        lengths = [estimated_length(group, self.processor, options) + max_new_tokens for group in groups]
+        for batch in planned_batches(lengths, n, token_budget, batch_size, share):
             if all(i in done for i in batch):
                 continue
-            draws = torch.stack([_draws(seed, i, n, max_new_tokens) for i in batch]).flatten(0, 1)
+            draws = torch.stack([answer_draws(seed, i, n, max_new_tokens) for i in batch]).flatten(0, 1)
             tokens = self._generate(self._inputs([groups[i] for i in batch]), n, draws, temperature, top_p, top_k)
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             yield batch, [texts[k : k + n] for k in range(0, len(texts), n)]
 
-    def _batches(
-        self, groups: Sequence[Group], n: int, new_tokens: int, budget: int, batch_size: int | None
-    ) -> Iterator[list[int]]:
-        options = self.collator.image_options
-        lengths = [estimated_length(group, self.processor, options) + new_tokens for group in groups]
-        order = sorted(range(len(groups)), key=lambda i: -lengths[i])  # stable; memory trouble shows at once
-        batch: list[int] = []
-        for i in order:
-            full = batch and lengths[batch[0]] * n * (len(batch) + 1) > budget
-            if full or len(batch) == batch_size:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
+    def pixels(self, group: Group) -> list[tuple[int, int]]:
+        """Returns `(width, height)` of each image of a group as the model sees it, from the headers alone.
+
+        Raises:
+            ImageError: An image cannot be read; names its file and row.
+        """
+        return seen_sizes(group, self.processor, self.collator.image_options)
 
     def _inputs(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
-        """Lays out prompts for generation: padded on the left, pixels in the order of their placements."""
-        layout = self.collator
-        pixels, index = layout._pixels(groups)
-        inputs = {}
-        lengths: list[int] = []
-        if index:
-            grids = pixels["image_grid_thw"]
-            patches = torch.split(pixels["pixel_values"], grids.prod(1).tolist())
-            inputs["pixel_values"] = torch.cat([patches[i] for i in index])
-            inputs["image_grid_thw"] = grids[index]
-            lengths = (grids.prod(1) // self.processor.image_processor.merge_size**2)[index].tolist()
-        rows, start = [], 0
-        for group in groups:
-            ids = self.tokenizer(layout._template(group.prompt, True), add_special_tokens=False)["input_ids"]
-            rows.append(layout._expand(ids, lengths[start : start + len(group.images)], group))
-            start += len(group.images)
-        width = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
-        inputs["input_ids"] = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-        inputs["attention_mask"] = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == layout.image_token_id).int()
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        """Lays out prompts for generation, on the model's device."""
+        return {name: tensor.to(self.model.device) for name, tensor in self.collator.prompts(groups).items()}
 
     @torch.inference_mode()
     def _generate(
@@ -272,33 +241,42 @@ class Policy:
                 logits_to_keep=1,
             )
             logits = output.logits[:, -1]
-        rows = torch.stack(tokens, dim=1).tolist()
-        return [row[: next((k for k, token in enumerate(row) if token in self.end_ids), len(row))] for row in rows]
+        return until_end(torch.stack(tokens, dim=1).tolist(), self.end_ids)
 
     def _choose(
         self, logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float, top_k: int
     ) -> torch.Tensor:
         """Picks a token for each row of logits (R, V): the most likely, or that which its draw in [0, 1) falls on."""
-        logits = logits.float()
-        logits[:, self.never] = -torch.inf
-        logits[:, len(self.tokenizer) :] = -torch.inf  # rows that only fill the embedding up
-        if temperature == 0:
-            return logits.argmax(dim=-1)
-        shares, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        total = shares.cumsum(dim=-1)
-        kept = total - shares < top_p
-        if top_k:
-            kept[:, top_k:] = False
-        kept[:, 0] = True
-        last = kept.sum(dim=-1, keepdim=True) - 1
-        place = (total <= draws[:, None] * total.gather(1, last)).sum(dim=-1, keepdim=True)
-        return order.gather(1, torch.minimum(place, last)).squeeze(1)
+        return choose_tokens(logits, draws, temperature, top_p, top_k, self.never, len(self.tokenizer))
 
 
-def _draws(seed: int, place: int, n: int, count: int) -> torch.Tensor:
-    """Numbers in [0, 1) of shape (n, count) for the n answers of one item."""
-    key = int.from_bytes(hashlib.sha256(f"{seed} {place}".encode()).digest()[:8], "big") >> 1
-    return torch.rand(n, count, generator=torch.Generator().manual_seed(key))
+def load_vlm(
+    path: str | os.PathLike[str], *, dtype: Any = None, device: str | None = None, **kwargs: Any
+) -> tuple[Any, Any]:
+    """Loads a causal VLM of any family, a LoRA adapter merged into its base, and its processor.
+
+    Args:
+        path, dtype, device, **kwargs: As in [`Policy.from_pretrained`].
+
+    Returns:
+        `tuple`: model and processor.
+
+    Raises:
+        ValueError: Not a causal VLM, or weights are missing, so that part of the model would be random.
+    """
+    from accelerate import PartialState
+    from transformers import AutoProcessor
+
+    if kwargs.get("device_map") is not None and device is not None:
+        raise ValueError("device and device_map cannot both be given; leave one out.")
+    try:
+        model, source = _load(str(path), {"dtype": dtype or "auto", **kwargs})
+        processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
+    if kwargs.get("device_map") is None:
+        model.to(device or PartialState().device)
+    return model, processor
 
 
 def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
@@ -325,4 +303,4 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     return model, path
 
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "load_vlm"]

@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from .arguments import ImageArguments
 from .data import make_group
-from .groups import GroupCollator, set_pixel_budget
+from .groups import GroupCollator, in_placement_order, set_pixel_budget
 from .pairs import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .vision_trainer import SetEpoch, VisionTrainerMixin, evaluated_last
 
@@ -72,10 +72,7 @@ class SFTCollator:
         batch["labels"] = batch["input_ids"].masked_fill(segments <= 0, -100)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.groups.image_token_id).int()
         if "image_index" in batch:
-            index, grids = batch.pop("image_index"), batch["image_grid_thw"]
-            patches = torch.split(batch["pixel_values"], grids.prod(1).tolist())
-            batch["pixel_values"] = torch.cat([patches[i] for i in index.tolist()])
-            batch["image_grid_thw"] = grids[index]
+            batch |= in_placement_order(batch, batch.pop("image_index").tolist())
         return batch
 
 

@@ -68,6 +68,28 @@ def test_what_is_done_is_left_out(policy, items):
     assert again == {i: own for i, own in whole.items() if i not in first}
 
 
+def test_processes_share_the_batches_of_one(policy, items):
+    options = {"max_new_tokens": 4, "token_budget": 120}
+    whole = list(policy.sample_batches(items, 2, **options))
+    shares = [list(policy.sample_batches(items, 2, **options, share=(rank, 2))) for rank in (0, 1)]
+    assert len(whole) > 2 and shares == [whole[0::2], whole[1::2]]
+    first = whole[0][0]
+    assert list(policy.sample_batches(items, 2, **options, share=(0, 2), done=first)) == whole[2::2]
+    assert list(policy.sample_batches(items[:1], share=(1, 2))) == []
+    with pytest.raises(ValueError, match="share is .2, 2., expected .rank, world."):
+        policy.sample(items, share=(2, 2))
+
+
+def test_pixels_are_those_the_model_sees(policy):
+    group = make_group("two", [], [picture(1, 900, 300), picture(2, 30, 40)])
+    sizes = policy.pixels(group)
+    grids = policy._inputs([group])["image_grid_thw"]
+    assert [(1, height // 14, width // 14) for width, height in sizes] == [tuple(grid) for grid in grids.tolist()]
+    assert sizes[0][0] > sizes[0][1] and sizes[0] != (900, 300) and policy.pixels(make_group("none", [])) == []
+    with pytest.raises(ImageError, match="q.jsonl, line 3: image 'nowhere.png'"):
+        policy.pixels(make_group("a", [], "nowhere.png", where="q.jsonl, line 3"))
+
+
 def test_draws_follow_the_probabilities(policy):
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05])
     logits = torch.full((20000, len(policy.tokenizer)), -torch.inf)
