@@ -1,4 +1,4 @@
-"""Pictures of what was measured: preference accuracy before and after, a ranked example, a learning curve.
+"""Pictures of what was measured: preference accuracy, a ranked example, learning curves, accuracy of best-of-n.
 
 Drawn with matplotlib, which is imported late. Left out: interactive pages.
 """
@@ -141,6 +141,31 @@ def plot_grpo(run: str | Path, path: str | Path) -> None:
     for axis in (left, right):
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def plot_best_of_n(curves: Mapping[str, Any], path: str | Path) -> None:
+    """Draws accuracy against n for each way of choosing an answer, with bands of its 95% intervals.
+
+    Args:
+        curves (mapping): What [`rs_rlhf.bon_curves.curve_figures`] returns.
+        path (`str`): PNG to write.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    dashed = {"random": "gray", "oracle": "black"}  # bounds, not ways of choosing
+    for name, entries in curves["methods"].items():
+        sizes = [one["n"] for one in entries]
+        style = {"linestyle": "--", "color": dashed[name]} if name in dashed else {}
+        (line,) = axes.plot(sizes, [one["accuracy"] for one in entries], marker="o", label=name, **style)
+        low, high = zip(*(one["interval"] for one in entries), strict=True)
+        axes.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="n, answers to choose from", ylabel="accuracy")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
