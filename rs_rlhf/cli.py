@@ -27,7 +27,8 @@ COMMANDS = {
     "serve": ("score over HTTP: the reward server", "server:main"),
     "report": ("write one HTML page about a training run, without W&B", "run_report:main"),
     "dashboard": ("lay out a W&B workspace for the runs of a project", "dashboard:main"),
-    "eval": ("report how often a score model prefers the better text", "preference_eval:main"),
+    "eval": ("evaluate a model on benchmarks; compare and export results", "evaluate:main"),
+    "best-of-n": ("sample N answers a question and let the score model choose", "best_of_n:main"),
     "plot": ("draw the learning curve of a training run", "reports:main"),
     "demo": ("the whole path in minutes, on made-up scenes and a tiny model", "demo:main"),
     "data check": ("list every problem of preference files", "data_check:main"),
@@ -35,6 +36,7 @@ COMMANDS = {
     "data sample-pairs": ("make preference pairs from a policy's wrong answers", "sampled_pairs:main"),
     "data dpo": ("order candidate answers by a score model, for TRL's DPOTrainer", "preference_export:main"),
     "data scenes": ("write made-up overhead scenes with captions and classes", "cli:write_scenes"),
+    "tiny-clip": ("write a tiny random CLIP model", "tiny_clip:main"),
     "tiny-vlm": ("write a tiny random vision-language model", "cli:write_tiny_vlm"),
     "env": ("print the versions that a bug report needs", "cli:print_versions"),
 }

@@ -1,0 +1,214 @@
+"""`rs-rlhf eval` from end to end: real models (tiny), real files, real processes, killed and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, picture
+
+from rs_rlhf import cli, evaluate
+from rs_rlhf.eval_run import read_lines
+
+QUESTIONS = 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data root with a question file, a preference file and a folder of classes, and their declarations."""
+    root = tmp_path_factory.mktemp("data")
+    rows, pairs = [], []
+    for i in range(QUESTIONS):
+        picture(i, 84 + 14 * (i % 3), 56).save(root / f"{i}.png")
+        row = {"id": f"q{i}", "prompt": f"Question {'very ' * (i % 5)}long?", "image": f"{i}.png"}
+        rows.append(row | {"solution": ("yes", "no", "3")[i % 3], "type": ("presence", "presence", "count")[i % 3]})
+        texts = {"prompt": "", "chosen": "a river .", "rejected": "a forest .", "source": "made"}
+        pairs.append({**texts, "image": f"{i}.png", "kind": ("a", "b")[i % 2]})
+        folder = root / "classes" / ("river", "forest", "port")[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(i).save(folder / f"{i}.png")
+    for name, lines in (("rows", rows), ("pairs", pairs)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    common = "title: Test\nsource: drawn here\n"
+    (root / "asked.yaml").write_text(common + "task: vqa\nlayout: rows\npath: rows.jsonl\nmax_new_tokens: 6\n")
+    (root / "liked.yaml").write_text(common + "task: preference\nlayout: preferences\npath: pairs.jsonl\n")
+    (root / "named.yaml").write_text(
+        common + "task: classification\nlayout: images\npath: classes\nprompt: What is this?\nmax_new_tokens: 6\n"
+        "templates: ['a photo of {c}.']\n"
+    )
+    return root
+
+
+def arguments(data, out, model, task="asked", *more):
+    asked = ["--model", str(model), "--task", str(data / f"{task}.yaml"), "--data_root", str(data)]
+    drawn = ["--temperature", "1"]  # the most likely token of a random model is always the same
+    return ["eval", *asked, *drawn, "--out", str(out), *map(str, more)]
+
+
+def plain(path):
+    """The lines of a samples file, without the one thing that differs between runs."""
+    return [{key: value for key, value in one.items() if key != "seconds"} for one in read_lines(path)]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tiny_vlm, tmp_path_factory):
+    """A run in one process and one go, in batches of three."""
+    out = tmp_path_factory.mktemp("whole")
+    assert cli.main(arguments(data, out, tiny_vlm, "asked", "--batch_size", 3)) == 0
+    return out
+
+
+def test_a_run_writes_every_question_once_in_order_and_counts_them(whole):
+    samples = read_lines(whole / "samples_asked.jsonl")
+    assert [one["id"] for one in samples] == [f"q{i}" for i in range(QUESTIONS)]
+    keys = {"id", "prompt", "output", "answer", "references", "types", "strict", "upstream_compat", "image", "pixels"}
+    assert all(set(one) == keys | {"seconds"} and one["seconds"] > 0 for one in samples)
+    assert len({one["output"] for one in samples}) > QUESTIONS // 2
+    assert all(os.path.isfile(one["image"]) for one in samples) and samples[0]["references"] == ["yes"]
+    task = json.loads((whole / "results.json").read_text())["tasks"]["asked"]
+    assert task["n"] == QUESTIONS and task["accuracy"] == sum(one["strict"] for one in samples) / QUESTIONS
+    assert task["types"]["count"]["n"] == QUESTIONS // 3 and task["parse_failures"] > 0  # a random model's answers
+    assert task["pixel_budget"] == [56 * 56, 12 * 28 * 28] and len(task["dataset_hash"]) >= 16 and task["seed"] == 0
+    table = (whole / "results.md").read_text()
+    assert f"| asked | {task['model']} | {QUESTIONS} |" in table and "↳ count" in table
+    assert sorted(path.name for path in whole.iterdir()) == ["results.json", "results.md", "samples_asked.jsonl"]
+
+
+def test_the_same_command_judges_anew_and_asks_nothing(whole, data, tiny_vlm, monkeypatch, capsys):
+    from rs_rlhf.policy import Policy
+
+    monkeypatch.setattr(Policy, "_generate", lambda *_: pytest.fail("the model was asked again"))
+    before = (whole / "results.json").read_bytes()
+    assert cli.main(arguments(data, whole, tiny_vlm, "asked", "--batch_size", 3)) == 0
+    assert (whole / "results.json").read_bytes() == before and "| asked |" in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on_in_two_processes_with_the_same_files(whole, data, tiny_vlm, tmp_path):
+    command = arguments(data, tmp_path, tiny_vlm, "asked", "--batch_size", 3)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen([sys.executable, "-m", "rs_rlhf", *command], cwd=ROOT, env=env)
+    part = tmp_path / "samples_asked.part-0.jsonl"
+    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 4):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = part.read_bytes()
+    assert 4 < kept.count(b"\n") < QUESTIONS + 1, "killed before or after the middle"
+    part.write_bytes(kept + b'{"id": "q7", "out')  # what a kill in the middle of a write leaves
+    options = [
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "rs_rlhf", *command]
+    subprocess.run(launch, cwd=ROOT, env=env, check=True, timeout=300)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert (tmp_path / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert plain(tmp_path / "samples_asked.jsonl") == plain(whole / "samples_asked.jsonl")
+    times = {one["id"]: one["seconds"] for one in read_lines(tmp_path / "samples_asked.jsonl")}
+    old = [json.loads(line) for line in kept.splitlines()[1:]]
+    assert all(times[one["id"]] == one["seconds"] for one in old), "what was answered was answered again"
+
+
+def test_answers_of_other_settings_are_refused_and_can_be_replaced(whole, data, tiny_vlm, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(arguments(data, out, tiny_vlm, "asked", "--limit", 4, "--max_new_tokens", 3)) == 0
+    assert cli.main(arguments(data, out, tiny_vlm, "asked", "--limit", 4, "--max_new_tokens", 4)) == 1
+    told = capsys.readouterr().err
+    assert "samples_asked.jsonl holds answers of another run: max_new_tokens was 3, now 4" in told
+    assert cli.main(arguments(data, out, tiny_vlm, "asked", "--limit", 4, "--max_new_tokens", 4, "--overwrite")) == 0
+    assert json.loads((out / "results.json").read_text())["tasks"]["asked"]["settings"]["max_new_tokens"] == 4
+
+
+def test_another_version_of_the_data_is_refused(data, tiny_vlm, tmp_path, capsys):
+    command = arguments(data, tmp_path / "out", tiny_vlm, "asked", "--data", f"asked={tmp_path / 'rows.jsonl'}")
+    lines = (data / "rows.jsonl").read_text().splitlines(keepends=True)[:3]
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.png")
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    assert cli.main(command) == 0
+    (tmp_path / "rows.jsonl").write_text("".join(lines).replace('"solution": "no"', '"solution": "yes"'))
+    assert cli.main(command) == 1
+    assert "dataset_hash was" in capsys.readouterr().err
+
+
+def test_a_score_model_takes_the_best_choice_and_reports_on_preferences(data, score_model_path, tmp_path):
+    assert cli.main(arguments(data, tmp_path, score_model_path, "named", "--model-type", "score")) == 0
+    assert cli.main(arguments(data, tmp_path, score_model_path, "liked")) == 0
+    named, liked = (read_lines(tmp_path / f"samples_{name}.jsonl") for name in ("named", "liked"))
+    for one in named:
+        choices = ["forest", "port", "river"]
+        best = max(range(3), key=lambda k: one["scores"][k])
+        assert one["output"] == choices[best] and one["strict"] == (choices[best] == one["references"][0])
+    results = json.loads((tmp_path / "results.json").read_text())["tasks"]
+    assert set(results) == {"named", "liked"} and results["liked"]["by_kind"]["a"]["n"] == QUESTIONS // 2
+    assert results["liked"]["accuracy"] == sum(one["scores"][0] > one["scores"][1] for one in liked) / QUESTIONS
+    assert results["liked"]["swap_error"] == 0 and 0 <= results["liked"]["calibration"]["error"] <= 1
+    assert len(liked[0]["shuffled"]) == 2 and liked[0]["shuffled"] != liked[0]["scores"]
+
+
+def test_system_prompt_and_score_of_the_answers(data, tiny_vlm, score_model_path, tmp_path):
+    more = ["--system_prompt", "think-answer", "--max_new_tokens", 4, "--limit", 3, "--score_model", score_model_path]
+    assert cli.main(arguments(data, tmp_path / "a", tiny_vlm, "asked", *more)) == 0
+    assert cli.main(arguments(data, tmp_path / "b", tiny_vlm, "asked", *more[2:])) == 0
+    asked = read_lines(tmp_path / "a" / "samples_asked.jsonl")
+    plainly = read_lines(tmp_path / "b" / "samples_asked.jsonl")
+    assert all(isinstance(one["score"], float) for one in asked)
+    assert [one["output"] for one in asked] != [one["output"] for one in plainly]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--task", "aidd"], "did you mean 'aid'?"),
+        (["--model-type", "clip"], "is a vqa task, for models of type vlm, not clip"),
+        (["--data", "asked=nowhere"], "--data asked=nowhere: no such file or folder"),
+        (["--limit", "0"], "it must be at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(data, tiny_vlm, tmp_path, capsys, change, told):
+    assert cli.main([*arguments(data, tmp_path, tiny_vlm), *change]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_damaged_files_are_named(whole, data, tiny_vlm, tmp_path, capsys):
+    broken = data / "broken.jsonl"
+    broken.write_text((data / "rows.jsonl").read_text() + '{"prompt": "cut sh')
+    command = arguments(data, tmp_path / "out", tiny_vlm, "asked", "--data", f"asked={broken}")
+    assert cli.main(command) == 1 and f"{broken}, line {QUESTIONS + 1}: not JSON" in capsys.readouterr().err
+    broken.write_text("")
+    assert cli.main(command) == 1 and "no " in capsys.readouterr().err
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    (copied / "results.json").write_bytes((whole / "results.json").read_bytes())
+    text = (whole / "samples_asked.jsonl").read_text().splitlines(keepends=True)
+    (copied / "samples_asked.jsonl").write_text("".join(text[:2]) + text[2][:40])
+    assert cli.main(arguments(data, copied, tiny_vlm, "asked", "--batch_size", 3)) == 1
+    assert "samples_asked.jsonl, line 3: not a whole JSON object" in capsys.readouterr().err
+
+
+def test_a_missing_image_stops_the_run_before_anything_is_scored(data, tiny_vlm, tmp_path, capsys):
+    rows = (data / "rows.jsonl").read_text().replace('"0.png"', '"gone.png"')
+    (tmp_path / "rows.jsonl").write_text(rows)
+    assert (
+        cli.main(arguments(data, tmp_path / "out", tiny_vlm, "asked", "--data", f"asked={tmp_path}/rows.jsonl")) == 1
+    )
+    assert "gone.png" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_list_names_every_declared_benchmark(capsys):
+    from rs_rlhf import declarations
+
+    assert cli.main(["eval", "--list"]) == 0
+    shown = capsys.readouterr().out
+    assert declarations.names("eval") and all(f"\n{name} " in shown for name in declarations.names("eval"))
+    assert "rsvqa-lr" in shown and evaluate.benchmark_list() in shown
