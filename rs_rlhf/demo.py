@@ -3,8 +3,8 @@
 Overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
 known damage are built, to which come the captioner's own wrong answers, and the score model is trained on them through
 the same commands that users run. Then the captioner is improved by GRPO with the score model as its only reward. It
-ends with how often the score model prefers the better text, and how often the policy names the scene right, on
-held-out scenes, before and after, as tables and pictures.
+ends with how often the score model prefers the better text, and with the evaluation of the policy on held-out scenes:
+before, after GRPO, and the best of eight answers by the score model, as tables and pictures.
 
 Left out: anything that the commands do not do themselves; this module only calls them in order.
 """
@@ -23,7 +23,7 @@ from typing import Any
 from .declarations import DeclarationError
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
-OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png")
+OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,22 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
 
-    _say("1/5", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
+    _say("1/6", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
     prepare(out, args)
-    _say("2/5", "training a tiny Qwen2-VL from scratch as a captioner")
+    _say("2/6", "training a tiny Qwen2-VL from scratch as a captioner")
     train_captioner(out, args)
     before = _report(out, out / "start", args.seed)
-    _say("3/5", "training the score model on preference pairs and the captioner's own mistakes")
+    _say("3/6", "training the score model on preference pairs and the captioner's own mistakes")
     sample_mistakes(out, args)
     train_score_model(out, args)
-    _say("4/5", "scoring held-out pairs")
+    _say("4/6", "scoring held-out pairs")
     after = _report(out, out / "reward", args.seed)
-    _say("5/5", "improving the captioner by GRPO, rewarded by the score model alone")
+    _say("5/6", "improving the captioner by GRPO, rewarded by the score model alone")
     train_policy(out, args)
+    _say("6/6", "evaluating the policy before and after, and with the best of 8 answers")
+    evaluate_policy(out, args)
     summary = summarise(out, before, after, args.seed)
-    summary += "\n\n" + summarise_policy(out)
+    summary += "\n\n" + summarise_policy(out) + "\n\n" + summarise_evaluations(out)
     print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {args.seed}).")
-    print(f"Pictures: {out / 'demo.png'}, {out / 'grpo.png'}; the GRPO run as a page: rs-rlhf report {out / 'grpo'}")
+    pictures = ", ".join(str(out / name) for name in ("demo.png", "grpo.png", "best_of_n.png"))
+    print(f"Pictures: {pictures}; GRPO and the evaluations as a page: rs-rlhf report {out / 'grpo'}")
     print("Score your own images with")
     print(f'  Scorer.from_pretrained("{out / "reward"}").score(images=[...], completions=[[...]])')
     return 0
@@ -148,8 +151,7 @@ def train_policy(out: Path, args: Any) -> None:
     common |= {"learning_rate": 2e-4, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 5}
     common |= {"per_device_train_batch_size": 64, "num_generations": 8, "max_completion_length": 12, "beta": 0.02}
     options = VisionGRPOConfig(
-        **common
-        | {"eval_strategy": "steps", "eval_steps": max(1, args.grpo_steps // 3), "eval_on_start": True},
+        **common | {"eval_strategy": "steps", "eval_steps": max(1, args.grpo_steps // 3), "eval_on_start": True},
         num_generations_eval=1,
         score_model=str(out / "reward"),
         validation_prompts=args.validation_scenes,
@@ -161,6 +163,20 @@ def train_policy(out: Path, args: Any) -> None:
         dataset_test_split="validation",
     )
     train_grpo.main(script, options, ModelConfig(model_name_or_path=str(out / "captioner")))
+
+
+def evaluate_policy(out: Path, args: Any) -> None:
+    """Evaluates on the held-out scenes with `rs-rlhf eval` and `rs-rlhf best-of-n`; the run's report shows it."""
+    from . import best_of_n, evaluate
+
+    asked = ["--task", "scenes", "--data_root", str(out)]
+    for name, model in (("before", "captioner"), ("after", "grpo")):
+        evaluate.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
+    sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(args.seed)]
+    place = out / "grpo" / "eval" / "best of n, before"
+    models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]
+    best_of_n.main([*models, *asked, *sampled, "--out", str(place)])
+    shutil.copy(place / "best_of_n.png", out / "best_of_n.png")
 
 
 def train_score_model(out: Path, args: Any) -> None:
@@ -236,6 +252,17 @@ def summarise_policy(out: Path) -> str:
     for step, entry in points:
         right, odd = entry["eval_audit/greedy_accuracy"], entry["eval_audit/greedy_unparseable"]
         lines.append(f"| {step} | {rewards.get(step, float('nan')):.2f} | {right:.1%} | {odd:.1%} |")
+    return "\n".join(lines)
+
+
+def summarise_evaluations(out: Path) -> str:
+    """Returns the policy's evaluations as Markdown."""
+    from .run_tables import read_evaluations
+
+    lines = ["| policy on held-out scenes | n | named right | 95% interval |", "|---|---:|---:|---|"]
+    for row in read_evaluations(out / "grpo"):
+        low, high = row["interval"]
+        lines.append(f"| {row['what']} | {row['n']} | {row['accuracy']:.1%} | {low:.1%} – {high:.1%} |")
     return "\n".join(lines)
 
 

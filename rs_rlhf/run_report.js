@@ -293,6 +293,16 @@ function followTable({ title, steps, rows }) {
   return element("div", { class: "card follow" }, element("div", { class: "controls" }, element("span", {}, "Follow"), select), place);
 }
 
+function evaluationTable(rows) {
+  const percent = (value) => (typeof value === "number" ? `${(100 * value).toFixed(1)}%` : "–");
+  const cells = (row) => [row.task, row.what, String(row.n), percent(row.accuracy),
+    row.interval ? `${percent(row.interval[0])} – ${percent(row.interval[1])}` : "–"];
+  const heads = ["task", "what", "n", "accuracy", "95% interval"].map((name) => element("th", { scope: "col" }, name));
+  return element("div", { class: "card table" }, element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Evaluations" },
+    element("table", { id: "evaluations-table" }, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {},
+      ...rows.map((row) => element("tr", {}, ...cells(row).map((text) => element("td", {}, text))))))));
+}
+
 // ---- The page
 
 function section(id, title, ...children) {
@@ -323,6 +333,7 @@ function page() {
   if (lines.length || pairs.length)
     section("headline", DATA.compared.length && !DATA.compared[0].right.name.includes("audit") ? "At a glance" : "Reward beside accuracy",
       ...lines, element("div", { class: "charts wide" }, ...pairs));
+  if (DATA.evaluations.length) section("evaluations", "Evaluations", evaluationTable(DATA.evaluations));
   DATA.samples.forEach((entry, i) => section(`samples-${i}`, entry.title, followTable(entry)));
   DATA.groups.forEach(metrics);
   if (DATA.histograms.length) section("histograms", "Histograms", element("div", { class: "charts" }, ...DATA.histograms.map(histogram)));

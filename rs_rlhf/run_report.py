@@ -22,7 +22,7 @@ from typing import Any
 
 from .declarations import DeclarationError
 from .reports import run_state
-from .run_tables import TABLE_CAPS, Images, read_tables, spread
+from .run_tables import TABLE_CAPS, Images, read_evaluations, read_tables, spread
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
 # Name, reward and accuracy of a comparison; the first reward key that the run has.
@@ -91,8 +91,9 @@ def page_data(run: Path) -> dict[str, Any]:
 
     Returns:
         `dict`: `title`, `facts` (name and text), `notes`, `warnings`, `statements`, `compared` (pairs of curves),
-        `groups` (curves by prefix), `histograms`, `tables`, `samples` (fixed prompts over the evaluations), `images`
-        (data URIs, which rows name by place) and `caps`.
+        `groups` (curves by prefix), `histograms`, `tables`, `samples` (fixed prompts over the evaluations),
+        `evaluations` (what `rs-rlhf eval` and `best-of-n` wrote below `RUN_DIR/eval`), `images` (data URIs, which
+        rows name by place) and `caps`.
     """
     images = Images()
     tables, samples, histograms, notes = read_tables(run, images)
@@ -122,6 +123,7 @@ def page_data(run: Path) -> dict[str, Any]:
         "histograms": histograms,
         "tables": tables,
         "samples": samples,
+        "evaluations": read_evaluations(run),
         "images": images.uris,
         "caps": CAPS,
     }

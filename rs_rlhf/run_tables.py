@@ -8,6 +8,7 @@ capped, so that a long run still makes a page that opens. Left out: images that 
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,27 @@ class Images:
             self.places[content] = len(self.uris)
             self.uris.append(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
         return self.places[content]
+
+
+def read_evaluations(run: Path) -> list[dict[str, Any]]:
+    """Reads the results of `rs-rlhf eval` and `rs-rlhf best-of-n` in folders below `RUN_DIR/eval`.
+
+    Returns:
+        `list[dict]`: A row for each task and method: `task`, `what` (the folder, and for best-of-N the method and n),
+        `n` questions, `accuracy` and its 95% `interval`.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in sorted((run / "eval").glob("*/results.json")):
+        for task, figures in json.loads(path.read_text(encoding="utf-8"))["tasks"].items():
+            row = {"task": task, "what": path.parent.name, "n": figures["n"], "accuracy": figures.get("accuracy")}
+            rows.append(row | {"interval": figures.get("interval")})
+    for path in sorted((run / "eval").glob("*/best_of_n.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for method, entries in found["pooled"]["methods"].items():
+            own = {"task": found["task"], "what": f"{path.parent.name}: {method}, n = {found['sizes'][-1]}"}
+            last = entries[-1]
+            rows.append(own | {"n": found["questions"], "accuracy": last["accuracy"], "interval": last["interval"]})
+    return rows
 
 
 def spread(entries: Sequence[Any], count: int) -> list[Any]:
