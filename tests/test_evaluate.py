@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import ROOT, picture
+from benchmark_files import write
+from conftest import ROOT, data_folder, picture
 
 from rs_rlhf import cli, evaluate
 from rs_rlhf.eval_run import read_lines
@@ -212,3 +216,100 @@ def test_the_list_names_every_declared_benchmark(capsys):
     shown = capsys.readouterr().out
     assert declarations.names("eval") and all(f"\n{name} " in shown for name in declarations.names("eval"))
     assert "rsvqa-lr" in shown and evaluate.benchmark_list() in shown
+
+
+# Question, type, right answer, reply, whether strict takes it, whether the published rule does.
+RSVQA = [
+    ("Is a road present?", "presence", "yes", "Yes, there is a road.", True, True),
+    ("Is a farm present?", "presence", "no", "no", True, True),
+    ("Is a lake present?", "presence", "no", "yes", False, False),
+    ("Is a dam present?", "presence", "yes", "", False, True),  # an empty text is in every answer
+    ("Are there more roads than farms?", "comp", "yes", "yes", True, True),
+    ("Are there more farms than roads?", "comp", "no", "No.", True, True),
+    ("How many buildings are there?", "count", "17", "12", True, False),  # both between 10 and 100
+    ("How many lakes are there?", "count", "0", "0", True, True),
+    ("How many dams are there?", "count", "3", "between 10 and 100", False, False),
+    ("Is it a rural or an urban area", "rural_urban", "rural", "<answer>Rural</answer>", True, True),
+]
+
+
+@pytest.fixture
+def rsvqa(tmp_path):
+    """RSVQA-LR in its official files, on two real Sentinel-2 tiles; inactive entries in each."""
+    tiles = sorted(data_folder("rsvqa_tif").glob("lr_*.tif"))[:2]
+    root = tmp_path / "data" / "RSVQA_LR"
+    base = {"date_added": 1.0, "people_id": 0, "active": True}
+    off = {"id": 0, "active": False}
+    questions = [{"id": i, "img_id": 1 + i % 2, "type": kind, "question": asked, "answers_ids": [100 + i], **base}
+                 for i, (asked, kind, *_) in enumerate(RSVQA, start=1)]  # fmt: skip
+    gone = {**questions[0], "id": 50, "active": False}
+    answers = [{"id": 100 + i, "question_id": i, "answer": row[2], **base} for i, row in enumerate(RSVQA, start=1)]
+    images = [{"id": i, "questions_ids": [one["id"] for one in questions if one["img_id"] == i],
+               "original_name": f"S2_{i}.tif", **base} for i in (1, 2)]  # fmt: skip
+    for name, rows in (
+        ("questions", [off, *questions, gone]),
+        ("answers", [off, *answers]),
+        ("images", [off, *images]),
+    ):
+        write(root / f"LR_split_test_{name}.json", {name: rows})
+    (root / "Images_LR").mkdir()
+    for i, tile in enumerate(tiles, start=1):
+        shutil.copy(tile, root / "Images_LR" / f"{i}.tif")
+    return root.parent
+
+
+@pytest.fixture
+def endpoint():
+    """A chat endpoint that replies as the table says, or with what `reply` is set to."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            parts = body["messages"][-1]["content"]
+            asked = next(part["text"] for part in parts if part["type"] == "text")
+            server.pictures.update(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
+            said = next((row[3] for row in RSVQA if asked.startswith(row[0])), "?")
+            status, text = server.reply or (200, json.dumps({"choices": [{"message": {"content": said}}]}))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.reply, server.pictures = None, set()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def asked_there(endpoint, rsvqa, out, *more):
+    url = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    return cli.main(["eval", "--model", "m", "--endpoint", url, "--task", "rsvqa-lr", "--data_root", str(rsvqa),
+                     "--out", str(out), *more])  # fmt: skip
+
+
+def test_official_rsvqa_files_give_the_figures_counted_by_hand(endpoint, rsvqa, tmp_path):
+    assert asked_there(endpoint, rsvqa, tmp_path / "out") == 0
+    samples = read_lines(tmp_path / "out" / "samples_rsvqa-lr.jsonl")
+    assert [(one["strict"], one["upstream_compat"]) for one in samples] == [row[4:] for row in RSVQA]
+    task = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["rsvqa-lr"]
+    assert (task["n"], task["accuracy"], task["upstream_compat"], task["parse_failures"]) == (10, 0.7, 0.7, 0.1)
+    assert task["average_accuracy"] == pytest.approx((1 / 2 + 1 + 2 / 3 + 1) / 4)
+    of_types = {name: (one["n"], one["accuracy"]) for name, one in task["types"].items()}
+    assert of_types == {"presence": (4, 0.5), "comp": (2, 1.0), "count": (3, 2 / 3), "rural_urban": (1, 1.0)}
+    assert len(endpoint.pictures) == 2 and all(url.startswith("data:image/") for url in endpoint.pictures)
+    assert asked_there(endpoint, rsvqa, tmp_path / "core", "--core_only") == 0
+    core = json.loads((tmp_path / "core" / "results.json").read_text())["tasks"]["rsvqa-lr"]
+    assert core["n"] == 7 and "count" not in core["types"] and core["dataset_hash"] != task["dataset_hash"]
+
+
+@pytest.mark.parametrize("reply", [(400, "no such model"), (200, "<html>oops</html>"), (200, '{"choices": []}')])
+def test_an_endpoint_out_of_order_stops_the_run_and_scores_nothing(endpoint, rsvqa, tmp_path, capsys, reply):
+    endpoint.reply = reply
+    assert asked_there(endpoint, rsvqa, tmp_path) == 1
+    assert "127.0.0.1" in capsys.readouterr().err and not list(tmp_path.glob("samples_*"))
+    endpoint.reply = None
+    assert asked_there(endpoint, rsvqa, tmp_path) == 0
+    assert len(read_lines(tmp_path / "samples_rsvqa-lr.jsonl")) == len(RSVQA)
