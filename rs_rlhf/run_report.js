@@ -298,7 +298,7 @@ function evaluationTable(rows) {
   const cells = (row) => [row.task, row.what, String(row.n), percent(row.accuracy),
     row.interval ? `${percent(row.interval[0])} – ${percent(row.interval[1])}` : "–"];
   const heads = ["task", "what", "n", "accuracy", "95% interval"].map((name) => element("th", { scope: "col" }, name));
-  return element("div", { class: "card table" }, element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Evaluations" },
+  return element("div", { class: "card" }, element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Evaluations" },
     element("table", { id: "evaluations-table" }, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {},
       ...rows.map((row) => element("tr", {}, ...cells(row).map((text) => element("td", {}, text))))))));
 }

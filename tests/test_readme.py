@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
     scenes = ["--train_scenes", "36", "--validation_scenes", "24"]
     output = run([sys.executable, "-m", "rs_rlhf", "demo", *steps, *scenes], folder)
     assert "| all |" in output and "image-shuffle gap" in output and "| GRPO step |" in output
+    assert "| best of n, before: score, n = 8 |" in output
     return folder
 
 
@@ -50,7 +51,7 @@ def test_the_demo_leaves_its_picture_and_refuses_other_folders(folder, tmp_path)
 
 def test_the_readme_has_the_blocks_that_are_run():
     assert [language for language, _ in BLOCKS] == [
-        "", "python", "bash", "bash", "python", "bash", "python", "bash", "bash", "python",
+        "", "python", "bash", "bash", "python", "bash", "python", "bash", "bash", "bash", "python", "bash",
     ]  # fmt: skip
 
 
@@ -62,7 +63,8 @@ def test_make_targets_exist():
 
 EXPECTED = {
     1: "[[", 2: "learning_curve.png", 3: "| all | 20 |", 4: "train_runtime", 5: "report.html",
-    6: "rewards/score_reward", 7: "dpo.jsonl", 8: '"scores":', 9: " .')",
+    6: "rewards/score_reward", 7: "dpo.jsonl", 8: '"scores":', 9: "| best score |",
+    10: "of 16 samples were saved", 11: "results_",
 }  # fmt: skip
 
 
@@ -74,5 +76,5 @@ def test_block_runs(number, folder):
 
 
 def test_linked_files_exist():
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
     assert links and all((ROOT / link).is_file() for link in links)

@@ -58,6 +58,13 @@ def run(tmp_path_factory):
     trl = {"step": [60], "prompt": ["p"], "completion": messages, "score_reward": [0.5], "advantage": [-1.25]}
     (run / "completions").mkdir()
     pyarrow.parquet.write_table(pyarrow.table(trl), run / "completions" / "completions_00060.parquet")
+    tasks = {"made-up": {"n": 40, "accuracy": 0.25, "interval": [0.14, 0.4]}, HOSTILE: {"n": 3}}
+    for name in ("before", "after"):
+        (run / "eval" / name).mkdir(parents=True)
+        (run / "eval" / name / "results.json").write_text(json.dumps({"tasks": tasks}))
+    curve = [{"n": n, "accuracy": n / 10, "interval": [0.0, 0.9]} for n in (1, 2, 4)]
+    best = {"task": "made-up", "questions": 40, "sizes": [1, 2, 4], "pooled": {"methods": {"score": curve}}}
+    (run / "eval" / "before" / "best_of_n.json").write_text(json.dumps(best))
     (run / "README.md").write_text("---\nbase_model: org/a-vlm\n---\n- TRL: 1.16.0\n- Pytorch: 2.14.1\n")
     (run / "config.json").write_text('{"architectures": ["ScoreModel"], "transformers_version": "5.23.0"}')
     return run
@@ -230,6 +237,14 @@ def test_the_page_draws_and_asks_nothing_of_the_network(browser, page):
         "eval_score/greedy_mean rose from 4 to 12 while eval_audit/greedy_accuracy fell from 60.0% to 40.0%" in warning
     )
     assert "not finite at 12 steps" in browser.execute_script("return document.body.textContent")
+
+
+def test_the_page_shows_the_evaluations_below_the_run(browser, page):
+    opened(browser, page[0])
+    lines = "[...document.querySelectorAll('#evaluations-table tbody tr')]"
+    rows = browser.execute_script(f"return {lines}.map(row => [...row.cells].map(cell => cell.textContent))")
+    assert rows[0] == ["made-up", "after", "40", "25.0%", "14.0% – 40.0%"] and rows[1][3:] == ["–", "–"]
+    assert rows[-1] == ["made-up", "before: score, n = 4", "40", "40.0%", "0.0% – 90.0%"] and len(rows) == 5
 
 
 def test_text_of_a_run_is_inert(browser, page):

@@ -79,6 +79,14 @@ def test_commands_run_from_another_folder(installed, tmp_path):
     assert "rs-rlhf" in run(installed / "rs-rlhf", "--version", cwd=tmp_path)
 
 
+def test_a_benchmark_is_evaluated_by_name(installed, tmp_path):
+    run(installed / "rs-rlhf", "tiny-vlm", "model", "--max_pixels", "3136", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    run(installed / "rs-rlhf", "data", "scenes", "scenes", "--n_train", "1", "--n_validation", "8", cwd=tmp_path)
+    asked = ["--model", "model", "--task", "scenes", "--data_root", ".", "--out", "out"]
+    assert "| scenes | model | 8 |" in run(installed / "rs-rlhf", "eval", *asked, cwd=tmp_path)
+    assert "rsvqa-lr" in run(installed / "rs-rlhf", "eval", "--list", cwd=tmp_path)
+
+
 def test_the_report_finds_its_page_in_the_wheel(installed, tmp_path):
     history = [{"step": step, "loss": 1.0 / (1 + step)} for step in range(3)]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": history}))
