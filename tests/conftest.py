@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,26 @@ def score_model_path(tmp_path_factory, tiny_vlm):
     model.save_pretrained(path)
     AutoProcessor.from_pretrained(tiny_vlm).save_pretrained(path)
     return str(path)
+
+
+BROWSER_FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real chromium, driven by selenium; skips where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on this machine (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for flag in (*BROWSER_FLAGS, f"--user-data-dir={profile}", "--window-size=1200,1000"):
+            options.add_argument(flag)
+        made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        yield made
+        made.quit()

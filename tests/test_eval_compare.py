@@ -1,9 +1,6 @@
 """Two runs compared question by question: counted by hand, mirrored, refused, and shown in a real browser."""
 
 import json
-import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 from conftest import picture
@@ -242,29 +239,12 @@ def test_pictures_that_cannot_be_shown_have_a_reason_and_cards_a_cap(tmp_path):
     assert embedded(tmp_path / "out" / "compare.html")["tasks"][0]["flips"][0]["image"] == 0
 
 
-FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
-
-
-def test_the_page_filters_stays_inert_and_asks_no_network(page):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on this machine (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1000,900"):
-            options.add_argument(flag)
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        try:
-            browser.get("about:blank")
-            browser.get_log("performance")  # what its start page asked for
-            browser.get(Path(page / "compare.html").as_uri())
-            check_page(browser)
-        finally:
-            browser.quit()
+def test_the_page_filters_stays_inert_and_asks_no_network(browser, page):
+    browser.get("about:blank")
+    browser.get_log("performance")  # what its start page asked for
+    browser.get_log("browser")
+    browser.get((page / "compare.html").as_uri())
+    check_page(browser)
 
 
 def check_page(browser):
