@@ -36,11 +36,8 @@ _BOUNDS = {"than", "least", "most", "under", "over", "above", "below", "not", "b
 _RANGE = re.compile(r"between (\d+)(?:m2)? and (\d+)(?:m2)?|more than (\d+)(?:m2)?")
 _EDGES = (0, 10, 100, 1000)
 
-_STATED = re.compile(
-    r"(?:the )?(?:\b(?:correct|right|final|best) )?\b(?:answer|choice|option)(?:\s+is\b\s*:?|\s*[:=])\s*"
-    r"(?:option\b\s*:?)?",
-    re.I,
-)
+_STATED = re.compile(r"(?:the )?(?:\b(?:correct|right|final|best) )?\b(?:answer|choice|option)"
+                     r"(?:\s+is\b\s*:?|\s*[:=])\s*(?:option\b\s*:?)?", re.I)  # fmt: skip
 _LETTER = re.compile(r"(?:option\s+)?[(\[]?([A-Za-z])(?:\s*([)\].:,]|-(?=\s)|\n)|(?=\s|$))", re.I)
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*(?=\S)")
 _ALSO = re.compile(r"(?:or\b|and\b|&|/|,)?\s*\(?[A-Z]\)?(?:[.,]|$|\s+(?:or|and)\b)", re.I)
@@ -132,11 +129,9 @@ def said_text(output: str) -> str:
     before, _, thought = re.sub(r"<think>", "<think>", text, flags=re.I).partition("<think>")
     text = f"{before} {thought}" if has_answer(thought) else before
     answers = re.findall(r"<answer>(.*?)(?:</answer>|$)", text, flags=re.DOTALL | re.I)
-    return (
-        "\n".join(dict.fromkeys(one.strip() for one in answers))
-        if answers
-        else re.sub(r"</answer>", " ", text).strip()
-    )
+    if not answers:
+        return re.sub(r"</answer>", " ", text).strip()
+    return "\n".join(dict.fromkeys(one.strip() for one in answers))
 
 
 @lru_cache(maxsize=4096)  # the choices of a task come again with every question
@@ -302,9 +297,8 @@ def _bucket(answer: str, scheme: str, bare: bool) -> str | None:
         return None
     if not unit and "m2" in text:
         return None
-    names = {
-        (low, high): f"between {low}{unit} and {high}{unit}" for low, high in zip(_EDGES, _EDGES[1:], strict=False)
-    }
+    names = {(low, high): f"between {low}{unit} and {high}{unit}"
+             for low, high in zip(_EDGES, _EDGES[1:], strict=False)}  # fmt: skip
     above = f"more than {_EDGES[-1]}{unit}"
     ranges = _RANGE.findall(text)
     if ranges:
@@ -327,11 +321,18 @@ def _bucket(answer: str, scheme: str, bare: bool) -> str | None:
 def _judge_choice(said: str, references: Sequence[str], choices: Sequence[str]) -> tuple[str | None, bool]:
     """The parsed choice (`None`: unparseable) and whether it is right."""
     labels, texts = _labelled(choices)
-    right = [_choice(one, labels, texts) for one in references]
+
+    def place(text: str) -> int | None:  # in its own words a choice is meant, even "A, B", or "river" near "the river"
+        text = text.strip()
+        own = [i for i, own in enumerate(texts) if text == choices[i].strip() or len(text) > 1 and text == own.strip()]
+        return own[0] if len(own) == 1 else _choice(text, labels, texts)
+
+    right = [place(one) for one in references]
     if None in right:
         wrong = references[right.index(None)]
-        raise ValueError(f"the reference {wrong!r:.60} is none of the choices {', '.join(choices):.100}; correct it.")
-    chosen = _choice(said, labels, texts)
+        raise ValueError(f"the reference {wrong!r:.60} is none of the choices {', '.join(choices):.100}, or several; "
+                         "correct it.")  # fmt: skip
+    chosen = place(said)
     return (None, False) if chosen is None else (plain(texts[chosen]), chosen in right)
 
 
@@ -341,9 +342,8 @@ def _labelled(choices: Sequence[str]) -> tuple[str, list[str]]:
         return "".join(one.strip().upper() for one in choices), [one.strip() for one in choices]
     found = [_LABEL.match(one.strip()) for one in choices]
     if all(found) and len({one[1] for one in found if one}) == len(choices):
-        return "".join(one[1] for one in found if one), [
-            text.strip()[one.end() :] for text, one in zip(choices, found, strict=True) if one
-        ]
+        texts = [text.strip()[one.end() :] for text, one in zip(choices, found, strict=True) if one]
+        return "".join(one[1] for one in found if one), texts
     return (LETTERS[: len(choices)] if len(choices) <= len(LETTERS) else ""), list(choices)
 
 

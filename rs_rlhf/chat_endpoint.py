@@ -70,7 +70,8 @@ def ask_endpoint(client: Any, address: str, body: dict[str, Any], *, tries: int,
         wait (`float`): Seconds before the second attempt; twice as long before each further one.
 
     Returns:
-        `str`: The text of the reply's first choice; may be empty.
+        `str`: The text of the reply's first choice; may be empty, as where a reasoning server has spent all tokens on
+        its thoughts.
 
     Raises:
         EndpointError: No attempt gave a reply, or the reply is not one.
@@ -134,8 +135,11 @@ def data_url(image: Any, options: ImageOptions, where: str = "") -> str:
 
 def _content(reply: Any, address: str) -> str:
     try:
-        content = reply.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        choice = reply.json()["choices"][0]
+        content = choice["message"].get("content")
+        if content is None and choice.get("finish_reason") == "length":
+            content = ""  # the tokens went into thoughts: an answer that was never given, and will not be next time
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         content = None
     if not isinstance(content, str):
         raise EndpointError(f"{address} answers 200, but without a text as its choice ({reply.text[:200]!r})", 200)

@@ -1,6 +1,6 @@
 """Figures about preferences, in pure Python.
 
-Left out: parsers and task metrics, which come with the evaluation harness.
+Left out: parsers of answers (`answer_matching`) and figures of benchmarks (`task_metrics`).
 """
 
 from __future__ import annotations

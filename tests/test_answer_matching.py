@@ -95,6 +95,16 @@ def test_said_text():
     assert said_text("<think>a</think><think>b") == ""
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [["A, B", "C, D"], ["A. A, B", "B. C, D"], ["the river", "river"], ["b", "dog"], ["B. dog", "A. cat"]],
+)
+def test_a_choice_in_its_own_words_is_that_choice(choices):
+    for one in choices:
+        own = [judge_answer(said, [one], choices=choices)["strict"] for said in (*choices, "", "none")]
+        assert own == [said == one for said in choices] + [False, False]
+
+
 def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="at least one and none empty"):
         judge_answer("urban", [])
@@ -102,6 +112,8 @@ def test_what_cannot_be_judged_is_refused():
         judge_answer("urban", ["urban", " "])
     with pytest.raises(ValueError, match="'forest' is none of the choices rural, urban"):
         judge_answer("urban", ["forest"], choices=["rural", "urban"])
+    with pytest.raises(ValueError, match="'a river' is none of the choices the river, river, or several"):
+        judge_answer("", ["a river"], choices=["the river", "river"])
     with pytest.raises(ValueError, match="numbers is 'rsvqa', expected one of rsvqa_lr, rsvqa_hr"):
         judge_answer("12", ["12"], numbers="rsvqa")
     with pytest.raises(ValueError, match="expected one of rsvqa_lr"):

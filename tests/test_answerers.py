@@ -281,6 +281,7 @@ def test_what_may_pass_is_tried_again(endpoint):
         ([(200, b"<html>", {})], "answers 200, but without a text as its choice .'<html>'.; check"),
         ([(200, b'{"choices": []}', {})], "answers 200, but without a text"),
         ([(200, b'{"choices": [{"message": {"content": null}}]}', {})], "answers 200, but without a text"),
+        ([(200, b'{"choices": [{"finish_reason": "stop", "message": {}}]}', {})], "answers 200, but without a text"),
         ([(400, b"no images here", {})], "answers 400 .no images here.; check"),
         ([(401, b"", {})], "answers 401 .Unauthorized.; check the key in RS_RLHF_EVAL_KEY or OPENAI_API_KEY"),
     ],
@@ -296,6 +297,14 @@ def test_what_does_not_pass_stops(endpoint, replies, message):
                        "what was answered before is kept"):  # fmt: skip
         next(answered)
     assert len(endpoint.seen) == asked + len(replies) and endpoint.replies == []
+
+
+def test_a_reply_that_spent_its_tokens_on_thoughts_is_the_empty_answer(endpoint):
+    choice = {"finish_reason": "length", "message": {"content": None, "reasoning_content": "let me see"}}
+    bare = {"finish_reason": "length", "message": {"role": "assistant"}}
+    endpoint.replies = [(200, json.dumps({"choices": [one]}).encode(), {}) for one in (choice, bare)]
+    policy = EndpointPolicy(endpoint.url, parallel=1)
+    assert policy.sample([("a", None), ("b", None), ("c", None)], temperature=0) == [[""], [""], ["3-greedy"]]
 
 
 def test_slow_and_absent_servers_stop_too(endpoint):
