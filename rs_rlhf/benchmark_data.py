@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from . import benchmark_layouts as layouts
+from .answer_matching import judge_answer
 from .benchmark_layouts import ask, make_row, words
 from .benchmarks import Benchmark
-from .data import DataError, completion_text, group_from_row, prompt_text, string_column
+from .data import DataError, completion_text, group_from_row, make_group, prompt_text, short, string_column
 from .pair_files import load_images, stored_image
 from .pairs import CAPTION_REQUEST, LABEL_QUESTION, build_pairs
 from .question_rows import QuestionRow, read_questions
 from .readers import image_folder, iter_rows, row_label
+from .task_metrics import grounding_verdict
 
 PAIR_SEED = 0  # of the layout `pairs`: another seed is another benchmark
 
@@ -43,7 +46,8 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
         of the image) and `size` (`[width, height]`). Preferences keep their completions, best first.
 
     Raises:
-        DataError: Anything that cannot be used, with file and row; types that no question has; no questions left.
+        DataError: Anything that cannot be used, with file and row; types that no question has; no questions left; a
+            question whose answers could not be judged.
     """
     try:
         rows = READERS[benchmark.layout](benchmark, path)
@@ -56,10 +60,11 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
                         "declaration", "split", f"{benchmark.name}, {path}")  # fmt: skip
     for row in rows:
         row.columns.setdefault("types", [])
-    rows = _of_types(rows, benchmark.types, "types", benchmark.name)
-    rows = _of_types(rows, benchmark.core_types if core_only else [], "core_types", benchmark.name)
     if benchmark.task == "classification":
         _fill_choices(rows, benchmark)
+    rows = _of_types(rows, benchmark.types, "types", benchmark.name)
+    rows = _of_types(rows, benchmark.core_types if core_only else [], "core_types", benchmark.name)
+    _check_judged(rows, benchmark)
     seen: dict[str, str] = {}
     for row in rows:
         if row.id in seen:
@@ -69,12 +74,60 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
     return rows
 
 
+def references_of(row: QuestionRow) -> list[str]:
+    """Returns the right answers of a question, any of which will do: its own and the column `references`.
+
+    Where there is no right answer but captions, they are the references.
+
+    Args:
+        row ([`QuestionRow`]): The question.
+
+    Raises:
+        DataError: `references` is not a list of texts; names the row.
+    """
+    if not row.reference and row.captions:
+        return list(row.captions)
+    more = row.columns.get("references")
+    if more is not None and not (isinstance(more, list) and all(isinstance(one, str) for one in more)):
+        raise DataError(f"`references` is {short(more)}, expected a list of texts; write further right answers as one",
+                        "references", row.group.where or row.id)  # fmt: skip
+    return [row.reference] * bool(row.reference) + (more or [])
+
+
+def _check_judged(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
+    """Refuses questions whose answers could not be judged, before a model has spent hours on them."""
+    known: set[Any] = set()
+    for row in rows:
+        where = row.group.where or row.id
+        if benchmark.task in ("captions", "retrieval"):
+            if not row.captions or not all(isinstance(one, str) and one.strip() for one in row.captions):
+                raise DataError(f"no `captions`, which {benchmark.task} needs, or an empty one", "captions", where)
+        elif benchmark.task == "grounding":
+            try:
+                columns = row.columns
+                grounding_verdict("", columns.get("boxes") or [], columns.get("size", [1, 1]), benchmark.box_unit)
+            except ValueError as error:
+                raise DataError(str(error), "boxes", where) from None
+        elif benchmark.task == "preference":
+            if len(row.group.completions) < 2:
+                raise DataError("no texts to choose between; use the layout `preferences` or `pairs`", "chosen", where)
+        elif not row.reference:
+            raise DataError(f"no `solution`, the right answer that {benchmark.task} needs", "solution", where)
+        elif (key := (*references_of(row), None, *row.choices)) not in known:
+            known.add(key)  # a benchmark asks a million questions, but has few answers
+            try:
+                judge_answer("", references_of(row), choices=row.choices, numbers=benchmark.numbers)
+            except ValueError as error:
+                raise DataError(str(error), "solution", where) from None
+
+
 def dataset_hash(rows: Sequence[QuestionRow]) -> str:
-    """Returns a SHA-256 of what is asked and how it is judged; it is the same wherever the data lie.
+    """Returns a SHA-256 of what is asked and of the right answers; it is the same wherever the data lie.
 
     Over ids, prompts, completions, right answers, captions, choices, types, boxes, and of every image its name and
-    size in bytes (of stored bytes: their own hash). Files are not read, so an image that was replaced by one of
-    exactly as many bytes goes unnoticed.
+    size in bytes (of stored bytes: their own hash). How answers are parsed and compared (`numbers`, `box_unit`,
+    `metric_version`) is not in it. Files are not read, so an image that was replaced by one of exactly as many bytes
+    goes unnoticed.
 
     Args:
         rows (sequence of [`QuestionRow`]): The questions, in the order of the data.
@@ -109,9 +162,13 @@ def _of_types(rows: list[QuestionRow], types: Sequence[str], key: str, name: str
     return [row for row in rows if set(row.columns["types"]) & set(types)]
 
 
+def _classes(benchmark: Benchmark, found: Iterable[str]) -> list[str]:
+    return list(benchmark.choices) or sorted(set(found))
+
+
 def _fill_choices(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
     """Gives all questions the classes to choose from, by default those of the data, and holds the answers to them."""
-    choices = list(benchmark.choices) or sorted({row.reference for row in rows})
+    choices = _classes(benchmark, (row.reference for row in rows))
     for row in rows:
         row.choices = row.choices or choices
         if row.reference not in row.choices:
@@ -127,9 +184,7 @@ def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     labelled = benchmark.task == "classification"
     raw = load_images(path, benchmark.split)
     root = os.path.realpath(path if path.is_dir() else path.parent)
-    choices = list(benchmark.choices)
-    if labelled and not choices:
-        choices = sorted({words(row["label"], benchmark) for row in raw if row.get("label")})
+    choices = _classes(benchmark, (words(row["label"], benchmark) for row in raw if labelled and row.get("label")))
     rows = []
     for one in raw:
         name, where = one["id"], one.get("where") or f"{path}, image {one['id']}"
@@ -147,7 +202,10 @@ def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
 
 
 def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
-    """Rows with a `prompt`, see [`read_questions`]; `type` or `types` is what the questions are of."""
+    """Rows with a `prompt`, see [`read_questions`]; `type` or `types` is what the questions are of.
+
+    What counts as the answer is the task's: a class beside the captions, or captions beside a class, are left aside.
+    """
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else None
     rows = read_questions(str(file), benchmark.split, image_root=root, keep_apart=False)
@@ -156,27 +214,45 @@ def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         types = row.columns.get("types") or given or []
         row.columns["types"] = [str(one) for one in (types if isinstance(types, list) else [types])]
         row.choices = row.choices or list(benchmark.choices)
+        if benchmark.task in ("captions", "retrieval"):
+            row.reference = ""
+        else:
+            row.captions = []
         if benchmark.task == "grounding":
             _check_boxes(row)
-        elif benchmark.task in ("captions", "retrieval"):
-            if not row.captions:
-                raise DataError(f"no `captions`, which {benchmark.task} needs", "captions", row.group.where)
-        elif not row.reference:
-            raise DataError(
-                f"no `solution`, the right answer that {benchmark.task} needs", "solution", row.group.where
-            )
+    if benchmark.task == "classification":
+        _fill_choices(rows, benchmark)
+    for row in rows if benchmark.prompt != "{question}" else ():
+        _ask_within(row, benchmark)
     return rows
+
+
+def _ask_within(row: QuestionRow, benchmark: Benchmark) -> None:
+    """Puts the declared prompt around the row's own."""
+    group = row.group
+    if not isinstance(row.prompt, str):
+        raise DataError(f"`prompt` is a conversation, around which {benchmark.name}'s `prompt` does not go; write it "
+                        "as a text, or declare none", "prompt", group.where)  # fmt: skip
+    row.prompt = ask(benchmark, row.prompt, row.choices)
+    row.group = make_group(row.prompt, [], group.images, row=group.row, where=group.where, source=group.source)
 
 
 def _check_boxes(row: QuestionRow) -> None:
     boxes, size = row.columns.get("boxes"), row.columns.get("size")
-    if not (isinstance(boxes, list) and boxes and all(isinstance(box, list) and len(box) == 4 for box in boxes)):
-        raise DataError("no `boxes`, expected [[x1, y1, x2, y2], …] in pixels", "boxes", row.group.where)
+    if not (isinstance(boxes, list) and boxes and all(_numbers(box, 4) for box in boxes)):
+        raise DataError(f"no `boxes`, expected [[x1, y1, x2, y2], …] in pixels, not {short(boxes)}", "boxes",
+                        row.group.where)  # fmt: skip
     if size is None and isinstance(image := next(iter(row.group.images), None), str):
         size = list(layouts.image_size(image))
-    if not (isinstance(size, list) and len(size) == 2):
-        raise DataError("no `size`, expected the image's [width, height] in pixels", "size", row.group.where)
+    if not (isinstance(size, list) and _numbers(size, 2) and min(size) > 0):
+        raise DataError(f"no `size`, expected the image's [width, height] in pixels, not {short(size)}", "size",
+                        row.group.where)  # fmt: skip
     row.columns["size"], row.reference = size, ""
+
+
+def _numbers(value: Any, count: int) -> bool:
+    known = isinstance(value, list) and len(value) == count
+    return known and all(type(one) in (int, float) and math.isfinite(one) for one in value)
 
 
 def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ def ask(benchmark: Benchmark, question: str, choices: Sequence[str] = ()) -> str
         benchmark ([`Benchmark`]): Its `prompt` may hold `{question}`, `{object}` (the same text) and `{choices}`.
         question (`str`): The question, or the expression that names an object.
         choices (sequence of `str`): Listed with letters where a letter is the answer (task `choice`), else by commas.
+
+    Raises:
+        ValueError: The prompt is to list choices, and there are none.
     """
+    if "{choices}" in benchmark.prompt and not choices:
+        raise ValueError(
+            f"{benchmark.name}: the prompt lists {{choices}}, but {question!r:.60} has none; declare them."
+        )
     listed = ", ".join(choices)
     if benchmark.task == "choice":
         listed = "\n".join(f"{chr(65 + i)}. {choice}" for i, choice in enumerate(choices))
@@ -119,11 +127,12 @@ def _folder(benchmark: Benchmark, path: Path, usual: str) -> Path:
 
 @functools.lru_cache(maxsize=1)
 def image_size(path: str) -> tuple[int, int]:
-    """Width and height in pixels, from the header; questions about one image follow one another."""
-    from PIL import Image
+    """Width and height in pixels as the model sees them, from the header; questions about one image follow on."""
+    from . import imagery
 
-    with Image.open(path) as image:
-        return image.size
+    # However large: only the header is read, and the run has a limit of its own.
+    height, width = imagery.image_size(path, imagery.ImageOptions(max_image_pixels=sys.maxsize))
+    return width, height
 
 
 def _boxed(boxes: Sequence[Box], image: str, types: Sequence[str] = ()) -> dict[str, Any]:

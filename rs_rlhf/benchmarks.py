@@ -10,11 +10,14 @@ Left out: Python in declarations. A layout that no reader knows is converted to 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from . import declarations
+from .answer_matching import SCHEMES
+from .answers import BOX_UNITS
 from .declarations import DeclarationError, did_you_mean
 
 # Task -> the kinds of model that it can be put to, the usual one first.
@@ -28,8 +31,19 @@ TASKS: dict[str, tuple[str, ...]] = {
     "preference": ("score",),
 }
 MODEL_TYPES = ("vlm", "clip", "score")
-LAYOUTS = ("images", "authors", "rows", "rsvqa", "lhrs_bench", "dior_rsvg", "vrsbench", "karpathy", "preferences",
-           "pairs")  # fmt: skip
+# Layout -> which of the keys that not all of them read it does.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "images": ("split", "prompt", "choices", "class_names"),
+    "authors": ("annotations", "prompt", "choices", "class_names"),
+    "rows": ("split", "annotations", "images", "prompt", "choices"),
+    "rsvqa": ("split", "images", "prompt", "choices"),
+    "lhrs_bench": ("annotations", "images", "prompt"),
+    "dior_rsvg": ("split", "annotations", "images", "prompt"),
+    "vrsbench": ("annotations", "images", "prompt"),
+    "karpathy": ("split", "annotations", "images", "prompt"),
+    "preferences": ("split", "annotations", "images"),
+    "pairs": ("split",),
+}
 
 
 @dataclass
@@ -39,14 +53,15 @@ class Benchmark:
     Args:
         title (`str`): One line for `rs-rlhf eval --list`.
         task (`str`): A key of [`TASKS`]; it decides how answers are judged.
-        layout (`str`): One of [`LAYOUTS`]: how the data lie, see `benchmark_data`.
+        layout (`str`): A key of [`LAYOUTS`]: how the data lie, see `benchmark_data`.
         path (`str`): Folder or file below the data root.
         source (`str`): Paper or page that the data and the protocol come from.
         metric_version (`int`): Raised when a change of parser or metric makes older figures incomparable.
         split (`str`, *optional*): Split of the data.
         annotations (`str`, *optional*): File or pattern of the annotations below `path`, for layouts that have them.
         images (`str`, *optional*): Folder of the images below `path`, for layouts that have one.
-        prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in.
+        prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in. Of `rows` it goes
+            around the prompts, which must be texts then.
         choices (`list[str]`): The well-formed answers of every question; by default those of the data.
         class_names (`dict[str, str]`): Class folder, label or type -> the words for it, where they differ.
         templates (`list[str]`): CLIP's prompts, with `{c}`; their text features are averaged.
@@ -56,7 +71,10 @@ class Benchmark:
         box_unit (`str`): Units of the boxes that models answer with, a key of `answers.BOX_UNITS`.
         max_new_tokens (`int`): Longest answer.
         published (`list[dict]`): Figures from papers: `model`, `metric`, `value` (percent), `source`.
-        name (`str`): The file's name; filled in on loading.
+        name (`str`): The file's name; filled in on loading. It names the files of the output.
+
+    Raises:
+        ValueError: A value of another kind, or a key that the layout does not read.
     """
 
     title: str
@@ -81,14 +99,61 @@ class Benchmark:
     name: str = ""
 
     def __post_init__(self) -> None:
-        for key, value, choices in (("task", self.task, tuple(TASKS)), ("layout", self.layout, LAYOUTS)):
+        _check_kinds(self)
+        allowed = (("task", TASKS), ("layout", LAYOUTS), ("numbers", (None, *SCHEMES)), ("box_unit", BOX_UNITS))
+        for key, choices in allowed:
+            value = getattr(self, key)
             if value not in choices:
-                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), choices)}")
-        if os.path.isabs(self.path) or ".." in Path(self.path).parts:
-            raise ValueError(f"path is {self.path!r}, expected one below the data root.")
-        for entry in self.published:
-            if set(entry) != {"model", "metric", "value", "source"}:
-                raise ValueError(f"published holds {entry!r:.80}, expected model, metric, value and source.")
+                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}")
+        for key, start in (("path", "the data root"), ("annotations", "path"), ("images", "path")):
+            value = getattr(self, key) or ""
+            if os.path.isabs(value) or ".." in Path(value).parts:
+                raise ValueError(f"{key} is {value!r}, expected one below {start}.")
+        if self.name:
+            check_name(self.name)
+        read = LAYOUTS[self.layout]
+        for one in fields(self):
+            unset = getattr(self, one.name) in (one.default, [], {})
+            if not unset and one.name not in read and any(one.name in keys for keys in LAYOUTS.values()):
+                raise ValueError(f"the layout {self.layout} does not read {one.name}, only {', '.join(read)}; take "
+                                 "it out.")  # fmt: skip
+
+
+def _check_kinds(benchmark: Benchmark) -> None:
+    """Refuses values of another kind than declared: YAML reads an unquoted `yes` as true and `1` as a number."""
+    quotes = "write it in quotes."
+    for one in fields(benchmark):
+        value = getattr(benchmark, one.name)
+        kind = str(one.type)
+        if kind.startswith("str") and not (isinstance(value, str) or (value is None and "None" in kind)):
+            raise ValueError(f"{one.name} is {value!r:.60}, expected a text; {quotes}")
+        if kind == "int" and (type(value) is not int or value < 1):
+            raise ValueError(f"{one.name} is {value!r:.60}, expected a whole number of at least 1.")
+        if kind.startswith("list") and not isinstance(value, list):
+            raise ValueError(f"{one.name} is {value!r:.60}, expected a list.")
+        for text in value if kind == "list[str]" else ():
+            if not isinstance(text, str):
+                raise ValueError(f"{one.name} holds {text!r:.60}, expected texts; {quotes}")
+    if not isinstance(benchmark.class_names, dict):
+        raise ValueError(f"class_names is {benchmark.class_names!r:.60}, expected names and their words.")
+    for text in (one for pair in benchmark.class_names.items() for one in pair):
+        if not isinstance(text, str):
+            raise ValueError(f"class_names holds {text!r:.60}, expected texts; {quotes}")
+    for entry in benchmark.published:
+        if not isinstance(entry, dict) or set(entry) != {"model", "metric", "value", "source"}:
+            raise ValueError(f"published holds {entry!r:.80}, expected model, metric, value and source.")
+        if type(entry["value"]) not in (int, float):
+            raise ValueError(f"published has the value {entry['value']!r:.60}, expected a number (percent).")
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that cannot be part of a file's name, or of `--task a,b`.
+
+    Raises:
+        ValueError: It holds something else than letters, digits, `_`, `-` and `.`.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"the benchmark's name is {name!r}, expected letters, digits, _, - and . only; rename it.")
 
 
 def load_benchmark(name_or_path: str) -> Benchmark:
@@ -98,7 +163,12 @@ def load_benchmark(name_or_path: str) -> Benchmark:
         DeclarationError: No such name (says the nearest), or a key or value that cannot be used.
     """
     benchmark = declarations.load("eval", name_or_path, Benchmark)
-    benchmark.name = benchmark.name or Path(declarations.find("eval", name_or_path)).stem
+    file = declarations.find("eval", name_or_path)
+    benchmark.name = benchmark.name or file.stem
+    try:
+        check_name(benchmark.name)
+    except ValueError as error:
+        raise DeclarationError(f"{file}: {error}") from None
     return benchmark
 
 

@@ -103,9 +103,7 @@ def _first_row(file: Path) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def _asked_rows(
-    files: Sequence[str | Path], image_root: str | None, split: str | None = None
-) -> list[dict[str, Any]]:
+def _asked_rows(files: Sequence[str | Path], image_root: str | None, split: str | None = None) -> list[dict[str, Any]]:
     """Rows with a `prompt`; images become existing paths or bytes, in `image` where there is one, else `images`."""
     rows = []
     for file in files:
@@ -152,6 +150,8 @@ def _question(row: dict[str, Any], number: int, open_ended: bool) -> QuestionRow
         prompt = LABEL_QUESTION if closed else CAPTION_REQUEST
         reference = class_name(str(label)) if closed else ""
     name = string_column(row, "id") or row.get("own") or str(number)
+    if not (isinstance(captions, list) and all(isinstance(one, str) for one in captions)):
+        raise DataError(f"`captions` is {short(captions)}, expected a list of texts", "captions", where)
     choices = row.get("choices") or []
     if not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
         raise DataError(f"`choices` is {short(choices)}, expected a list of texts", "choices", where)
