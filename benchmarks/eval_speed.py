@@ -61,7 +61,7 @@ def harness(policy: Policy, declaration: Path, batch_size: int | None, budget: i
         start = time.process_time()
         benchmark = load_benchmark(str(declaration))
         rows = read_benchmark(benchmark, declaration.parent / "rows.jsonl")
-        run_task("speed", rows, vlm_protocol(benchmark, policy, options), Path(out), {}, state=PartialState())
+        run_task("speed", rows, vlm_protocol(benchmark, lambda: policy, options), Path(out), {}, state=PartialState())
         seconds = time.process_time() - start
         return seconds, [one["output"] for one in read_lines(Path(out) / "samples_speed.jsonl")]
 

@@ -8,6 +8,7 @@ one trainer has.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -70,11 +71,11 @@ class ImageArguments:
         )
 
 
-def add_image_flags(parser: ArgumentParser) -> None:
+def add_image_flags(parser: ArgumentParser, without: Sequence[str] = ()) -> None:
     """Adds the flags of [`ImageArguments`] that say how images are read; [`image_options_from`] takes them out."""
     hints = get_type_hints(ImageArguments)
     for one in fields(ImageArguments):
-        if one.name in READING:
+        if one.name in READING and one.name not in without:
             kind = (get_args(hints[one.name]) or (hints[one.name],))[0]  # `X | None` is X
             several = get_origin(kind) is list
             parser.add_argument(
@@ -88,7 +89,8 @@ def add_image_flags(parser: ArgumentParser) -> None:
 
 def image_options_from(namespace: Namespace) -> ImageOptions:
     """Returns the reader's options from the flags of [`add_image_flags`]."""
-    return ImageArguments(**{name: getattr(namespace, name) for name in READING}).image_options()
+    given = {name: getattr(namespace, name) for name in READING if hasattr(namespace, name)}
+    return ImageArguments(**given).image_options()
 
 
 def image_flags(arguments: ImageArguments) -> list[str]:

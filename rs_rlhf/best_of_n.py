@@ -23,9 +23,11 @@ from typing import Any
 
 from . import __version__
 from .arguments import READING, ImageArguments, add_image_flags, image_options_from
+from .benchmark_data import references_of
 from .benchmarks import load_benchmark
 from .bon_curves import curve_figures, question_curves, sizes_up_to
 from .data import DataError, Group, make_group
+from .evaluate import NOT_READ, check_data_flags, read_task
 from .question_rows import QuestionRow
 from .sample_log import SampleLog, progress
 
@@ -186,7 +188,7 @@ def verdicts(row: QuestionRow, outputs: Sequence[str], numbers: str | None = Non
     """
     from .answer_matching import judge_answer
 
-    references = [row.reference] * bool(row.reference) + list(row.columns.get("references") or [])
+    references = references_of(row)
     if not references:
         raise DataError("the question has no right answer, so nothing can be judged; add a `solution`", "solution",
                         row.group.where or row.id)  # fmt: skip
@@ -223,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("min_pixels", "max_pixels"):
         text = ImageArguments.__dataclass_fields__[name].metadata["help"]
         add(f"--{name}", f"--{name.replace('_', '-')}", type=int, help=f"of the policy: {text}")
-    add_image_flags(parser)
+    add_image_flags(parser, without=NOT_READ)
     parser.set_defaults(seed=0)  # of --limit
     return parser
 
@@ -232,7 +234,7 @@ def _sampled(
     rows: Sequence[QuestionRow], settings: dict[str, Any], files: dict[int, Path], args: argparse.Namespace
 ) -> None:
     """Samples what the files do not hold yet, with one loading of the policy."""
-    from .policy import Policy
+    from .answerers import load_answerer
 
     policy: Any = None
     for seed, path in files.items():
@@ -240,8 +242,8 @@ def _sampled(
         if len(log.answers) == len(rows):
             continue
         if policy is None:
-            policy = Policy.from_pretrained(
-                args.policy, image_options=_image_options(args), min_pixels=args.min_pixels,
+            policy = load_answerer(
+                args.policy, image_options=image_options_from(args), min_pixels=args.min_pixels,
                 max_pixels=args.max_pixels, dtype=args.dtype,
             )  # fmt: skip
         batches = policy.sample_batches(
@@ -252,10 +254,6 @@ def _sampled(
             for batch, texts in batches:
                 log.add_answers(batch, texts)
                 advance(len(batch))
-
-
-def _image_options(args: argparse.Namespace) -> Any:
-    return replace(image_options_from(args), image_root=None)  # paths have been resolved inside their data by now
 
 
 def _scored(
@@ -279,7 +277,7 @@ def _scored(
 
 
 def _load_scorer(model: str, clip: bool, args: argparse.Namespace) -> Any:
-    own = {"image_options": _image_options(args)} | ({} if args.dtype is None else {"dtype": args.dtype})
+    own = {"image_options": image_options_from(args)} | ({} if args.dtype is None else {"dtype": args.dtype})
     if clip:
         from .clip_model import ClipScorer
 
@@ -290,14 +288,19 @@ def _load_scorer(model: str, clip: bool, args: argparse.Namespace) -> Any:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from .eval_run import model_stamp
-    from .evaluate import read_task
+    from accelerate import PartialState
 
+    from .eval_run import model_stamp
+
+    if PartialState().num_processes > 1:
+        raise ValueError("rs-rlhf best-of-n runs in one process; start it without accelerate launch.")
     sizes = sizes_up_to(args.n)
     seeds = list(dict.fromkeys(args.seeds))
     if min(seeds) < 0:
         raise ValueError(f"--seeds holds {min(seeds)}; a seed may not be negative.")
-    kind = load_benchmark(args.task).task
+    declared = load_benchmark(args.task)
+    check_data_flags(args, [declared.name])
+    kind = declared.task
     if kind not in TASKS:
         raise ValueError(f"{args.task} is a {kind} task, whose answers are not voted on; give one of "
                          f"{', '.join(TASKS)}.")  # fmt: skip
@@ -305,7 +308,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     args.out.mkdir(parents=True, exist_ok=True)
     files = {seed: args.out / f"answers_{benchmark.name}_seed{seed}.jsonl" for seed in seeds}
     names = ("policy", "limit", "n", "temperature", "top_p", "max_new_tokens", "token_budget", "dtype", "min_pixels",
-             "max_pixels", *READING)  # fmt: skip
+             "max_pixels", "core_only", *(name for name in READING if name not in NOT_READ))  # fmt: skip
     settings = {name: getattr(args, name) for name in names}
     settings |= {"policy_hash": model_stamp(args.policy), "task": benchmark.name, "dataset_hash": data_hash}
     _sampled(rows, settings, files, args)

@@ -13,46 +13,48 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .answer_matching import judge_answer
+from .answer_matching import judge_answer, said_text
+from .benchmark_data import references_of
 from .benchmarks import TASKS, Benchmark
-from .data import Group, completion_text, make_group
+from .data import DataError, Group, completion_text, make_group
 from .eval_run import Batches, Protocol, Raw
 from .preference_eval import partners_of, preference_report, score_preferences
 from .question_rows import QuestionRow
-from .task_metrics import accuracy_figures, grounding_figures, grounding_verdict
+from .task_metrics import accuracy_figures, bootstrap_interval, grounding_figures, grounding_verdict
 
 SCORE_ROWS = 32  # groups of a batch of a score model's task: what a killed run loses at most
 
 
 def vlm_protocol(
     benchmark: Benchmark,
-    answerer: Any,
+    answerer: Callable[[], Any],
     options: Mapping[str, Any],
     system_prompt: str | None = None,
-    scorer: Any = None,
+    scorer: Callable[[], Any] | None = None,
 ) -> Protocol:
     """A model that answers in words.
 
     Args:
         benchmark ([`Benchmark`]): The task.
-        answerer (`Policy` or alike): See `answerers`.
+        answerer (callable): Gives the model, a `Policy` or alike (see `answerers`), when it is to be asked.
         options (`dict`): `temperature`, `top_p`, `max_new_tokens`, `token_budget`, `batch_size`, `seed`.
         system_prompt (`str`, *optional*): Put before every question.
-        scorer ([`Scorer`], *optional*): Also scores every answer (of captions: the mean score).
+        scorer (callable, *optional*): Gives a [`Scorer`] that also scores every answer.
     """
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [_with_system(row.group, system_prompt) for row in rows]
-        for places, texts in answerer.sample_batches(groups, 1, share=share, done=done, **options):
+        model = answerer()
+        for places, texts in model.sample_batches(groups, 1, share=share, done=done, **options):
             said: list[Raw] = [{"output": own[0]} for own in texts]
             for place, one in zip(places, said, strict=True):
-                one["pixels"] = next(iter(answerer.pixels(groups[place])), None)
+                one["pixels"] = next(iter(model.pixels(groups[place])), None)
             if scorer is not None:
                 own_groups = [
                     make_group(rows[i].group.prompt, [one["output"]], rows[i].group.images, where=rows[i].group.where)
                     for i, one in zip(places, said, strict=True)
                 ]
-                for one, scores in zip(said, scorer.score_groups(own_groups, show_progress=False), strict=True):
+                for one, scores in zip(said, scorer().score_groups(own_groups, show_progress=False), strict=True):
                     one["score"] = scores[0]
             yield places, said
 
@@ -60,46 +62,45 @@ def vlm_protocol(
         if benchmark.task == "grounding":
             return grounding_verdict(said["output"], row.columns["boxes"], row.columns["size"], benchmark.box_unit)
         if benchmark.task == "captions":
-            text = " ".join(said["output"].split())
+            text = " ".join(said_text(said["output"]).split())
             return {"answer": text or None}
-        references = [row.reference, *row.columns.get("references", [])]
-        return judge_answer(said["output"], references, choices=row.choices, numbers=benchmark.numbers)
+        return judge_answer(said["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
 
-    figures: Callable[[list[Raw]], dict[str, Any]] = accuracy_figures
-    if benchmark.task == "grounding":
-        figures = grounding_figures
-    elif benchmark.task == "captions":
-        figures = _caption_figures
+    def figures(records: list[Raw]) -> dict[str, Any]:
+        reported = {"grounding": grounding_figures, "captions": _caption_figures}.get(benchmark.task, accuracy_figures)
+        found = reported(records)
+        if scorer is not None:
+            scores = [record["score"] for record in records]
+            found["metrics"] = {**found.get("metrics", {}), "score": sum(scores) / len(scores)}
+            found["score_interval"] = list(bootstrap_interval(scores))
+        return found
+
     return Protocol(answer, judge, figures, settings={**options, "system_prompt": system_prompt})
 
 
 def _with_system(group: Group, system_prompt: str | None) -> Group:
-    if not system_prompt or group.prompt[0]["role"] == "system":
+    if not system_prompt:
         return group
+    if group.prompt[0]["role"] == "system":
+        raise DataError("the prompt has a system turn of its own; leave --system_prompt out", "prompt", group.where)
     system = {"role": "system", "content": [{"type": "text", "text": system_prompt}]}
     return replace(group, prompt=[system, *group.prompt])
 
 
 def _caption_figures(records: list[Raw]) -> dict[str, Any]:
     from .caption_metrics import caption_figures
-    from .task_metrics import bootstrap_interval
 
     measured = caption_figures([one["answer"] or "" for one in records], [one["references"] for one in records])
     empty = sum(one["answer"] is None for one in records)
-    figures: dict[str, Any] = {"n": len(records), "parse_failures": empty / len(records), "metrics": measured}
-    scores = [one["score"] for one in records if "score" in one]
-    if scores:
-        figures["metrics"]["score"] = sum(scores) / len(scores)
-        figures["score_interval"] = list(bootstrap_interval(scores))
-    return figures
+    return {"n": len(records), "parse_failures": empty / len(records), "metrics": measured}
 
 
-def score_protocol(benchmark: Benchmark, scorer: Any, seed: int = 0) -> Protocol:
+def score_protocol(benchmark: Benchmark, scorer: Callable[[], Any], seed: int = 0) -> Protocol:
     """A score model: the best of the well-formed answers, or which of two texts is the better one.
 
     Args:
         benchmark ([`Benchmark`]): A task with choices, or of preferences.
-        scorer ([`Scorer`]): The score model.
+        scorer (callable): Gives the score model, a [`Scorer`], when it is to score.
         seed (`int`): Seed of the image shuffle of preferences.
     """
     if benchmark.task == "preference":
@@ -116,29 +117,29 @@ def score_protocol(benchmark: Benchmark, scorer: Any, seed: int = 0) -> Protocol
                         f"declare them, or evaluate a vlm on {benchmark.name}."
                     )
                 groups.append(make_group(row.group.prompt, row.choices, row.group.images, where=row.group.where))
-            scores = scorer.score_groups(groups, show_progress=False)
-            said = []
-            for i, own in zip(places, scores, strict=True):
-                best = max(range(len(own)), key=lambda k: own[k])
-                said.append({"output": rows[i].choices[best], "scores": [round(score, 5) for score in own]})
-            yield places, said
+            scores = scorer().score_groups(groups, show_progress=False)
+            said = zip(places, scores, strict=True)
+            yield places, [{"output": _best(rows[i].choices, own), "scores": own} for i, own in said]
 
     def judge(row: QuestionRow, said: Raw) -> Raw:
-        scores = said["scores"]
-        tied = scores.count(max(scores)) > 1  # a model that gives all the same has chosen nothing
-        verdict = judge_answer("" if tied else said["output"], [row.reference], choices=row.choices)
+        tied = said["scores"].count(max(said["scores"])) > 1  # a model that gives all the same has chosen nothing
+        verdict = judge_answer("" if tied else said["output"], references_of(row), choices=row.choices)
         return verdict | {"upstream_compat": None}
 
     return Protocol(answer, judge, accuracy_figures, settings={"score_rows": SCORE_ROWS})
 
 
-def _preference_protocol(scorer: Any, seed: int) -> Protocol:
+def _best(choices: Sequence[str], scores: Sequence[float]) -> str:
+    return choices[max(range(len(scores)), key=lambda k: scores[k])]
+
+
+def _preference_protocol(scorer: Callable[[], Any], seed: int) -> Protocol:
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [row.group for row in rows]
         partners = partners_of(groups, seed)
         for places in planned(len(rows), SCORE_ROWS, share, done):
             others = [None if (j := partners[i]) is None else groups[j] for i in places]
-            yield places, score_preferences(scorer, [groups[i] for i in places], others)
+            yield places, score_preferences(scorer(), [groups[i] for i in places], others)
 
     def judge(row: QuestionRow, said: Raw) -> Raw:
         texts = [completion_text(one) for one in row.group.completions]
@@ -156,12 +157,14 @@ def _preference_protocol(scorer: Any, seed: int) -> Protocol:
     return Protocol(answer, judge, preference_report, settings={"score_rows": SCORE_ROWS, "shuffle_seed": seed})
 
 
-def clip_protocol(benchmark: Benchmark, model: Any, rows: Sequence[QuestionRow], batch_size: int = 64) -> Protocol:
+def clip_protocol(
+    benchmark: Benchmark, model: Callable[[], Any], rows: Sequence[QuestionRow], batch_size: int = 64
+) -> Protocol:
     """A dual encoder: zero-shot classification, or retrieval.
 
     Args:
         benchmark ([`Benchmark`]): Classification (with `templates`) or retrieval.
-        model ([`ClipModel`]): The encoder.
+        model (callable): Gives the encoder, a [`ClipModel`], when it is to encode.
         rows (sequence of [`QuestionRow`]): The questions; their choices are the classes.
         batch_size (`int`): Images a batch.
     """
@@ -174,16 +177,19 @@ def clip_protocol(benchmark: Benchmark, model: Any, rows: Sequence[QuestionRow],
 
         def encode(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
             for places in planned(len(rows), batch_size, share, done):
-                yield places, clip_eval.retrieval_raw(model, [rows[i] for i in places])
+                yield places, clip_eval.retrieval_raw(model(), [rows[i] for i in places])
 
         return Protocol(encode, no_verdict, clip_eval.retrieval_figures, clip_eval.retrieval_finish,
                         {"batch_size": batch_size})  # fmt: skip
     templates = benchmark.templates or ["{c}"]
     names = rows[0].choices
-    features = clip_eval.class_features(model, names, templates)
+    if other := next((row for row in rows if row.choices != names), None):
+        raise DataError("its choices are not those of the first question, expected one set of classes for all",
+                        "choices", other.group.where or other.id)  # fmt: skip
 
     def classify(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-        for places, images in clip_eval.encode_batches(model, rows, batch_size, share=share, done=done):
+        features = clip_eval.class_features(model(), names, templates)
+        for places, images in clip_eval.encode_batches(model(), rows, batch_size, share=share, done=done):
             ranked = [
                 clip_eval.zero_shot_record(image, features, names, rows[i].reference)
                 for i, image in zip(places, images, strict=True)

@@ -12,15 +12,16 @@ shared folder.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .question_rows import QuestionRow
 from .sample_log import progress
@@ -116,8 +117,9 @@ def _conclude(
         raise ValueError(f"{name}: {len(missing)} questions have no answer, such as {missing[0]}; run it again.")
     records = protocol.finish([found[row.id] for row in rows])
     records = [{**record, **protocol.judge(row, record)} for row, record in zip(rows, records, strict=True)]
-    records = [{**record, "seconds": record.pop("seconds")} for record in records]
-    replace_text(out / f"samples_{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
+    path = out / f"samples_{name}.jsonl"
+    with replacing(path) as file:
+        file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
     return records, protocol.figures(records)
 
 
@@ -149,14 +151,14 @@ class Part:
 
 
 def _record(row: QuestionRow, said: Raw, seconds: float) -> Raw:
+    from .benchmark_data import references_of
     from .data import prompt_text
 
-    references = [row.reference] * bool(row.reference) + list(row.columns.get("references") or row.captions)
     return {
         "id": row.id,
         "prompt": prompt_text(row.group.prompt),
         **said,
-        "references": references,
+        "references": references_of(row),
         "types": list(row.columns.get("types") or []),
         "image": _image_path(row),
         "seconds": seconds,
@@ -170,15 +172,13 @@ def _image_path(row: QuestionRow) -> str | None:
 
 
 def _parts(name: str, out: Path) -> list[Path]:
-    return sorted(out.glob(f"samples_{name}.part-*.jsonl"))
+    return sorted(out.glob(f"samples_{glob.escape(name)}.part-*.jsonl"))
 
 
 def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Cuts off half-written lines, and refuses or removes answers of other settings."""
     whole = out / f"samples_{name}.jsonl"
-    stored: dict[str, Any] = {}
-    if (out / "results.json").is_file():
-        stored = json.loads((out / "results.json").read_text(encoding="utf-8")).get("tasks", {}).get(name, {})
+    stored = read_results(out)["tasks"].get(name, {})
     begun = [(whole, stored.get("settings"))] if whole.exists() and stored else []
     for part in _parts(name, out):
         lines = part.read_bytes().rpartition(b"\n")[0]
@@ -186,7 +186,7 @@ def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mappin
             part.unlink()  # killed before the first batch was whole
             continue
         os.truncate(part, len(lines) + 1)
-        begun.append((part, json.loads(lines.split(b"\n", 1)[0]).get("settings")))
+        begun.append((part, _first_line(part).get("settings")))
     for path, old in begun:
         if old == settings:
             continue
@@ -194,10 +194,24 @@ def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mappin
             raise ValueError(f"{path} holds answers of another run: {_difference(old, settings)}; choose another "
                              "--out, set that back, or pass --overwrite.")  # fmt: skip
         path.unlink()
+        if path == whole:
+            with results_of(out) as results:
+                results["tasks"].pop(name)
     if whole.exists() and not stored:
+        if not (_parts(name, out) or overwrite):
+            raise ValueError(
+                f"{whole} is there, but results.json does not say of which run; choose another --out, or pass "
+                "--overwrite to answer anew."
+            )
         whole.unlink()  # killed before the figures were written: the parts are still there
-    if len({row.id for row in rows}) < len(rows):
-        raise ValueError(f"{name}: two questions have the same id; ids must be distinct.")
+
+
+def _first_line(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return dict(json.loads(next(lines)))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path}, line 1: not the settings of a run; delete the file and run again.") from None
 
 
 def _difference(old: Any, new: Mapping[str, Any]) -> str:
@@ -242,23 +256,71 @@ def read_lines(path: Path) -> list[Raw]:
     return records
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file that takes its place once it is whole."""
-    new = path.with_name(path.name + ".new")
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Opens a file that takes its place once it is whole, and on the disk."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     with new.open("w", encoding="utf-8") as file:
-        file.write(text)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text as [`replacing`] does."""
+    with replacing(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def results_of(out: Path) -> Iterator[dict[str, Any]]:
+    """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    import fcntl
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.json"
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = read_results(out)
+        yield results
+        replace_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    finally:
+        os.close(lock)
+
+
+def read_results(out: Path) -> dict[str, Any]:
+    """Returns what a folder's `results.json` holds, `{"tasks": {}}` where there is none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = out / "results.json"
+    if not path.is_file():
+        return {"tasks": {}}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(results["tasks"], dict):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not what rs-rlhf eval writes; delete it, the samples are kept.") from None
+    return results
+
+
 def model_stamp(path: str) -> str | None:
-    """Returns a hash of a folder's weights: names, sizes, and the first and last megabyte of each file.
+    """Returns a hash of a model's folder: names, sizes, and the first and last megabyte of each file that is read.
 
     Cheap at any size, and the same wherever the folder lies; `None` for a hub id.
     """
     content = hashlib.sha256()
-    files = sorted(Path(path).glob("*.safetensors"))
+    folder = Path(path)
+    files = sorted(one for kind in ("*.safetensors", "*.json", "*.jinja") for one in folder.glob(kind))
+    files = [one for one in files if one.name not in ("trainer_state.json", "results.json")]
     for file in files:
         size = file.stat().st_size
         content.update(f"{file.name} {size} ".encode())

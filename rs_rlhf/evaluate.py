@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ from .arguments import ImageArguments, add_image_flags, image_options_from
 from .benchmarks import MODEL_TYPES, Benchmark, data_path, data_root, load_benchmark
 
 SYSTEM_PROMPTS = ("none", "think-answer")
+# Options that only some kinds of model read; others refuse them.
+READ_BY = dict.fromkeys(
+    ("temperature", "top_p", "max_new_tokens", "token_budget", "backend", "endpoint", "system_prompt", "score_model"),
+    ("vlm",),
+) | {"batch_size": ("vlm", "clip"), "min_pixels": ("vlm", "score"), "max_pixels": ("vlm", "score")}
+NOT_READ = ("image_root",)  # a benchmark's images lie where its data are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,14 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import preference_eval
 
         return preference_eval.main(argv)
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     if args.list:
         print(benchmark_list())
         return 0
     for name in ("model", "task"):
         if getattr(args, name) is None:
             raise ValueError(f"no --{name}; give --model M --task a,b, or --list to see the tasks.")
-    _run(args)
+    _run(args, parser)
     return 0
 
 
@@ -92,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{name}", f"--{name.replace('_', '-')}", type=int, help=text)
     add("--report_to", "--report-to", choices=("none", "wandb"), default="none", help="(default: none)")
     add("--wandb_project", "--wandb-project", default="rs-rlhf", help="(default: rs-rlhf)")
-    add_image_flags(parser)
+    add_image_flags(parser, without=NOT_READ)
     return parser
 
 
@@ -119,29 +127,74 @@ def read_task(name: str, args: argparse.Namespace) -> tuple[Benchmark, list[Any]
     path = Path(given[benchmark.name]) if benchmark.name in given else data_path(benchmark, data_root(args.data_root))
     if not path.exists():
         raise ValueError(f"--data {benchmark.name}={path}: no such file or folder.")
-    rows = read_benchmark(benchmark, path, core_only=getattr(args, "core_only", False))
+    if args.core_only and not benchmark.core_types:
+        print(f"{benchmark.name} declares no core types: --core_only leaves nothing out of it")
+    rows = read_benchmark(benchmark, path, core_only=args.core_only)
     return benchmark, limited(rows, args.limit, args.seed), dataset_hash(rows)
 
 
-def _run(args: argparse.Namespace) -> None:
+def check_data_flags(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuses `--data` of what is not asked for.
+
+    Args:
+        args (`argparse.Namespace`): Holds `data`.
+        names (sequence of `str`): The benchmarks' names.
+
+    Raises:
+        ValueError: Says which flag, and what was expected.
+    """
+    for one in args.data:
+        name, equals, path = one.partition("=")
+        if not equals or not path or name not in names:
+            raise ValueError(f"--data {one}: expected TASK=PATH with TASK one of {', '.join(names)}.")
+
+
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[str], str]:
+    """Refuses what cannot be run or would be ignored; returns the tasks and the kind of model."""
+    from .eval_protocols import kind_of_model
+
+    tasks = [name.strip() for name in args.task.split(",") if name.strip()]
+    if not tasks:
+        raise ValueError("--task names no benchmark; --list shows them.")
+    benchmarks = [load_benchmark(name) for name in tasks]
+    check_data_flags(args, [one.name for one in benchmarks])
+    kinds = {one.name: kind_of_model(one, args.model_type) for one in benchmarks}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{name} for a {kind}" for name, kind in kinds.items())
+        raise ValueError(f"one --model cannot be put to all of these: {told}; run them one by one.")
+    kind = kinds[benchmarks[0].name]
+    for name, kinds_that_read in READ_BY.items():
+        if kind not in kinds_that_read and getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name} is not read when a model of type {kind} is evaluated; leave it out.")
+    for name in ("batch_size", "max_new_tokens", "token_budget"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
+    needed = {"wandb": "wandb"} if args.report_to == "wandb" else {}
+    needed |= {"pycocoevalcap": "rs-rlhf[captions]"} if any(one.task == "captions" for one in benchmarks) else {}
+    for module, package in needed.items():
+        if find_spec(module) is None:
+            raise ValueError(f'{module} is not installed; pip install "{package}".')
+    return tasks, kind
+
+
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from accelerate import PartialState
 
-    from .eval_protocols import kind_of_model
     from .eval_run import drop_parts, run_task
 
+    names, kind = _check(args, parser)
     # A process may wait long for another one's last batch.
     state = PartialState(timeout=timedelta(days=2))
-    tasks = [read_task(name.strip(), args) for name in args.task.split(",") if name.strip()]
-    kinds = [kind_of_model(benchmark, args.model_type) for benchmark, _, _ in tasks]
-    loaded: dict[str, Any] = {}
-    for (benchmark, rows, data_hash), kind in zip(tasks, kinds, strict=True):
-        if kind not in loaded:
-            loaded = {kind: _load(kind, args)}  # one model at a time
-        protocol = _protocol(kind, loaded[kind], benchmark, rows, args)
-        settings = _settings(kind, benchmark, data_hash, args, loaded[kind])
+    tasks = [read_task(name, args) for name in names]
+    model = cache(lambda: _load(kind, args))  # loaded when it is to be asked: after all else has been checked
+    scorer = None if args.score_model is None else cache(lambda: _load_scorer(args.score_model, args))
+    for benchmark, rows, data_hash in tasks:
+        protocol = _protocol(kind, model, scorer, benchmark, rows, args)
+        settings = _settings(kind, data_hash, args)
         done = run_task(benchmark.name, rows, protocol, args.out, settings, state=state, overwrite=args.overwrite)
         if done is not None:
-            figures = _task_results(benchmark, done[1], {**settings, **protocol.settings}, data_hash)
+            budget = pixel_budget_of(model()) if model.cache_info().currsize else None
+            figures = _task_results(benchmark, done[1], {**settings, **protocol.settings}, budget)
             results = _write(args, kind, benchmark.name, figures)
             drop_parts(benchmark.name, args.out)
             print(results_table(results, [benchmark.name]))
@@ -151,24 +204,30 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _load(kind: str, args: argparse.Namespace) -> Any:
-    options = replace(image_options_from(args), image_root=None)  # paths have been resolved inside their data by now
-    pixels = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
+    options = image_options_from(args)  # without a root: paths have been resolved inside their data by now
     if kind == "vlm":
         from .answerers import load_answerer
 
         return load_answerer(args.model, backend=args.backend, endpoint=args.endpoint, image_options=options,
-                             dtype=args.dtype, **pixels)  # fmt: skip
-    own = {} if args.dtype is None else {"dtype": args.dtype}
+                             dtype=args.dtype, min_pixels=args.min_pixels, max_pixels=args.max_pixels)  # fmt: skip
     if kind == "clip":
         from .clip_model import ClipModel
 
+        own = {} if args.dtype is None else {"dtype": args.dtype}
         return ClipModel.from_pretrained(args.model, image_options=options, **own)
+    return _load_scorer(args.model, args, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
+
+
+def _load_scorer(path: str, args: argparse.Namespace, **pixels: Any) -> Any:
     from .scorer import Scorer
 
-    return Scorer.from_pretrained(args.model, image_options=options, **pixels, **own)
+    own = {} if args.dtype is None else {"dtype": args.dtype}
+    return Scorer.from_pretrained(path, image_options=image_options_from(args), **pixels, **own)
 
 
-def _protocol(kind: str, model: Any, benchmark: Benchmark, rows: Sequence[Any], args: argparse.Namespace) -> Any:
+def _protocol(
+    kind: str, model: Any, scorer: Any, benchmark: Benchmark, rows: Sequence[Any], args: argparse.Namespace
+) -> Any:
     from . import eval_protocols
 
     if kind == "clip":
@@ -179,27 +238,39 @@ def _protocol(kind: str, model: Any, benchmark: Benchmark, rows: Sequence[Any], 
     longest = args.max_new_tokens or (1024 if thinks else benchmark.max_new_tokens)
     options = {"temperature": args.temperature, "top_p": args.top_p, "max_new_tokens": longest, "seed": args.seed,
                "token_budget": args.token_budget, "batch_size": args.batch_size}  # fmt: skip
-    scorer = None
-    if args.score_model is not None:
-        from .scorer import Scorer
-
-        images = replace(image_options_from(args), image_root=None)
-        scorer = Scorer.from_pretrained(args.score_model, image_options=images)
     return eval_protocols.vlm_protocol(benchmark, model, options, THINK_ANSWER if thinks else None, scorer)
 
 
-def _settings(kind: str, benchmark: Benchmark, data_hash: str, args: argparse.Namespace, model: Any) -> dict[str, Any]:
+def _settings(kind: str, data_hash: str, args: argparse.Namespace) -> dict[str, Any]:
     """What the answers depend on; answers of other settings are not gone on from."""
-    from .arguments import READING
     from .eval_run import model_stamp
 
-    given = {name: getattr(args, name) for name in READING if getattr(args, name) != _default(name)}
-    return {
-        "model": args.model, "model_hash": model_stamp(args.model), "model_type": kind, "backend": args.backend,
-        "endpoint": args.endpoint, "dataset_hash": data_hash, "limit": args.limit, "seed": args.seed,
-        "pixel_budget": pixel_budget_of(model), "dtype": args.dtype, "score_model": args.score_model,
-        "score_model_hash": model_stamp(args.score_model) if args.score_model else None, "reading": given,
+    given = {name: getattr(args, name) for name in _reading() if getattr(args, name) != _default(name)}
+    settings = {
+        "model": args.model, "model_hash": model_stamp(_folder(args.model, kind)), "model_type": kind,
+        "dataset_hash": data_hash, "core_only": args.core_only, "limit": args.limit, "seed": args.seed,
+        "min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "dtype": args.dtype, "reading": given,
     }  # fmt: skip
+    if kind == "vlm":
+        settings |= {"backend": args.backend, "endpoint": args.endpoint, "score_model": args.score_model}
+        if args.score_model is not None:
+            settings["score_model_hash"] = model_stamp(_folder(args.score_model, "score"))
+    return settings
+
+
+def _folder(name: str, kind: str) -> str:
+    """The folder of a model; that of a score model may be declared in `reward_models/`."""
+    if kind != "score":
+        return name
+    from .scorer import find_card
+
+    return find_card(name).model
+
+
+def _reading() -> list[str]:
+    from .arguments import READING
+
+    return [name for name in READING if name not in NOT_READ]
 
 
 def _default(name: str) -> Any:
@@ -217,30 +288,32 @@ def pixel_budget_of(model: Any) -> list[int] | None:
 
 
 def _task_results(
-    benchmark: Benchmark, figures: dict[str, Any], settings: dict[str, Any], data_hash: str
+    benchmark: Benchmark, figures: dict[str, Any], settings: dict[str, Any], budget: list[int] | None
 ) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    versions = {"rs-rlhf": __version__} | {one: version(one) for one in ("torch", "transformers", "trl", "accelerate")}
     return {
         **figures, "title": benchmark.title, "task": benchmark.task, "model_type": settings["model_type"],
-        "model": settings["model"], "dataset_hash": data_hash, "metric_version": benchmark.metric_version,
-        "seed": settings["seed"], "pixel_budget": settings["pixel_budget"], "settings": settings,
-        "published": benchmark.published,
+        "model": settings["model"], "dataset_hash": settings["dataset_hash"],
+        "metric_version": benchmark.metric_version, "seed": settings["seed"], "pixel_budget": budget,
+        "settings": settings, "published": benchmark.published, "versions": versions,
     }  # fmt: skip
 
 
 def _write(args: argparse.Namespace, kind: str, name: str, figures: dict[str, Any]) -> dict[str, Any]:
     """Adds a task to the folder's results; returns all of them."""
-    from importlib.metadata import version
+    from .eval_run import replace_text, results_of
 
-    from .eval_run import replace_text
-
-    path = args.out / "results.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    tasks = {**old.get("tasks", {}), name: figures}
-    versions = {"rs-rlhf": __version__} | {one: version(one) for one in ("torch", "transformers", "trl", "accelerate")}
-    results = {"model": args.model, "model_type": kind, "tasks": dict(sorted(tasks.items())), "versions": versions}
-    results = json.loads(json.dumps(results))
-    replace_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    replace_text(args.out / "results.md", results_table(results) + "\n")
+    with results_of(args.out) as results:
+        old = results["tasks"].get(name)
+        if old is not None and figures["pixel_budget"] is None:  # judged anew: the model was not loaded
+            figures |= {"pixel_budget": old["pixel_budget"], "versions": old["versions"]}
+        tasks = dict(sorted({**results["tasks"], name: figures}.items()))
+        results.clear()
+        last = {"model": args.model, "model_type": kind, "tasks": tasks, "versions": figures["versions"]}
+        results |= json.loads(json.dumps(last))
+        replace_text(args.out / "results.md", results_table(results) + "\n")
     return results
 
 

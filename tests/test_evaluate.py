@@ -14,8 +14,12 @@ import pytest
 from benchmark_files import write
 from conftest import ROOT, data_folder, picture
 
-from rs_rlhf import cli, evaluate
+from rs_rlhf import cli, evaluate, make_group
+from rs_rlhf.benchmarks import Benchmark
+from rs_rlhf.data import DataError
+from rs_rlhf.eval_protocols import vlm_protocol
 from rs_rlhf.eval_run import read_lines
+from rs_rlhf.question_rows import QuestionRow
 
 QUESTIONS = 24
 
@@ -48,7 +52,8 @@ def data(tmp_path_factory):
 
 def arguments(data, out, model, task="asked", *more):
     asked = ["--model", str(model), "--task", str(data / f"{task}.yaml"), "--data_root", str(data)]
-    drawn = ["--temperature", "1"]  # the most likely token of a random model is always the same
+    # The most likely token of a random model is always the same.
+    drawn = ["--temperature", "1"] if task == "asked" else []
     return ["eval", *asked, *drawn, "--out", str(out), *map(str, more)]
 
 
@@ -176,6 +181,12 @@ def test_system_prompt_and_score_of_the_answers(data, tiny_vlm, score_model_path
         (["--task", "aidd"], "did you mean 'aid'?"),
         (["--model-type", "clip"], "is a vqa task, for models of type vlm, not clip"),
         (["--data", "asked=nowhere"], "--data asked=nowhere: no such file or folder"),
+        (["--data", "askd=."], "--data askd=.: expected TASK=PATH with TASK one of asked"),
+        (["--task", ","], "--task names no benchmark"),
+        (["--task", "aid,rsicd-retrieval"], "aid for a vlm, rsicd-retrieval for a clip; run them one by one"),
+        (["--task", "aid-rsicd-preference"], "--temperature is not read when a model of type score is evaluated"),
+        (["--batch_size", "0"], "--batch_size is 0, expected at least 1"),
+        (["--max_new_tokens", "0"], "--max_new_tokens is 0, expected at least 1"),
         (["--limit", "0"], "it must be at least 1"),
     ],
 )
@@ -198,6 +209,45 @@ def test_damaged_files_are_named(whole, data, tiny_vlm, tmp_path, capsys):
     (copied / "samples_asked.jsonl").write_text("".join(text[:2]) + text[2][:40])
     assert cli.main(arguments(data, copied, tiny_vlm, "asked", "--batch_size", 3)) == 1
     assert "samples_asked.jsonl, line 3: not a whole JSON object" in capsys.readouterr().err
+
+
+def test_answers_of_which_it_is_not_known_what_gave_them_are_not_thrown_away(whole, data, tiny_vlm, tmp_path, capsys):
+    shutil.copy(whole / "samples_asked.jsonl", tmp_path)
+    command = arguments(data, tmp_path, tiny_vlm, "asked", "--batch_size", 3)
+    assert cli.main(command) == 1 and "results.json does not say of which run" in capsys.readouterr().err
+    assert (tmp_path / "samples_asked.jsonl").read_bytes() == (whole / "samples_asked.jsonl").read_bytes()
+    (tmp_path / "results.json").write_text('{"tasks": ')
+    assert cli.main(command) == 1 and "is not what rs-rlhf eval writes" in capsys.readouterr().err
+
+
+class Says:
+    """A model that says one thing."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def sample_batches(self, groups, n, **_):
+        yield list(range(len(groups))), [[self.text]] * len(groups)
+
+    def pixels(self, group):
+        return [(56, 56)]
+
+
+def test_captions_are_measured_without_the_thoughts_before_them():
+    row = QuestionRow(make_group("Describe the image.", [], "a.png"), "", "q", captions=["a river ."])
+    model = Says("<think>maybe a port</think><answer>a  river\n.</answer>")
+    benchmark = Benchmark("t", "captions", "images", "d", "here")
+    protocol = vlm_protocol(benchmark, lambda: model, {})
+    ((_, (said,)),) = protocol.answer([row], (0, 1), set())
+    assert protocol.judge(row, said) == {"answer": "a river ."}
+
+
+def test_a_system_prompt_is_not_dropped_where_the_data_have_one():
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rural or urban?"}]
+    row = QuestionRow(make_group(prompt, [], None, where="rows.jsonl, line 3"), "", "q", reference="rural")
+    protocol = vlm_protocol(Benchmark("t", "vqa", "rows", "d", "here"), lambda: Says("rural"), {}, "Think first.")
+    with pytest.raises(DataError, match="rows.jsonl, line 3: the prompt has a system turn"):
+        next(protocol.answer([row], (0, 1), set()))
 
 
 def test_a_missing_image_stops_the_run_before_anything_is_scored(data, tiny_vlm, tmp_path, capsys):
