@@ -4,6 +4,7 @@ Both are output folders of `rs-rlhf eval` on the same data. Answers to the same 
 than two intervals side by side: right and wrong answers through the exact McNemar test, other figures (IoU, score)
 through a paired bootstrap. With `--out` the questions whose answer became right or wrong are written as
 `flips_TASK.jsonl` and, with thumbnails, as one HTML page that asks nothing of the network and sets text only as text.
+Pictures inside Parquet files are shown where `--data_root` says where the benchmarks' data lie.
 
 Of preferences a question is right where the chosen text beats all rejected ones.
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from .data import DataError
 from .declarations import did_you_mean
-from .eval_export import MEASURES, measured, read_results, read_samples, thumbnail_of
+from .eval_export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
 from .run_tables import IMAGE_BYTES, TEXT, Images, spread
 
 ALPHA = 0.05
@@ -44,14 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="output folder of another model on the same data")
     parser.add_argument("--task", nargs="+", metavar="T", help="tasks to compare (default: all that both have)")
     parser.add_argument("--out", metavar="DIR", help="write compare.md, .json, .html and flips_TASK.jsonl there")
-    parser.add_argument("--image_root", metavar="DIR", help="where image paths start (default: as results.json says)")
+    parser.add_argument("--data_root", "--data-root", metavar="DIR", help="folder that the benchmarks' data lie in: "
+                        "shows in the page the pictures that lie inside Parquet files")  # fmt: skip
+    parser.add_argument("--data", action="append", default=[], metavar="TASK=PATH", help="the same for one benchmark")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     args = parser.parse_args(argv)
     tasks = None if args.task is None else [name for entry in args.task for name in entry.split(",") if name]
     compared = compare(args.a, args.b, tasks, seed=args.seed)
     print(markdown(compared))
     if args.out:
-        for path in write(compared, Path(args.out), args.image_root):
+        data = dict(one.partition("=")[::2] for one in args.data)
+        if unknown := next((task for task in data if task not in compared["flips"]), None):
+            raise ValueError(f"--data is given for {unknown!r}{did_you_mean(unknown, compared['flips'])}")
+        for path in write(compared, Path(args.out), args.data_root, data):
             print(f"-> {path}")
     return 0
 
@@ -99,6 +105,9 @@ def compare(a: str | Path, b: str | Path, tasks: Sequence[str] | None = None, *,
         for own in samples.values():  # so that neither side's order decides what the bootstrap draws
             own.sort(key=lambda record: record["id"])
         values = _values(task, folders, samples, notes)
+        if "score" in values and (differs := _other_scale(figures)):
+            del values["score"]
+            notes.append(f"{task}: {differs}, and two score models share no scale: score is not compared.")
         rows += [_row(task, name, old, new, seed) for name, (old, new) in values.items()]
         if binary := next((name for name in values if MEASURES[name]), None):
             flips[task] = _flips(samples, values[binary])
@@ -111,16 +120,19 @@ def compare(a: str | Path, b: str | Path, tasks: Sequence[str] | None = None, *,
             row |= {"p_holm": p}
             row |= {"verdict": _verdict(row)}
     sides = {
-        side.lower(): {"folder": str(folders[side]), "model": _model(results[side], tasks or common)}
+        side.lower(): {"folder": str(folders[side]), "model": ", ".join(models_of(results[side], tasks or common))}
         for side in results
     }
     return {**sides, "seed": seed, "rows": rows, "notes": notes, "flips": flips}
 
 
-def _model(results: Mapping[str, Any], tasks: Sequence[str]) -> str:
-    """The model of a run; several, where a folder holds tasks of several."""
-    models = [results["tasks"][task].get("model", results.get("model")) for task in tasks]
-    return ", ".join(dict.fromkeys(map(str, models)))
+def _other_scale(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Says by which score models the answers of A and of B were scored, where they are not the same one."""
+    old, new = (figures[side].get("settings") or {} for side in ("A", "B"))
+    if old.get("score_model") != new.get("score_model"):
+        return f"A was scored by {old.get('score_model')!r:.60}, B by {new.get('score_model')!r:.60}"
+    differ = old.get("score_model_hash") != new.get("score_model_hash")
+    return f"{old.get('score_model')!r:.60} has other weights of A than of B" if differ else ""
 
 
 def _check_same(task: str, figures: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -255,16 +267,22 @@ def markdown(compared: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"- {note}" for note in compared["notes"])])
 
 
-def write(compared: Mapping[str, Any], folder: Path, image_root: str | None = None) -> list[Path]:
+def write(
+    compared: Mapping[str, Any], folder: Path, root: str | None = None, data: Mapping[str, str] | None = None
+) -> list[Path]:
     """Writes `compare.json`, `compare.md`, `flips_TASK.jsonl` and the page `compare.html`.
 
     Args:
         compared (`dict`): From [`compare`].
         folder (`Path`): It is made where it is not there.
-        image_root (`str`, *optional*): Where image paths start; by default as the results of B, else A say.
+        root (`str`, *optional*): Data root of the benchmarks, for pictures that lie inside Parquet files.
+        data (mapping, *optional*): Task -> where its data lie, for the same.
 
     Returns:
         `list[Path]`: What was written.
+
+    Raises:
+        ValueError: The data are not there, or not those that the questions are of.
     """
     folder.mkdir(parents=True, exist_ok=True)
     told = {key: value for key, value in compared.items() if key != "flips"}
@@ -276,20 +294,39 @@ def write(compared: Mapping[str, Any], folder: Path, image_root: str | None = No
     texts["compare.md"] = markdown(compared) + "\n"
     for task, own in compared["flips"].items():
         texts[f"flips_{task}.jsonl"] = "".join(json.dumps(flip, ensure_ascii=False) + "\n" for flip in own)
-    texts["compare.html"] = _page(compared, image_root)
+    texts["compare.html"] = _page(compared, root, data or {})
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
     return [folder / name for name in texts]
 
 
-def _page(compared: Mapping[str, Any], image_root: str | None) -> str:
+def _stored_pictures(
+    task: str, figures: Mapping[str, Any], root: str | None, data: Mapping[str, str]
+) -> dict[str, Any]:
+    """Id -> image of a benchmark's questions, read from its data again."""
+    from .benchmark_data import dataset_hash, read_benchmark
+    from .benchmarks import data_path, data_root, load_benchmark
+
+    benchmark = load_benchmark(task)
+    path = Path(data[task]) if task in data else data_path(benchmark, data_root(root))
+    for core_only in (False, True):
+        rows = read_benchmark(benchmark, path, core_only=core_only)
+        if dataset_hash(rows) == figures["dataset_hash"]:
+            return {row.id: row.group.images[0] for row in rows if row.group.images}
+    raise DataError(f"{task}: these are not the data that the questions are of; correct --data_root or --data",
+                    where=str(path))  # fmt: skip
+
+
+def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]) -> str:
     images = Images()
-    results = [read_results(compared[side]["folder"]) for side in ("b", "a")]
+    results = read_results(compared["a"]["folder"])["tasks"]  # the paths of flips are those of A
     tasks = []
     for task, flips in compared["flips"].items():
-        roots = [one["tasks"][task].get("image_root") for one in results]
-        root = image_root or roots[0] or roots[1]
-        shown = [_card(flip, images, root) for flip in spread(flips, SHOWN)]
+        shown = spread(flips, SHOWN)
+        if (root or task in data) and any(not flip["image"] for flip in shown):
+            stored = _stored_pictures(task, results[task], root, data)
+            shown = [{**flip, "image": flip["image"] or stored.get(flip["id"])} for flip in shown]
+        shown = [_card(flip, images, results[task]) for flip in shown]
         tasks.append({"name": task, "total": len(flips), "flips": shown})
     data = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
     verdicts = [f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
@@ -302,8 +339,8 @@ def _page(compared: Mapping[str, Any], image_root: str | None) -> str:
     return re.sub(r"@@(TITLE|DATA)@@", lambda match: parts[match[1]], template)
 
 
-def _card(flip: Mapping[str, Any], images: Images, root: str | None) -> dict[str, Any]:
-    picture, why = thumbnail_of(flip, root)
+def _card(flip: Mapping[str, Any], images: Images, figures: Mapping[str, Any]) -> dict[str, Any]:
+    picture, why = thumbnail_of(flip, figures)
     place = images.add(picture)
     if picture is not None and place is None:
         why = f"no picture: the page holds at most {IMAGE_BYTES // 1_000_000} MB of them"

@@ -28,7 +28,7 @@ from .eval_run import read_lines
 from .run_tables import spread
 
 FORMATS = ("lm-eval", "wandb")
-# Measure of a single answer -> whether it is right or wrong (and so McNemar's).
+# Measure of a single answer -> whether it is right or wrong (McNemar's).
 MEASURES = {"accuracy": True, "image_to_text_R@1": True, "text_to_image_R@1": False, "iou": False, "score": False,
             "upstream_compat": True}  # fmt: skip
 
@@ -119,27 +119,32 @@ def measured(record: Mapping[str, Any], where: str = "") -> dict[str, float]:
     return out
 
 
-def thumbnail_of(record: Mapping[str, Any], image_root: str | None) -> tuple[dict[str, Any] | None, str]:
-    """Reads the picture of a record.
+def models_of(results: Mapping[str, Any], tasks: Sequence[str] | None = None) -> list[str]:
+    """Returns the models that the tasks (by default all) were put to: a folder may hold tasks of several."""
+    own = results["tasks"]
+    return list(dict.fromkeys(str(own[task].get("model", results.get("model"))) for task in tasks or own))
+
+
+def thumbnail_of(record: Mapping[str, Any], figures: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Reads the picture of a record, with the bands and the stretch that the model saw it with.
 
     Args:
-        record (`dict`): With `image`, a path or `None`.
-        image_root (`str`, *optional*): Where a relative path starts, and what it may not leave.
+        record (`dict`): With `image`, what [`read_image`] reads, or `None`.
+        figures (`dict`): The task's figures in `results.json`.
 
     Returns:
-        `tuple`: A thumbnail as of [`sample_tables.thumbnail`], or `None`; why there is none.
+        `tuple`: A thumbnail (see [`sample_tables.thumbnail`]) or `None`, and why there is none.
     """
-    from .imagery import ImageError, ImageOptions, read_image
+    from .arguments import ImageArguments
+    from .imagery import ImageError, read_image
     from .sample_tables import thumbnail
 
-    path = record.get("image")
-    if not path:
+    if not record.get("image"):
         return None, "no picture: it lies inside the data's file (Parquet), not in a file of its own"
-    own = Path(path).is_absolute()
-    if not own and image_root is None:
-        return None, f"no picture: {path} is relative and results.json has no image_root; give --image_root"
-    try:
-        return thumbnail(read_image(path, ImageOptions(image_root=None if own else image_root))), ""
+    reading = (figures.get("settings") or {}).get("reading") or {}
+    try:  # the paths of records start nowhere: they are whole
+        options = ImageArguments(**{**reading, "image_root": None}).image_options()
+        return thumbnail(read_image(record["image"], options)), ""
     except ImageError as error:
         return None, f"no picture: {error}"
 
@@ -151,7 +156,7 @@ def lm_eval_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Returns results in the shape of lm-evaluation-harness's results file.
 
     Args:
-        results (`dict`): The content of `results.json`.
+        results (`dict`): The content of `results.json`; [`write_lm_eval`] gives the tasks of one model.
 
     Returns:
         `dict`: `results` with, per task, `acc,none` and `exact_match,strict-match` (both our strict accuracy) with
@@ -159,7 +164,9 @@ def lm_eval_results(results: Mapping[str, Any]) -> dict[str, Any]:
         `parse_failures,none`, every plain number of `metrics`, and `acc_TYPE,none` per type; `group_subtasks`,
         `configs`, `versions`, `n-shot`, `higher_is_better`, `n-samples`, `config`, `model_name`.
     """
-    model = str(results.get("model"))
+    model = ", ".join(models_of(results))
+    limits = {task: own.get("settings", {}).get("limit") for task, own in results["tasks"].items()}
+    kinds = dict.fromkeys(str(own.get("model_type", results.get("model_type"))) for own in results["tasks"].values())
     names = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
     parts: dict[str, dict[str, Any]] = {name: {} for name in names}
     for task, figures in results["tasks"].items():
@@ -182,12 +189,13 @@ def lm_eval_results(results: Mapping[str, Any]) -> dict[str, Any]:
             parts[name][task] = own[name]
     return {
         **parts,
-        "config": {"model": results.get("model_type"), "model_args": f"pretrained={model}", "limit": None},
+        "config": {"model": ", ".join(kinds), "model_args": f"pretrained={model}",
+                   "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values()), None)},
         "model_source": "rs-rlhf",
         "model_name": model,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", model).strip(".") or "model",
         "transformers_version": (results.get("versions") or {}).get("transformers"),
-    }
+    }  # fmt: skip
 
 
 def _lm_eval_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +212,8 @@ def _lm_eval_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("upstream_compat", "parse_failures"):
         rate(name, "none", figures.get(name), n)
     for name, own in figures.get("types", figures.get("by_kind", {})).items():
-        rate(f"acc_{name}".replace(",", ";"), "none", own.get("accuracy"), own.get("n"))
+        if name:  # pairs whose file says no kind are counted as a whole
+            rate(f"acc_{name}".replace(",", ";"), "none", own.get("accuracy"), own.get("n"))
     for name, value in (figures.get("metrics") or {}).items():
         if _is_number(value):
             out[f"{name.replace(',', ';')},none"] = value
@@ -235,10 +244,10 @@ def _lm_eval_sample(place: int, record: Mapping[str, Any], task: str) -> dict[st
     metrics = {"acc" if name == "accuracy" else name: value for name, value in values.items()}
     if "acc" in metrics:
         metrics["exact_match"] = metrics["acc"]
-    kept = ("scores", "rank", "image_to_text_rank", "text_to_image_ranks")
     output, answer = record.get("output"), record.get("answer")
     if output is None:
-        output = json.dumps({key: record[key] for key in kept if key in record}, ensure_ascii=False)
+        kept = {"scores", "rank", "image_to_text_rank", "text_to_image_ranks"}
+        output = json.dumps({key: value for key, value in record.items() if key in kept}, ensure_ascii=False)
     prompt = str(record.get("prompt") or "")
     references = [str(reference) for reference in record.get("references") or []]
     target = references[0] if len(references) == 1 else json.dumps(references, ensure_ascii=False)
@@ -269,34 +278,37 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
 
     Args:
         out (`str`): Output folder of `rs-rlhf eval`.
-        directory (`str`): Where the folder of the model is made.
+        directory (`str`): Where a folder per model is made.
 
     Returns:
-        `list[Path]`: The files written. `TIME` is when `results.json` was written, in UTC: the same run exported twice
-        gives the same files.
+        `list[Path]`: The files written. `TIME` is that of `results.json`, in UTC: a run exported twice gives the same.
 
     Raises:
         DataError: A file of the run is missing or cannot be used.
     """
     results = read_results(out)
-    exported = lm_eval_results(results)
-    samples = {}
-    for task, figures in results["tasks"].items():
-        samples[task] = lm_eval_samples(read_samples(out, task, figures), task)
-    for task, own in samples.items():
-        hashes = "".join(one[f"{what}_hash"] for one in own for what in ("doc", "prompt", "target"))
-        exported.setdefault("task_hashes", {})[task] = _hash(hashes)
     written = datetime.fromtimestamp((Path(out) / "results.json").stat().st_mtime, UTC)
     stamp = written.strftime("%Y-%m-%dT%H-%M-%S.%f")
-    folder = Path(directory) / exported["model_name_sanitized"]
-    texts = {f"results_{stamp}.json": json.dumps(exported, indent=2, ensure_ascii=False, allow_nan=False)}
-    for task, own in samples.items():
-        lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in own)
-        texts[f"samples_{task}_{stamp}.jsonl"] = "".join(lines)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
-    return [folder / name for name in texts]
+    texts: dict[Path, str] = {}
+    for model in models_of(results):
+        tasks = {task: own for task, own in results["tasks"].items() if models_of(results, [task]) == [model]}
+        exported = lm_eval_results({**results, "tasks": tasks})
+        folder = Path(directory) / exported["model_name_sanitized"]
+        path = folder / f"results_{stamp}.json"
+        if path in texts:
+            raise DataError(f"{model} and another model would both be written to {folder}; evaluate them into folders "
+                            "of their own", "model", str(out))  # fmt: skip
+        for task, figures in tasks.items():
+            own = lm_eval_samples(read_samples(out, task, figures), task)
+            hashes = "".join(one[f"{what}_hash"] for one in own for what in ("doc", "prompt", "target"))
+            exported.setdefault("task_hashes", {})[task] = _hash(hashes)
+            lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in own)
+            texts[folder / f"samples_{task}_{stamp}.jsonl"] = "".join(lines)
+        texts[path] = json.dumps(exported, indent=2, ensure_ascii=False, allow_nan=False)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
+    return list(texts)
 
 
 # W&B
@@ -308,7 +320,7 @@ def wandb_figures(results: Mapping[str, Any]) -> dict[str, float]:
 
     def take(start: str, figures: Mapping[str, Any]) -> None:
         for key, value in figures.items():
-            if isinstance(value, Mapping) and key != "settings":
+            if isinstance(value, Mapping) and key not in ("settings", ""):
                 take(f"{start}/{key}", value)
             elif isinstance(value, list) and (key.endswith("interval") or start.endswith("/intervals")):
                 out[f"{start}/{key}_low"], out[f"{start}/{key}_high"] = value
@@ -326,7 +338,6 @@ def log_to_wandb(
     project: str,
     run_name: str | None = None,
     limit: int = 64,
-    image_root: str | None = None,
 ) -> None:
     """Logs an evaluation as one W&B run: the figures, and per task a table `eval/TASK/samples` with thumbnails.
 
@@ -334,38 +345,27 @@ def log_to_wandb(
         results (`dict`): The content of `results.json`; what the figures depend on becomes the run's config.
         samples (mapping): Task to its records.
         project (`str`): W&B project.
-        run_name (`str`, *optional*): Name of the run; by default that of the model.
+        run_name (`str`, *optional*): Name of the run; by default that of the model, or of the models.
         limit (`int`): Most samples of a table, spread evenly over the data; 0: no tables.
-        image_root (`str`, *optional*): Where image paths start; by default as `results` say.
     """
     import wandb
     from PIL import Image
 
-    kept = ("dataset_hash", "metric_version", "seed", "pixel_budget", "settings")
-    config = {key: results.get(key) for key in ("model", "model_type", "versions")}
-    config["tasks"] = {task: {k: own[k] for k in kept if k in own} for task, own in results["tasks"].items()}
-    name = run_name or Path(str(results.get("model"))).name
+    kept = ("model", "model_type", "dataset_hash", "metric_version", "seed", "pixel_budget", "settings")
+    tasks = {task: {k: own[k] for k in kept if k in own} for task, own in results["tasks"].items()}
+    config = {"model": ", ".join(models_of(results)), "versions": results.get("versions"), "tasks": tasks}
+    name = run_name or ", ".join(Path(model).name for model in models_of(results))
     with wandb.init(project=project, name=name, job_type="eval", config=config) as run:
         logged: dict[str, Any] = dict(wandb_figures(results))
         for task, records in samples.items() if limit > 0 else ():
-            columns: list[Any] = [
-                "id",
-                "image",
-                "prompt",
-                "output",
-                "answer",
-                "references",
-                "types",
-                *MEASURES,
-                "note",
-            ]
+            columns: list[Any] = ["id", "image", "prompt", "output", "answer", "references", "types"]
+            columns += [*MEASURES, "note"]
             table = wandb.Table(columns=columns)
-            root = image_root or results["tasks"][task].get("image_root")
             for record in spread(records, limit) if limit > 1 else records[:limit]:
-                picture, why = thumbnail_of(record, root)
+                picture, why = thumbnail_of(record, results["tasks"][task])
                 shown: dict[str, Any] = {key: _cell(record.get(key)) for key in columns} | measured(record)
-                small = picture and wandb.Image(Image.open(io.BytesIO(picture["bytes"])))
-                table.add_data(*({**shown, "image": small, "note": why}[column] for column in columns))
+                shown |= {"image": picture and wandb.Image(Image.open(io.BytesIO(picture["bytes"]))), "note": why}
+                table.add_data(*map(shown.__getitem__, columns))
             logged[f"eval/{task}/samples"] = table
         run.log(logged)
 
@@ -385,7 +385,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", default="rs-rlhf", help="wandb: project (default: rs-rlhf)")
     parser.add_argument("--name", help="wandb: name of the run (default: the model's)")
     parser.add_argument("--limit", type=int, default=64, help="wandb: samples per table (default: 64; 0: no tables)")
-    parser.add_argument("--image_root", metavar="FOLDER", help="wandb: where image paths start")
     args = parser.parse_args(argv)
     if args.format == "lm-eval":
         for path in write_lm_eval(args.run, args.out or Path(args.run) / "lm_eval"):
@@ -395,6 +394,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--limit is {args.limit}; it must be 0 (no tables) or more.")
     results = read_results(args.run)
     samples = {task: read_samples(args.run, task, own) for task, own in results["tasks"].items()}
-    log_to_wandb(results, samples, args.project, args.name, args.limit, args.image_root)
+    log_to_wandb(results, samples, args.project, args.name, args.limit)
     print(f"{len(samples)} tasks -> W&B project {args.project}")
     return 0

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from conftest import picture
+from PIL import Image
 
 from rs_rlhf import cli
+from rs_rlhf.benchmark_data import dataset_hash, read_benchmark
+from rs_rlhf.benchmarks import load_benchmark
 from rs_rlhf.data import DataError
 from rs_rlhf.eval_compare import SHOWN, compare, holm, write
 
@@ -186,11 +190,11 @@ def page(tmp_path_factory):
     (folder / "data").mkdir()
     for i in range(3):
         picture(i).save(folder / "data" / f"{i}.png")
-    names = ["0.png", "1.png", "2.png"]
-    a = write_run(folder / "a", {"aid": records(A_RIGHT, images=names)}, "org/a", image_root=str(folder / "data"))
+    names = [str(folder / "data" / f"{i}.png") for i in range(3)]
+    a = write_run(folder / "a", {"aid": records(A_RIGHT, images=names)}, "org/a")
     answers = records(B_RIGHT, images=names)
     answers[10]["output"] = HOSTILE
-    b = write_run(folder / "b", {"aid": answers}, "org/<b>", image_root=str(folder / "data"))
+    b = write_run(folder / "b", {"aid": answers}, "org/<b>")
     assert cli.main(["eval", "compare", str(a), str(b), "--task", "aid", "--out", str(folder / "out")]) == 0
     return folder / "out"
 
@@ -220,23 +224,81 @@ def test_the_files_of_a_comparison(page, capsys):
 
 def test_pictures_that_cannot_be_shown_have_a_reason_and_cards_a_cap(tmp_path):
     count = SHOWN + 50
-    paths = ["gone.png", "../outside.png", None]
-    picture(0).save(tmp_path / "outside.png")
-    (tmp_path / "data").mkdir()
-    a = write_run(tmp_path / "a", {"aid": records([0] * count, images=paths)}, image_root=str(tmp_path / "data"))
+    paths = [str(tmp_path / "gone.png"), str(tmp_path / "a" / "results.json"), None]
+    a = write_run(tmp_path / "a", {"aid": records([0] * count, images=paths)})
     b = write_run(tmp_path / "b", {"aid": records([1] * count, images=paths)})
     write(compare(a, b), tmp_path / "out")
     (task,) = embedded(tmp_path / "out" / "compare.html")["tasks"]
     assert task["total"] == count and len(task["flips"]) == SHOWN
     why = {int(flip["id"][1:]) % 3: flip["why"] for flip in task["flips"]}
-    assert "no such file" in why[0] and "leaves image_root" in why[1] and "inside the data's file" in why[2]
+    assert "no such file" in why[0] and "known format" in why[1] and "inside the data's file" in why[2]
     assert all(flip["image"] is None for flip in task["flips"])
     assert len((tmp_path / "out" / "flips_aid.jsonl").read_text().splitlines()) == count
-    c = write_run(tmp_path / "c", {"aid": records([0] * 3, images=["outside.png"])})
-    write(compare(c, write_run(tmp_path / "d", {"aid": records([1] * 3, images=["outside.png"])})), tmp_path / "out")
-    assert "give --image_root" in embedded(tmp_path / "out" / "compare.html")["tasks"][0]["flips"][0]["why"]
-    write(compare(c, tmp_path / "d"), tmp_path / "out", str(tmp_path))
-    assert embedded(tmp_path / "out" / "compare.html")["tasks"][0]["flips"][0]["image"] == 0
+
+
+def test_pictures_are_read_as_the_run_read_them(tmp_path):
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / "wide.png")
+    settings = {"reading": {"stretch": "fixed", "stretch_range": [0.0, 4095.0], "image_root": "elsewhere"}}
+    shown = {}
+    for name, own in (("as_run", settings), ("bare", {"reading": {}})):
+        runs = [
+            write_run(
+                tmp_path / name / side, {"aid": records([i] * 2, images=[str(tmp_path / "wide.png")])}, settings=own
+            )
+            for i, side in enumerate("ab")
+        ]
+        write(compare(*runs), tmp_path / name / "out")
+        shown[name] = embedded(tmp_path / name / "out" / "compare.html")
+    assert len(shown["as_run"]["images"]) == 1 and shown["as_run"]["tasks"][0]["flips"][0]["why"] == ""
+    assert shown["bare"]["images"] == [] and "stretch" in shown["bare"]["tasks"][0]["flips"][0]["why"]
+
+
+def test_pictures_inside_parquet_are_shown_where_the_data_are_given(tmp_path, capsys):
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageColumn
+
+    picture(0).save(tmp_path / "0.png")
+    content = (tmp_path / "0.png").read_bytes()
+    rows = {"image": [{"bytes": content, "path": f"{i}.png"} for i in range(2)], "label": ["Port", "River"]}
+    features = Features({"image": ImageColumn(), "label": Value("string")})
+    (tmp_path / "aid_rsicd").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "aid_rsicd" / "validation-0.parquet")
+    read = read_benchmark(load_benchmark("aid-rsicd"), tmp_path / "aid_rsicd")
+    folders = []
+    for i, side in enumerate("ab"):
+        own = [{**one, "id": row.id} for one, row in zip(records([i] * 2), read, strict=True)]
+        folders.append(str(write_run(tmp_path / side, {"aid-rsicd": own}, dataset_hash=dataset_hash(read))))
+    command = ["eval", "compare", *folders, "--out", str(tmp_path / "out")]
+    for more, count in (
+        ([], 0),
+        (["--data_root", str(tmp_path)], 1),
+        (["--data", f"aid-rsicd={tmp_path}/aid_rsicd"], 1),
+    ):
+        assert cli.main([*command, *more]) == 0
+        data = embedded(tmp_path / "out" / "compare.html")
+        assert len(data["images"]) == count and {flip["why"] == "" for flip in data["tasks"][0]["flips"]} == {
+            count == 1
+        }
+    rows["label"][0] = "Farm"
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "aid_rsicd" / "validation-0.parquet")
+    capsys.readouterr()
+    assert cli.main([*command, "--data_root", str(tmp_path)]) == 1
+    assert "not the data that the questions are of" in capsys.readouterr().err
+    assert cli.main([*command, "--data", "aid-rscid=x"]) == 1
+    assert "--data is given for 'aid-rscid'; did you mean 'aid-rsicd'?" in capsys.readouterr().err
+
+
+def test_scores_of_two_score_models_are_not_compared(tmp_path):
+    def run(name, **settings):
+        return write_run(tmp_path / name, {"vqa": records([1, 0], score=[1.0, 2.0])}, settings=settings)
+
+    a, same = run("a", score_model="s", score_model_hash="1"), run("b", score_model="s", score_model_hash="1")
+    assert [row["measure"] for row in compare(a, same)["rows"]] == ["accuracy", "score"]
+    for other in (run("c", score_model="t", score_model_hash="1"), run("d", score_model="s", score_model_hash="2")):
+        compared = compare(a, other)
+        assert [row["measure"] for row in compared["rows"]] == ["accuracy"]
+        assert "score is not compared" in compared["notes"][0]
+    assert "'s' has other weights" in compared["notes"][0]
 
 
 def test_the_page_filters_stays_inert_and_asks_no_network(browser, page):

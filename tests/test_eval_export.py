@@ -23,9 +23,9 @@ FIGURES = {"accuracy": 0.75, "interval": [0.3, 0.95], "upstream_compat": 1.0, "p
 def run(tmp_path):
     for i in range(2):
         picture(i, 400, 300).save(tmp_path / f"{i}.png")
-    right = records([1, 1, 1, 0], images=["0.png", "1.png", str(tmp_path / "0.png"), None])
+    right = records([1, 1, 1, 0], images=[*(str(tmp_path / f"{i}.png") for i in (0, 1, 0)), None])
     right[3] |= {"answer": None, "output": "no idea \u2028 at all", "references": ["a road", "road"]}
-    return write_run(tmp_path / "run", {"rsvqa-lr": right}, model="org/a model", image_root=str(tmp_path), **FIGURES)
+    return write_run(tmp_path / "run", {"rsvqa-lr": right}, model="org/a model", **FIGURES)
 
 
 def test_results_have_the_shape_of_lm_eval(run):
@@ -85,7 +85,7 @@ def test_files_are_named_as_lm_eval_names_them_and_the_same_each_time(run, tmp_p
 
 
 def test_preferences_count_rows_and_their_kinds(tmp_path):
-    kinds = {"caption": {"n": 3, "accuracy": 2 / 3}}
+    kinds = {"caption": {"n": 3, "accuracy": 2 / 3}, "": {"n": 1, "accuracy": 1.0}}
     own = [{**one, "scores": [1.0, 0.5]} for one in records([1, 0])]
     run = write_run(
         tmp_path / "run", {"liked": own}, by_kind=kinds, n=3, rows=2, task="preference", model_type="score"
@@ -95,7 +95,34 @@ def test_preferences_count_rows_and_their_kinds(tmp_path):
         exported["n-samples"]["liked"]["effective"] == 2 and exported["results"]["liked"]["acc_caption,none"] == 2 / 3
     )
     assert exported["configs"]["liked"]["output_type"] == "multiple_choice"
+    assert not any(key.startswith("acc_,") for key in exported["results"]["liked"])
+    assert not any("//" in key for key in wandb_figures(read_results(run)))
     assert len(write_lm_eval(run, tmp_path / "out")) == 2
+
+
+def test_tasks_of_several_models_are_exported_under_their_own_names(tmp_path):
+    run = write_run(tmp_path / "run", {"aid": records([1, 0]), "vqa": records([1]), "eurosat": records([1])}, "last")
+    results = json.loads((run / "results.json").read_text())
+    for task, model, limit in (("aid", "org/a", 2), ("vqa", "org/b", None), ("eurosat", "org/b", 7)):
+        results["tasks"][task] |= {"model": model, "model_type": "clip", "settings": {"limit": limit}}
+    (run / "results.json").write_text(json.dumps(results))
+    paths = write_lm_eval(run, tmp_path / "out")
+    assert sorted({path.parent.name for path in paths}) == ["org__a", "org__b"] and len(paths) == 5
+    held = {path.parent.name: json.loads(path.read_text()) for path in paths if path.name.startswith("results_")}
+    assert {name: list(one["results"]) for name, one in held.items()} == {
+        "org__a": ["aid"],
+        "org__b": ["vqa", "eurosat"],
+    }
+    assert held["org__a"]["model_name"] == "org/a" and held["org__a"]["config"]["limit"] == 2
+    assert (
+        held["org__b"]["config"]["limit"] == {"vqa": None, "eurosat": 7}
+        and held["org__b"]["config"]["model"] == "clip"
+    )
+    results["tasks"]["vqa"]["model"] = "org__a"
+    (run / "results.json").write_text(json.dumps(results))
+    with pytest.raises(DataError, match="org__a and another model would both be written to"):
+        write_lm_eval(run, tmp_path / "clash")
+    assert not (tmp_path / "clash").exists()
 
 
 def test_figures_for_wandb_are_all_numbers_under_the_tasks(run):
