@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
-from rs_rlhf.benchmark_data import read_benchmark
 
+from rs_rlhf.benchmark_data import read_benchmark
 from rs_rlhf.benchmarks import load_benchmark
 from rs_rlhf.eval_protocols import vlm_protocol
 from rs_rlhf.eval_run import read_lines, run_task

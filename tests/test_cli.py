@@ -166,10 +166,10 @@ def test_a_launched_process_never_launches_again(variable, launches, parser, mon
 
 def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
     import torch
-
     from rs_rlhf import launch
 
     trained = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # they are counted but not there
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(DeclarationError, match="2 GPUs.*--accelerate_config multi_gpu.*CUDA_VISIBLE_DEVICES=0"):
         launch.run("reward", parser, lambda *_: trained.append(1), ["--bf16", "false"])
