@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -171,3 +172,25 @@ def test_the_recipes_readme_states_the_measured_rl_results():
     assert f"{runs['more_sft_seed1']['greedy_accuracy']:.1%}" in text
     # the control: a reward that is shown another image must not improve the policy
     assert share("shuffled_seed0", "greedy") < 0.1 < share("policy2", "greedy")
+
+
+def test_the_recipes_readme_states_the_measured_best_of_n():
+    folder = ROOT / "recipes" / "aid-rsicd-tiny"
+    found = json.loads((folder / "best_of_n.json").read_text())
+    text = (folder / "README.md").read_text().partition("## Best of N")[2]
+    names = {"score": "score model", "majority": "majority vote", "random": "one at random", "oracle": "oracle"}
+    for method, name in names.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        entries = found["pooled"]["methods"][method]
+        assert [entry["n"] for entry in entries] == [1, 2, 4, 8, 16]
+        for entry in entries:
+            low, high = entry["interval"]
+            assert f"{entry['accuracy']:.1%} ({low:.1%} – {high:.1%})" in line
+    last = {method: found["pooled"]["methods"][method][-1]["accuracy"] for method in names}
+    front = " ".join((ROOT / "README.md").read_text().split())
+    assert f"right for {last['score']:.1%} of the images, a majority vote for {last['majority']:.1%}" in front
+    for other in ("majority", "random"):  # what it must show: better than both, at 8 and at 16
+        for entry in found["pooled"]["differences"][f"score - {other}"][-2:]:
+            low, high = (f"{100 * end:.1f}" for end in entry["interval"])
+            assert entry["interval"][0] > 0
+            assert f"{100 * entry['difference']:.1f}" in text and re.search(rf"{low}\s+to\s+{high}", text)
