@@ -140,7 +140,7 @@ def thumbnail_of(record: Mapping[str, Any], figures: Mapping[str, Any]) -> tuple
     from .sample_tables import thumbnail
 
     if not record.get("image"):
-        return None, "no picture: it lies inside the data's file (Parquet), not in a file of its own"
+        return None, "no picture: it lies inside the data's file (Parquet); eval compare shows it with --data_root"
     reading = (figures.get("settings") or {}).get("reading") or {}
     try:  # the paths of records start nowhere: they are whole
         options = ImageArguments(**{**reading, "image_root": None}).image_options()
