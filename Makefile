@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/rs-rlhf demo --output_dir demo_output
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .

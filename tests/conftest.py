@@ -16,17 +16,6 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-LAUNCHING = ("test_cli", "test_distributed", "test_evaluate", "test_grpo_distributed", "test_readme", "test_recipes")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With several workers a module stays with one, and all modules that start processes, which share a port, too."""
-    for item in items:
-        module = item.module.__name__
-        item.add_marker(pytest.mark.xdist_group("launching" if module in LAUNCHING else module))
-
-
 def data_folder(name: str) -> Path:
     """Returns a folder of the real data, or skips the test where it is not there."""
     folder = Path(os.environ.get("RS_RLHF_DATA", ROOT.parent / "shared" / "data")) / name
