@@ -159,7 +159,8 @@ def test_the_recipes_readme_states_the_measured_rl_results():
     rows = {
         "before": ["policy2"],
         "GRPO, seed 0 / 1 / 2": [f"grpo_seed{i}" for i in range(3)],
-        "control: another image": ["shuffled_seed0", "shuffled_seed1"],
+        "control: another image": [f"shuffled_seed{i}" for i in range(3)],
+        "control: more labels": [f"more_sft_seed{i}" for i in range(3)],
     }
     for start, names in rows.items():
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
@@ -169,7 +170,6 @@ def test_the_recipes_readme_states_the_measured_rl_results():
     for kind in ("sampled", "greedy"):
         values = [share(name, kind) for name in rows["GRPO, seed 0 / 1 / 2"]]
         assert f"{statistics.mean(values):.1%} ± {statistics.stdev(values):.1%}" in line
-    assert f"{runs['more_sft_seed1']['greedy_accuracy']:.1%}" in text
     # the control: a reward that is shown another image must not improve the policy
     assert share("shuffled_seed0", "greedy") < 0.1 < share("policy2", "greedy")
 
