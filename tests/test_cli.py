@@ -166,6 +166,7 @@ def test_a_launched_process_never_launches_again(variable, launches, parser, mon
 
 def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
     import torch
+
     from rs_rlhf import launch
 
     trained = []
