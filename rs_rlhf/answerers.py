@@ -23,7 +23,7 @@ from .groups import seen_sizes, set_pixel_budget
 from .hf_policy import HFPolicy, image_sizes, placeholder_tokens
 from .imagery import ImageOptions
 from .policy import Policy, load_vlm
-from .sampling import as_groups, check_sampling, planned_batches
+from .sampling import as_groups, check_sampling, consecutive_batches
 from .score_model import FAMILIES
 
 BACKENDS = ("auto", "vllm")
@@ -276,9 +276,7 @@ def _asked_batches(
     share: tuple[int, int],
 ) -> Batches:
     """Yields batches in the order of the input, of `distinct` requests an item, repeated to n answers."""
-    for batch in planned_batches([0] * count, n, 0, batch_size, share):
-        if all(i in done for i in batch):
-            continue
+    for batch in consecutive_batches(count, batch_size, share, done):
         texts = ask([(i, _seed(seed, i, k)) for i in batch for k in range(distinct)])
         yield batch, [texts[k : k + distinct] * (n // distinct) for k in range(0, len(texts), distinct)]
 

@@ -63,13 +63,12 @@ def encode_batches(
         ImageError: An image that cannot be read; names its file and row.
         ValueError: A batch size or share that is out of range.
     """
+    from .sampling import consecutive_batches
+
     rank, world = share
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size is {batch_size} and share {share}; expected at least 1, and 0 <= rank < world.")
-    for start in range(rank * batch_size, len(rows), world * batch_size):
-        places = list(range(start, min(start + batch_size, len(rows))))
-        if all(i in done for i in places):
-            continue
+    for places in consecutive_batches(len(rows), batch_size, share, done):
         yield places, _image_features(model, [rows[i] for i in places])
 
 

@@ -53,7 +53,7 @@ def find(kind: str, name_or_path: str) -> Path:
     if name_or_path in known:
         return folder(kind) / f"{name_or_path}.yaml"
     hint = did_you_mean(name_or_path, known)
-    raise DeclarationError(f"{name_or_path!r} is neither a file nor one of the {kind}{hint}")
+    raise DeclarationError(f"{name_or_path!r} is neither a file nor declared in {kind}/{hint}")
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -15,9 +15,7 @@ a whole test set (CIDEr, BLEU), and score margins, since two score models share 
 from __future__ import annotations
 
 import argparse
-import html
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
@@ -26,7 +24,7 @@ from typing import Any
 from .data import DataError
 from .declarations import did_you_mean
 from .eval_export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
-from .run_tables import IMAGE_BYTES, TEXT, Images, spread
+from .run_tables import IMAGE_BYTES, TEXT, Images, fill_page, spread
 
 ALPHA = 0.05
 SHOWN = 200  # flips per task in the page
@@ -328,15 +326,10 @@ def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]
             shown = [{**flip, "image": flip["image"] or stored.get(flip["id"])} for flip in shown]
         shown = [_card(flip, images, results[task]) for flip in shown]
         tasks.append({"name": task, "total": len(flips), "flips": shown})
-    data = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
+    sides = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
     verdicts = [f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
-    page = {**data, "verdicts": verdicts, "notes": compared["notes"], "tasks": tasks, "images": images.uris}
-    text = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for mark, escape in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):  # nothing in it can end the script
-        text = text.replace(mark, escape)
-    parts = {"TITLE": html.escape(f"{data['a']} - {data['b']}"), "DATA": text}
-    template = (Path(__file__).parent / "eval_gallery.html").read_text(encoding="utf-8")
-    return re.sub(r"@@(TITLE|DATA)@@", lambda match: parts[match[1]], template)
+    page = {**sides, "verdicts": verdicts, "notes": compared["notes"], "tasks": tasks, "images": images.uris}
+    return fill_page("eval_gallery.html", f"{sides['a']} - {sides['b']}", page)
 
 
 def _card(flip: Mapping[str, Any], images: Images, figures: Mapping[str, Any]) -> dict[str, Any]:

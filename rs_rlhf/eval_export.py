@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
+from . import eval_run
 from .data import DataError, short
 from .eval_run import read_lines
 from .run_tables import spread
@@ -42,16 +43,9 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: There is none, it is cut off, or it has no tasks.
     """
-    path = Path(folder) / "results.json"
-    if not path.is_file():
+    if not (Path(folder) / "results.json").is_file():
         raise DataError(f"no results.json in {folder}; give an output folder (--out) of a finished `rs-rlhf eval`")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"not whole JSON ({error}); run `rs-rlhf eval` again", where=str(path)) from None
-    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
-        raise DataError("no `tasks`, expected the results of `rs-rlhf eval`", "tasks", str(path))
-    return results
+    return eval_run.read_results(Path(folder))
 
 
 def read_samples(folder: str | Path, task: str, figures: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ Left out: log-likelihood ranking of choices by a VLM (the published protocols le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +75,12 @@ def vlm_protocol(
             found["score_interval"] = list(bootstrap_interval(scores))
         return found
 
-    return Protocol(answer, judge, figures, settings={**options, "system_prompt": system_prompt})
+    def load() -> None:
+        answerer()
+        if scorer is not None:
+            scorer()
+
+    return Protocol(answer, judge, figures, load, settings={**options, "system_prompt": system_prompt})
 
 
 def _with_system(group: Group, system_prompt: str | None) -> Group:
@@ -106,8 +111,10 @@ def score_protocol(benchmark: Benchmark, scorer: Callable[[], Any], seed: int = 
     if benchmark.task == "preference":
         return _preference_protocol(scorer, seed)
 
+    from .sampling import consecutive_batches
+
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-        for places in planned(len(rows), SCORE_ROWS, share, done):
+        for places in consecutive_batches(len(rows), SCORE_ROWS, share, done):
             groups = []
             for i in places:
                 row = rows[i]
@@ -126,7 +133,7 @@ def score_protocol(benchmark: Benchmark, scorer: Callable[[], Any], seed: int = 
         verdict = judge_answer("" if tied else said["output"], references_of(row), choices=row.choices)
         return verdict | {"upstream_compat": None}
 
-    return Protocol(answer, judge, accuracy_figures, settings={"score_rows": SCORE_ROWS})
+    return Protocol(answer, judge, accuracy_figures, scorer, settings={"score_rows": SCORE_ROWS})
 
 
 def _best(choices: Sequence[str], scores: Sequence[float]) -> str:
@@ -134,10 +141,12 @@ def _best(choices: Sequence[str], scores: Sequence[float]) -> str:
 
 
 def _preference_protocol(scorer: Callable[[], Any], seed: int) -> Protocol:
+    from .sampling import consecutive_batches
+
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [row.group for row in rows]
         partners = partners_of(groups, seed)
-        for places in planned(len(rows), SCORE_ROWS, share, done):
+        for places in consecutive_batches(len(rows), SCORE_ROWS, share, done):
             others = [None if (j := partners[i]) is None else groups[j] for i in places]
             yield places, score_preferences(scorer(), [groups[i] for i in places], others)
 
@@ -154,7 +163,8 @@ def _preference_protocol(scorer: Callable[[], Any], seed: int) -> Protocol:
             "source": row.group.source,
         }
 
-    return Protocol(answer, judge, preference_report, settings={"score_rows": SCORE_ROWS, "shuffle_seed": seed})
+    settings = {"score_rows": SCORE_ROWS, "shuffle_seed": seed}
+    return Protocol(answer, judge, preference_report, scorer, settings=settings)
 
 
 def clip_protocol(
@@ -169,6 +179,7 @@ def clip_protocol(
         batch_size (`int`): Images a batch.
     """
     from . import clip_eval
+    from .sampling import consecutive_batches
 
     def no_verdict(row: QuestionRow, said: Raw) -> Raw:
         return {}
@@ -176,10 +187,10 @@ def clip_protocol(
     if benchmark.task == "retrieval":
 
         def encode(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-            for places in planned(len(rows), batch_size, share, done):
+            for places in consecutive_batches(len(rows), batch_size, share, done):
                 yield places, clip_eval.retrieval_raw(model(), [rows[i] for i in places])
 
-        return Protocol(encode, no_verdict, clip_eval.retrieval_figures, clip_eval.retrieval_finish,
+        return Protocol(encode, no_verdict, clip_eval.retrieval_figures, model, clip_eval.retrieval_finish,
                         {"batch_size": batch_size})  # fmt: skip
     templates = benchmark.templates or ["{c}"]
     names = rows[0].choices
@@ -197,13 +208,7 @@ def clip_protocol(
             yield places, ranked
 
     settings = {"batch_size": batch_size, "templates": templates, "classes": names}
-    return Protocol(classify, no_verdict, clip_eval.zero_shot_figures, settings=settings)
-
-
-def planned(count: int, size: int, share: tuple[int, int], done: set[int]) -> Iterator[list[int]]:
-    """Yields the places of this process's batches, without those that are done; see [`Protocol`]."""
-    batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-    yield from (batch for batch in batches[share[0] :: share[1]] if any(i not in done for i in batch))
+    return Protocol(classify, no_verdict, clip_eval.zero_shot_figures, model, settings=settings)
 
 
 def kind_of_model(benchmark: Benchmark, given: str | None) -> str:

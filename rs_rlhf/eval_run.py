@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from .data import DataError, prompt_text
 from .question_rows import QuestionRow
 from .sample_log import progress
 
@@ -43,6 +44,7 @@ class Protocol:
             batch from the `share[0]`-th on, without those whose places are all in `done`.
         judge (callable): `(row, said)` -> the fields of the record that say whether it is right.
         figures (callable): Records -> `n`, `accuracy`, `interval` and what else the task reports.
+        load (callable): Loads the model; called before the first question is timed, if any is to be asked.
         finish (callable): What needs all records at once: records -> records, as many.
         settings (`dict`): What the answers depend on beside the data.
     """
@@ -50,6 +52,7 @@ class Protocol:
     answer: Callable[[Sequence[QuestionRow], tuple[int, int], set[int]], Batches]
     judge: Callable[[QuestionRow, Raw], Raw]
     figures: Callable[[list[Raw]], dict[str, Any]]
+    load: Callable[[], Any]
     finish: Callable[[list[Raw]], list[Raw]] = _same
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -91,14 +94,15 @@ def run_task(
     state.wait_for_everyone()  # no process appends before all have read
     share = (state.process_index, state.num_processes)
     if len(done) < len(rows):
-        part = Part(out / f"samples_{name}.part-{share[0]}.jsonl", settings)
+        part = out / f"samples_{name}.part-{share[0]}.jsonl"
+        protocol.load()
         left = -(-(len(rows) - len(done)) // share[1])
         with progress(left, 0, name) if state.is_main_process else nullcontext(lambda _: None) as advance:
             start = time.perf_counter()
             for places, said in protocol.answer(rows, share, done):
                 seconds = (time.perf_counter() - start) / len(places)
                 new = [(i, one) for i, one in zip(places, said, strict=True) if i not in done]
-                part.append([_record(rows[i], one, round(seconds, 4)) for i, one in new])
+                _append(part, settings, [_record(rows[i], one, round(seconds, 4)) for i, one in new])
                 advance(len(new))
                 start = time.perf_counter()
     state.wait_for_everyone()
@@ -129,30 +133,18 @@ def drop_parts(name: str, out: Path) -> None:
         part.unlink()
 
 
-class Part:
-    """What one process has answered: settings in the first line, then a line a question.
-
-    Args:
-        path (`Path`): The file; it is made on the first answer, so that a process without any leaves none.
-        settings (`dict`): What the answers depend on.
-    """
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = path, settings
-
-    def append(self, records: Sequence[Raw]) -> None:
-        """Appends a batch in one write, on the disk when it returns."""
-        lines: list[Mapping[str, Any]] = [] if self.path.exists() else [{"settings": self.settings}]
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in [*lines, *records])
-        with self.path.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+def _append(part: Path, settings: Mapping[str, Any], records: Sequence[Raw]) -> None:
+    """Appends a batch in one write, on the disk when it returns; the first one also says of which settings it is."""
+    head: list[Mapping[str, Any]] = [] if part.exists() else [{"settings": settings}]
+    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in [*head, *records])
+    with part.open("ab") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _record(row: QuestionRow, said: Raw, seconds: float) -> Raw:
     from .benchmark_data import references_of
-    from .data import prompt_text
 
     return {
         "id": row.id,
@@ -278,7 +270,7 @@ def results_of(out: Path) -> Iterator[dict[str, Any]]:
     """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile.
 
     Raises:
-        ValueError: The file is damaged.
+        DataError: The file is damaged.
     """
     import fcntl
 
@@ -298,17 +290,18 @@ def read_results(out: Path) -> dict[str, Any]:
     """Returns what a folder's `results.json` holds, `{"tasks": {}}` where there is none.
 
     Raises:
-        ValueError: The file is damaged.
+        DataError: The file is damaged.
     """
     path = out / "results.json"
     if not path.is_file():
         return {"tasks": {}}
+    again = "put it back as it was, or choose another --out"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(results["tasks"], dict):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not what rs-rlhf eval writes; delete it, the samples are kept.") from None
+    except ValueError as error:
+        raise DataError(f"not whole JSON ({error}); {again}", where=str(path)) from None
+    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
+        raise DataError(f"no `tasks`, expected the results of `rs-rlhf eval`; {again}", "tasks", str(path))
     return results
 
 

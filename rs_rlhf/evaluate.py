@@ -364,9 +364,9 @@ def _line(name: str, model: str, figures: dict[str, Any]) -> str:
 
 def _report(args: argparse.Namespace, names: Sequence[str]) -> None:
     from .eval_export import log_to_wandb
-    from .eval_run import read_lines
+    from .eval_run import read_lines, read_results
 
-    results = json.loads((args.out / "results.json").read_text(encoding="utf-8"))
+    results = read_results(args.out)
     results["tasks"] = {name: results["tasks"][name] for name in names}
     samples = {name: read_lines(args.out / f"samples_{name}.jsonl") for name in names}
     log_to_wandb(results, samples, args.wandb_project, args.out.name)

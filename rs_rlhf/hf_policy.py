@@ -86,9 +86,7 @@ class HFPolicy:
         check_sampling(n, temperature, top_p, top_k, max_new_tokens, share)
         groups = as_groups(items)
         lengths = [self._length(group) + max_new_tokens for group in groups]
-        for batch in planned_batches(lengths, n, token_budget, batch_size, share):
-            if all(i in done for i in batch):
-                continue
+        for batch in planned_batches(lengths, n, token_budget, batch_size, share, done):
             answers: dict[int, list[str]] = {}
             # Processors do not take a batch in which only some prompts have an image.
             for part in ([i for i in batch if groups[i].images], [i for i in batch if not groups[i].images]):

@@ -172,9 +172,7 @@ class Policy:
         groups = as_groups(items)
         options = self.collator.image_options
         lengths = [estimated_length(group, self.processor, options) + max_new_tokens for group in groups]
-        for batch in planned_batches(lengths, n, token_budget, batch_size, share):
-            if all(i in done for i in batch):
-                continue
+        for batch in planned_batches(lengths, n, token_budget, batch_size, share, done):
             draws = torch.stack([answer_draws(seed, i, n, max_new_tokens) for i in batch]).flatten(0, 1)
             tokens = self._generate(self._inputs([groups[i] for i in batch]), n, draws, temperature, top_p, top_k)
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)

@@ -12,7 +12,6 @@ Left out: comparing runs, live updates (run the command again), and full-size im
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from typing import Any
 
 from .declarations import DeclarationError
 from .reports import run_state
-from .run_tables import TABLE_CAPS, Images, read_evaluations, read_tables, spread
+from .run_tables import TABLE_CAPS, Images, fill_page, read_evaluations, read_tables, spread
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
 # Name, reward and accuracy of a comparison; the first reward key that the run has.
@@ -73,14 +72,8 @@ def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
         DeclarationError: The folder holds neither a log nor tables.
     """
     data = page_data(Path(run))
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for mark, escape in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):  # nothing in it can end the script
-        text = text.replace(mark, escape)
-    here = Path(__file__).parent
-    page = (here / "run_report.html").read_text(encoding="utf-8")
-    parts = {"TITLE": html.escape(data["title"]), "DATA": text}
-    parts["SCRIPT"] = (here / "run_report.js").read_text(encoding="utf-8")
-    page = re.sub(r"@@(TITLE|DATA|SCRIPT)@@", lambda match: parts[match[1]], page)
+    script = (Path(__file__).parent / "run_report.js").read_text(encoding="utf-8")
+    page = fill_page("run_report.html", data["title"], data, SCRIPT=script)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
     return data

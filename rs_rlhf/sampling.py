@@ -40,13 +40,18 @@ def check_sampling(
 
 
 def planned_batches(
-    lengths: Sequence[int], n: int, token_budget: int, batch_size: int | None, share: tuple[int, int] = (0, 1)
+    lengths: Sequence[int],
+    n: int,
+    token_budget: int,
+    batch_size: int | None,
+    share: tuple[int, int] = (0, 1),
+    done: Collection[int] = (),
 ) -> Iterator[list[int]]:
     """Yields the batches, as places, that one process of several runs: the longest items first.
 
     Args:
         lengths (sequence of `int`): Tokens of each item's prompt and one answer.
-        n, token_budget, batch_size, share: As in [`Policy.sample_batches`].
+        n, token_budget, batch_size, share, done: As in [`Policy.sample_batches`].
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # stable; memory trouble shows at once
     batches: list[list[int]] = []
@@ -55,7 +60,14 @@ def planned_batches(
         if full or len(batches[-1]) == batch_size:
             batches.append([])
         batches[-1].append(i)
-    yield from batches[share[0] :: share[1]]
+    yield from (batch for batch in batches[share[0] :: share[1]] if any(i not in done for i in batch))
+
+
+def consecutive_batches(
+    count: int, size: int, share: tuple[int, int] = (0, 1), done: Collection[int] = ()
+) -> Iterator[list[int]]:
+    """Yields the batches of one process as [`planned_batches`] does, for items whose lengths do not matter."""
+    return planned_batches([0] * count, 1, 0, size, share, done)
 
 
 def answer_draws(seed: int, place: int, n: int, count: int) -> torch.Tensor:
@@ -118,6 +130,7 @@ __all__ = [
     "as_groups",
     "check_sampling",
     "choose_tokens",
+    "consecutive_batches",
     "end_tokens",
     "planned_batches",
     "until_end",

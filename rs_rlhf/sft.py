@@ -24,8 +24,6 @@ from .groups import GroupCollator, in_placement_order, set_pixel_budget
 from .pairs import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .vision_trainer import SetEpoch, VisionTrainerMixin, evaluated_last
 
-TRAIN_ON = ("all", "labels", "captions")
-
 
 @dataclass
 class VisionSFTConfig(ImageArguments, SFTConfig):
@@ -106,27 +104,22 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         return result
 
 
-def conversation_rows(rows: Iterable[Mapping[str, Any]], train_on: str = "all") -> list[dict[str, Any]]:
+def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = False) -> list[dict[str, Any]]:
     """Turns images with a label, captions, or both into prompt-completion rows, one per distinct caption.
 
     Args:
         rows (iterable of `dict`): `image`, and `label` (`str`), `captions` (list of `str`) or both.
-        train_on (`str`): `"labels"`: only the question for the scene class, one row per image (as for evaluation);
-            `"captions"`: only the request for a description.
+        labels_only (`bool`): Only the question for the scene class, one row per image (for evaluation).
 
     Returns:
         `list[dict]`: Where there is a label the prompt asks for the scene class, and the completion is the class name,
         then, as a second turn, the request for a description and the caption: both share one pass of the vision tower.
         Without a label the prompt is that request.
-
-    Raises:
-        ValueError: No row is left.
     """
     out: list[dict[str, Any]] = []
     for row in rows:
-        label = None if train_on == "captions" else row.get("label")
-        captions = [] if train_on == "labels" else list(dict.fromkeys(row.get("captions") or []))
-        if not captions:
+        label, captions = row.get("label"), list(dict.fromkeys(row.get("captions") or []))
+        if labels_only or not captions:
             turns = [[LABEL_QUESTION, class_name(label)]] if label else []
         else:
             ask = [LABEL_QUESTION, class_name(label)] if label else []
@@ -134,8 +127,6 @@ def conversation_rows(rows: Iterable[Mapping[str, Any]], train_on: str = "all") 
         for texts in turns:
             messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
             out.append({"prompt": messages[:1], "completion": messages[1:], "image": row["image"], "row": len(out)})
-    if not out:
-        raise ValueError(f"no image has what train_on = {train_on} asks for; expected a label, captions or both.")
     return out
 
 
@@ -162,11 +153,11 @@ def train(script: Any, args: VisionSFTConfig, model_args: Any) -> None:
     rows = load_images(script.dataset_name, script.dataset_train_split)
     if (limit := getattr(script, "max_train_samples", None)) is not None and limit < len(rows):
         rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), limit))]
-    train_set = Dataset.from_list(conversation_rows(rows, getattr(script, "train_on", "all")))
+    train_set = Dataset.from_list(conversation_rows(rows))
     eval_set = None
     if args.eval_strategy != "no":
         rows = load_images(script.dataset_name, script.dataset_test_split)
-        eval_set = Dataset.from_list(conversation_rows(rows, "labels"))
+        eval_set = Dataset.from_list(conversation_rows(rows, labels_only=True))
     trainer = VisionSFTTrainer(
         model=model,
         args=args,

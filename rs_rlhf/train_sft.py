@@ -13,21 +13,14 @@ from trl import ModelConfig, ScriptArguments
 
 from .declarations import DeclarationError
 from .launch import TrainingParser, run
-from .sft import TRAIN_ON, VisionSFTConfig, train
+from .sft import VisionSFTConfig, train
 
 
 @dataclass
 class SFTScriptArguments(ScriptArguments):
-    """TRL's script arguments with what the training images are used for."""
+    """TRL's script arguments with a limit on the training images."""
 
     max_train_samples: int | None = field(default=None, metadata={"help": "Training images at most, drawn by seed."})
-    train_on: str = field(
-        default="all",
-        metadata={
-            "choices": TRAIN_ON,
-            "help": "Of images with a label and captions: both as two turns (all), or only one of them.",
-        },
-    )
 
 
 def command(argv: Sequence[str]) -> int:

@@ -217,7 +217,7 @@ def test_answers_of_which_it_is_not_known_what_gave_them_are_not_thrown_away(who
     assert cli.main(command) == 1 and "results.json does not say of which run" in capsys.readouterr().err
     assert (tmp_path / "samples_asked.jsonl").read_bytes() == (whole / "samples_asked.jsonl").read_bytes()
     (tmp_path / "results.json").write_text('{"tasks": ')
-    assert cli.main(command) == 1 and "is not what rs-rlhf eval writes" in capsys.readouterr().err
+    assert cli.main(command) == 1 and "results.json: not whole JSON" in capsys.readouterr().err
 
 
 class Says:

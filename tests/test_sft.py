@@ -31,7 +31,7 @@ def trainer(tiny_vlm, path, rows, **options):
         args=args,
         processing_class=AutoProcessor.from_pretrained(tiny_vlm),
         train_dataset=Dataset.from_list(conversation_rows(rows)),
-        eval_dataset=Dataset.from_list(conversation_rows(rows, "labels")),
+        eval_dataset=Dataset.from_list(conversation_rows(rows, labels_only=True)),
     )
 
 
@@ -43,7 +43,7 @@ def test_rows_ask_for_the_class_then_for_a_caption(rows):
     assert named["completion"] == [{"role": "assistant", "content": "storage tanks"}]
     (told,) = conversation_rows([{"image": "a.png", "captions": ["a scene.", "a scene."]}])
     assert [told["prompt"][0]["content"], told["completion"][0]["content"]] == ["Describe the image.", "a scene."]
-    (only,) = conversation_rows(rows[:1], "labels")
+    (only,) = conversation_rows(rows[:1], labels_only=True)
     assert [m["content"] for m in only["completion"]] == ["dark"]
 
 
