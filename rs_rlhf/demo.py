@@ -2,7 +2,7 @@
 
 Overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
 known damage are built, to which come the captioner's own wrong answers, and the score model is trained on them through
-the same commands that users run. Then the captioner is improved by GRPO with the score model as its only reward. It
+the same commands that users run. Then the captioner is trained by GRPO with the score model as its only reward. It
 ends with how often the score model prefers the better text, and with the evaluation of the policy on held-out scenes:
 before, after GRPO, and the best of eight answers by the score model, as tables and pictures.
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train_score_model(out, args)
     _say("4/6", "scoring held-out pairs")
     after = _report(out, out / "reward", args.seed)
-    _say("5/6", "improving the captioner by GRPO, rewarded by the score model alone")
+    _say("5/6", "training the captioner by GRPO, rewarded by the score model alone")
     train_policy(out, args)
     _say("6/6", "evaluating the policy before and after, and with the best of 8 answers")
     evaluate_policy(out, args)
@@ -141,7 +141,7 @@ def sample_mistakes(out: Path, args: Any) -> None:
 
 
 def train_policy(out: Path, args: Any) -> None:
-    """Improves the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
+    """Trains the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
     from trl import ModelConfig
 
     from . import train_grpo
@@ -170,10 +170,10 @@ def evaluate_policy(out: Path, args: Any) -> None:
     from . import best_of_n, evaluate
 
     asked = ["--task", "scenes", "--data_root", str(out)]
-    for name, model in (("before", "captioner"), ("after", "grpo")):
+    for name, model in (("base policy", "captioner"), ("with GRPO", "grpo")):
         evaluate.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
     sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(args.seed)]
-    place = out / "grpo" / "eval" / "best of n, before"
+    place = out / "grpo" / "eval" / "best of n, base policy"
     models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]
     best_of_n.main([*models, *asked, *sampled, "--out", str(place)])
     shutil.copy(place / "best_of_n.png", out / "best_of_n.png")

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     scenes = ["--train_scenes", "36", "--validation_scenes", "24"]
     output = run([sys.executable, "-m", "rs_rlhf", "demo", *steps, *scenes], folder)
     assert "| all |" in output and "image-shuffle gap" in output and "| GRPO step |" in output
-    assert "| best of n, before: score, n = 8 |" in output
+    assert "| best of n, base policy: score, n = 8 |" in output
     return folder
 
 
