@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["KINDS", "NEEDS", "PROMPTS", "build_pairs", "class_name", "damage_attribute", "near_equal"]
+__all__ = ["ImagePool", "KINDS", "NEEDS", "PROMPTS", "build_pairs", "class_name", "damage_attribute", "near_equal"]
 
 # Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
 PROMPTS: dict[str, str] = {
@@ -214,7 +214,7 @@ def _truncate(caption: str, rng: random.Random) -> str:
     return (start, f"{start} .", f"{start} and and and the")[way]
 
 
-class _Pool:
+class ImagePool:
     """All rows of a data set, indexed for drawing texts of other images."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]):
@@ -270,7 +270,7 @@ def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {**row, "id": str(row.get("id") or name), "captions": captions, "label": label or ""}
 
 
-def _one_pair(row: Mapping[str, Any], kind: str, pool: _Pool, rng: random.Random) -> tuple[str, str, str] | None:
+def _one_pair(row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Random) -> tuple[str, str, str] | None:
     """Chosen text, rejected text and the id of the image that lent the latter, or `None` if the row cannot serve."""
     captions, label = row["captions"], row["label"]
     if kind == "wrong_label":
@@ -339,7 +339,7 @@ def build_pairs(
         raise ValueError(f"pairs_per_image is {pairs_per_image}; it must be at least 1.")
     stats = {} if stats is None else stats
     made, skipped = stats.setdefault("made", Counter()), stats.setdefault("skipped", Counter())
-    pool = _Pool(list(rows))
+    pool = ImagePool(list(rows))
     for row in pool.rows:
         # A string seed is hashed by `random` itself, so it does not vary between processes as `hash` would.
         rng = random.Random(f"{seed}:{row['id']}")
