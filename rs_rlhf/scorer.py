@@ -1,18 +1,22 @@
 """`Scorer`: images + prompts + completions in, numbers out. The one way to score with a trained score model.
 
 It loads a model by declared name, hub id or folder, lays groups out with [`GroupCollator`], batches them by a token
-budget, and gives the scores back in the order of the input.
+budget, and gives the scores back in the order of the input. Threads can lay out the next batches meanwhile.
 
-Left out: remote scoring, which is `remote_scorer`'s, and CLIP scores, which come with curation.
+Left out: remote scoring, which is `remote_scorer`'s, and CLIP scores, which are `clip_model`'s; reading in worker
+processes (decoding and tokenizing let go of the interpreter's lock, so threads suffice, and nothing is copied).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,9 @@ from . import declarations
 from .data import DataError, Group, ImageSource, make_group
 from .groups import PROMPT_FORMS, GroupCollator, estimated_length, set_pixel_budget
 from .imagery import ImageError, ImageOptions
+
+Batch = list[tuple[int, list[int]]]
+"""Entries of one forward: a group's place, and which of its completions."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class Scorer:
         image_options ([`ImageOptions`], *optional*): How images are found and read.
         prompt_form (`str`): See [`GroupCollator`].
         token_budget (`int`): Tokens of a batch at most, padding included; a larger group is scored in parts.
+        num_workers (`int`): Threads that read images and lay out the next batches while the model runs; 0: none.
 
     Example:
         >>> from rs_rlhf import Scorer  # doctest: +SKIP
@@ -92,10 +100,14 @@ class Scorer:
         *,
         prompt_form: str = "question-answer",
         token_budget: int = 4096,
+        num_workers: int = 0,
     ) -> None:
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}; it must be at least 0.")
         self.model = model.eval()
         self.processor = processor
         self.token_budget = token_budget
+        self.num_workers = num_workers
         self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
 
     @classmethod
@@ -108,6 +120,7 @@ class Scorer:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         token_budget: int = 4096,
+        num_workers: int = 0,
         device: str | None = None,
         positions: str | None = None,
         sharded: bool = False,
@@ -120,7 +133,7 @@ class Scorer:
             image_options ([`ImageOptions`], *optional*): How images are found and read; what they leave open is the
                 named model's.
             prompt_form, positions, min_pixels, max_pixels: Override the named model's.
-            token_budget (`int`): Tokens of a batch at most.
+            token_budget, num_workers (`int`): As in the class.
             device (`str`, *optional*): Device to move the model to; by default accelerate's choice for this process.
             sharded (`bool`): Leave the weights to DeepSpeed ZeRO-3 where it is on, for [`share_weights`]; by default
                 each process holds them whole, ZeRO-3 or not.
@@ -157,7 +170,7 @@ class Scorer:
         set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
         form = prompt_form or card.prompt_form
         options = card.image_options(image_options)
-        return cls(model, processor, options, prompt_form=form, token_budget=token_budget)
+        return cls(model, processor, options, prompt_form=form, token_budget=token_budget, num_workers=num_workers)
 
     def share_weights(self, accelerator: Any) -> None:
         """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
@@ -241,43 +254,62 @@ class Scorer:
         scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
         batches = list(self._batches(groups, scores, on_error))
         hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
-        stream = self._inputs(tqdm(batches, desc="Scoring", unit="batch", disable=hidden), groups, scores, on_error)
-        while True:
-            batch, inputs = next(stream, (None, {}))
-            if not self.anyone(batch is not None):
-                return scores
-            if batch is None:  # another process still has groups: weights that are sharded need this one as well
-                inputs = self.collator([make_group("", [""])])
-            inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
-            with torch.inference_mode():
-                rows = self.model(**inputs).scores.tolist()
-            for (i, chosen), row in zip(batch or [], rows, strict=batch is not None):
-                for k, value in zip(chosen, row, strict=False):  # a smaller group's row is padded with NaN
-                    scores[i][k] = value
+        bar = tqdm(total=len(batches), desc="Scoring", unit="batch", disable=hidden, leave=None)
+        with bar, closing(self._inputs(batches, groups, scores, on_error)) as stream:
+            while True:
+                batch, inputs = next(stream, (None, {}))
+                if not self.anyone(batch is not None):
+                    return scores
+                if batch is None:  # another process still has groups: weights that are sharded need this one as well
+                    inputs = self.collator([make_group("", [""])])
+                inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+                with torch.inference_mode():
+                    rows = self.model(**inputs).scores.tolist()
+                for (i, chosen), row in zip(batch or [], rows, strict=batch is not None):
+                    if isinstance(scores[i], list):  # no other part of the group had an error
+                        for k, value in zip(chosen, row, strict=False):  # a smaller group's row is padded with NaN
+                            scores[i][k] = value
+                bar.update()
 
     def _inputs(
-        self, batches: Iterable[list[tuple[int, list[int]]]], groups: Sequence[Group], scores: list, on_error: str
-    ) -> Iterator[tuple[Any, Any]]:
-        """Yields (batch, its tensors), reading images late; a batch that cannot be read is tried group by group."""
-        for batch in batches:
-            parts = [replace(groups[i], completions=[groups[i].completions[k] for k in chosen]) for i, chosen in batch]
-            try:
-                yield batch, self.collator(parts)
-            except (DataError, ImageError) as error:
-                if on_error != "return":
-                    raise
-                if len(batch) == 1:
-                    scores[batch[0][0]] = error
-                else:
-                    yield from self._inputs(([entry] for entry in batch), groups, scores, on_error)
+        self, batches: Sequence[Batch], groups: Sequence[Group], scores: list, on_error: str
+    ) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
+        """Yields (batch, its tensors), reading images late, and notes the errors of groups that cannot be read."""
+        if self.num_workers:
+            # The first call turns off padding and truncation that a tokenizer was saved with; after it nothing in
+            # the tokenizer is changed any more, and threads may share it.
+            self.processor.tokenizer([""], add_special_tokens=False)
+        collate = partial(self._collate, groups=groups, on_error=on_error)
+        for batch, inputs, errors in _ahead(collate, batches, self.num_workers):
+            for i, error in errors.items():
+                scores[i] = error
+            if batch:
+                yield batch, inputs
+
+    def _collate(
+        self, batch: Batch, groups: Sequence[Group], on_error: str
+    ) -> tuple[Batch, dict[str, Any], dict[int, Exception]]:
+        """Lays out a batch; what cannot be read is left out of it and its error returned by group."""
+        parts = [replace(groups[i], completions=[groups[i].completions[k] for k in chosen]) for i, chosen in batch]
+        try:
+            return batch, self.collator(parts), {}
+        except (DataError, ImageError) as error:
+            if on_error != "return":
+                raise
+            if len(batch) == 1:
+                return [], {}, {batch[0][0]: error}
+        errors = {i: one for entry in batch for i, one in self._collate([entry], groups, on_error)[2].items()}
+        left = [entry for entry in batch if entry[0] not in errors]
+        if not left:
+            return [], {}, errors
+        batch, inputs, later = self._collate(left, groups, on_error)
+        return batch, inputs, errors | later
 
     def anyone(self, busy: bool) -> bool:
         """Whether any process that must take part in a forward is busy; alone, whether this one is."""
         return busy
 
-    def _batches(
-        self, groups: Sequence[Group], scores: list, on_error: str
-    ) -> Iterator[list[tuple[int, list[int]]]]:
+    def _batches(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[Batch]:
         """Yields batches of (group, some of its completions), of similar length, within the token budget."""
         sized = []
         for i, group in enumerate(groups):
@@ -300,7 +332,7 @@ class Scorer:
                 used += length
             sized.append((used, i, part))
         sized.sort(key=lambda entry: entry[0], reverse=True)  # the longest first: memory trouble shows at once
-        batch: list[tuple[int, list[int]]] = []
+        batch: Batch = []
         longest = 0
         for length, i, part in sized:
             longest = max(longest, length)
@@ -310,6 +342,24 @@ class Scorer:
             batch.append((i, part))
         if batch:
             yield batch
+
+
+def _ahead(function: Callable[[Batch], Any], items: Iterable[Batch], workers: int) -> Iterator[Any]:
+    """Yields `function(item)` in order; with workers, threads are a few items ahead of the one that is used."""
+    if not workers:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="collate")
+    waiting: deque[Future] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # after an error or Ctrl-C too: what waits is dropped, what runs ends within a batch
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conftest import picture
 from PIL import Image
 
-from rs_rlhf import ImageOptions, ScoreModel, Scorer
+from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
 from rs_rlhf.declarations import DeclarationError
 from rs_rlhf.scorer import RewardModelCard, find_card
 
@@ -146,3 +147,71 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, score_
     (tmp_path / "half" / "model.safetensors").unlink()
     with pytest.raises(DeclarationError, match="^the folder half cannot be loaded: .+$"):
         Scorer.from_pretrained("half")
+
+
+def mixed_groups(tmp_path):
+    """Twelve groups with an image of their own; the 4th is no image, the 7th is cut short, the 10th has a bad text."""
+    groups = []
+    for i in range(12):
+        path = tmp_path / f"{i}.png"
+        picture(i, 84 + 28 * (i % 3)).save(path)
+        texts = ["a river.", "a <|image_pad|> river." if i == 9 else "two planes beside a runway."]
+        groups.append(make_group("What is it?" * (i % 2), texts, str(path), where=f"row {i}"))
+    (tmp_path / "3.png").write_bytes(b"not a picture")
+    (tmp_path / "6.png").write_bytes((tmp_path / "6.png").read_bytes()[:100])
+    return groups
+
+
+@pytest.mark.parametrize("budget", [4096, 200, 60])
+def test_threads_change_neither_scores_nor_errors(score_model_path, tmp_path, budget):
+    groups = mixed_groups(tmp_path)
+    plain = Scorer.from_pretrained(score_model_path, device="cpu", token_budget=budget)
+    ahead = Scorer.from_pretrained(score_model_path, device="cpu", token_budget=budget, num_workers=3)
+    expected, scores = (one.score_groups(groups, on_error="return") for one in (plain, ahead))
+    assert [i for i, one in enumerate(expected) if isinstance(one, Exception)] == [3, 6, 9]
+    for i, (one, other) in enumerate(zip(expected, scores, strict=True)):
+        if i in (3, 6, 9):
+            assert str(one) == str(other) and f"row {i}: " in str(one)
+        else:
+            assert one == other and one == pytest.approx(plain.score_groups([groups[i]])[0], abs=1e-4)
+    messages = []
+    for scorer in (plain, ahead):
+        with pytest.raises(ValueError, match="row ") as error:
+            scorer.score_groups(groups[4:])
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+
+
+def collating():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("collate")]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_threads_end_when_the_scoring_is_stopped(score_model_path, stop):
+    scorer = Scorer.from_pretrained(score_model_path, device="cpu", token_budget=40, num_workers=2)
+    groups = [make_group("", ["a river."], picture(i)) for i in range(10)]
+    seen = []
+
+    def at_the_third(*_):
+        seen.append(len(collating()))
+        if len(seen) == 3:
+            raise stop
+
+    hook = scorer.model.register_forward_pre_hook(at_the_third)
+    with pytest.raises(stop) as caught:
+        scorer.score_groups(groups)
+    assert seen[0] > 0 and not collating() and caught.value is not None
+    hook.remove()
+    assert len(scorer.score_groups(groups)) == 10 and not collating()
+
+
+def test_threads_share_a_tokenizer_that_was_saved_with_padding_and_truncation(score_model_path):
+    groups = [make_group("", [f"a river with {i} boats."], picture(i)) for i in range(16)]
+    expected = Scorer.from_pretrained(score_model_path, device="cpu", token_budget=40).score_groups(groups)
+    for _ in range(3):
+        scorer = Scorer.from_pretrained(score_model_path, device="cpu", token_budget=40, num_workers=8)
+        scorer.processor.tokenizer.backend_tokenizer.enable_padding(length=300)
+        scorer.processor.tokenizer.backend_tokenizer.enable_truncation(5)
+        assert scorer.score_groups(groups) == expected
+    with pytest.raises(ValueError, match="num_workers is -1; it must be at least 0"):
+        Scorer(scorer.model, scorer.processor, num_workers=-1)

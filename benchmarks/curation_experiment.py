@@ -1,0 +1,235 @@
+"""Does the score model's cut win? The runs of `recipes/aid-rsicd-curation`, their table and their picture.
+
+    python benchmarks/curation_experiment.py --jobs 2
+
+Everything before the trainings (models, pool, scores) is made by the commands of the recipe's README. This script cuts
+the pool with `rs-rlhf curate`, trains a CLIP and a VLM on each cut with the recipe's YAML, `--jobs` at a time with one
+thread each, and writes `results.json`, `results.png` and the tables of the README. What is done is not done again.
+
+Arms: `full`, all rows; `random`, `clip` (CLIP score), `model` (score model) and `oracle` (undamaged rows alone), 30%
+of the captions and 30% of the labels each. Same epochs: every arm sees its rows equally often, so `full` takes more
+than three times the steps. Same steps: `full` stops where the others end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import stats
+
+OUT = Path("out/aid-rsicd-curation")
+POOL = OUT / "pool/pool.jsonl"
+RECIPE = Path("recipes/aid-rsicd-curation")
+ARMS = ("full", "random", "clip", "model", "oracle")
+NAMES = {"start": "before", "full": "all rows", "random": "random 30%", "clip": "CLIP score, top 30%",
+         "model": "score model, top 30%", "oracle": "oracle 30%"}  # fmt: skip
+KEEP = 0.3
+FIGURES = {
+    "clip": {"zero-shot accuracy": "eval_aid-rsicd_top1", "text R@5": "eval_aid-rsicd-retrieval_image_to_text_R@5",
+             "image R@5": "eval_aid-rsicd-retrieval_text_to_image_R@5"},
+    "vlm": {"accuracy": "eval_exact_match"},
+}  # fmt: skip
+
+
+def command(*arguments: str, core: int | None = None, log: Path) -> float:
+    """Runs `rs-rlhf`; returns its seconds."""
+    start = time.perf_counter()
+    pin = [] if core is None else ["taskset", "-c", str(core)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        done = subprocess.run(
+            [*pin, sys.executable, "-m", "rs_rlhf", *arguments],
+            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"rs-rlhf {' '.join(arguments)} failed; see {log}")
+    return time.perf_counter() - start
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def cut(seed: int = 0) -> dict[str, str]:
+    """Makes the arms' data; returns where they lie."""
+    data = {"full": str(POOL)}
+    for arm in ("random", "clip", "model"):
+        folder = OUT / "kept" / arm
+        if not (folder / "curation.json").exists():
+            other = [] if arm == "clip" else ["--compare", str(OUT / "scores/clip")]
+            options = ["--keep", str(KEEP), "--by", "source", *other, "--overwrite"]
+            scores = str(OUT / "scores" / arm)
+            command("curate", scores, "--output", str(folder), *options, log=OUT / f"logs/curate_{arm}.log")
+        data[arm] = str(folder)
+    folder = OUT / "kept/oracle"
+    if not (folder / "curation.json").exists():
+        ids, draw = [], random.Random(seed)
+        rows = rows_of(POOL)
+        for source in ("captions", "labels"):
+            own = [i for i, row in enumerate(rows) if row["source"] == source]
+            clean = [i for i in own if rows[i]["clean"]]
+            ids += sorted(draw.sample(clean, round(KEEP * len(own))))
+        table = {"row_id": [f"{POOL.name}:{i}" for i in ids], "text_index": pa.array([0] * len(ids), pa.int32())}
+        pq.write_table(pa.table(table), OUT / "oracle_ids.parquet")
+        command("curate", "--ids", str(OUT / "oracle_ids.parquet"), "--input", str(POOL), "--output", str(folder),
+                "--overwrite", log=OUT / "logs/curate_oracle.log")  # fmt: skip
+    data["oracle"] = str(folder)
+    return data
+
+
+def kept(data: dict[str, str]) -> dict[str, Any]:
+    """Counts what each arm keeps: rows, images, and the share that is clean, per source and kind of damage."""
+    pool = rows_of(POOL)
+    figures = {}
+    for arm, path in data.items():
+        rows = rows_of(Path(path) / POOL.name if arm != "full" else POOL)
+        kinds = {row["damage"] or "clean" for row in pool}
+        figures[arm] = {"rows": len(rows), "images": len({row["image"] for row in rows})}
+        for source in ("captions", "labels"):
+            own = [row for row in rows if row["source"] == source]
+            figures[arm][source] = {"rows": len(own), "clean": sum(row["clean"] for row in own) / len(own)}
+        figures[arm]["share_kept"] = {
+            kind: sum((row["damage"] or "clean") == kind for row in rows)
+            / sum((row["damage"] or "clean") == kind for row in pool)
+            for kind in sorted(kinds)
+        }
+    return figures
+
+
+def train(kind: str, arm: str, data: str, seed: int, steps: int | None, core: int) -> dict[str, Any]:
+    """Trains one model, or reads what it gave."""
+    name = f"{kind}_{arm}_{'epochs' if steps is None else 'steps'}_{seed}"
+    folder = OUT / "runs" / name
+    if not (folder / "trainer_state.json").exists():
+        limit = [] if steps is None else ["--max_steps", str(steps)]
+        split = ["--dataset_train_split", "pool"] if arm == "full" else []
+        what = "clip" if kind == "clip" else "sft"
+        options = ["--dataset_name", data, *split, "--seed", str(seed), "--output_dir", str(folder), *limit]
+        config = str(RECIPE / f"{kind}.yaml")
+        seconds = command(what, "--config", config, *options, core=core, log=OUT / f"logs/{name}.log")
+        (folder / "seconds.json").write_text(json.dumps(round(seconds)))
+        for weights in folder.glob("*.safetensors"):
+            weights.unlink()
+    state = json.loads((folder / "trainer_state.json").read_text())
+    logged = {key: value for entry in state["log_history"] for key, value in entry.items()}
+    figures = {name: logged[key] for name, key in FIGURES[kind].items()}
+    seconds = json.loads((folder / "seconds.json").read_text())
+    return {"kind": kind, "arm": arm, "seed": seed, "steps": state["global_step"], "seconds": seconds, **figures}
+
+
+def start_figures() -> dict[str, dict[str, float]]:
+    """What the models say before: of the last evaluation of the runs that made them."""
+    found = {}
+    for kind, folder in (("clip", "clip_start"), ("vlm", "captioner")):
+        history = json.loads((OUT / folder / "trainer_state.json").read_text())["log_history"]
+        logged = {key: value for entry in history for key, value in entry.items()}
+        found[kind] = {name: logged[key] for name, key in FIGURES[kind].items()}
+    return found
+
+
+def table(runs: list[dict[str, Any]], start: dict[str, dict[str, float]], same: str) -> list[str]:
+    """One table of the README: mean ± sd over the seeds, and the score model's lead over each arm, paired by seed."""
+    columns = [(kind, name) for kind, names in FIGURES.items() for name in names]
+    head = [f"{'CLIP' if kind == 'clip' else 'VLM'} {name}" for kind, name in columns]
+    lines = [f"| same {same} | " + " | ".join(head) + " |", "|---|" + "---|" * len(columns)]
+
+    def values(arm: str, kind: str, name: str) -> list[float]:
+        wanted = f"{arm}_steps" if arm == "full" and same == "steps" else arm
+        return [run[name] for run in runs if run["table_arm"] == wanted and run["kind"] == kind]
+
+    lines.append("| before | " + " | ".join(f"{start[kind][name]:.1%}" for kind, name in columns) + " |")
+    for arm in ARMS:
+        cells = [values(arm, *column) for column in columns]
+        told = " | ".join(f"{statistics.mean(own):.1%} ± {statistics.stdev(own):.1%}" for own in cells)
+        lines.append(f"| {NAMES[arm]} | {told} |")
+    for arm in ("full", "random", "clip"):
+        told = []
+        for column in columns:
+            gaps = [a - b for a, b in zip(values("model", *column), values(arm, *column), strict=True)]
+            half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
+            told.append(f"{100 * statistics.mean(gaps):+.1f} ± {100 * half:.1f}")
+        lines.append(f"| *score model − {NAMES[arm]}, points, 95%* | " + " | ".join(told) + " |")
+    return lines
+
+
+def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, Any], path: Path) -> None:
+    """Draws the share of clean rows kept, and what CLIP and VLM learned from each arm at the same epochs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [("clip", "zero-shot accuracy"), ("clip", "text R@5"), ("vlm", "accuracy")]
+    figure, axes = plt.subplots(1, 4, figsize=(15, 4), layout="constrained")
+    colors = ["tab:gray", "tab:gray", "tab:blue", "tab:orange", "tab:green"]
+    labels = [NAMES[arm].replace(", ", "\n") for arm in ARMS]
+    for place, (source, hatch) in enumerate((("captions", ""), ("labels", "//"))):
+        shares = [figures[arm][source]["clean"] for arm in ARMS]
+        x = [i + 0.4 * place - 0.2 for i in range(len(ARMS))]
+        axes[0].bar(x, shares, 0.38, color=colors, hatch=hatch, edgecolor="white", label=source)
+    axes[0].set_title("share of undamaged texts (plain: captions, hatched: labels)", fontsize="small")
+    for axis, (kind, name) in zip(axes[1:], panels, strict=True):
+        own = [[run[name] for run in runs if run["kind"] == kind and run["table_arm"] == arm] for arm in ARMS]
+        axis.bar(range(len(ARMS)), [statistics.mean(one) for one in own], color=colors,
+                 yerr=[statistics.stdev(one) for one in own], capsize=3)  # fmt: skip
+        axis.axhline(start[kind][name], color="black", linestyle="--", linewidth=0.8)
+        axis.set_title(f"{'CLIP' if kind == 'clip' else 'VLM'} {name}, same epochs (dashed: before)", fontsize="small")
+    for axis in axes:
+        axis.set_xticks(range(len(ARMS)), labels, fontsize="x-small", rotation=30)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Makes the cuts, trains what is not trained yet, and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on its own core")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    data = cut()
+    figures = kept(data)
+    print(json.dumps(figures, indent=2))
+    cores: Queue[int] = Queue()
+    for core in range(args.jobs):
+        cores.put(core)
+
+    def job(kind: str, arm: str, seed: int, steps: int | None) -> dict[str, Any]:
+        core = cores.get()
+        try:
+            run = train(kind, arm, data[arm], seed, steps, core)
+        finally:
+            cores.put(core)
+        print(json.dumps(run), flush=True)
+        return {**run, "table_arm": arm if steps is None else f"{arm}_steps"}
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        todo = [(kind, arm, seed, None) for seed in args.seeds for kind in FIGURES for arm in ARMS if arm != "full"]
+        runs = list(pool.map(lambda one: job(*one), todo))
+        steps = {kind: next(run["steps"] for run in runs if run["kind"] == kind and run["arm"] == "model")
+                 for kind in FIGURES}  # fmt: skip
+        full = [(kind, "full", seed, limit) for seed in args.seeds for kind in FIGURES for limit in (steps[kind], None)]
+        runs += list(pool.map(lambda one: job(*one), full))
+    start = start_figures()
+    lines = [*table(runs, start, "epochs"), "", *table(runs, start, "steps")]
+    results = {"kept": figures, "start": start, "runs": runs, "tables": lines}
+    (RECIPE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(runs, figures, start, RECIPE / "results.png")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
