@@ -8,7 +8,8 @@ A random Qwen2-VL score model (text 512 × 8 layers, vision 192 × 4, as in `eva
 - `decode`: `score`, the work of the command (rows, files and headers read, JPEGs decoded and resized, texts laid out,
   images hashed, shards written), against `in_memory`: the same batches, laid out beforehand, through the same model.
   One after the other, in turns, in this process on `--threads` threads; the model is loaded outside of the times.
-  `share` is the time in memory by the time of the command: 1 is no cost at all. The scores are checked to be the same.
+  `share` is the time in memory by the time of the command: 1 is no cost at all, above it is noise. `cpu_share` is the
+  same of processor seconds, which other work on the machine disturbs less. The scores are checked to be the same.
 - `processes`: whole commands, each process on one thread. Of one and two at a time it is the texts per second of the
   run's own summary (from the first shard begun to the last written, so without imports), on a machine of two cores or
   more that does nothing else. `speedup` is two by one.
@@ -68,7 +69,12 @@ def write_model(path: Path) -> Path:
     return path / "scorer"
 
 
-def by_command(scorer: Scorer, data: Path, rows_per_shard: int, workers: int) -> tuple[float, list[float]]:
+def clocks() -> np.ndarray:
+    """Seconds by the clock and of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def by_command(scorer: Scorer, data: Path, rows_per_shard: int, workers: int) -> tuple[np.ndarray, list[float]]:
     """The work of the command, all but its imports and the loading of the model; returns seconds and scores."""
     scorer.num_workers = workers
 
@@ -76,25 +82,25 @@ def by_command(scorer: Scorer, data: Path, rows_per_shard: int, workers: int) ->
         return [len(ids) for ids in scorer.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     with tempfile.TemporaryDirectory() as out:
-        start = time.perf_counter()
+        start = clocks()
         source = open_image_texts(data)
         settings = {"input": str(data), "stamp": source.stamp, "scorer": {}, "rows_per_shard": rows_per_shard}
         with planned(Path(out), settings, lambda: source.units(rows_per_shard)) as manifest:
             Work(source, manifest, Path(out), scorer, count_tokens, workers).run()
-        return time.perf_counter() - start, read_scores(out, ["score"])["score"].to_pylist()
+        return clocks() - start, read_scores(out, ["score"])["score"].to_pylist()
 
 
-def in_memory(scorer: Scorer, batches: list[Any], count: int) -> tuple[float, list[float]]:
+def in_memory(scorer: Scorer, batches: list[Any], count: int) -> tuple[np.ndarray, list[float]]:
     """The model alone, on batches that are laid out; returns seconds and scores."""
     scores = [0.0] * count
-    start = time.perf_counter()
+    start = clocks()
     for batch, inputs in batches:
         inputs = {name: tensor.to(scorer.model.device) for name, tensor in inputs.items()}
         with torch.inference_mode():
             rows = scorer.model(**inputs).scores.tolist()
         for (i, _), row in zip(batch, rows, strict=True):
             scores[i] = row[0]
-    return time.perf_counter() - start, scores
+    return clocks() - start, scores
 
 
 def decode(scorer: Scorer, data: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def decode(scorer: Scorer, data: Path, args: argparse.Namespace) -> dict[str, An
         planned_batches = list(scorer._batches(part, [None] * len(part), "raise"))
         laid_out = list(scorer._inputs(planned_batches, part, [], "raise"))
         batches += [([(first + i, k) for i, k in batch], inputs) for batch, inputs in laid_out]
-    times: dict[str, list[float]] = {"score": [], "in_memory": []}
+    times: dict[str, list[Any]] = {"score": [], "in_memory": []}
     for number in range(args.rounds + 1):  # the first warms up
         command, scores = by_command(scorer, data, args.rows_per_shard, args.num_workers)
         memory, expected = in_memory(scorer, batches, len(groups))
@@ -117,12 +123,14 @@ def decode(scorer: Scorer, data: Path, args: argparse.Namespace) -> dict[str, An
         if number:
             times["score"].append(command)
             times["in_memory"].append(memory)
-    shares = [memory / command for memory, command in zip(times["in_memory"], times["score"], strict=True)]
+    shares = np.array(times["in_memory"]) / np.array(times["score"])
+    share, cpu_share = np.median(shares, 0)
+    seconds = {name: [round(float(one[0]), 2) for one in values] for name, values in times.items()}
     return {
-        "share": round(statistics.median(shares), 3), "shares": [round(one, 3) for one in shares],
-        "share_of_fastest": round(min(times["in_memory"]) / min(times["score"]), 3),
-        "seconds": {name: [round(one, 2) for one in values] for name, values in times.items()},
-        "rows_per_second": round(len(groups) / min(times["score"]), 1), "batches": len(batches),
+        "share": round(float(share), 3), "cpu_share": round(float(cpu_share), 3),
+        "shares": [round(float(one), 3) for one in shares[:, 0]],
+        "share_of_fastest": round(min(seconds["in_memory"]) / min(seconds["score"]), 3), "seconds": seconds,
+        "rows_per_second": round(len(groups) / min(seconds["score"]), 1), "batches": len(batches),
     }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ NEEDS = 'near-duplicates need imagehash: install it with `pip install "rs-rlhf[c
 _FLAT = np.array([0, 1 << 63], np.uint64)  # the hashes of a picture in one colour
 _PAIRS = 1 << 22  # pairs compared at once: 32 MB
 PART = 4096  # images after which what was found is kept
+AT_ONCE = 64  # rows, which hold their encoded images
 
 
 def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -256,15 +257,17 @@ def look_at_rows(
     rows = read_rows(inputs, units, row_ids)
     tables = [known]
     looked: list[dict[str, Any]] = []
-    with progress(len(row_ids), 0, "decoding images") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        while chunk := list(islice(rows, 64)):  # few at once: rows hold their encoded images
-            looked += pool.map(look, chunk)
-            advance(len(chunk))
-            if len(looked) >= PART:
-                tables.append(_kept(pa.Table.from_pylist(looked, schema), folder))
-                looked = []
-    if looked:
-        tables.append(_kept(pa.Table.from_pylist(looked, schema), folder))
+    try:
+        with progress(len(row_ids), 0, "decoding images") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+            while chunk := list(islice(rows, AT_ONCE)):
+                looked += pool.map(look, chunk)
+                advance(len(chunk))
+                if len(looked) >= PART:
+                    tables.append(_kept(pa.Table.from_pylist(looked, schema), folder))
+                    looked = []
+    finally:  # also when stopped
+        if looked:
+            tables.append(_kept(pa.Table.from_pylist(looked, schema), folder))
     return pa.concat_tables(tables)
 
 
@@ -322,8 +325,8 @@ def look_at_evaluation(sets: Sequence[str], options: ImageOptions, near: bool) -
     for given in sets:
         rows = load_images(*split_of(given))
         with progress(len(rows), 0, f"images of {given}") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(rows), 64):
-                some = rows[start : start + 64]
+            for start in range(0, len(rows), AT_ONCE):
+                some = rows[start : start + AT_ONCE]
                 for row, (digest, contents, own) in zip(some, pool.map(look, some), strict=True):
                     place = f"{given} {row['id']}"
                     for content in (digest, *contents):

@@ -21,6 +21,7 @@ from typing import Any
 from .image_files import resolve_path
 from .imagery import ImageError, ImageOptions, content_hash, read_image
 from .pairs import KINDS, NEEDS, PROMPTS, build_pairs, class_name
+from .preference_lists import LIST_KINDS, build_lists
 
 __all__ = ["exclude_images", "load_images", "main", "place_images", "split_files", "split_of", "stored_image"]
 
@@ -312,7 +313,11 @@ def _parser() -> argparse.ArgumentParser:
         help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
     add("--kinds", default=",".join(KINDS), help="comma-separated kinds of damage (default: all)")
     add("--pairs_per_image", "--pairs-per-image", type=int, default=5,
-        help="attempts per image, the kinds taking turns (default: 5)")  # fmt: skip
+        help="attempts (lists: lists) per image, the kinds taking turns (default: 5)")  # fmt: skip
+    add("--form", choices=("pairs", "list"), default="pairs",
+        help="pairs, or lists of one right text against many wrong ones (for --ranked_rejected false): of the class, "
+        "and of captions against those of other classes, with a wrong attribute, and cut short")  # fmt: skip
+    add("--rejected", type=int, default=8, help="rejected texts of a list (default: 8)")
     add("--seed", type=int, default=0, help="seed of all choices (default: 0)")
     add("--limit", type=int, help="use at most this many images, drawn by the seed")
     add("--overwrite", action="store_true", help="replace an existing output")
@@ -346,7 +351,15 @@ def _run(args: argparse.Namespace) -> None:
     stats: dict[str, Counter[str]] = {}
     kinds = [kind.strip() for kind in args.kinds.split(",") if kind.strip()]
     numbered = [{**row, "image": str(number)} for number, row in enumerate(rows)]
-    pairs = list(build_pairs(numbered, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats))
+    if args.form == "list":
+        if args.kinds != ",".join(KINDS):
+            raise ValueError("--kinds is for pairs; a list has all kinds that it can: leave it out.")
+        kinds, count = list(LIST_KINDS), args.pairs_per_image
+        pairs = list(build_lists(numbered, rejected=args.rejected, lists_per_image=count, seed=args.seed, stats=stats))
+    else:
+        pairs = list(
+            build_pairs(numbered, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats)
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = args.images_dir or output.parent / "images" / (args.split or "all")
     written = place_images(rows, output.parent, folder, args.overwrite, checked)
@@ -355,7 +368,7 @@ def _run(args: argparse.Namespace) -> None:
         for pair in pairs:
             lines.write(json.dumps({**pair, "image": rows[int(pair["image"])]["image"]}, ensure_ascii=False) + "\n")
     partial.replace(output)
-    print(f"{len(pairs)} pairs -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+    print(f"{len(pairs)} {'pairs' if args.form == 'pairs' else 'lists'} -> {output}" + (f"; {written} images -> {folder}" if written else ""))
     print(f"{'kind':<16}{'pairs':>8}{'skipped':>9}  needs")
     for kind in kinds:
         print(f"{kind:<16}{stats['made'][kind]:>8}{stats['skipped'][kind]:>9}  {NEEDS[kind]}")

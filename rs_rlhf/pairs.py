@@ -25,7 +25,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["ImagePool", "KINDS", "NEEDS", "PROMPTS", "build_pairs", "class_name", "damage_attribute", "near_equal"]
+__all__ = ["ImagePool", "KINDS", "NEEDS", "PROMPTS", "build_pairs", "class_name", "damage_attribute", "near_equal",
+           "truncated"]
 
 # Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
 PROMPTS: dict[str, str] = {
@@ -204,7 +205,7 @@ def damage_attribute(
     return "".join(parts)
 
 
-def _truncate(caption: str, rng: random.Random) -> str:
+def truncated(caption: str, rng: random.Random) -> str:
     """Cuts a caption short, repeats its beginning without end, or replaces it by a text that fits any image."""
     words = caption.split()
     way = rng.randrange(4) if len(words) > 5 else 3
@@ -287,7 +288,7 @@ def _one_pair(row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Ra
         return None
     if kind == "truncated":
         chosen = rng.choice(captions)
-        return chosen, _truncate(chosen, rng), ""
+        return chosen, truncated(chosen, rng), ""
     return pool.swap(row, kind == "same_class", rng) if label else None
 
 

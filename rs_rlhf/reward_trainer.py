@@ -59,6 +59,13 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
             "chosen completion must win over all of them, which are not ranked among themselves."
         },
     )
+    anchor_coefficient: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a term that makes scores comparable between images, as curation needs: chosen above 0, "
+            "rejected below (cross-entropy of each completion by itself). Needs output_activation 'identity'."
+        },
+    )
     image_blind: bool = field(
         default=False, metadata={"help": "Leave the images out: the text-only baseline that a score model must beat."}
     )
@@ -151,6 +158,22 @@ def plackett_luce_loss(
     return losses.mean()
 
 
+def anchor_loss(scores: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross-entropy of calling each completion right or wrong by its score alone, as verifiers are trained.
+
+    A ranking loss knows only differences within a group, so that all scores of one image may lie higher than those of
+    another (Cobbe et al. 2021, arXiv 2110.14168, train by such a loss alone). Chosen and rejected weigh alike.
+
+    Args:
+        scores (`torch.Tensor` of shape (B, N)): The chosen completion first.
+        sizes (`torch.Tensor` of shape (B,), *optional*): Length of each list; by default N.
+    """
+    scores = scores.float()
+    others = _exists(scores, sizes)[:, 1:]
+    rejected = nn.functional.softplus(scores[:, 1:]).masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)
+    return (nn.functional.softplus(-scores[:, 0]) + rejected).mean() / 2
+
+
 def _exists(scores: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
     """Which places of the padded lists hold a score; NaN cannot tell, since a diverged model gives NaN too."""
     if sizes is None:
@@ -222,6 +245,8 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         base = model.get_base_model() if is_peft_model(model) else model
         if not isinstance(base, ScoreModel):
             raise TypeError(f"model must be a path, a hub id or a ScoreModel, got {type(base).__name__}.")
+        if args.anchor_coefficient and base.config.output_activation != "identity":
+            raise ValueError("anchor_coefficient needs scores of either sign; set output_activation to 'identity'.")
         processing_class = processing_class or AutoProcessor.from_pretrained(base.config._name_or_path)
         if peft_config is None and not is_peft_model(model):
             set_trainable(model, args.trainable)
@@ -282,6 +307,8 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         if self.args.center_rewards_coefficient is not None:
             sums = scores.masked_fill(~_exists(scores, inputs["sizes"]), 0.0).sum(dim=1)
             loss = loss + self.args.center_rewards_coefficient * sums.square().mean()
+        if self.args.anchor_coefficient:
+            loss = loss + self.args.anchor_coefficient * anchor_loss(scores, inputs["sizes"])
         self._records["train" if self.model.training else "eval"].extend(_records(inputs, scores))
         return (loss, outputs) if return_outputs else loss
 

@@ -98,11 +98,11 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
         warn_cut(pairs, ClipModel(model, processor))
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
-    trainer.save_state()
     if tasks:
         metrics = last_figures(trainer) or trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    trainer.save_state()
     say(f"Model saved to {os.path.abspath(str(training_args.output_dir))}; see how it does with")
     say(f"  rs-rlhf eval --model {training_args.output_dir} --model-type clip --task TASK")
 

@@ -101,10 +101,10 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
     trainer = make_trainer(training_args, model_args, train_set, eval_set)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)  # with the processor
-    trainer.save_state()
-    trainer.accelerator.print(f"Model saved to {os.path.abspath(str(training_args.output_dir))}")
     if eval_set is not None and not evaluated_last(trainer):
         trainer.log_metrics("eval", trainer.evaluate())
+    trainer.save_state()
+    trainer.accelerator.print(f"Model saved to {os.path.abspath(str(training_args.output_dir))}")
 
 
 def check_arguments(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, picture
 from PIL import Image
+from scipy.stats import spearmanr
 
-from rs_rlhf import browse, cli, cuts, score_texts
+from rs_rlhf import browse, cli, curate, cuts, score_texts
 from rs_rlhf.browse_data import DRAWN, Ranked
 from rs_rlhf.score_files import read_scores
 from rs_rlhf.scored_samples import read_scored
@@ -226,22 +227,24 @@ def test_filters(page, scores):
         same(page.pages(view="best", **given), expected)
         summary = page.get("summary", threshold=10, **given)
         kept = [sample for sample in expected if sample["score"] >= 10]
-        assert summary["selected"] == {"samples": len(expected), "kept": len(kept), "errors": int(given == {"source": "two"})}
+        assert summary["selected"] == {
+            "samples": len(expected),
+            "kept": len(kept),
+            "errors": int(given == {"source": "two"}),
+        }
         same(page.pages(view="below", threshold=10, **given), [s for s in expected if s["score"] < 10])
     assert page.get("rows", view="errors", source="two", label="forest")["total"] == 1
     assert page.get("rows", view="errors", source="one")["total"] == 0
 
 
-def test_comparing_two_scorers(page, scores, others, tmp_path):
+def test_comparing_two_scorers(page, scores, others):
     ranked, other = by_hand(scores)[1], by_hand(others)[1]
-    place = {(sample["id"], *sample["texts"]): i for i, sample in enumerate(other)}
-    ranks = np.array([place[(sample["id"], *sample["texts"])] for sample in ranked])
+    keys = [[(sample["id"], sample["lines"][0]["text_index"]) for sample in own] for own in (ranked, other)]
+    ranks = np.array([keys[1].index(key) for key in keys[0]])
     k = cuts.count_of(0.3, len(ranked))
     compared = page.get("summary", top=0.3)["compared"]
     assert compared["name"] == "random" and compared["common"] == len(ranked) == len(other)
     assert compared["both"] == int((ranks[:k] < k).sum())
-    from scipy.stats import spearmanr
-
     values = [[s["score"] for s in ranked], [other[i]["score"] for i in ranks]]
     assert compared["correlation"] == pytest.approx(spearmanr(*values).statistic, abs=1e-6)
     here = [i for i in range(k) if ranks[i] >= k]
@@ -284,8 +287,6 @@ def test_a_threshold_is_written_so_that_it_means_the_same(scores):
     ranked = Ranked(read_scored(scores))
     for value in (-1e-5, 0.1, 1 / 3, -2.5, 12.0):
         command = shlex.split(browse.command(ranked, {"threshold": str(value)}, ranked.cut(threshold=value)))
-        from rs_rlhf import curate
-
         assert np.float32(curate._parser().parse_args(command[2:]).threshold[0]) == np.float32(value)
 
 
@@ -293,7 +294,9 @@ def test_a_threshold_is_written_so_that_it_means_the_same(scores):
 
 
 def row_of(page, row_id, text=0):
-    return next(row["row"] for row in page.pages(view="best") if row["id"] == row_id and row["texts"][0]["index"] == text)
+    return next(
+        row["row"] for row in page.pages(view="best") if row["id"] == row_id and row["texts"][0]["index"] == text
+    )
 
 
 def test_images_and_questions(page):
@@ -312,7 +315,11 @@ def test_images_and_questions(page):
 
 def test_images_that_are_broken_or_not_there(page):
     for path, status, sentence in (
-        (f"image/{row_of(page, 'pool.jsonl:1')}/0", 422, r"pool.jsonl:1: image '.*1.png': cannot be decoded, the file"),
+        (
+            f"image/{row_of(page, 'pool.jsonl:1')}/0",
+            422,
+            r"pool.jsonl:1: image '.*1.png': cannot be decoded, the file",
+        ),
         (f"image/{row_of(page, 'pool.jsonl:5')}/1", 404, "pool.jsonl:5 has 1 images; there is no image 1"),
         (f"image/{row_of(page, 'pool.jsonl:32')}/0", 404, "has 0 images"),
         (f"image/{page.pages(view='errors')[0]['row']}/0", 404, "pool.jsonl:31 has 0 images"),
@@ -416,7 +423,9 @@ def test_only_reading_and_only_under_its_own_name(page):
         assert page.client.get("/api/summary", headers={"Host": host}).status_code == 200
     html = page.client.get("/")
     policy = html.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "script-src 'self';" in policy and "access-control" not in str(html.headers)
+    assert (
+        "default-src 'none'" in policy and "script-src 'self';" in policy and "access-control" not in str(html.headers)
+    )
     text = html.text + page.client.get("/browse.js").text
     assert not re.search(r"https?://(?!www\.w3\.org/)", text) and "innerHTML" not in text
 
@@ -453,3 +462,140 @@ def test_nothing_has_a_score(tmp_path):
         assert summary["kept"]["samples"] == [0, 0] and sum(summary["histogram"]["counts"]) == 0
         assert page.get("rows")["total"] == 0 and page.get("rows", view="random")["total"] == 0
         assert page.get("rows", view="errors")["total"] == 2
+
+
+# In a browser
+
+
+def wait(browser, script):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 10).until(lambda it: it.execute_script(f"return {script}"))
+
+
+CARDS = "[...document.querySelectorAll('#rows article')]"
+DRAWN_ALL = f"{CARDS}.length > 0 && !document.querySelector('#rows.busy')"
+BELOW = "[...document.querySelectorAll('#below article')].map(card => card.dataset.id + card.textContent)"
+
+
+def opened(browser, page, address=""):
+    size = {"width": 1200, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(f"{page.url}/{address}")
+    wait(browser, f"{DRAWN_ALL} && document.querySelector('.big')")
+
+
+def text_of(browser, selector):
+    return browser.execute_script(f"return document.querySelector({selector!r}).textContent")
+
+
+def typed(browser, name, text):
+    from selenium.webdriver import Keys
+
+    field = browser.find_element("id", name)
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(text)
+
+
+def test_the_page_loads_from_this_server_alone(browser, page, scores):
+    opened(browser, page)
+    wait(browser, "document.images.length > 0 && [...document.images].every(i => i.complete)")
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert all(url.startswith((page.url, f"blob:{page.url}", "data:", "about:")) for url in urls), urls
+    assert [entry for entry in browser.get_log("browser") if "/api/image/" not in entry["message"]] == []
+    assert browser.execute_script("return [...document.images].every(i => i.naturalWidth > 0 && i.alt)")
+    k, count = page.get("summary")["kept"]["samples"]
+    assert text_of(browser, ".big") == str(k) and f"of {count} samples kept" in text_of(browser, "#figures")
+    assert text_of(browser, "#command") == page.get("summary", top=0.3)["cut"]["command"]
+    assert browser.execute_script("return document.querySelectorAll('#histogram .kept rect').length") == 90
+
+
+def test_moving_the_cut_moves_counts_and_samples(browser, page):
+    from selenium.webdriver import ActionChains, Keys
+
+    opened(browser, page)
+    before = browser.execute_script(f"return {BELOW}")
+    assert len(before) == 12
+    typed(browser, "top", "60")
+    wait(browser, f"{DRAWN_ALL} && {BELOW}.join() !== {json.dumps(before)}.join()")
+    expected = page.get("summary", top=0.6)
+    wait(browser, f"document.querySelector('.big').textContent === '{expected['kept']['samples'][0]}'")
+    assert browser.find_element("id", "threshold").get_property("value") == expected["cut"]["threshold_text"]
+    shown = browser.execute_script("return [...document.querySelectorAll('#below article')].map(c => c.dataset.row)")
+    assert shown == [str(row["row"]) for row in page.get("rows", view="below", top=0.6, size=12)["rows"]]
+
+    typed(browser, "threshold", "20")
+    expected = page.get("summary", threshold=20)
+    wait(browser, f"document.querySelector('.big').textContent === '{expected['kept']['samples'][0]}'")
+    assert text_of(browser, "#command") == expected["cut"]["command"] and "--threshold=20.0" in text_of(
+        browser, "#command"
+    )
+    tops = "Number(document.getElementById('top').value)"
+    assert browser.execute_script(f"return {tops}") == pytest.approx(100 * expected["cut"]["top"], rel=1e-4)
+
+    line = browser.find_element("css selector", ".cut circle")
+    ActionChains(browser).drag_and_drop_by_offset(line, -200, 100).perform()
+    wait(browser, f"Number(document.querySelector('.big').textContent) > {expected['kept']['samples'][0]}")
+    dragged = wait(browser, "Number(document.getElementById('threshold').value)")
+    wait(browser, f"document.querySelector('.big').textContent === "
+                  f"'{page.get('summary', threshold=dragged)['kept']['samples'][0]}'")  # fmt: skip
+
+    browser.execute_script("document.querySelector('.cut').focus()")
+    ActionChains(browser).send_keys(Keys.HOME).perform()
+    everything = page.get("summary")["kept"]["samples"][1]
+    wait(browser, f"document.querySelector('.big').textContent === '{everything}'")
+    typed(browser, "top", "0")
+    assert browser.find_element("id", "top").get_attribute("aria-invalid") == "true"
+
+
+def test_filtering_and_paging(browser, page):
+    from selenium.webdriver import ActionChains, Keys
+
+    opened(browser, page)
+    buttons = browser.find_elements("css selector", "#sources tbody button")
+    next(button for button in buttons if button.text == "two").click()
+    metas = f"{CARDS}.map(card => card.querySelector('.meta').textContent)"
+    wait(browser, f"{DRAWN_ALL} && {metas}.every(text => text.includes(' two'))")
+    expected = page.get("summary", top=0.3, source="two")["selected"]
+    assert f"of {expected['samples']} samples kept among those chosen" in text_of(browser, "#figures")
+    assert browser.find_element("id", "source").get_property("value") == "=two"
+    browser.find_element("id", "reset").click()
+    browser.find_element("css selector", "[data-view=best]").click()
+    total = page.get("rows")["total"]
+    wait(browser, f"document.getElementById('where').textContent === '1 to 24 of {total}'")
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+    wait(browser, f"document.getElementById('where').textContent === '25 to 48 of {total}' && {DRAWN_ALL}")
+    first = page.get("rows", page=1)["rows"][0]["row"]
+    assert browser.execute_script(f"return {CARDS}[0].dataset.row") == str(first)
+    address = browser.execute_script("return location.hash")
+    assert "view=best" in address and "page=1" in address
+    opened(browser, page, address)
+    assert browser.execute_script(f"return {CARDS}[0].dataset.row") == str(first)
+    browser.find_element("id", "errors").click()
+    wait(browser, f"{DRAWN_ALL} && {CARDS}.length === 1 && {CARDS}[0].textContent.includes('nowhere.png')")
+    ActionChains(browser).send_keys("j").perform()
+    assert browser.execute_script(f"return document.activeElement === {CARDS}[0]")
+
+
+def test_text_of_the_data_is_inert_and_a_broken_image_says_why(browser, page):
+    opened(browser, page, "#view=best&search=window.hacked")
+    assert browser.execute_script("return document.querySelector('#rows .words:not(.asked)').textContent") == HOSTILE
+    assert browser.execute_script("return window.hacked === undefined && !document.querySelector('img[src=x]')")
+    opened(browser, page, "#view=best&search=pool.jsonl%3A1")
+    reason = wait(browser, "document.querySelector('#rows .none.broken') && "
+                           "document.querySelector('#rows .none.broken').textContent")  # fmt: skip
+    assert "cannot be decoded, the file is truncated or corrupt" in reason
+    opened(browser, page, "#view=best&source=talk")
+    wait(browser, f"{CARDS}[0].textContent.includes('And more?')")
+
+
+def test_a_wrong_address_is_told(browser, page):
+    browser.get("about:blank")
+    browser.get(f"{page.url}/#source=nowhere")
+    told = wait(
+        browser, "!document.getElementById('problem').hidden && document.getElementById('problem').textContent"
+    )
+    assert "no sample has the source 'nowhere'" in told

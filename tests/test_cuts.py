@@ -61,8 +61,8 @@ def test_the_score_of_a_sample():
 
 @pytest.mark.parametrize(
     "fraction, n, expected",
-    [(0.3, 10, 3), (0.3, 5, 2), (0.5, 1, 1), (0.3, 1, 0), (0.29, 50, 15), (0.07, 50, 4), (1.0, 7, 7), (1e-5, 10**6, 10),
-     (0.1, 0, 0), (0.35, 10, 4)],
+    [(0.3, 10, 3), (0.3, 5, 2), (0.5, 1, 1), (0.3, 1, 0), (0.29, 50, 15), (0.07, 50, 4), (1.0, 7, 7),
+     (1e-5, 10**6, 10), (0.1, 0, 0), (0.35, 10, 4)],
 )  # fmt: skip
 def test_a_fraction_is_rounded_halves_up_as_it_is_written(fraction, n, expected):
     assert count_of(fraction, n) == expected
@@ -134,9 +134,7 @@ def test_of_duplicates_the_best_stays():
 
 
 def test_means_of_groups():
-    np.testing.assert_array_equal(
-        group_means(np.array([0, 0, 2, 2]), floats(1, 3, NAN, 5), 4), floats(2, NAN, 5, NAN)
-    )
+    np.testing.assert_array_equal(group_means(np.array([0, 0, 2, 2]), floats(1, 3, NAN, 5), 4), floats(2, NAN, 5, NAN))
 
 
 def test_the_outermost_bins_hold_what_lies_beyond():
