@@ -221,7 +221,8 @@ def main() -> None:
         runs = list(pool.map(lambda one: job(*one), todo))
         steps = {kind: next(run["steps"] for run in runs if run["kind"] == kind and run["arm"] == "model")
                  for kind in FIGURES}  # fmt: skip
-        full = [(kind, "full", seed, limit) for seed in args.seeds for kind in FIGURES for limit in (steps[kind], None)]
+        limits = {kind: (steps[kind], None) for kind in FIGURES}
+        full = [(kind, "full", seed, limit) for seed in args.seeds for kind in FIGURES for limit in limits[kind]]
         runs += list(pool.map(lambda one: job(*one), full))
     start = start_figures()
     lines = [*table(runs, start, "epochs"), "", *table(runs, start, "steps")]

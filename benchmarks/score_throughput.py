@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data, model = write_data(Path(folder) / "data", args.rows), write_model(Path(folder))
         scorer = Scorer.from_pretrained(model, device=args.device)
-        report = {"decode": decode(scorer, data, args), "processes": processes(model, data, args)}
+        report: dict[str, Any] = {"decode": decode(scorer, data, args), "processes": processes(model, data, args)}
     report |= {
         "rows": args.rows, "rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers,
         "rounds": args.rounds, "threads": args.threads, "cores": os.cpu_count(), "device": str(scorer.model.device),

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const VIEWS = [["cut", "around the cut"], ["best", "best"], ["worst", "worst"], ["random", "random"]];
 const COMPARED = [["only_here", "kept only here"], ["only_there", "kept only by the other"]];
-const SIZE = 24;
+const SIZE = innerWidth < 620 ? 12 : 24; // on a small screen both sides of the cut are to be within reach
 const START = { top: 0.3, threshold: null, source: null, label: null, low: "", high: "", search: "", errors: false,
   view: "cut", page: 0, seed: 0 };
 const state = { ...START };
@@ -91,7 +91,9 @@ async function showSummary() {
   chart.draw();
 }
 
+let shown = 0;
 async function showRows() {
+  const turn = ++shown;
   const sides = state.view === "cut" && !state.errors ? ["above", "below"] : [state.errors ? "errors" : state.view];
   $("rows").classList.add("busy");
   const slow = setTimeout(() => { $("where").textContent = "looking …"; }, 1000);
@@ -104,7 +106,7 @@ async function showRows() {
     tell(error);
   }
   clearTimeout(slow);
-  $("rows").classList.remove("busy");
+  if (turn === shown) $("rows").classList.remove("busy");
 }
 
 let waiting = null;
@@ -172,7 +174,7 @@ function showCut() {
   if (selected) figures.push(figure(whole(selected.kept), `of ${plural(selected.samples, unit)} kept among those chosen below`, percent(selected.kept / (selected.samples || 1))));
   if (cut.equal_dropped) figures.push(element("p", { class: "soft" }, `${whole(cut.equal_dropped)} with exactly the lowest score kept are dropped: the order of the data decides.`));
   $("figures").replaceChildren(...figures);
-  $("legend").textContent = selected ? `Bars: the chosen ${unit}, of ${whole(selected.samples)}. Drag the line, or move it with the arrow keys.`
+  $("legend").textContent = selected ? `Bars: the chosen ${unit}, of ${whole(selected.samples)}${summary.histogram.all ? "; pale, on a scale of its own: all" : ""}. Drag the line, or move it with the arrow keys.`
     : `Bars: ${unit} by score; blue is kept. Drag the line, or move it with the arrow keys.`;
 }
 
@@ -325,8 +327,8 @@ async function fillCard(card) { // its question and its images, when it comes in
 async function fillPicture(slot, card, k, count) {
   const reply = await fetch(`api/image/${card.dataset.row}/${k}`);
   if (!reply.ok) {
-    slot.classList.add("broken");
     slot.textContent = (await reply.json()).error;
+    slot.classList.add("broken");
     return;
   }
   const address = URL.createObjectURL(await reply.blob());
@@ -418,7 +420,7 @@ function listen() {
 }
 
 function key(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]), select")) return;
   const views = [...$("views").children];
   const cards = [...document.querySelectorAll("#rows article")];
   const go = (by) => {

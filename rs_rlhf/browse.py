@@ -25,7 +25,7 @@ from .arguments import READING, add_image_flags
 from .cuts import AGGREGATES
 from .declarations import DeclarationError, did_you_mean
 from .run_tables import fill_page
-from .server import KEEP_ALIVE, LOCAL, _add_error_handlers, _listen, _refusal
+from .server import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
 from .wire import RequestError
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -
     async def guarded(request: Request, call_next: Any) -> Any:
         name = re.sub(r":\d*$", "", request.headers.get("host", "")).strip("[]").lower()
         if not any_name and name not in LOCAL:
-            return _refusal(403, f"this page answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
+            return refusal(403, f"this page answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
         reply = await call_next(request)
         reply.headers.update({"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
                               "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})  # fmt: skip
@@ -302,7 +302,7 @@ def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -
         content = pictures.thumbnail(_whole(number, "the sample's number"), _whole(place, "the image's number"))
         return Response(content, media_type="image/jpeg")
 
-    _add_error_handlers(app)
+    add_error_handlers(app)
     return app
 
 
@@ -337,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DeclarationError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
     from .browse_images import Pictures
 
-    listener = _listen(args.host, args.port)
+    listener = listen(args.host, args.port)
     ranked = _ranked(args)
     pictures = Pictures(ranked, {name: getattr(args, name) for name in READING if getattr(args, name, None)})
     if args.host not in LOCAL:

@@ -108,7 +108,8 @@ class Ranked:
         self.select = lru_cache(4)(self._select)
         self.matching = lru_cache(4)(self._matching)
         self.histogram = lru_cache(16)(self._histogram)
-        self.shard = lru_cache(64)(lambda place: read_shard(self.shards[place][1], SHOWN))
+        self.sample = lru_cache(2000)(self._sample)
+        self.shard = lru_cache(4)(lambda place: read_shard(self.shards[place][1], SHOWN))
 
     # What it is
 
@@ -211,7 +212,7 @@ class Ranked:
 
     # Texts
 
-    def sample(self, number: int) -> tuple[int, list[dict[str, Any]], int]:
+    def _sample(self, number: int) -> tuple[int, list[dict[str, Any]], int]:
         """Reads a sample.
 
         Returns:

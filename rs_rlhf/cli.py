@@ -22,7 +22,7 @@ from . import __version__
 # Command -> one line for --help, and `module:function` that takes the arguments and returns the exit code.
 COMMANDS = {
     "reward": ("train a score model on preference pairs", "train_reward:command"),
-    "sft": ("fine-tune a vision-language model on captioned or labelled images", "train_sft:command"),
+    "sft": ("fine-tune a vision-language model on image-text data", "train_sft:command"),
     "grpo": ("improve a vision-language model with the score model as its reward", "train_grpo:command"),
     "serve": ("score over HTTP: the reward server", "server:main"),
     "report": ("write one HTML page about a training run, without W&B", "run_report:main"),

@@ -62,10 +62,10 @@ class ScoreStage:
         for raw in batch.to_pylist():
             name = raw.pop(self.id_column, None)
             if name is None:
-                raise DataError(f"a row has no `{self.id_column}`; id_column must name a column that tells rows apart, "
-                                f"the columns are {', '.join(batch.column_names)}", self.id_column)  # fmt: skip
-            where, root = str(name), self.image_root
-            rows.append(image_text_row(raw, where, root=root, where=where, source=self.source, **self.columns))
+                raise DataError(f"a row has no `{self.id_column}`; id_column must name a column that tells rows "
+                                f"apart, the columns are {', '.join(batch.column_names)}", self.id_column)  # fmt: skip
+            named: dict[str, Any] = {"root": self.image_root, "where": str(name), "source": self.source}
+            rows.append(image_text_row(raw, str(name), **named, **self.columns))
         lines = score_rows(rows, self.scorer, self.count_tokens, self.num_workers)
         return pa.Table.from_pylist(lines, schema=SCHEMA)
 
@@ -103,26 +103,19 @@ def score_dataset(
         ValueError: An option that `rs-rlhf score` does not know or would refuse.
     """
     try:
-        import ray.data
+        from ray.data import ActorPoolStrategy
     except ImportError as error:
         raise ImportError('Ray Data is not installed; pip install "rs-rlhf[ray]".') from error
     from .score_texts import scorer_arguments
 
     scorer_arguments(options)  # a mistake is told here, not by an actor on another machine
+    fewest, most = (concurrency, concurrency) if isinstance(concurrency, int) else concurrency
     return data.map_batches(
         ScoreStage,
         fn_constructor_args=[options, id_column, image_root, source],
         batch_format="pyarrow",
         batch_size=batch_size,
-        compute=_actors(concurrency),
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most),
         num_gpus=num_gpus,
         num_cpus=num_cpus,
     )
-
-
-def _actors(concurrency: int | tuple[int, int]) -> Any:
-    from ray.data import ActorPoolStrategy
-
-    if isinstance(concurrency, int):
-        return ActorPoolStrategy(size=concurrency)
-    return ActorPoolStrategy(min_size=concurrency[0], max_size=concurrency[1])

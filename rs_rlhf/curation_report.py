@@ -70,7 +70,7 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
 
 def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
     rows = [
-        [one["name"], _count(one["candidates"]), _count(one["kept"]), _number(one["score"]),
+        [one["name"] or "(none)", _count(one["candidates"]), _count(one["kept"]), _number(one["score"]),
          _count(one["equal_kept"]), _count(one["equal_dropped"])]
         for one in sorted(strata, key=lambda one: -one["candidates"])[:LINES]
     ]  # fmt: skip

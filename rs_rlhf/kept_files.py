@@ -73,8 +73,8 @@ class KeptRows:
 
 def absent(count: int, example: str, name: str) -> DataError:
     """The error of rows that are to be kept but are not there."""
-    return DataError(f"{count} rows that are to be kept are not in the data, such as {example!r}; give the data, in "
-                     "the version, that the list was made of", where=name)  # fmt: skip
+    return DataError(f"rows that are to be kept are not in the data: {count}, such as {example!r}; give the data that "
+                     "the list was made of, in the same version", where=name)  # fmt: skip
 
 
 def _grouped(ids: pa.Table) -> Iterator[tuple[str, frozenset[int]]]:

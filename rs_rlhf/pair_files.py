@@ -368,7 +368,8 @@ def _run(args: argparse.Namespace) -> None:
         for pair in pairs:
             lines.write(json.dumps({**pair, "image": rows[int(pair["image"])]["image"]}, ensure_ascii=False) + "\n")
     partial.replace(output)
-    print(f"{len(pairs)} {'pairs' if args.form == 'pairs' else 'lists'} -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+    what = "pairs" if args.form == "pairs" else "lists"
+    print(f"{len(pairs)} {what} -> {output}" + (f"; {written} images -> {folder}" if written else ""))
     print(f"{'kind':<16}{'pairs':>8}{'skipped':>9}  needs")
     for kind in kinds:
         print(f"{kind:<16}{stats['made'][kind]:>8}{stats['skipped'][kind]:>9}  {NEEDS[kind]}")

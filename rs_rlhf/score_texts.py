@@ -146,6 +146,26 @@ def limited(units: Sequence[Any], limit: int | None, name: str) -> list[Any]:
     return kept
 
 
+def scorer_arguments(options: Mapping[str, Any]) -> argparse.Namespace:
+    """Returns the command's arguments for options given by name, such as `{"model": "out/score-model"}`.
+
+    Raises:
+        ValueError: An option that the command does not know, or would refuse.
+    """
+    parser = _parser()
+    known = {action.dest for action in parser._actions}
+    data = ("input", "output", "split", "image_root", "rows_per_shard", "max_error_fraction", "limit", "help")
+    for name in options:
+        if name not in known or name in data:
+            choices = ", ".join(sorted(known - set(data)))
+            raise ValueError(f"{name!r} is no option of a scorer; choose from {choices}.")
+    args = parser.parse_args(["--input", "input", "--output", "output"])
+    for name, value in options.items():
+        setattr(args, name, value)
+    _check(args, parser)
+    return args
+
+
 # --- what scores ----------------------------------------------------------------------------------------------------
 
 

@@ -91,7 +91,7 @@ class Work:
         lines: list[dict[str, Any]] = []
         for rows in self._read(number):
             count += len(rows)
-            lines += self._score_rows(rows)
+            lines += score_rows(rows, self.scorer, self.count_tokens, self.num_workers)
         self._count_errors(count, lines, last)
         columns = {name: [line[name] for line in lines] for name in SCHEMA.names}
         texts = sum(line["text"] is not None for line in lines)
@@ -109,16 +109,6 @@ class Work:
         if unit.rows not in (-1, count):
             raise DataError(f"row {unit.first + count} and those after it are gone; the input has changed since the "
                             "run was planned: score anew to another --output", where=unit.file)  # fmt: skip
-
-    def _score_rows(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
-        """Returns the lines of a shard that these rows give."""
-        groups = [replace(group, where=row.row_id) for row in rows for group in row.groups]
-        shown = None if is_first() else False
-        with hashing(rows, self.num_workers) as hashes:
-            results = iter(_memory_told(self.scorer.score_groups, groups, show_progress=shown))
-            lines = [line for row in rows for line in _lines(row, results, hashes(row))]
-        tokens = iter(self.count_tokens([line["text"] for line in lines if line["text"] is not None]))
-        return [{**line, "tokens": None if line["text"] is None else next(tokens)} for line in lines]
 
     def _count_errors(self, rows: int, lines: Sequence[Mapping[str, Any]], last: bool) -> None:
         """Stops when too many rows have failed, before their shard is written: mended, they will be scored."""
@@ -140,6 +130,30 @@ class Work:
             "again, or raise --max_error_fraction",
             where=str(self.source.name),
         )
+
+
+def score_rows(
+    rows: Sequence[Any],
+    scorer: Any,
+    count_tokens: Callable[[Sequence[str]], list[int]],
+    num_workers: int = 2,
+) -> list[dict[str, Any]]:
+    """Scores image-text rows in one go.
+
+    Args:
+        rows (sequence of [`ImageTextRow`]): Rows; those with an error come out as one line.
+        scorer, count_tokens, num_workers: As in [`Work`].
+
+    Returns:
+        `list[dict]`: The lines of a shard that they give, in order, with the columns of [`SCHEMA`].
+    """
+    groups = [replace(group, where=row.row_id) for row in rows for group in row.groups]
+    shown = None if is_first() else False
+    with hashing(rows, num_workers) as hashes:
+        results = iter(_memory_told(scorer.score_groups, groups, show_progress=shown))
+        lines = [line for row in rows for line in _lines(row, results, hashes(row))]
+    tokens = iter(count_tokens([line["text"] for line in lines if line["text"] is not None]))
+    return [{**line, "tokens": None if line["text"] is None else next(tokens)} for line in lines]
 
 
 def _lines(row: Any, results: Iterator[Any], image: str | DataError) -> list[dict[str, Any]]:

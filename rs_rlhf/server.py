@@ -79,14 +79,14 @@ def create_app(service: Service) -> Any:
     @app.get("/health")
     async def health() -> Any:
         if service.draining or not service.batcher.is_alive():
-            return _refusal(503, "shutting down." if service.draining else "the scoring thread has ended.")
+            return refusal(503, "shutting down." if service.draining else "the scoring thread has ended.")
         return {"status": "ok"}
 
-    _add_error_handlers(app)
+    add_error_handlers(app)
     return app
 
 
-def _refusal(status: int, sentence: str) -> Any:
+def refusal(status: int, sentence: str) -> Any:
     """Answers with an error: one sentence, and what a client should do with its connection."""
     from fastapi.responses import JSONResponse
 
@@ -111,21 +111,21 @@ async def _timed(service: Service, request: Any, convert: Callable, answer: Call
         service.metrics.seconds.observe(time.perf_counter() - start)
 
 
-def _add_error_handlers(app: Any) -> None:
+def add_error_handlers(app: Any) -> None:
     """Makes every error an answer of one sentence."""
     from starlette.exceptions import HTTPException
 
     @app.exception_handler(RequestError)
     async def refused(request: Any, error: RequestError) -> Any:
-        return _refusal(error.status, error.sentence)
+        return refusal(error.status, error.sentence)
 
     @app.exception_handler(HTTPException)
     async def not_here(request: Any, error: HTTPException) -> Any:
-        return _refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}.")
+        return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}.")
 
     @app.exception_handler(Exception)
     async def failed(request: Any, error: Exception) -> Any:
-        return _refusal(500, f"the server failed ({type(error).__name__}); its log has the cause.")
+        return refusal(500, f"the server failed ({type(error).__name__}); its log has the cause.")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -175,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
     missing = [name for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client") if not find_spec(name)]
     if missing:
         raise DeclarationError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
-    listener = _listen(args.host, args.port)
+    listener = listen(args.host, args.port)
 
     from .scorer import Scorer
 
@@ -196,7 +196,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _listen(host: str, port: int) -> Any:
+def listen(host: str, port: int) -> Any:
     """Takes the address before the model is loaded, which may take minutes."""
     import socket
 

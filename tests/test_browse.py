@@ -21,8 +21,10 @@ from scipy.stats import spearmanr
 
 from rs_rlhf import browse, cli, curate, cuts, score_texts
 from rs_rlhf.browse_data import DRAWN, Ranked
+from rs_rlhf.browse_images import Pictures
 from rs_rlhf.score_files import read_scores
 from rs_rlhf.scored_samples import read_scored
+from rs_rlhf.wire import RequestError
 
 HOSTILE = "<img src=x onerror='window.hacked = 1'> & </script><script>window.hacked = 1</script>"
 ROWS = 60
@@ -227,11 +229,8 @@ def test_filters(page, scores):
         same(page.pages(view="best", **given), expected)
         summary = page.get("summary", threshold=10, **given)
         kept = [sample for sample in expected if sample["score"] >= 10]
-        assert summary["selected"] == {
-            "samples": len(expected),
-            "kept": len(kept),
-            "errors": int(given == {"source": "two"}),
-        }
+        failed = int(given == {"source": "two"})
+        assert summary["selected"] == {"samples": len(expected), "kept": len(kept), "errors": failed}
         same(page.pages(view="below", threshold=10, **given), [s for s in expected if s["score"] < 10])
     assert page.get("rows", view="errors", source="two", label="forest")["total"] == 1
     assert page.get("rows", view="errors", source="one")["total"] == 0
@@ -257,7 +256,7 @@ def test_comparing_two_scorers(page, scores, others):
 
 def test_conversations_by_their_worst_turn_and_rows_as_a_whole(scores):
     flags = ["--per", "row", "--aggregate", "min"]
-    for per, aggregate, function in (("text", "min", np.min), ("text", "mean", np.mean)):
+    for aggregate, function in (("min", np.min), ("mean", np.mean)):
         ranked = Ranked(read_scored(scores, aggregate=aggregate))
         assert ranked.scores.tolist() == [sample["score"] for sample in by_hand(scores, function)[1]]
     with Browsing(scores, *flags) as page:
@@ -294,9 +293,8 @@ def test_a_threshold_is_written_so_that_it_means_the_same(scores):
 
 
 def row_of(page, row_id, text=0):
-    return next(
-        row["row"] for row in page.pages(view="best") if row["id"] == row_id and row["texts"][0]["index"] == text
-    )
+    rows = page.pages(view="best", search=row_id)
+    return next(row["row"] for row in rows if row["id"] == row_id and row["texts"][0]["index"] == text)
 
 
 def test_images_and_questions(page):
@@ -353,12 +351,12 @@ def test_images_inside_the_data(format, tmp_path):
                     info.size = len(part)
                     tar.addfile(info, io.BytesIO(part))
     score(tmp_path / "in", tmp_path / "scores")
-    with Browsing(tmp_path / "scores") as page:
-        for row in page.get("rows", view="worst", size=40)["rows"]:
-            place = int(row["id"].rpartition(":")[2])
-            reply = page.client.get(f"/api/image/{row['row']}/0")
-            shown = np.asarray(Image.open(io.BytesIO(reply.content)), np.float64)
-            assert np.abs(shown - np.asarray(picture(place), np.float64)).mean() < 12
+    pictures = Pictures(Ranked(read_scored(tmp_path / "scores")))
+    pictures.expect(range(20))
+    for number in [*range(39, -1, -1), *range(40)]:
+        shown = np.asarray(Image.open(io.BytesIO(pictures.thumbnail(number, 0))), np.float64)
+        assert np.abs(shown - np.asarray(picture(number), np.float64)).mean() < 12
+    assert len(pictures.held) == 40 and pictures.size == sum(map(len, contents))
 
 
 def test_image_options_of_a_command_that_scored_without_them(tmp_path):
@@ -367,12 +365,11 @@ def test_image_options_of_a_command_that_scored_without_them(tmp_path):
     wide.save(tmp_path / "in" / "w.tif")
     (tmp_path / "in" / "a.jsonl").write_text(json.dumps({"image": "w.tif", "text": "a field"}) + "\n")
     score(tmp_path / "in", tmp_path / "scores")
-    with Browsing(tmp_path / "scores") as page:
-        reply = page.client.get("/api/image/0/0")
-        assert reply.status_code == 422 and "stretch: percentile" in reply.json()["error"]
-    with Browsing(tmp_path / "scores", "--stretch", "percentile") as page:
-        shown = np.asarray(Image.open(io.BytesIO(page.client.get("/api/image/0/0").content)))
-        assert shown.shape == (64, 64, 3) and shown.max() > 240 and shown.min() < 15
+    ranked = Ranked(read_scored(tmp_path / "scores"))
+    with pytest.raises(RequestError, match="stretch: percentile"):
+        Pictures(ranked).thumbnail(0, 0)
+    shown = np.asarray(Image.open(io.BytesIO(Pictures(ranked, {"stretch": "percentile"}).thumbnail(0, 0))))
+    assert shown.shape == (64, 64, 3) and shown.max() > 240 and shown.min() < 15
 
 
 # What is refused
@@ -454,14 +451,22 @@ def test_folders_that_cannot_be_browsed(scores, others, data, tmp_path, capsys):
         assert page.get(f"row/{row_of(page, 'pool.jsonl:50')}")["prompts"] == ["What is 50?", "And more?"]
 
 
+def test_what_is_missing_to_serve_it_is_told(page, scores, monkeypatch, capsys):
+    assert cli.main(["browse", str(scores), "--port", page.url.rpartition(":")[2]]) == 1
+    assert "cannot listen on 127.0.0.1, port" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert cli.main(["browse", str(scores), "--port", "0"]) == 1
+    assert "fastapi not installed; install them with `pip install rs-rlhf[server]`." in capsys.readouterr().err
+
+
 def test_nothing_has_a_score(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
     score(tmp_path / "in.jsonl", tmp_path / "scores")
-    with Browsing(tmp_path / "scores") as page:
-        summary = page.get("summary")
-        assert summary["kept"]["samples"] == [0, 0] and sum(summary["histogram"]["counts"]) == 0
-        assert page.get("rows")["total"] == 0 and page.get("rows", view="random")["total"] == 0
-        assert page.get("rows", view="errors")["total"] == 2
+    ranked = Ranked(read_scored(tmp_path / "scores"))
+    summary = browse.summary(ranked, {})
+    assert summary["kept"]["samples"] == [0, 0] and sum(summary["histogram"]["counts"]) == 0
+    for view, total in (("best", 0), ("random", 0), ("above", 0), ("errors", 2)):
+        assert browse.rows(ranked, Pictures(ranked), {"view": view})["total"] == total
 
 
 # In a browser
@@ -491,6 +496,11 @@ def text_of(browser, selector):
     return browser.execute_script(f"return document.querySelector({selector!r}).textContent")
 
 
+def clicked(browser, button):
+    browser.execute_script("arguments[0].scrollIntoView({ block: 'center' })", button)
+    button.click()
+
+
 def typed(browser, name, text):
     from selenium.webdriver import Keys
 
@@ -515,6 +525,7 @@ def test_the_page_loads_from_this_server_alone(browser, page, scores):
 
 def test_moving_the_cut_moves_counts_and_samples(browser, page):
     from selenium.webdriver import ActionChains, Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     opened(browser, page)
     before = browser.execute_script(f"return {BELOW}")
@@ -539,9 +550,12 @@ def test_moving_the_cut_moves_counts_and_samples(browser, page):
     line = browser.find_element("css selector", ".cut circle")
     ActionChains(browser).drag_and_drop_by_offset(line, -200, 100).perform()
     wait(browser, f"Number(document.querySelector('.big').textContent) > {expected['kept']['samples'][0]}")
-    dragged = wait(browser, "Number(document.getElementById('threshold').value)")
-    wait(browser, f"document.querySelector('.big').textContent === "
-                  f"'{page.get('summary', threshold=dragged)['kept']['samples'][0]}'")  # fmt: skip
+    WebDriverWait(browser, 10).until(
+        lambda it: (
+            (value := it.find_element("id", "threshold").get_property("value"))
+            and text_of(it, ".big") == str(page.get("summary", threshold=value)["kept"]["samples"][0])
+        )
+    )
 
     browser.execute_script("document.querySelector('.cut').focus()")
     ActionChains(browser).send_keys(Keys.HOME).perform()
@@ -556,14 +570,14 @@ def test_filtering_and_paging(browser, page):
 
     opened(browser, page)
     buttons = browser.find_elements("css selector", "#sources tbody button")
-    next(button for button in buttons if button.text == "two").click()
+    clicked(browser, next(button for button in buttons if button.text == "two"))
     metas = f"{CARDS}.map(card => card.querySelector('.meta').textContent)"
     wait(browser, f"{DRAWN_ALL} && {metas}.every(text => text.includes(' two'))")
     expected = page.get("summary", top=0.3, source="two")["selected"]
     assert f"of {expected['samples']} samples kept among those chosen" in text_of(browser, "#figures")
     assert browser.find_element("id", "source").get_property("value") == "=two"
-    browser.find_element("id", "reset").click()
-    browser.find_element("css selector", "[data-view=best]").click()
+    clicked(browser, browser.find_element("id", "reset"))
+    clicked(browser, browser.find_element("css selector", "[data-view=best]"))
     total = page.get("rows")["total"]
     wait(browser, f"document.getElementById('where').textContent === '1 to 24 of {total}'")
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
@@ -574,7 +588,7 @@ def test_filtering_and_paging(browser, page):
     assert "view=best" in address and "page=1" in address
     opened(browser, page, address)
     assert browser.execute_script(f"return {CARDS}[0].dataset.row") == str(first)
-    browser.find_element("id", "errors").click()
+    clicked(browser, browser.find_element("id", "errors"))
     wait(browser, f"{DRAWN_ALL} && {CARDS}.length === 1 && {CARDS}[0].textContent.includes('nowhere.png')")
     ActionChains(browser).send_keys("j").perform()
     assert browser.execute_script(f"return document.activeElement === {CARDS}[0]")

@@ -51,7 +51,7 @@ def test_the_demo_leaves_its_picture_and_refuses_other_folders(folder, tmp_path)
 
 def test_the_readme_has_the_blocks_that_are_run():
     assert [language for language, _ in BLOCKS] == [
-        "", "python", "bash", "bash", "python", "bash", "python", "bash", "bash", "bash", "python", "bash",
+        "", "python", "bash", "bash", "python", "bash", "python", "bash", "bash", "bash", "bash", "python", "bash",
     ]  # fmt: skip
 
 
@@ -63,8 +63,8 @@ def test_make_targets_exist():
 
 EXPECTED = {
     1: "[[", 2: "learning_curve.png", 3: "| all | 20 |", 4: "train_runtime", 5: "report.html",
-    6: "rewards/score_reward", 7: "dpo.jsonl", 8: '"scores":', 9: "| best score |",
-    10: "of 16 samples were saved", 11: "results_",
+    6: "rewards/score_reward", 7: "dpo.jsonl", 8: '"scores":', 9: "eval_scenes_top1",
+    10: "| best score |", 11: "of 16 samples were saved", 12: "results_",
 }  # fmt: skip
 
 

@@ -1,0 +1,110 @@
+"""Scoring as a stage of Ray Data, on a real local cluster of two nodes, one of which is killed."""
+
+import json
+import os
+import time
+
+import pytest
+from PIL import Image
+
+from rs_rlhf import curation_ray
+from rs_rlhf.score_files import SCHEMA, read_scores
+from rs_rlhf.score_texts import main as score
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install rs-rlhf[ray]")
+ROWS = 120
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    Image.new("RGB", (64, 64), "green").save(folder / "green.png")
+    rows = [{"id": f"row {i}", "image": "green.png", "caption": f"{'very ' * (i % 7)}green"} for i in range(ROWS)]
+    rows[5]["image"] = "missing.png"
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def rows_of(data, blocks):
+    rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
+    return ray.data.from_items(rows, override_num_blocks=blocks)
+
+
+def lines(dataset):
+    found = dataset.take_all()
+    assert set(found[0]) == set(SCHEMA.names)
+    return {(line["row_id"], line["text_index"]): (line["score"], line["error"]) for line in found}, len(found)
+
+
+def slowed(batch):
+    time.sleep(0.5)
+    return batch
+
+
+def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(cluster, data, tmp_path):
+    node = cluster.add_node(num_cpus=1)
+    slow = rows_of(data, 30).map_batches(slowed, batch_size=4, num_cpus=0.5)
+    stage = curation_ray.score_dataset(
+        slow, scorer="length", image_root=str(data), concurrency=(1, 2), batch_size=4, num_cpus=0.25
+    )
+    found = []
+    for count, line in enumerate(stage.iter_rows()):
+        found.append(line)
+        if count == 10:
+            cluster.remove_node(node, allow_graceful=False)
+    assert sorted(line["row_id"] for line in found) == sorted(f"row {i}" for i in range(ROWS))
+    given = ["--input", str(data / "rows.jsonl"), "--scorer", "length", "--max_error_fraction", "1"]
+    assert score([*given, "--output", str(tmp_path / "scores")]) == 0
+    expected = read_scores(tmp_path / "scores").to_pylist()
+    by_id = {line["row_id"]: line for line in found}
+    for i, line in enumerate(expected):
+        other = by_id[f"row {i}"]
+        same = ("text_index", "score", "tokens", "image_hash", "text", "whole", "label")
+        assert {name: other[name] for name in same} == {name: line[name] for name in same}
+        assert (other["error"] is None) == (line["error"] is None) == (i != 5)
+
+
+def test_a_model_scores_as_in_process(cluster, data, score_model_path):
+    stage = curation_ray.score_dataset(
+        rows_of(data, 2).limit(8), model=str(score_model_path), image_root=str(data), batch_size=4
+    )
+    from rs_rlhf import Scorer
+
+    scorer = Scorer.from_pretrained(score_model_path)
+    found, count = lines(stage)
+    assert count == 8
+    for i in (0, 1, 6):
+        expected = scorer.score(images=[str(data / "green.png")], completions=[[f"{'very ' * (i % 7)}green"]])
+        assert found[f"row {i}", 0][0] == pytest.approx(expected[0][0], abs=1e-5)
+    assert found["row 5", 0][0] is None and "missing.png" in found["row 5", 0][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"scorer": "length", "sed": 1}, "'sed' is no option"), ({"scorer": "length", "dtype": "float16"}, "not read"),
+     ({}, "no --model"), ({"scorer": "length", "input": "x"}, "'input' is no option")],
+)  # fmt: skip
+def test_wrong_options_are_told_before_anything_starts(options, told):
+    with pytest.raises(ValueError, match=told):
+        curation_ray.score_dataset(None, **options)
+
+
+def test_rows_need_an_id(data):
+    import pyarrow as pa
+
+    stage = curation_ray.ScoreStage({"scorer": "length"}, "name", str(data), "")
+    with pytest.raises(ValueError, match="id_column must name a column"):
+        stage(pa.table({"image": ["green.png"], "caption": ["green"]}))
