@@ -91,6 +91,18 @@ def cut(seed: int = 0) -> dict[str, str]:
     return data
 
 
+def labels_of(arm: str, data: str) -> str:
+    """Writes the class labels of an arm's rows, which the VLM is trained on; returns their folder."""
+    folder = OUT / "labels" / arm
+    rows = (Path(data) / POOL.name if arm != "full" else POOL).read_text(encoding="utf-8").splitlines()
+    folder.mkdir(parents=True, exist_ok=True)
+    own = [row + "\n" for row in rows if json.loads(row)["source"] == "labels"]
+    (folder / "labels.jsonl").write_text("".join(own), encoding="utf-8")
+    about = {"version": 1, "image_root": str(POOL.parent.resolve())}
+    (folder / "curation.json").write_text(json.dumps(about), encoding="utf-8")
+    return str(folder)
+
+
 def kept(data: dict[str, str]) -> dict[str, Any]:
     """Counts what each arm keeps: rows, images, and the share that is clean, per source and kind of damage."""
     pool = rows_of(POOL)
@@ -116,9 +128,9 @@ def train(kind: str, arm: str, data: str, seed: int, steps: int | None, core: in
     folder = OUT / "runs" / name
     if not (folder / "trainer_state.json").exists():
         limit = [] if steps is None else ["--max_steps", str(steps)]
-        split = ["--dataset_train_split", "pool"] if arm == "full" else []
         what = "clip" if kind == "clip" else "sft"
-        options = ["--dataset_name", data, *split, "--seed", str(seed), "--output_dir", str(folder), *limit]
+        data = data if kind == "clip" else labels_of(arm, data)
+        options = ["--dataset_name", data, "--seed", str(seed), "--output_dir", str(folder), *limit]
         config = str(RECIPE / f"{kind}.yaml")
         seconds = command(what, "--config", config, *options, core=core, log=OUT / f"logs/{name}.log")
         (folder / "seconds.json").write_text(json.dumps(round(seconds)))

@@ -306,7 +306,7 @@ def _lists(scored: Scored, samples: Samples, left: LeftOut, figures: Mapping[str
          "count": len(errors)},
         {"title": "Images that are in an evaluation set", "columns": ["row", "evaluation image", "how"],
          "rows": left.excluded, "count": figures["rows"]["excluded"]},
-        {"title": "Near-duplicate images", "columns": ["left out", "stays"], "rows": list(map(list, near)),
+        {"title": "Near-duplicate images, row by row", "columns": ["left out", "stays"], "rows": list(map(list, near)),
          "count": left.near_images},
     ]  # fmt: skip
     return [one for one in lists if one["rows"]]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .curation_figures import FATES
 from .cuts import DROPPED, KEPT, Cut, Samples
 from .data import completion_text, prompt_text
 from .image_texts import ImageTextRow
@@ -26,7 +27,10 @@ SECTIONS = {
     "above": ("Just above the cut", "Kept, nearest to the cut (to that of their source or class, if each has one)."),
     "below": ("Just below the cut", "Dropped, nearest to the cut."),
     "worst": ("The worst", "Dropped, the lowest scores."),
-    "near": ("Near-duplicate images", "Each that was left out, and after it the image that stays."),
+    "near": (
+        "Near-duplicate images",
+        "Each that was left out, and beside it the one that stays: by the mean score of its samples.",
+    ),
 }
 
 
@@ -40,7 +44,8 @@ def pick(samples: Samples, strata: np.ndarray, cuts: Sequence[Cut], count: int) 
         count (`int`): How many of each kind.
 
     Returns:
-        `dict`: `best`, `worst`, `above` and `below` -> numbers of samples, the highest score first.
+        `dict`: `best`, `worst`, `above` and `below` -> numbers of samples, the highest score first, of
+            the worst the lowest.
     """
     at = np.full(int(strata.max(initial=0)) + 1, np.nan, np.float32)
     for one in cuts:
@@ -58,7 +63,8 @@ def pick(samples: Samples, strata: np.ndarray, cuts: Sequence[Cut], count: int) 
         places = np.flatnonzero(which & ~taken & np.isfinite(key))
         own = places[np.argsort(-key[places] if highest else key[places], kind="stable")[:count]]
         taken[own] = True
-        out[name] = own[np.argsort(-samples.score[own], kind="stable")].tolist()
+        shown = samples.score[own] if name == "worst" else -samples.score[own]
+        out[name] = own[np.argsort(shown, kind="stable")].tolist()
     return out
 
 
@@ -95,7 +101,7 @@ def make_gallery(
         for number in numbers[[of_row[own] == at for own in samples.row[numbers].tolist()]].tolist():
             cards[number] = {**_card(scored, samples, number, row), **picture}
     return [
-        {"title": title, "text": text, "cards": [cards[number] for number in chosen[name]]}
+        {"title": title, "text": text, "cards": [cards[number] for number in chosen[name]], "pairs": name == "near"}
         for name, (title, text) in SECTIONS.items()
         if chosen[name]
     ]
@@ -132,7 +138,7 @@ def _card(scored: Scored, samples: Samples, number: int, row: ImageTextRow) -> d
         other = samples.other[number]
         score += f" (other score: {f'{other:.4g}' if np.isfinite(other) else 'none'})"
     return {"parts": parts, "more": max(0, after - first - PARTS), "score": score,
-            "about": " · ".join(filter(None, about)), "kept": bool(samples.status[number] == KEPT)}  # fmt: skip
+            "about": " · ".join(filter(None, about)), "fate": FATES[samples.status[number]]}  # fmt: skip
 
 
 def cut_off(text: str) -> str:

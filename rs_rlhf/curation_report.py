@@ -22,7 +22,7 @@ FATES = {
     "error": "no score",
     "excluded": "image is in an evaluation set",
     "copy": "copy of another",
-    "near_duplicate": "image looks like a better one",
+    "near_duplicate": "looks like a better one",
     "dropped": "below the cut",
 }
 LISTED = 200  # rows of a list of what was left out
@@ -117,7 +117,7 @@ def _agreement(found: Mapping[str, Any], name: str) -> Table:
         ["overlap", _share(found["overlap"])],
         ["overlap to expect by chance", _share(found["chance"])],
     ]
-    return Table("Agreement with other scores", f"With {name}, keeping as many of each stratum.", ["", ""], rows)
+    return Table("Agreement with other scores", f"With {name}, keeping as many of each stratum.", ["", "found"], rows)
 
 
 def _lists(report: Mapping[str, Any]) -> list[Table]:
@@ -197,9 +197,9 @@ def page(report: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str
 
     Args:
         report (mapping): As for [`markdown`].
-        gallery (sequence of mappings): Sections of `curation_gallery.make_gallery`: `title`, `text`, and `cards`:
-            `parts` (`asked`, `text`, `score`), how many `more` there are, `score`, `about` (source, class, length,
-            row), `kept`, and `image` (a data URI), or `why` there is none.
+        gallery (sequence of mappings): Sections of `curation_gallery.make_gallery`: `title`, `text`, whether
+            they are `pairs`, and `cards`: `parts` (`asked`, `text`, `score`), how many `more` there are, `score`,
+            `about` (source, class, length, row), `fate`, and `image` (a data URI), or `why` there is none.
     """
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in report["facts"])
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report["notes"])
@@ -267,11 +267,13 @@ def _chart(made: Mapping[str, Any], width: int = 340, height: int = 120) -> str:
 
 
 def _section(section: Mapping[str, Any]) -> str:
-    cards = "".join(map(_card, section["cards"]))
-    return f"<p class='soft'>{escape(section['text'])}</p><div class='cards'>{cards}</div>"
+    pairs = section["pairs"]
+    cards = "".join(_card(card, told=pairs) for card in section["cards"])
+    kind = "cards pairs" if pairs else "cards"
+    return f"<p class='soft'>{escape(section['text'])}</p><div class='{kind}'>{cards}</div>"
 
 
-def _card(card: Mapping[str, Any]) -> str:
+def _card(card: Mapping[str, Any], told: bool) -> str:
     why = f"<span class='soft'>{escape(card['why'])}</span>"
     picture = why if card["image"] is None else f'<img src="{escape(card["image"])}" alt="{escape(card["about"])}">'
     texts = ""
@@ -280,9 +282,11 @@ def _card(card: Mapping[str, Any]) -> str:
         score = f" <span class='soft'>({escape(part['score'])})</span>" if part["score"] else ""
         texts += f"{asked}<p>{escape(part['text'])}{score}</p>"
     texts += f"<p class='soft'>… and {_count(card['more'])} more</p>" if card["more"] else ""
+    fate = f"<p class='soft'>{escape(FATES.get(card['fate'], card['fate']))}</p>" if told else ""
     more = why if card["image"] is not None and card["why"] else ""
+    kind = "kept" if card["fate"] == "kept" else "dropped"
     return (
-        f"<article class='{'kept' if card['kept'] else 'dropped'}'><div class='picture'>{picture}{more}</div>"
-        f"<div class='said'><b>{escape(card['score'])}</b><div class='texts'>{texts}</div>"
+        f"<article class='{kind}'><div class='picture'>{picture}{more}</div><div class='said'>"
+        f"<b>{escape(card['score'])}</b>{fate}<div class='texts'>{texts}</div>"
         f"<p class='soft'>{escape(card['about'])}</p></div></article>"
     )

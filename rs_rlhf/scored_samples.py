@@ -277,8 +277,8 @@ def leave_out(
         pictures = _pictures(scored, dedup == "near" or exclude_near, keep, left)
     if excluded:
         if evaluation.unread:
-            left.notes.append(f"{evaluation.unread} of {evaluation.images} evaluation images could not be decoded and "
-                              "were compared by their bytes only.")  # fmt: skip
+            left.notes.append("Evaluation images that could not be decoded and were compared by their bytes only: "
+                              f"{evaluation.unread} of {evaluation.images}.")  # fmt: skip
         found = near_duplicates.find_in_evaluation(pictures, evaluation, distance if exclude_near else None)
         _leave_out_excluded(scored, found, left)
     if dedup != "none":
@@ -302,8 +302,8 @@ def _pictures(scored: Scored, near: bool, keep: Path | None, left: LeftOut) -> p
     )  # fmt: skip
     pictures = pictures.filter(pc.is_in(pictures["image_hash"], value_set=names))
     if failed := pictures.filter(pc.is_valid(pictures["error"]))["error"].to_pylist():
-        left.notes.append(f"{len(failed)} images could not be decoded and were compared by their bytes only, "
-                          f"such as: {failed[0]}")  # fmt: skip
+        left.notes.append("Images that could not be decoded and were compared by their bytes only: "
+                          f"{len(failed)}, such as {failed[0]}.")  # fmt: skip
     return pictures
 
 

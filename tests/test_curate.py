@@ -283,10 +283,10 @@ def test_of_images_that_look_alike_the_best_stays(doubled, tmp_path):
     assert numbers(tmp_path / "near") == [3, 4, 5, 6, 8]
     found = about(tmp_path / "near")
     assert (found["figures"]["samples"]["copy"], found["figures"]["samples"]["near_duplicate"]) == (2, 2)
-    assert found["left_out"] == [{"title": "Near-duplicate images", "columns": ["left out", "stays"],
+    assert found["left_out"] == [{"title": "Near-duplicate images, row by row", "columns": ["left out", "stays"],
                                   "rows": [["rows.jsonl:0", "rows.jsonl:3"]], "count": 1}]  # fmt: skip
     page = (tmp_path / "near" / "report.html").read_text()
-    assert "Each that was left out, and after it the image that stays." in page
+    assert "Each that was left out, and beside it the one that stays" in page
     # The pictures are not decoded again for the next cut.
     (folder / "a_like.jpg").write_bytes(bytes(os.path.getsize(folder / "a_like.jpg")))
     assert curate(scores, "--output", tmp_path / "again", "--keep", 0.5, "--dedup", "near") == 0

@@ -184,7 +184,7 @@ def test_what_is_shown_is_never_shown_twice():
     order = np.argsort(-score)
     assert (
         chosen["best"] == [i for i in order if kept[i]][:8]
-        and chosen["worst"] == [i for i in order if not kept[i]][-8:]
+        and chosen["worst"] == [i for i in order if not kept[i]][:-9:-1]
     )
     at = {one.stratum: one.score for one in cuts}
     margin = {i: score[i] - at[strata[i]] for i in range(50)}
@@ -230,12 +230,12 @@ def test_every_text_of_the_data_is_only_text():
     samples = samples_of([2, 1], [KEPT, DROPPED], sources=[HOSTILE], labels=[HOSTILE])
     _, cuts = cut(samples.score, np.zeros(2, int), keep=0.5)
     card = {"parts": [{"asked": HOSTILE, "text": HOSTILE, "score": HOSTILE}], "more": 3, "score": HOSTILE,
-            "about": HOSTILE, "kept": True, "image": None, "why": HOSTILE}  # fmt: skip
+            "about": HOSTILE, "fate": HOSTILE, "image": None, "why": HOSTILE}  # fmt: skip
     shown = {**card, "image": "data:image/png;base64,AAAA\"'><script>"}
     lists = [{"title": HOSTILE, "columns": [HOSTILE], "rows": [[HOSTILE]], "count": 1}]
     report = report_of(samples, cuts, title=HOSTILE, facts=[[HOSTILE, HOSTILE]], notes=[HOSTILE], sample=HOSTILE,
                        compared=HOSTILE, lists=lists)  # fmt: skip
-    text = page(report, [{"title": HOSTILE, "text": HOSTILE, "cards": [card, shown]}])
+    text = page(report, [{"title": HOSTILE, "text": HOSTILE, "cards": [card, shown], "pairs": True}])
     read = Page(text)
     assert "script" not in read.tags and read.tags.count("img") == 1 and "<script" not in text
     assert read.images[0]["src"].endswith("\"'><script>") and set(read.images[0]) == {"src", "alt"}
