@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rs_rlhf import curation_ray
-from rs_rlhf.score_files import SCHEMA, read_scores
+from rs_rlhf.score_files import read_scores
 from rs_rlhf.score_texts import main as score
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install rs-rlhf[ray]")
@@ -38,25 +38,17 @@ def cluster():
     cluster.shutdown()
 
 
-def rows_of(data, blocks):
-    rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
-    return ray.data.from_items(rows, override_num_blocks=blocks)
-
-
-def lines(dataset):
-    found = dataset.take_all()
-    assert set(found[0]) == set(SCHEMA.names)
-    return {(line["row_id"], line["text_index"]): (line["score"], line["error"]) for line in found}, len(found)
-
-
-def slowed(batch):
-    time.sleep(0.5)
-    return batch
+def rows_of(data):
+    return [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
 
 
 def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(cluster, data, tmp_path):
+    def slowed(batch):  # workers cannot import this module: what is defined here is sent to them
+        time.sleep(0.5)
+        return batch
+
     node = cluster.add_node(num_cpus=1)
-    slow = rows_of(data, 30).map_batches(slowed, batch_size=4, num_cpus=0.5)
+    slow = ray.data.from_items(rows_of(data), override_num_blocks=30).map_batches(slowed, batch_size=4, num_cpus=0.5)
     stage = curation_ray.score_dataset(
         slow, scorer="length", image_root=str(data), concurrency=(1, 2), batch_size=4, num_cpus=0.25
     )
@@ -77,19 +69,19 @@ def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(clus
         assert (other["error"] is None) == (line["error"] is None) == (i != 5)
 
 
-def test_a_model_scores_as_in_process(cluster, data, score_model_path):
-    stage = curation_ray.score_dataset(
-        rows_of(data, 2).limit(8), model=str(score_model_path), image_root=str(data), batch_size=4
-    )
+def test_a_model_scores_as_in_process(data, score_model_path):
+    import pyarrow as pa
+
     from rs_rlhf import Scorer
 
+    stage = curation_ray.ScoreStage({"model": str(score_model_path)}, "id", str(data), "made up")
+    lines = stage(pa.Table.from_pylist(rows_of(data)[:8])).to_pylist()
+    assert [line["row_id"] for line in lines] == [f"row {i}" for i in range(8)]
     scorer = Scorer.from_pretrained(score_model_path)
-    found, count = lines(stage)
-    assert count == 8
     for i in (0, 1, 6):
         expected = scorer.score(images=[str(data / "green.png")], completions=[[f"{'very ' * (i % 7)}green"]])
-        assert found[f"row {i}", 0][0] == pytest.approx(expected[0][0], abs=1e-5)
-    assert found["row 5", 0][0] is None and "missing.png" in found["row 5", 0][1]
+        assert lines[i]["score"] == pytest.approx(expected[0][0], abs=1e-5) and lines[i]["source"] == "made up"
+    assert lines[5]["score"] is None and "missing.png" in lines[5]["error"]
 
 
 @pytest.mark.parametrize(
