@@ -178,8 +178,8 @@ def table(runs: list[dict[str, Any]], start: dict[str, dict[str, float]], same: 
     return lines
 
 
-def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, Any], path: Path) -> None:
-    """Draws the share of clean rows kept, and what CLIP and VLM learned from each arm at the same epochs."""
+def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, Any], same: str, path: Path) -> None:
+    """Draws the share of clean rows kept, and what CLIP and VLM learned from each arm."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -195,11 +195,12 @@ def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, A
         axes[0].bar(x, shares, 0.38, color=colors, hatch=hatch, edgecolor="white", label=source)
     axes[0].set_title("share of undamaged texts (plain: captions, hatched: labels)", fontsize="small")
     for axis, (kind, name) in zip(axes[1:], panels, strict=True):
-        own = [[run[name] for run in runs if run["kind"] == kind and run["table_arm"] == arm] for arm in ARMS]
+        arms = ["full_steps" if arm == "full" and same == "steps" else arm for arm in ARMS]
+        own = [[run[name] for run in runs if run["kind"] == kind and run["table_arm"] == arm] for arm in arms]
         axis.bar(range(len(ARMS)), [statistics.mean(one) for one in own], color=colors,
                  yerr=[statistics.stdev(one) for one in own], capsize=3)  # fmt: skip
         axis.axhline(start[kind][name], color="black", linestyle="--", linewidth=0.8)
-        axis.set_title(f"{'CLIP' if kind == 'clip' else 'VLM'} {name}, same epochs (dashed: before)", fontsize="small")
+        axis.set_title(f"{'CLIP' if kind == 'clip' else 'VLM'} {name}, same {same} (dashed: before)", fontsize="small")
     for axis in axes:
         axis.set_xticks(range(len(ARMS)), labels, fontsize="x-small", rotation=30)
     figure.savefig(path, dpi=100)
@@ -211,6 +212,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on its own core")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--same", nargs="+", choices=("steps", "epochs"), default=["steps", "epochs"],
+                        help="which comparisons to make; `epochs` takes more than 3 times the steps")  # fmt: skip
     args = parser.parse_args()
     data = cut()
     figures = kept(data)
@@ -233,14 +236,14 @@ def main() -> None:
         runs = list(pool.map(lambda one: job(*one), todo))
         steps = {kind: next(run["steps"] for run in runs if run["kind"] == kind and run["arm"] == "model")
                  for kind in FIGURES}  # fmt: skip
-        limits = {kind: (steps[kind], None) for kind in FIGURES}
+        limits = {kind: [steps[kind] if same == "steps" else None for same in args.same] for kind in FIGURES}
         full = [(kind, "full", seed, limit) for seed in args.seeds for kind in FIGURES for limit in limits[kind]]
         runs += list(pool.map(lambda one: job(*one), full))
     start = start_figures()
-    lines = [*table(runs, start, "epochs"), "", *table(runs, start, "steps")]
+    lines = [line for same in args.same for line in (*table(runs, start, same), "")]
     results = {"kept": figures, "start": start, "runs": runs, "tables": lines}
     (RECIPE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(runs, figures, start, RECIPE / "results.png")
+    draw(runs, figures, start, args.same[0], RECIPE / "results.png")
     print("\n".join(lines))
 
 

@@ -25,7 +25,7 @@ from transformers import AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.groups import split_rows
-from rs_rlhf.reward_trainer import plackett_luce_loss
+from rs_rlhf.preference_loss import plackett_luce_loss
 from rs_rlhf.synthetic import save_tiny_vlm
 
 

@@ -25,6 +25,7 @@ from .arguments import ImageArguments
 from .data import group_from_row
 from .groups import GroupCollator, set_pixel_budget, without_images
 from .metrics import comparisons, preference_metrics
+from .preference_loss import anchor_loss, held, plackett_luce_loss
 from .score_model import HEAD, ScoreModel, save_score_config
 from .vision_trainer import SetEpoch, VisionTrainerMixin
 from .worst_pairs import log_worst_pairs
@@ -127,58 +128,6 @@ class PreferenceCollator:
             for row, sample in zip(rows, samples, strict=True)
         ]
         return batch
-
-
-def plackett_luce_loss(
-    scores: torch.Tensor,
-    margin: torch.Tensor | None = None,
-    sizes: torch.Tensor | None = None,
-    places: int | None = None,
-) -> torch.Tensor:
-    """Negative log-likelihood of ranked lists under Plackett-Luce; Bradley-Terry for lists of two.
-
-    Summed over the places of a list, averaged over lists, as ScoreRS does (arXiv 2503.00743). Computed in float32
-    from differences of scores, so that it is stable for large scores and in bfloat16. A NaN score gives a NaN loss.
-
-    Args:
-        scores (`torch.Tensor` of shape (B, N)): Best to worst; anything beyond a list's size.
-        margin (`torch.Tensor` of shape (B,), *optional*): By how much each place should win over the later ones.
-        sizes (`torch.Tensor` of shape (B,), *optional*): Length of each list; by default N.
-        places (`int`, *optional*): First places that are ranked, the rest is not; by default all. With 1 the loss is
-            the cross-entropy of choosing the first.
-    """
-    scores = scores.float()
-    exists = _exists(scores, sizes)
-    filled = scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
-    rival = filled if margin is None else filled + margin[:, None]
-    losses = torch.zeros_like(scores[:, 0])
-    for place in range(scores.shape[1] - 1)[:places]:
-        behind = torch.logsumexp(rival[:, place + 1 :], dim=1) - filled[:, place]
-        losses = losses + torch.where(exists[:, place + 1], nn.functional.softplus(behind), 0.0)
-    return losses.mean()
-
-
-def anchor_loss(scores: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross-entropy of calling each completion right or wrong by its score alone, as verifiers are trained.
-
-    A ranking loss knows only differences within a group, so that all scores of one image may lie higher than those of
-    another (Cobbe et al. 2021, arXiv 2110.14168, train by such a loss alone). Chosen and rejected weigh alike.
-
-    Args:
-        scores (`torch.Tensor` of shape (B, N)): The chosen completion first.
-        sizes (`torch.Tensor` of shape (B,), *optional*): Length of each list; by default N.
-    """
-    scores = scores.float()
-    others = _exists(scores, sizes)[:, 1:]
-    rejected = nn.functional.softplus(scores[:, 1:]).masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)
-    return (nn.functional.softplus(-scores[:, 0]) + rejected).mean() / 2
-
-
-def _exists(scores: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
-    """Which places of the padded lists hold a score; NaN cannot tell, since a diverged model gives NaN too."""
-    if sizes is None:
-        return torch.ones_like(scores, dtype=torch.bool)
-    return torch.arange(scores.shape[1], device=scores.device)[None] < sizes[:, None]
 
 
 def set_trainable(model: ScoreModel, part: str) -> None:
@@ -305,7 +254,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         places = None if self.args.ranked_rejected else 1
         loss = plackett_luce_loss(scores, inputs["margin"], inputs["sizes"], places)
         if self.args.center_rewards_coefficient is not None:
-            sums = scores.masked_fill(~_exists(scores, inputs["sizes"]), 0.0).sum(dim=1)
+            sums = scores.masked_fill(~held(scores, inputs["sizes"]), 0.0).sum(dim=1)
             loss = loss + self.args.center_rewards_coefficient * sums.square().mean()
         if self.args.anchor_coefficient:
             loss = loss + self.args.anchor_coefficient * anchor_loss(scores, inputs["sizes"])

@@ -10,7 +10,7 @@ from test_damaged_texts import rows
 from rs_rlhf import cli
 from rs_rlhf.pairs import class_name
 from rs_rlhf.preference_lists import LIST_KINDS, build_lists
-from rs_rlhf.reward_trainer import anchor_loss
+from rs_rlhf.preference_loss import anchor_loss
 
 
 def test_the_chosen_text_is_the_images_own_and_no_rejected_one_is():

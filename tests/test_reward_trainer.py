@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 
 from rs_rlhf import ScoreModel, VisionRewardConfig, VisionRewardTrainer
 from rs_rlhf.checkpoints import is_whole, last_whole_checkpoint
-from rs_rlhf.reward_trainer import PreferenceCollator, ShuffledImages, plackett_luce_loss, set_trainable
+from rs_rlhf.preference_loss import plackett_luce_loss
+from rs_rlhf.reward_trainer import PreferenceCollator, ShuffledImages, set_trainable
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.groups import continue_positions, split_rows, tree_is_cheaper, tree_mask
-from rs_rlhf.reward_trainer import plackett_luce_loss
+from rs_rlhf.preference_loss import plackett_luce_loss
 from rs_rlhf.synthetic import save_tiny_vlm
 
 COMPLETIONS = ["a river runs through a forest.", "two planes.", "many buildings beside a long straight road", "yes"]
