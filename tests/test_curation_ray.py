@@ -2,16 +2,18 @@
 
 import json
 import os
-import time
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from rs_rlhf import curation_ray
 from rs_rlhf.score_files import read_scores
 from rs_rlhf.score_texts import main as score
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install rs-rlhf[ray]")
+pytest.importorskip("ray", reason="Ray is an extra: pip install rs-rlhf[ray]")
 ROWS = 120
 
 
@@ -25,38 +27,50 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
+# In a process of its own: Ray's threads outlive its shutdown.
+PIPELINE = """
+import json, sys, time
+import ray
+from ray.cluster_utils import Cluster
+from rs_rlhf.curation_ray import score_dataset
 
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+data, output = sys.argv[1:]
+
+def slowed(batch):
+    time.sleep(0.5)
+    return batch
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+node = cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+rows = [json.loads(line) for line in open(f"{data}/rows.jsonl")]
+slow = ray.data.from_items(rows, override_num_blocks=30).map_batches(slowed, batch_size=4, num_cpus=0.5)
+stage = score_dataset(slow, scorer="length", image_root=data, concurrency=(1, 2), batch_size=4, num_cpus=0.25)
+found = []
+for line in stage.iter_rows():
+    found.append(line)
+    if len(found) == 11:
+        assert len(ray.nodes()) == 2
+        cluster.remove_node(node, allow_graceful=False)
+assert sum(node["Alive"] for node in ray.nodes()) == 1
+with open(output, "w") as file:
+    json.dump(found, file)
+ray.shutdown()
+cluster.shutdown()
+"""
 
 
 def rows_of(data):
     return [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
 
 
-def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(cluster, data, tmp_path):
-    def slowed(batch):  # workers cannot import this module: what is defined here is sent to them
-        time.sleep(0.5)
-        return batch
-
-    node = cluster.add_node(num_cpus=1)
-    slow = ray.data.from_items(rows_of(data), override_num_blocks=30).map_batches(slowed, batch_size=4, num_cpus=0.5)
-    stage = curation_ray.score_dataset(
-        slow, scorer="length", image_root=str(data), concurrency=(1, 2), batch_size=4, num_cpus=0.25
-    )
-    found = []
-    for count, line in enumerate(stage.iter_rows()):
-        found.append(line)
-        if count == 10:
-            cluster.remove_node(node, allow_graceful=False)
+def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(data, tmp_path):
+    (tmp_path / "pipeline.py").write_text(PIPELINE)
+    command = [sys.executable, "pipeline.py", str(data), "found.json"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                          text=True, timeout=400)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((tmp_path / "found.json").read_text())
     assert sorted(line["row_id"] for line in found) == sorted(f"row {i}" for i in range(ROWS))
     given = ["--input", str(data / "rows.jsonl"), "--scorer", "length", "--max_error_fraction", "1"]
     assert score([*given, "--output", str(tmp_path / "scores")]) == 0
