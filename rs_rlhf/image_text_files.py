@@ -223,8 +223,8 @@ def open_image_texts(
         split (`str`, *optional*): Start of the names of the folder's files, or split of a data set (default: all
             files; of a data set the only split, or `"train"`).
         image_root (`str`, *optional*): Folder that relative image paths start from and that none may leave (default:
-            what the folder's `curation.json` says, else the folder of the file; for a data set that is not in a
-            folder, the working folder).
+            what the folder's `curation.json` says, which then also names columns, else the folder of the file; for a
+            data set that is not in a folder, the working folder).
         image_column (`str`, *optional*): Column of the image or images.
         text_column (`str`, *optional*): Column of the texts or turns.
 
@@ -244,14 +244,16 @@ def open_image_texts(
         raise DataError("no such file or folder; correct the path", "", name)
     folder = path if path.is_dir() else path.parent
     if root is None and path.exists():
-        root = _curated_root(folder)
+        curated = _curated(folder)
+        root = curated["image_root"]
+        options = {key: value or curated.get(key) for key, value in options.items()}
     if saved or not path.exists():
         data = _loaded(name, split, saved)
         return _of_dataset(data, split, name, root or (str(path.resolve()) if saved else os.getcwd()), options)
     files = _files(path, split)
     format = FORMATS[files[0].suffix]
     for file in files:
-        _check_file(file, format, image_column, text_column)
+        _check_file(file, format, options["image_column"], options["text_column"])
     root = root or os.path.commonpath([os.path.abspath(file.parent) for file in files])
     named = {file.relative_to(folder).as_posix(): file for file in files}
     return ImageTexts(name, root, format, named, folder=str(folder), **options)
@@ -303,18 +305,19 @@ def _check_file(path: Path, format: str, image_column: str | None, text_column: 
                 check_columns(csv_head(path).columns, name, image_column, text_column)
 
 
-def _curated_root(folder: Path) -> str | None:
-    """The image root that `rs-rlhf curate` has written beside its rows."""
+def _curated(folder: Path) -> dict[str, Any]:
+    """What `rs-rlhf curate` has written beside its rows on how to read them: `image_root` and named columns."""
     file = folder / "curation.json"
     if not file.exists():
-        return None
+        return {"image_root": None}
     try:
-        root = json.loads(file.read_bytes())["image_root"]
+        about = dict(json.loads(file.read_bytes()))
+        root = about["image_root"]
     except (ValueError, KeyError, TypeError):
         raise DataError("has no `image_root`; curate again, or give image_root", "image_root", str(file)) from None
     if root is not None and not isinstance(root, str):
         raise DataError(f"`image_root` is {root!r}, expected a folder; give image_root", "image_root", str(file))
-    return root
+    return about
 
 
 @contextmanager

@@ -360,6 +360,11 @@ def test_image_root(tmp_path):
         data = open_image_texts(kept)
         assert next(iter(data)).images == image and data.root == str(tmp_path / "pictures")
     assert open_image_texts(tmp_path / "kept", image_root=tmp_path).root == str(tmp_path)
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "t.jsonl").write_text('{"image": "0.png", "said": "a river"}\n')
+    about = {"image_root": str(tmp_path / "pictures"), "text_column": "said"}
+    (tmp_path / "named" / "curation.json").write_text(json.dumps(about))
+    assert [row.texts for row in open_image_texts(tmp_path / "named")] == [["a river"]]
     with pytest.raises(DataError, match="nowhere: no such folder; correct image_root"):
         open_image_texts(tmp_path / "t.jsonl", image_root="nowhere")
     (tmp_path / "kept" / "curation.json").write_text("{}")
