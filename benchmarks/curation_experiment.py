@@ -159,19 +159,20 @@ def table(runs: list[dict[str, Any]], start: dict[str, dict[str, float]], same: 
     head = [f"{'CLIP' if kind == 'clip' else 'VLM'} {name}" for kind, name in columns]
     lines = [f"| same {same} | " + " | ".join(head) + " |", "|---|" + "---|" * len(columns)]
 
-    def values(arm: str, kind: str, name: str) -> list[float]:
+    def values(arm: str, kind: str, name: str) -> dict[int, float]:
         wanted = f"{arm}_steps" if arm == "full" and same == "steps" else arm
-        return [run[name] for run in runs if run["table_arm"] == wanted and run["kind"] == kind]
+        return {run["seed"]: run[name] for run in runs if run["table_arm"] == wanted and run["kind"] == kind}
 
     lines.append("| before | " + " | ".join(f"{start[kind][name]:.1%}" for kind, name in columns) + " |")
     for arm in ARMS:
-        cells = [values(arm, *column) for column in columns]
+        cells = [list(values(arm, *column).values()) for column in columns]
         told = " | ".join(f"{statistics.mean(own):.1%} ± {statistics.stdev(own):.1%}" for own in cells)
         lines.append(f"| {NAMES[arm]} | {told} |")
     for arm in ("full", "random", "clip"):
         told = []
         for column in columns:
-            gaps = [a - b for a, b in zip(values("model", *column), values(arm, *column), strict=True)]
+            ours, theirs = values("model", *column), values(arm, *column)
+            gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
             half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
             told.append(f"{100 * statistics.mean(gaps):+.1f} ± {100 * half:.1f}")
         lines.append(f"| *score model − {NAMES[arm]}, points, 95%* | " + " | ".join(told) + " |")
