@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import cuts
+from .curation_figures import spearman
 from .data import DataError
 from .score_files import missing_units, read_shard, shard_path
 from .scored_samples import Scored, scorer_name
@@ -283,8 +284,6 @@ class Compared:
     """
 
     def __init__(self, name: str, own: Ranked) -> None:
-        from scipy.stats import rankdata
-
         self.scores: np.ndarray = own.samples.other  # type: ignore[assignment]  # there is one
         order = _descending(self.scores)
         self.ranks, self.count, self.order = _ranks(self.scores, order)[own.order], len(order), own.order
@@ -292,10 +291,8 @@ class Compared:
         self.name = "the other" if same else short_name(name)
         pairs = own.scores, self.scores[own.order]
         fine = np.isfinite(pairs[1])
-        self.common, self.correlation = int(fine.sum()), None
-        one, two = (scores[fine] for scores in pairs)
-        if len(one) > 1 and one.min() < one.max() and two.min() < two.max():
-            self.correlation = float(np.corrcoef(rankdata(one), rankdata(two))[0, 1])  # Spearman's
+        self.common = int(fine.sum())
+        self.correlation = spearman(*(scores[fine] for scores in pairs))
 
     def keeps(self, top: float) -> np.ndarray:
         """Returns for each of our ranks whether the others keep it, cut at some share."""

@@ -78,6 +78,7 @@ class ClipModel:
         dtype: Any = None,
         revision: str | None = None,
         batch_size: int = 64,
+        attn_implementation: str | None = None,
     ) -> ClipModel:
         """Loads a dual encoder, in safetensors, from a folder or hub id.
 
@@ -88,6 +89,7 @@ class ClipModel:
             dtype (`str` or `torch.dtype`, *optional*): By default the checkpoint's.
             revision (`str`, *optional*): Branch, tag or commit on the hub.
             batch_size (`int`): As in the class.
+            attn_implementation (`str`, *optional*): As in transformers.
 
         Raises:
             ValueError: It cannot be loaded, is no dual encoder, or weights are missing, so that part of it would be
@@ -97,6 +99,7 @@ class ClipModel:
         from transformers import AutoModel, AutoProcessor
 
         options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "revision": revision}
+        options["attn_implementation"] = attn_implementation
         try:
             loaded: Any = AutoModel.from_pretrained(path, output_loading_info=True, **options)
             processor = AutoProcessor.from_pretrained(path, revision=revision)
@@ -163,11 +166,7 @@ class ClipModel:
             batch = list(texts[start : start + self.batch_size])
             whole = self.processor.tokenizer(batch, verbose=False)["input_ids"]
             cut += [len(ids) > self.max_text_tokens for ids in whole]
-            inputs = self.processor.tokenizer(
-                batch, padding=self.padding, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
-            )
-            if self.padding == "max_length":  # SigLIP was trained without, whatever its tokenizer is saved with
-                inputs.pop("attention_mask", None)
+            inputs = text_inputs(self.processor.tokenizer, batch, self.padding, self.max_text_tokens)
             parts.append(self._encode(self.model.get_text_features, inputs))
         return self._joined(parts), cut
 
@@ -193,6 +192,14 @@ class ClipModel:
 
     def _joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(parts) if parts else torch.zeros(0, getattr(self.model.config, "projection_dim", 0))
+
+
+def text_inputs(tokenizer: Any, texts: Sequence[str], padding: str, max_text_tokens: int) -> Any:
+    """Tokenizes texts as the family was trained: [`ClipModel`]'s `padding` and `max_text_tokens` tell how."""
+    inputs = tokenizer(list(texts), padding=padding, truncation=True, max_length=max_text_tokens, return_tensors="pt")
+    if padding == "max_length":  # SigLIP was trained without, whatever its tokenizer is saved with
+        inputs.pop("attention_mask", None)
+    return inputs
 
 
 @dataclass
@@ -289,4 +296,4 @@ class ClipScorer:
         return {i: normalize(mean, dim=0) for i, mean in zip(batch, means, strict=True)}
 
 
-__all__ = ["ClipModel", "ClipScorer"]
+__all__ = ["ClipModel", "ClipScorer", "text_inputs"]

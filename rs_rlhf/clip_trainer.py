@@ -29,7 +29,7 @@ from .arguments import ImageArguments
 from .augment import rotate_flip
 from .benchmarks import Benchmark
 from .clip_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
-from .clip_model import ClipModel
+from .clip_model import ClipModel, text_inputs
 from .data import DataError
 from .declarations import DeclarationError
 from .eval_protocols import clip_protocol
@@ -137,12 +137,7 @@ class ClipCollator:
                 draw = random.Random(f"{self.seed} {self.epoch} {row['pair']}")
                 image = rotate_flip(image, [row["text"]], draw)
             images.append(image)
-        texts = self.tokenizer(
-            [row["text"] for row in rows], padding=self.padding, truncation=True, max_length=self.max_text_tokens,
-            return_tensors="pt",
-        )  # fmt: skip
-        if self.padding == "max_length":  # as ClipModel
-            texts.pop("attention_mask", None)
+        texts = text_inputs(self.tokenizer, [row["text"] for row in rows], self.padding, self.max_text_tokens)
         batch = {**self.image_processor(images=images, return_tensors="pt"), **texts}
         return batch | {"keys": torch.tensor(keys)} if self.keys else batch
 

@@ -16,7 +16,6 @@ Left out: bad images, texts in other languages, advertising, file names as capti
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 from collections import Counter
@@ -24,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .pair_files import check_output, exclude_images, load_images, place_images
+from .pair_files import check_output, numbered, read_input, write_output
 from .pairs import LABEL_QUESTION, ImagePool, class_name, damage_attribute
 
 CAPTION_DAMAGE = ("another_class", "wrong_class", "attribute", "vague")
@@ -154,26 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         ValueError, OSError: A mistake in the input or the options, told in one sentence.
     """
     args = _parser().parse_args(argv)
-    output: Path = args.output
-    check_output(output, args.overwrite)
-    rows = load_images(args.input, args.split, image_root=args.image_root)
-    print(f"{len(rows)} images in {args.input}{f', split {args.split}' if args.split else ''}")
-    excluded = exclude_images(rows, args.input, args.split, args.exclude_images_of, args.image_root)
-    checked, rows = excluded is not None, rows if excluded is None else excluded
-    if not rows:
-        raise ValueError("No images are left; check --input, --split and --exclude_images_of.")
+    check_output(args.output, args.overwrite)
+    rows, checked = read_input(args)
     kinds = [kind.strip() for kind in args.kinds.split(",") if kind.strip()]
-    numbered = [{**row, "image": str(number)} for number, row in enumerate(rows)]
-    made = list(damaged_rows(numbered, args.rate, seed=args.seed, kinds=kinds, questions=args.questions))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = args.images_dir or output.parent / "images"
-    written = place_images(rows, output.parent, folder, args.overwrite, checked)
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("w", encoding="utf-8") as lines:
-        for row in made:
-            lines.write(json.dumps({**row, "image": rows[int(row["image"])]["image"]}, ensure_ascii=False) + "\n")
-    partial.replace(output)
-    print(f"{len(made)} rows -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+    made = list(damaged_rows(numbered(rows), args.rate, seed=args.seed, kinds=kinds, questions=args.questions))
+    write_output(made, rows, args, args.output.parent / "images", checked, "rows")
     counts = Counter((row["source"], row["damage"] or "clean") for row in made)
     for (source, damage), count in sorted(counts.items()):
         total = sum(n for (other, _), n in counts.items() if other == source)

@@ -340,6 +340,11 @@ def _place_images(messages: list[dict], images: list) -> tuple[list[dict], list]
     return messages, [part.pop("image") if "image" in part else next(supply) for part in slots]
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its name if it has none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def short(value: Any) -> str:
     """Returns a value and its type for a message, cut to one short line."""
     text = "null" if value is None else repr(value)

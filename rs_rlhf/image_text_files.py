@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .data import DataError
+from .data import DataError, first_line
 from .image_texts import ImageTextRow, check_columns, image_text_row, source_of
 from .packed_files import (
     dataset_tables,
@@ -360,8 +360,7 @@ def _loaded(name: str, split: str | None, saved: bool) -> Any:
         return load_from_disk(name) if saved else load_dataset(name, streaming=True)
     except Exception as error:  # the Hub, the network, a damaged folder: each has its own
         kind = "a folder written by save_to_disk" if saved else "a file, a folder, or a data set on the Hub"
-        line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DataError(f"cannot be read as {kind} ({line})", "", name) from error
+        raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", name) from error
 
 
 def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .data import DataError
+from .data import DataError, first_line
 from .eval_run import replace_text
 from .image_text_files import ImageTexts
 from .image_text_writers import write_kept
@@ -111,9 +111,8 @@ def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
     except FileNotFoundError:
         raise DataError("no such file; give a kept_ids.parquet of `rs-rlhf curate`", where=where) from None
     except (pa.ArrowException, OSError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"cannot be read as a list of rows ({line}); give a kept_ids.parquet of `rs-rlhf curate`",
-                        where=where) from None  # fmt: skip
+        raise DataError(f"cannot be read as a list of rows ({first_line(error)}); give a kept_ids.parquet of "
+                        "`rs-rlhf curate`", where=where) from None  # fmt: skip
     if not len(ids) or ids["row_id"].null_count or ids["text_index"].null_count:
         what = "lists no rows" if not len(ids) else "has rows without an id"
         raise DataError(f"{what}; give a kept_ids.parquet of `rs-rlhf curate`", where=where)

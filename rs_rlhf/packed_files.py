@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .data import DataError
+from .data import DataError, first_line
 
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
 _BATCH_BYTES = 8 * 2**20
@@ -34,9 +34,8 @@ def opened_parquet(path: Path) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"cannot be read as Parquet ({line}): damaged, or cut short; write the file again", "",
-                        str(path)) from None  # fmt: skip
+        raise DataError(f"cannot be read as Parquet ({first_line(error)}): damaged, or cut short; write the file "
+                        "again", "", str(path)) from None  # fmt: skip
 
 
 def row_group_bounds(file: Any) -> list[int]:
@@ -122,8 +121,8 @@ def tar_samples(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Member]]]:
             if sample:
                 yield tar, sample
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"cannot be read as a tar file ({_line(error)}): not a tar file, compressed, or cut short; "
-                        "write it again") from None  # fmt: skip
+        raise DataError(f"cannot be read as a tar file ({first_line(error)}): not a tar file, compressed, or cut "
+                        "short; write it again") from None  # fmt: skip
 
 
 def tar_content(tar: tarfile.TarFile, member: Member) -> bytes:
@@ -194,7 +193,3 @@ def dataset_tables(data: Any, bounds: tuple[int, int] | None = None) -> Iterator
         return
     for first in range(bounds[0], bounds[1], 16):
         yield arrow[first : min(first + 16, bounds[1])]
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

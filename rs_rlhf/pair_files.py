@@ -332,44 +332,79 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
 
 
-def _run(args: argparse.Namespace) -> None:
-    output: Path = args.output
-    check_output(output, args.overwrite)
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
+def read_input(args: argparse.Namespace, limit: int | None = None) -> tuple[list[dict[str, Any]], bool]:
+    """Reads the images that a command's `--input`, `--split`, `--image_root` and `--exclude_images_of` name.
+
+    Returns:
+        `tuple`: the rows of [`load_images`], at most `limit` drawn by `--seed`, and whether all were decoded.
+
+    Raises:
+        ValueError: No images are left.
+    """
     rows = load_images(args.input, args.split, image_root=args.image_root)
     print(f"{len(rows)} images in {args.input}{f', split {args.split}' if args.split else ''}")
     excluded = exclude_images(rows, args.input, args.split, args.exclude_images_of, args.image_root)
-    checked, rows = excluded is not None, rows if excluded is None else excluded
-    if args.limit is not None and args.limit < len(rows):
+    rows = rows if excluded is None else excluded
+    if limit is not None and limit < len(rows):
         # Drawn, not the first ones: folders of images are sorted by class.
-        rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), args.limit))]
+        rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), limit))]
         print(f"{len(rows)} of them used (--limit)")
     if not rows:
         raise ValueError("No images are left; check --input, --split and --exclude-images-of.")
+    return rows, excluded is not None
+
+
+def numbered(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows with their number in place of the image, which [`write_output`] puts back as a path."""
+    return [{**row, "image": str(number)} for number, row in enumerate(rows)]
+
+
+def write_output(
+    made: Sequence[Mapping[str, Any]], rows: Sequence[dict[str, Any]], args: argparse.Namespace, folder: Path,
+    checked: bool, what: str,
+) -> None:  # fmt: skip
+    """Writes a command's `--output`, and the images of `rows` that are not below its folder; says how many.
+
+    Args:
+        made (sequence of `dict`): What is written, made of [`numbered`] rows.
+        rows (sequence of `dict`): The rows, whose images become paths.
+        args (`Namespace`): With `output`, `images_dir` and `overwrite`.
+        folder (`Path`): Where images go unless `--images_dir` says otherwise.
+        checked (`bool`): As for [`place_images`].
+        what (`str`): What `made` are called.
+    """
+    output: Path = args.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = args.images_dir or folder
+    written = place_images(rows, output.parent, folder, args.overwrite, checked)
+    partial = output.with_name(output.name + ".partial")
+    with partial.open("w", encoding="utf-8") as lines:
+        for row in made:
+            lines.write(json.dumps({**row, "image": rows[int(row["image"])]["image"]}, ensure_ascii=False) + "\n")
+    partial.replace(output)
+    print(f"{len(made)} {what} -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+
+
+def _run(args: argparse.Namespace) -> None:
+    check_output(args.output, args.overwrite)
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
+    rows, checked = read_input(args, args.limit)
     # All pairs first: a wrong kind or row must not leave images behind. They share the rows' image objects.
     stats: dict[str, Counter[str]] = {}
     kinds = [kind.strip() for kind in args.kinds.split(",") if kind.strip()]
-    numbered = [{**row, "image": str(number)} for number, row in enumerate(rows)]
+    given = numbered(rows)
     if args.form == "list":
         if args.kinds != ",".join(KINDS):
             raise ValueError("--kinds is for pairs; a list has all kinds that it can: leave it out.")
         kinds, count = list(LIST_KINDS), args.pairs_per_image
-        pairs = list(build_lists(numbered, rejected=args.rejected, lists_per_image=count, seed=args.seed, stats=stats))
+        pairs = list(build_lists(given, rejected=args.rejected, lists_per_image=count, seed=args.seed, stats=stats))
     else:
         pairs = list(
-            build_pairs(numbered, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats)
+            build_pairs(given, kinds=kinds, pairs_per_image=args.pairs_per_image, seed=args.seed, stats=stats)
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = args.images_dir or output.parent / "images" / (args.split or "all")
-    written = place_images(rows, output.parent, folder, args.overwrite, checked)
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("w", encoding="utf-8") as lines:
-        for pair in pairs:
-            lines.write(json.dumps({**pair, "image": rows[int(pair["image"])]["image"]}, ensure_ascii=False) + "\n")
-    partial.replace(output)
-    what = "pairs" if args.form == "pairs" else "lists"
-    print(f"{len(pairs)} {what} -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+    folder = args.output.parent / "images" / (args.split or "all")
+    write_output(pairs, rows, args, folder, checked, "pairs" if args.form == "pairs" else "lists")
     print(f"{'kind':<16}{'pairs':>8}{'skipped':>9}  needs")
     for kind in kinds:
         print(f"{kind:<16}{stats['made'][kind]:>8}{stats['skipped'][kind]:>9}  {NEEDS[kind]}")

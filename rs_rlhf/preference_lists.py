@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .pairs import PROMPTS, ImagePool, class_name, damage_attribute, truncated
@@ -94,4 +94,4 @@ def _wrong_captions(
     return found
 
 
-__all__: Sequence[str] = ["LIST_KINDS", "build_lists"]
+__all__ = ["LIST_KINDS", "build_lists"]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from .data import COLUMNS, DataError, group_from_row, short, string_column
+from .data import COLUMNS, DataError, first_line, group_from_row, short, string_column
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -187,7 +187,7 @@ def _dataset(file: str, split: str | None) -> Any:
         data: Any = load_from_disk(file) if local else load_dataset(file)
     except Exception as error:
         kind = "a folder written by save_to_disk" if local else "a file, a folder, or a data set on the Hub"
-        raise DataError(f"cannot be read as {kind} ({_line(error)})", "", file) from error
+        raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", file) from error
     if isinstance(data, Mapping):  # a DatasetDict
         name = split or (next(iter(data)) if len(data) == 1 else "train")
         if name not in data:
@@ -208,12 +208,12 @@ def _raw_rows(name: str, part: Any) -> Iterator[tuple[int, Any]]:
                     try:
                         yield number, json.loads(line)
                     except ValueError as error:
-                        yield number, DataError(f"not JSON ({_line(error)}); write one object a line")
+                        yield number, DataError(f"not JSON ({first_line(error)}); write one object a line")
     elif part.suffix == ".json":
         try:
             rows = json.loads(part.read_bytes())
         except ValueError as error:
-            yield -1, DataError(f"not JSON ({_line(error)}); one object a line is a .jsonl file")
+            yield -1, DataError(f"not JSON ({first_line(error)}); one object a line is a .jsonl file")
             return
         if isinstance(rows, list):
             yield from enumerate(rows)
@@ -226,7 +226,7 @@ def _raw_rows(name: str, part: Any) -> Iterator[tuple[int, Any]]:
             batches = pyarrow.parquet.ParquetFile(part).iter_batches(batch_size=64)
             yield from enumerate(row for batch in batches for row in batch.to_pylist())
         except (OSError, ValueError) as error:
-            yield -1, DataError(f"cannot be read as Parquet ({_line(error)}); write the file again")
+            yield -1, DataError(f"cannot be read as Parquet ({first_line(error)}); write the file again")
 
 
 def _is_rsrm(row: Mapping) -> bool:
@@ -241,7 +241,7 @@ def _rsrm_rows(row: Mapping, folder: Path) -> list[dict]:
         try:
             data = json.loads(row["text"])
         except (TypeError, ValueError) as error:
-            raise DataError(f"`text` is not JSON ({_line(error)}), expected chosen, rejected", "text") from None
+            raise DataError(f"`text` is not JSON ({first_line(error)}), expected chosen, rejected", "text") from None
         if not isinstance(data, Mapping):
             raise DataError(f"`text` holds {short(data)}, expected an object with chosen, rejected", "text")
     image = row.get("image")
@@ -304,7 +304,3 @@ def _features() -> Any:
 def _stamp(path: Path) -> tuple:
     stat = path.stat()
     return str(path.resolve()), stat.st_mtime_ns, stat.st_size
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from .data import DataError, short
+from .data import DataError, first_line, short
 
 CHUNK_BYTES = 2**20
 _BOM = codecs.BOM_UTF8
@@ -84,7 +84,7 @@ def parsed_line(line: bytes, offset: int) -> Any:
     try:
         return json.loads(line.removeprefix(_BOM).decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
-        return DataError(f"not JSON ({_line(error)}), at byte {offset} of the file; write one object a line")
+        return DataError(f"not JSON ({first_line(error)}), at byte {offset} of the file; write one object a line")
 
 
 class _Window:
@@ -274,9 +274,9 @@ def _csv_rows(path: Path, start: int, stop: int, delimiter: str) -> Iterator[Rec
             try:
                 value = next(reader, None)
             except csv.Error as error:
-                value = DataError(f"not CSV ({_line(error)}), at byte {offset} of the file; correct the line")
+                value = DataError(f"not CSV ({first_line(error)}), at byte {offset} of the file; correct the line")
                 if len(taken) > 1:
-                    raise DataError(f"the record at byte {offset} does not end ({_line(error)}); close its quote"
+                    raise DataError(f"the record at byte {offset} does not end ({first_line(error)}); close its quote"
                                     ) from None  # fmt: skip
             if value is None:
                 return
@@ -287,7 +287,3 @@ def _csv_rows(path: Path, start: int, stop: int, delimiter: str) -> Iterator[Rec
             if value:  # blank lines are no records
                 yield Record(offset, raw, value)
             offset += len(raw)
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .data import DataError
+from .data import DataError, first_line
 from .eval_run import replace_text
 from .image_text_files import ImageTexts, Unit, open_image_texts
 
@@ -295,7 +295,7 @@ def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(shard, columns=None if columns is None else list(columns), partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"cannot be read ({str(error).splitlines()[0]}); delete it, and the same `rs-rlhf score` "
+        raise DataError(f"cannot be read ({first_line(error)}); delete it, and the same `rs-rlhf score` "
                         "command scores its rows again", where=str(shard)) from error  # fmt: skip
 
 

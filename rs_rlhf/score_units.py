@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .data import DataError
+from .data import DataError, first_line
 from .image_text_files import Unit
 from .score_files import SCHEMA, claimed, drop_leftovers, missing_units, reason, shard_path, write_shard
 
@@ -229,7 +229,7 @@ def _memory_told(score_groups: Callable[..., list[Any]], groups: Sequence[Any], 
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        raise DataError(f"out of memory ({str(error).splitlines()[0]}); run the same command with a smaller "
+        raise DataError(f"out of memory ({first_line(error)}); run the same command with a smaller "
                         "--token_budget, it goes on") from error  # fmt: skip
 
 

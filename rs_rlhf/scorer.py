@@ -4,7 +4,7 @@ It loads a model by declared name, hub id or folder, lays groups out with [`Grou
 budget, and gives the scores back in the order of the input. Threads can lay out the next batches meanwhile.
 
 Left out: remote scoring, which is `remote_scorer`'s, and CLIP scores, which are `clip_model`'s; reading in worker
-processes (decoding and tokenizing let go of the interpreter's lock, so threads suffice, and nothing is copied).
+processes (decoding and tokenizing let go of the interpreter's lock, and threads copy nothing; not measured on a GPU).
 """
 
 from __future__ import annotations

@@ -90,12 +90,15 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
             image_column=script_args.image_column, text_column=script_args.text_column,
             limit=script_args.max_train_samples, seed=training_args.seed,
         )  # fmt: skip
-    model, processor = load_model(model_args)
-    trainer = ClipTrainer(model, training_args, processor, pairs, tasks)
+    clip = ClipModel.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, dtype=model_args.dtype or "float32",
+        attn_implementation=model_args.attn_implementation,
+    )  # fmt: skip
+    trainer = ClipTrainer(clip.model, training_args, clip.processor, pairs, tasks)
     say = trainer.accelerator.print
     say(f"{len(pairs)} pairs of {len(pairs.rows)} images in {script_args.dataset_name}")
     if trainer.accelerator.is_main_process:
-        warn_cut(pairs, ClipModel(model, processor))
+        warn_cut(pairs, clip)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     if tasks:
@@ -135,23 +138,6 @@ def read_tasks(script_args: ClipScriptArguments) -> list[tuple[Any, list[Any]]]:
     return tasks
 
 
-def load_model(model_args: Any) -> tuple[Any, Any]:
-    """Loads a dual encoder and its processor, the weights in float32 unless `dtype` says otherwise."""
-    import torch
-    from transformers import AutoModel, AutoProcessor
-
-    path = model_args.model_name_or_path
-    dtype = model_args.dtype or "float32"
-    try:
-        model: Any = AutoModel.from_pretrained(
-            path, revision=model_args.model_revision, attn_implementation=model_args.attn_implementation,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        )  # fmt: skip
-        return model, AutoProcessor.from_pretrained(path, revision=model_args.model_revision)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be loaded as a CLIP: {str(error).strip().splitlines()[0]}") from error
-
-
 def load_pairs(
     path: str,
     split: str | None = None,
@@ -174,42 +160,25 @@ def load_pairs(
             folder of several splits, none of which is named.
     """
     import datasets
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.fingerprint import Hasher
 
     from .image_text_files import open_image_texts
+    from .stored_rows import stored_rows
 
-    given: dict[str, Any] = {
-        "path": path, "split": split, "image_root": None if image_root is None else os.path.abspath(image_root),
-        "image_column": image_column, "text_column": text_column,
-    }  # fmt: skip
-    texts = open_image_texts(path, split, **{k: v for k, v in given.items() if k not in ("path", "split")})
+    reading = {"image_root": image_root, "image_column": image_column, "text_column": text_column}
     if split is None:
-        _refuse_mixed_splits(texts)
+        _refuse_mixed_splits(open_image_texts(path, **reading))
     text = datasets.Value("string")
-    # Not `datasets.Image`: its bytes would be decoded past `ImageOptions`.
     image = {"bytes": datasets.Value("large_binary"), "path": text}
-    try:
-        rows = datasets.Dataset.from_generator(
-            _rows,
-            features=datasets.Features({"image": image, "texts": datasets.List(text), "where": text}),
-            gen_kwargs={"given": given},
-            fingerprint=Hasher.hash([os.path.abspath(path), given, texts.root, _changed(texts), __version__]),
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
+    features = datasets.Features({"image": image, "texts": datasets.List(text), "where": text})
+    rows = stored_rows(_rows, features, path, split, reading, __version__)
     if limit is not None and limit < len(rows):
         rows = rows.select(sorted(random.Random(seed).sample(range(len(rows)), limit)))
     return ImageTextPairs(rows)
 
 
-def _rows(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from .image_text_files import open_image_texts
-
+def _rows(data: Any) -> Iterator[dict[str, Any]]:
     empty = True
-    for row in open_image_texts(**{"path_or_dataset" if key == "path" else key: one for key, one in given.items()}):
+    for row in data:
         if row.error is not None:
             raise row.error
         where = row.groups[0].where or row.row_id
@@ -223,13 +192,7 @@ def _rows(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
         empty = False
         yield {"image": stored, "texts": row.texts, "where": where}
     if empty:
-        raise DataError("no rows; give data that has some", "", str(given["path"]))
-
-
-def _changed(texts: Any) -> list[list[Any]]:
-    """The files of the data with their sizes and times, so that a changed file is read anew."""
-    times = {name: path.stat().st_mtime_ns for name, path in texts.files.items()}
-    return [[name, size, times.get(name)] for name, size in texts.stamp]
+        raise DataError("no rows; give data that has some", "", data.name)
 
 
 def _refuse_mixed_splits(texts: Any) -> None:

@@ -22,10 +22,12 @@ from trl import ModelConfig, ScriptArguments
 
 from .data import DataError
 from .declarations import DeclarationError
-from .image_text_files import FORMATS, open_image_texts
+from .image_text_files import FORMATS
 from .launch import TrainingParser, run
 from .pair_files import load_images, split_files
+from .record_files import first_byte
 from .sft import VisionSFTConfig, VisionSFTTrainer, conversation_rows, text_rows
+from .stored_rows import stored_rows
 from .vision_trainer import evaluated_last
 
 FORM_VERSION = 1  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
@@ -167,6 +169,7 @@ def make_trainer(
         revision=revision,
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
+        use_safetensors=True,
     )
     return VisionSFTTrainer(
         model=model,
@@ -237,7 +240,9 @@ def holds_labelled_images(path: str, split: str | None = None, named: Collection
     files = split_files(root, split) if root.is_dir() else [root]
     if not files:  # images by class, if there is nothing else to read
         others = [*root.glob(f"{split or ''}*"), *root.glob("data/*"), *root.glob("*.arrow")]
-        return not any(file.suffix in (*FORMATS, ".arrow") and _may_hold_rows(file) for file in others)
+        others = [file for file in others if file.suffix in (*FORMATS, ".arrow")]
+        # A .json that is no list holds settings, such as `dataset_info.json`.
+        return all(file.suffix == ".json" and first_byte(file) != b"[" for file in others)
     found: set[str] = set()
     for file in files:
         for keys in _keys(file):
@@ -245,14 +250,6 @@ def holds_labelled_images(path: str, split: str | None = None, named: Collection
                 return False
             found |= keys
     return "label" in found
-
-
-def _may_hold_rows(file: Path) -> bool:
-    """Whether a file is more than an object of settings, such as `dataset_info.json`."""
-    if file.suffix != ".json":
-        return True
-    with file.open("rb") as stream:
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _keys(file: Path) -> Iterator[set[str]]:
@@ -279,30 +276,10 @@ def _keys(file: Path) -> Iterator[set[str]]:
 
 def _load_texts(path: str, split: str | None, reading: dict[str, str | None]) -> Dataset:
     from datasets import Features, List, Value
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.fingerprint import Hasher
 
-    data = open_image_texts(path, split, **reading)
     text = Value("string")
     message = {"role": text, "content": List({"type": text, "text": text})}
-    # Not `Image(decode=False)`: saving that would open every path, past `ImageOptions`.
     images = List({"bytes": Value("binary"), "path": text})
     columns = {"prompt": List(message), "completion": List(message), "images": images}
-    changed = [file.stat().st_mtime_ns for file in data.files.values()]
-    key = [os.path.abspath(path), data.stamp, changed, split, str(data.root), reading, FORM_VERSION]
-    try:
-        return Dataset.from_generator(
-            _open_rows,
-            features=Features(columns | {"row": Value("int64"), "where": text}),
-            gen_kwargs={"path": path, "split": split, "reading": reading},
-            fingerprint=Hasher.hash(key),
-            writer_batch_size=100,  # rows in memory, with the bytes of their images
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
-
-
-def _open_rows(path: str, split: str | None, reading: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    yield from text_rows(open_image_texts(path, split, **reading))
+    features = Features(columns | {"row": Value("int64"), "where": text})
+    return stored_rows(text_rows, features, path, split, reading, FORM_VERSION)
