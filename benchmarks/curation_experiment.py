@@ -64,19 +64,14 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def cut(seed: int = 0) -> dict[str, str]:
-    """Makes the arms' data; returns where they lie."""
-    data = {"full": str(POOL)}
-    for arm in ("random", "clip", "model"):
-        folder = OUT / "kept" / arm
-        if not (folder / "curation.json").exists():
-            other = [] if arm == "clip" else ["--compare", str(OUT / "scores/clip")]
-            options = ["--keep", str(KEEP), "--by", "source", *other, "--overwrite"]
-            scores = str(OUT / "scores" / arm)
-            command("curate", scores, "--output", str(folder), *options, log=OUT / f"logs/curate_{arm}.log")
-        data[arm] = str(folder)
-    folder = OUT / "kept/oracle"
-    if not (folder / "curation.json").exists():
+def cut(arm: str, seed: int = 0) -> str:
+    """Makes the data of an arm; returns where it lies."""
+    if arm == "full":
+        return str(POOL)
+    folder = OUT / "kept" / arm
+    if (folder / "curation.json").exists():
+        return str(folder)
+    if arm == "oracle":
         ids, draw = [], random.Random(seed)
         rows = rows_of(POOL)
         for source in ("captions", "labels"):
@@ -85,10 +80,12 @@ def cut(seed: int = 0) -> dict[str, str]:
             ids += sorted(draw.sample(clean, round(KEEP * len(own))))
         table = {"row_id": [f"{POOL.name}:{i}" for i in ids], "text_index": pa.array([0] * len(ids), pa.int32())}
         pq.write_table(pa.table(table), OUT / "oracle_ids.parquet")
-        command("curate", "--ids", str(OUT / "oracle_ids.parquet"), "--input", str(POOL), "--output", str(folder),
-                "--overwrite", log=OUT / "logs/curate_oracle.log")  # fmt: skip
-    data["oracle"] = str(folder)
-    return data
+        what = ["--ids", str(OUT / "oracle_ids.parquet"), "--input", str(POOL)]
+    else:
+        other = [] if arm == "clip" else ["--compare", str(OUT / "scores/clip")]
+        what = [str(OUT / "scores" / arm), "--keep", str(KEEP), "--by", "source", *other]
+    command("curate", *what, "--output", str(folder), "--overwrite", log=OUT / f"logs/curate_{arm}.log")
+    return str(folder)
 
 
 def labels_of(arm: str, data: str) -> str:
@@ -216,7 +213,7 @@ def main() -> None:
     parser.add_argument("--same", nargs="+", choices=("steps", "epochs"), default=["steps", "epochs"],
                         help="which comparisons to make; `epochs` takes more than 3 times the steps")  # fmt: skip
     args = parser.parse_args()
-    data = cut()
+    data = {arm: cut(arm) for arm in ARMS}
     figures = kept(data)
     print(json.dumps(figures, indent=2))
     cores: Queue[int] = Queue()

@@ -64,15 +64,15 @@ BROWSER_FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-firs
 
 
 @pytest.fixture(scope="session")
-def browser():
+def chromium():
     """A real chromium, driven by selenium; skips where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
-    if not chromium or not driver:
+    if not program or not driver:
         pytest.skip("no chromium and chromedriver on this machine (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = program
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for flag in (*BROWSER_FLAGS, f"--user-data-dir={profile}", "--window-size=1200,1000"):
@@ -80,3 +80,12 @@ def browser():
         made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         yield made
         made.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser on an empty page: what an earlier test's page logged, or still loads, is no part of this one."""
+    chromium.get("about:blank")
+    for log in ("browser", "performance"):
+        chromium.get_log(log)
+    return chromium

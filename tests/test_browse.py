@@ -486,8 +486,7 @@ BELOW = "[...document.querySelectorAll('#below article')].map(card => card.datas
 def opened(browser, page, address=""):
     size = {"width": 1200, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get("about:blank")
-    browser.get_log("browser"), browser.get_log("performance")
+    browser.get("about:blank")  # another fragment alone would not load the page anew
     browser.get(f"{page.url}/{address}")
     wait(browser, f"{DRAWN_ALL} && document.querySelector('.big')")
 

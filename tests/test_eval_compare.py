@@ -302,9 +302,6 @@ def test_scores_of_two_score_models_are_not_compared(tmp_path):
 
 
 def test_the_page_filters_stays_inert_and_asks_no_network(browser, page):
-    browser.get("about:blank")
-    browser.get_log("performance")  # what its start page asked for
-    browser.get_log("browser")
     browser.get((page / "compare.html").as_uri())
     check_page(browser)
 

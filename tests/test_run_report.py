@@ -183,10 +183,9 @@ def wait(browser, script):
 
 
 def opened(browser, path, width=1200):
-    """Opens the page; returns what was requested since."""
+    """Opens the page; returns what was requested for it."""
     size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get_log("performance")
     browser.get(Path(path).as_uri())
     wait(browser, "document.querySelectorAll('section').length > 0 && [...document.images].every(i => i.complete)")
     open_ones = "[...document.querySelectorAll('svg')].filter(s => !s.closest('details'))"
