@@ -3,13 +3,15 @@
     python benchmarks/score_throughput.py --output benchmarks/score_throughput.json
 
 A random Qwen2-VL score model (text 512 × 8 layers, vision 192 × 4, as in `eval_speed.py`) scores rows of a JPEG of
-640 × 640 pixels, seen as 64 tokens, and a caption of 10 to 40 words.
+640 × 640 pixels, seen as 64 tokens and another for every row, and a caption of 10 to 40 words.
 
 - `decode`: `score`, the work of the command (rows, files and headers read, JPEGs decoded and resized, texts laid out,
   images hashed, shards written), against `in_memory`: the same batches, laid out beforehand, through the same model.
   One after the other, in turns, in this process on `--threads` threads; the model is loaded outside of the times.
   `share` is the time in memory by the time of the command: 1 is no cost at all, above it is noise. `cpu_share` is the
   same of processor seconds, which other work on the machine disturbs less. The scores are checked to be the same.
+- `shared`: the same command on rows of which five have one image; `speedup` is its texts per second by those of rows
+  with an image each.
 - `processes`: whole commands, each process on one thread. Of one and two at a time it is the texts per second of the
   run's own summary (from the first shard begun to the last written, so without imports), on a machine of two cores or
   more that does nothing else. `speedup` is two by one.
@@ -43,17 +45,17 @@ from rs_rlhf.synthetic import save_tiny_vlm
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]
 
 
-def write_data(root: Path, rows: int) -> Path:
-    """Writes the rows and 64 pictures that they share; returns the folder."""
+def write_data(root: Path, rows: int, captions: int = 1) -> Path:
+    """Writes the rows, of which `captions` share a picture; returns the folder."""
     draw, noise = random.Random(0), np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
-    for i in range(64):
+    for i in range(-(-rows // captions)):
         blocks = Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8))
         blocks.resize((640, 640), Image.Resampling.BICUBIC).save(root / "images" / f"{i}.jpg", quality=90)
     with (root / "rows.jsonl").open("w") as lines:
         for i in range(rows):
             caption = " ".join(draw.choices(WORDS, k=draw.randint(10, 40)))
-            lines.write(json.dumps({"image": f"images/{i % 64}.jpg", "caption": caption}) + "\n")
+            lines.write(json.dumps({"image": f"images/{i // captions}.jpg", "caption": caption}) + "\n")
     return root
 
 
@@ -98,8 +100,9 @@ def in_memory(scorer: Scorer, batches: list[Any], count: int) -> tuple[np.ndarra
         inputs = {name: tensor.to(scorer.model.device) for name, tensor in inputs.items()}
         with torch.inference_mode():
             rows = scorer.model(**inputs).scores.tolist()
-        for (i, _), row in zip(batch, rows, strict=True):
-            scores[i] = row[0]
+        for entry, row in zip(batch, rows, strict=True):
+            for (i, _), score in zip(entry, row, strict=False):
+                scores[i] = score
     return clocks() - start, scores
 
 
@@ -112,7 +115,8 @@ def decode(scorer: Scorer, data: Path, args: argparse.Namespace) -> dict[str, An
         part = groups[first : first + args.rows_per_shard]
         planned_batches = list(scorer._batches(part, [None] * len(part), "raise"))
         laid_out = list(scorer._inputs(planned_batches, part, [], "raise"))
-        batches += [([(first + i, k) for i, k in batch], inputs) for batch, inputs in laid_out]
+        for batch, inputs in laid_out:
+            batches.append(([[(first + i, k) for i, k in entry] for entry in batch], inputs))
     times: dict[str, list[Any]] = {"score": [], "in_memory": []}
     for number in range(args.rounds + 1):  # the first warms up
         command, scores = by_command(scorer, data, args.rows_per_shard, args.num_workers)
@@ -132,6 +136,17 @@ def decode(scorer: Scorer, data: Path, args: argparse.Namespace) -> dict[str, An
         "share_of_fastest": round(min(seconds["in_memory"]) / min(seconds["score"]), 3), "seconds": seconds,
         "rows_per_second": round(len(groups) / min(seconds["score"]), 1), "batches": len(batches),
     }  # fmt: skip
+
+
+def shared(scorer: Scorer, alone: Path, together: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Rows with an image each, and rows of which five have one, in turns."""
+    speeds: dict[str, list[float]] = {"alone": [], "together": []}
+    for _ in range(args.rounds):
+        for name, data in (("alone", alone), ("together", together)):
+            seconds, scores = by_command(scorer, data, args.rows_per_shard, args.num_workers)
+            speeds[name].append(round(len(scores) / float(seconds[0]), 2))
+    ratios = [b / a for a, b in zip(speeds["alone"], speeds["together"], strict=True)]
+    return {"speedup": round(statistics.median(ratios), 2), "texts_per_second": speeds}
 
 
 def processes(model: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -157,7 +172,7 @@ def processes(model: Path, data: Path, args: argparse.Namespace) -> dict[str, An
 
 
 def main() -> None:
-    """Runs both comparisons and writes the figures."""
+    """Runs the comparisons and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--rows_per_shard", type=int, default=64)
@@ -170,8 +185,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         data, model = write_data(Path(folder) / "data", args.rows), write_model(Path(folder))
+        five = write_data(Path(folder) / "five", args.rows, captions=5)
         scorer = Scorer.from_pretrained(model, device=args.device)
-        report: dict[str, Any] = {"decode": decode(scorer, data, args), "processes": processes(model, data, args)}
+        report: dict[str, Any] = {"decode": decode(scorer, data, args), "shared": shared(scorer, data, five, args)}
+        report["processes"] = processes(model, data, args)
     report |= {
         "rows": args.rows, "rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers,
         "rounds": args.rounds, "threads": args.threads, "cores": os.cpu_count(), "device": str(scorer.model.device),

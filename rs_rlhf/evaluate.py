@@ -262,7 +262,7 @@ def _folder(name: str, kind: str) -> str:
     """The folder of a model; that of a score model may be declared in `reward_models/`."""
     if kind != "score":
         return name
-    from .scorer import find_card
+    from .reward_model_cards import find_card
 
     return find_card(name).model
 

@@ -23,6 +23,7 @@ import torch
 
 from .augment import rotate_flip
 from .data import DataError, Group, completion_text
+from .image_files import source_key
 from .imagery import ImageError, ImageOptions, fit_pixel_budget, image_size, read_image
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -240,7 +241,7 @@ class GroupCollator:
             for source in group.images:
                 # An augmented image belongs to its row and texts: two rows may turn the same picture differently.
                 draw = f"{self.seed} {self.epoch} {group.row} {_texts(group)}" if self.augment else ""
-                key = (_image_key(source), draw)
+                key = (source_key(source), draw)
                 if key not in known:
                     image = read_image(source, self.image_options, _where(group))
                     if self.augment:
@@ -277,12 +278,6 @@ def _texts(group: Group) -> list[str]:
 
 def _texts_of(messages: Sequence[dict]) -> list[str]:
     return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
-
-
-def _image_key(source: Any) -> Any:
-    if isinstance(source, dict):
-        return source["bytes"] if source.get("bytes") is not None else str(source.get("path"))
-    return str(source) if isinstance(source, str) or hasattr(source, "__fspath__") else id(source)
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -91,7 +91,7 @@ def _from_array(array: np.ndarray, options: ImageOptions, name: str) -> _Raster:
     array = array[..., None] if array.ndim == 2 else array
     check_size(array.shape[1], array.shape[0], options, name)
     bands = _choose_bands(array.shape[2], None, array.dtype, options, name)
-    data = array[..., [band - 1 for band in bands]]
+    data = _chosen(array, bands)
     return _Raster(data.astype(np.uint8) * 255 if data.dtype == bool else data)
 
 
@@ -124,7 +124,12 @@ def _from_pil(image: Image.Image, options: ImageOptions, name: str) -> _Raster:
     has_alpha = image.mode in ("LA", "RGBA")
     bands = _choose_bands(data.shape[2], data.shape[2] if has_alpha else None, data.dtype, options, name)
     alpha = data[..., -1] if has_alpha and options.bands is None else None
-    return _Raster(data[..., [band - 1 for band in bands]], alpha, valid, indexed=valid is not None)
+    return _Raster(_chosen(data, bands), alpha, valid, indexed=valid is not None)
+
+
+def _chosen(data: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
+    """Take bands of `(H, W, C)`: a copy only where they are not all that there are."""
+    return data if bands == tuple(range(1, data.shape[2] + 1)) else data[..., [band - 1 for band in bands]]
 
 
 def _tiff_tags(stream: IO[bytes], head: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -252,6 +257,21 @@ def _render(raster: _Raster, options: ImageOptions, name: str) -> Image.Image:
     """Stretch the bands, paint nodata black, and put alpha on white as qwen-vl-utils does."""
     data, nodata = raster.data, raster.nodata if options.nodata is None else options.nodata
     nodata = None if raster.indexed else nodata
+    # Most pictures are 8-bit RGB in which every pixel counts; masks of them would cost as much as the decoding.
+    plain = raster.valid is None and raster.alpha is None and nodata is None and data.dtype == np.uint8
+    if not plain or options.stretch is not None or not data.size:
+        data = _masked(raster, nodata, options, name)
+    image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(data, (*data.shape[:2], 3))))
+    if raster.alpha is None:
+        return image
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=Image.fromarray(np.ascontiguousarray(raster.alpha)))
+    return white
+
+
+def _masked(raster: _Raster, nodata: float | None, options: ImageOptions, name: str) -> np.ndarray:
+    """Stretch `(H, W, 1 or 3)` by the pixels that are seen, and paint those that are not valid black."""
+    data = raster.data
     valid = np.ones(data.shape[:2], bool) if raster.valid is None else raster.valid
     if nodata is not None:
         with np.errstate(over="ignore"):  # a nodata value beyond float32 becomes infinite, which is nodata as well
@@ -266,14 +286,7 @@ def _render(raster: _Raster, options: ImageOptions, name: str) -> Image.Image:
     if options.stretch is not None:
         parts = [_stretch(data[..., i], seen, nodata, options, name) for i in range(data.shape[2])]
         data = np.stack(parts, axis=-1)
-    if not valid.all():
-        data = np.where(valid[..., None], data, np.uint8(0))
-    image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(data, (*data.shape[:2], 3))))
-    if raster.alpha is None:
-        return image
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=Image.fromarray(np.ascontiguousarray(raster.alpha)))
-    return white
+    return data if valid.all() else np.where(valid[..., None], data, np.uint8(0))
 
 
 def _stretch(band: np.ndarray, seen: np.ndarray, nodata: float | None, options: ImageOptions, name: str) -> np.ndarray:

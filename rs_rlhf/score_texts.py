@@ -185,7 +185,7 @@ def scorer_settings(args: argparse.Namespace) -> dict[str, Any]:
         options = image_options_from(args)
         own |= {"model_stamp": model_stamp(args.model), **{name: getattr(options, name) for name in READING_FLAGS}}
     if args.scorer == "model":
-        from .scorer import find_card
+        from .reward_model_cards import find_card
 
         card = find_card(args.model)
         options = card.image_options(image_options_from(args))

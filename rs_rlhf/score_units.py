@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import DataError, first_line
+from .image_files import source_key
 from .image_text_files import Unit
 from .score_files import SCHEMA, claimed, drop_leftovers, missing_units, reason, shard_path, write_shard
 
@@ -193,11 +194,11 @@ def hashing(rows: Sequence[Any], num_workers: int) -> Iterator[Callable[[Any], s
         jobs: dict[Any, Any] = {}
         for row in rows:
             for image in row.images:
-                if _image_key(image) not in jobs:
-                    jobs[_image_key(image)] = pool.submit(image_hash, image)
+                if source_key(image) not in jobs:
+                    jobs[source_key(image)] = pool.submit(image_hash, image)
 
         def of_row(row: Any) -> str | DataError:
-            hashes = [jobs[_image_key(image)].result() for image in row.images]
+            hashes = [jobs[source_key(image)].result() for image in row.images]
             wrong = next((one for one in hashes if isinstance(one, DataError)), None)
             if wrong is not None or len(hashes) < 2:
                 return wrong or "".join(hashes)
@@ -206,10 +207,6 @@ def hashing(rows: Sequence[Any], num_workers: int) -> Iterator[Callable[[Any], s
         yield of_row
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _image_key(image: Any) -> Any:
-    return image if isinstance(image, str) else id(image)
 
 
 def image_hash(image: Any) -> str | DataError:

@@ -15,63 +15,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import declarations
 from .data import DataError, Group, ImageSource, make_group
-from .groups import PROMPT_FORMS, GroupCollator, estimated_length, set_pixel_budget
+from .groups import GroupCollator, estimated_length, set_pixel_budget
+from .image_files import source_key
 from .imagery import ImageError, ImageOptions
+from .reward_model_cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
-Batch = list[tuple[int, list[int]]]
-"""Entries of one forward: a group's place, and which of its completions."""
-
-
-@dataclass(frozen=True)
-class RewardModelCard:
-    """A named score model: one file of `reward_models/`.
-
-    Args:
-        model (`str`): Hub id or path of the checkpoint.
-        licence (`str`): Licence of the weights.
-        recipe (`str`): The recipe that made it, or the paper.
-        revision (`str`, *optional*): Branch, tag or commit on the hub.
-        positions (`str`, *optional*): `"mrope"` or `"sequential"`; by default what the checkpoint says.
-        prompt_form (`str`): `"question-answer"`, `"empty-question"` or `"user-turn"`; see [`GroupCollator`].
-        min_pixels, max_pixels (`int`, *optional*): Pixel budget; by default the processor's.
-        bands, stretch, stretch_range, nodata (*optional*): How its images are read; see [`ImageOptions`].
-        description (`str`): One line about it.
-    """
-
-    model: str
-    licence: str
-    recipe: str
-    revision: str | None = None
-    positions: str | None = None
-    prompt_form: str = "question-answer"
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    bands: list[int] | None = None
-    stretch: str | None = None
-    stretch_range: list[float] | None = None
-    nodata: float | None = None
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        if self.prompt_form not in PROMPT_FORMS:
-            raise ValueError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
-        self.image_options()  # refuses what images cannot be read with
-
-    def image_options(self, given: ImageOptions | None = None) -> ImageOptions:
-        """Returns `given`, with the model's own `bands`, `stretch` (and its range) and `nodata` where it has none."""
-        given = given or ImageOptions()
-        own: dict[str, Any] = {"bands": self.bands, "nodata": self.nodata}
-        own = {name: value for name, value in own.items() if getattr(given, name) is None}
-        if given.stretch is None:
-            own |= {"stretch": self.stretch, "stretch_range": self.stretch_range}
-        return replace(given, **own)
+Entry = list[tuple[int, int]]
+"""What is laid out as one group: completions of one prompt and image, as (place of the group, of the completion)."""
+Batch = list[Entry]
 
 
 class Scorer:
@@ -156,15 +113,15 @@ class Scorer:
         card = find_card(str(name_or_path))
         if card.revision is not None:
             kwargs.setdefault("revision", card.revision)
-        _refuse_unmade(card)
+        refuse_unmade(card)
         try:
             if not (Path(card.model) / "adapter_config.json").is_file():
-                _refuse_headless(card.model, kwargs)
+                refuse_headless(card.model, kwargs)
             with nullcontext() if sharded else _whole_weights():
                 model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
             processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
         except OSError as error:
-            raise _not_loaded(card.model, error) from error
+            raise not_loaded(card.model, error) from error
         if not placed and not sharded:
             model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
@@ -238,7 +195,8 @@ class Scorer:
         """Scores groups that are already in the normal form.
 
         Args:
-            groups (sequence of [`Group`]): Any number; each is read when its batch is due.
+            groups (sequence of [`Group`]): Any number; each is read when its batch is due. Those of one prompt and
+                image, such as the captions of an image that stand in several rows, are laid out as one.
             on_error (`str`): `"raise"`, or `"return"`: a group that cannot be read has its error in place of scores.
             show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
 
@@ -265,9 +223,9 @@ class Scorer:
                 inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
                 with torch.inference_mode():
                     rows = self.model(**inputs).scores.tolist()
-                for (i, chosen), row in zip(batch or [], rows, strict=batch is not None):
-                    if isinstance(scores[i], list):  # no other part of the group had an error
-                        for k, value in zip(chosen, row, strict=False):  # a smaller group's row is padded with NaN
+                for entry, row in zip(batch or [], rows, strict=batch is not None):
+                    for (i, k), value in zip(entry, row, strict=False):  # a smaller entry's row is padded with NaN
+                        if isinstance(scores[i], list):  # no other part of the group had an error
                             scores[i][k] = value
                 bar.update()
 
@@ -290,19 +248,25 @@ class Scorer:
         self, batch: Batch, groups: Sequence[Group], on_error: str
     ) -> tuple[Batch, dict[str, Any], dict[int, Exception]]:
         """Lays out a batch; what cannot be read is left out of it and its error returned by group."""
-        parts = [replace(groups[i], completions=[groups[i].completions[k] for k in chosen]) for i, chosen in batch]
+        parts = []
+        for entry in batch:
+            parts.append(replace(groups[entry[0][0]], completions=[groups[i].completions[k] for i, k in entry]))
         try:
             return batch, self.collator(parts), {}
         except (DataError, ImageError) as error:
-            if on_error != "return":
-                raise
-            if len(batch) == 1:
-                return [], {}, {batch[0][0]: error}
-        errors = {i: one for entry in batch for i, one in self._collate([entry], groups, on_error)[2].items()}
-        left = [entry for entry in batch if entry[0] not in errors]
-        if not left:
+            if len({i for entry in batch for i, _ in entry}) == 1:
+                if on_error != "return":
+                    raise
+                return [], {}, {batch[0][0][0]: error}
+        # One entry at a time, and of an entry one group: a text that cannot be used is no other row's error.
+        singles = batch if len(batch) > 1 else [[place] for place in batch[0]]
+        errors: dict[int, Exception] = {}
+        for single in singles:
+            errors |= self._collate([single], groups, on_error)[2]
+        left = [[place for place in entry if place[0] not in errors] for entry in batch]
+        if not any(left):
             return [], {}, errors
-        batch, inputs, later = self._collate(left, groups, on_error)
+        batch, inputs, later = self._collate([entry for entry in left if entry], groups, on_error)
         return batch, inputs, errors | later
 
     def anyone(self, busy: bool) -> bool:
@@ -310,38 +274,50 @@ class Scorer:
         return busy
 
     def _batches(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[Batch]:
-        """Yields batches of (group, some of its completions), of similar length, within the token budget."""
-        sized = []
-        for i, group in enumerate(groups):
-            if not group.completions:
-                continue
+        """Yields batches of entries of similar length, within the token budget."""
+        sized: list[tuple[int, Entry]] = []
+        waiting = deque(_of_one_prompt(groups))
+        while waiting:
+            same = waiting.popleft()
             try:
-                prompt = estimated_length(group, self.processor, self.collator.image_options)
+                prompt = estimated_length(groups[same[0]], self.processor, self.collator.image_options)
             except ImageError as error:
                 if on_error != "return":
                     raise
-                scores[i] = error
+                scores[same[0]] = error
+                waiting.extendleft([i] for i in same[:0:-1])  # each has an error of its own, which names its row
                 continue
-            part: list[int] = []
+            entry: Entry = []
             used = prompt
-            for k, length in enumerate(_characters(one) // 3 + 6 for one in group.completions):
-                if part and used + length > self.token_budget:
-                    sized.append((used, i, part))
-                    part, used = [], prompt
-                part.append(k)
-                used += length
-            sized.append((used, i, part))
-        sized.sort(key=lambda entry: entry[0], reverse=True)  # the longest first: memory trouble shows at once
+            for i in same:
+                for k, completion in enumerate(groups[i].completions):
+                    length = _characters(completion) // 3 + 6
+                    if entry and used + length > self.token_budget:
+                        sized.append((used, entry))
+                        entry, used = [], prompt
+                    entry.append((i, k))
+                    used += length
+            sized.append((used, entry))
+        sized.sort(key=lambda one: one[0], reverse=True)  # the longest first: memory trouble shows at once
         batch: Batch = []
         longest = 0
-        for length, i, part in sized:
+        for length, entry in sized:
             longest = max(longest, length)
             if batch and longest * (len(batch) + 1) > self.token_budget:
                 yield batch
                 batch, longest = [], length
-            batch.append((i, part))
+            batch.append(entry)
         if batch:
             yield batch
+
+
+def _of_one_prompt(groups: Sequence[Group]) -> list[list[int]]:
+    """Returns the places of the groups that have completions, those of one prompt and the same images together."""
+    found: dict[Any, list[int]] = {}
+    for i, group in enumerate(groups):
+        if group.completions:
+            found.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
+    return list(found.values())
 
 
 def _ahead(function: Callable[[Batch], Any], items: Iterable[Batch], workers: int) -> Iterator[Any]:
@@ -375,60 +351,8 @@ def _whole_weights() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
-def find_card(name_or_path: str) -> RewardModelCard:
-    """Returns the declared reward model of that name, or a card for a folder or hub id.
-
-    Raises:
-        DeclarationError: A name that is neither declared, nor a folder, nor of the form `owner/name`.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        return RewardModelCard(name_or_path, licence="", recipe="")
-    if path.suffix in (".yaml", ".yml") or name_or_path in declarations.names("reward_models"):
-        return declarations.load("reward_models", name_or_path, RewardModelCard)
-    if _is_hub_id(name_or_path):
-        return RewardModelCard(name_or_path, licence="", recipe="")
-    known = declarations.names("reward_models")
-    raise declarations.DeclarationError(
-        f"{name_or_path!r} is neither a folder nor a reward model{declarations.did_you_mean(name_or_path, known)}"
-    )
-
-
-def _is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _refuse_unmade(card: RewardModelCard) -> None:
-    """Refuses a card whose model is a folder that is not there: its recipe has not been run."""
-    if card.recipe and not Path(card.model).is_dir() and not _is_hub_id(card.model):
-        raise declarations.DeclarationError(
-            f"no folder {card.model} below the working folder; run the recipe {card.recipe} first."
-        )
-
-
-def _not_loaded(path: str, error: OSError) -> declarations.DeclarationError:
-    reason = str(error).strip().split("\n")[0]
-    if Path(path).is_dir():
-        return declarations.DeclarationError(f"the folder {path} cannot be loaded: {reason}")
-    return declarations.DeclarationError(
-        f"{path} is neither a folder here nor could it be loaded from the hub: {reason}"
-    )
-
-
-def _refuse_headless(path: str, kwargs: dict[str, Any]) -> None:
-    from transformers import AutoConfig
-
-    hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
-    architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
-    if not {"ScoreModel", "Qwen2Reward"} & set(architectures):
-        raise ValueError(
-            f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "
-            "`rs-rlhf reward`, or load it with ScoreModel.from_pretrained to start training."
-        )
-
-
 def _characters(messages: Sequence[dict]) -> int:
     return sum(len(part.get("text", "")) for message in messages for part in message["content"])
 
 
-__all__ = ["ImageSource", "RewardModelCard", "Scorer", "find_card"]
+__all__ = ["ImageSource", "Scorer"]

@@ -54,7 +54,7 @@ def test_a_recipe_has_a_readme(name):
 
 @pytest.mark.parametrize("name", declarations.names("reward_models"))
 def test_a_reward_model_loads(name):
-    from rs_rlhf.scorer import find_card
+    from rs_rlhf.reward_model_cards import find_card
 
     card = find_card(name)
     assert card.model and card.licence and card.recipe
@@ -100,7 +100,7 @@ def test_a_path_is_taken_as_it_is(tmp_path):
     ],
 )
 def test_a_broken_declaration_says_what_is_wrong(tmp_path, text, message):
-    from rs_rlhf.scorer import RewardModelCard
+    from rs_rlhf.reward_model_cards import RewardModelCard
 
     path = tmp_path / "mine.yaml"
     path.write_text(text)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
 from rs_rlhf.declarations import DeclarationError
-from rs_rlhf.scorer import RewardModelCard, find_card
+from rs_rlhf.reward_model_cards import RewardModelCard, find_card
 
 TEXTS = [["a river.", "many trees.", "two planes on a runway."], ["a lake."], ["a port.", "a road beside a field."]]
 
@@ -44,6 +44,40 @@ def test_order_batch_size_and_company_do_not_matter(score_model_path, scorer):
     for place, i in enumerate(order):
         assert shuffled[place] == pytest.approx(expected[i], abs=1e-4)
         assert alone[i] == pytest.approx(expected[i], abs=1e-4)
+
+
+def test_rows_of_one_image_are_laid_out_as_one_group(scorer, tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for i, path in enumerate(paths):
+        picture(i).save(path)
+    texts = ["a river.", "two planes on a long runway.", "many trees.", "a lake beside a road.", "a port.", "a field."]
+    seen = []
+    hook = scorer.model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
+    groups = [make_group("", [text], paths[i % 2], row=i) for i, text in enumerate(texts)]
+    groups.append(make_group("What is it?", ["a bay."], paths[0], row=6))
+    together = scorer.score_groups(groups)
+    assert len(seen) == 1 and seen[0]["input_ids"].shape[0] == 3 and len(seen[0]["image_grid_thw"]) == 2
+    assert seen[0]["segment_ids"].max() == 3
+    hook.remove()
+    for group, scores in zip(groups, together, strict=True):
+        assert scores == pytest.approx(scorer.score_groups([group])[0], abs=1e-4)
+
+
+def test_an_error_is_that_of_its_own_row_among_rows_of_one_image(scorer, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    texts = ["a river.", "a <|image_pad|> lake.", "many trees."]
+    groups = [make_group("", [text], str(tmp_path / "a.png"), where=f"row {i}") for i, text in enumerate(texts)]
+    with pytest.raises(ValueError, match="row 1: 2 image tokens"):
+        scorer.score_groups(groups)
+    first, wrong, last = scorer.score_groups(groups, on_error="return")
+    assert str(wrong).startswith("row 1: 2 image tokens")
+    expected = scorer.score_groups([groups[0], groups[2]])
+    assert [first, last] == [pytest.approx(one, abs=1e-4) for one in expected]
+    missing = [make_group("", [text], str(tmp_path / "b.png"), where=f"row {i}") for i, text in enumerate("ab")]
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])  # its header is whole
+    missing += [make_group("", [text], str(tmp_path / "c.png"), where=f"row {2 + i}") for i, text in enumerate("ab")]
+    for i, error in enumerate(scorer.score_groups(missing, on_error="return")):
+        assert isinstance(error, ValueError) and str(error).startswith(f"row {i}: ")
 
 
 def test_a_plain_caption_is_an_answer_to_the_empty_question(scorer):
