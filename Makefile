@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/rs-rlhf demo --output_dir demo_output
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

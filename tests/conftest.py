@@ -14,6 +14,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several run side by side
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def data_folder(name: str) -> Path:
