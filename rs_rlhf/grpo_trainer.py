@@ -156,6 +156,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
             processing_class = AutoProcessor.from_pretrained(
                 path, revision=revision, truncation_side="left", padding_side="left"
             )
+        if isinstance(model, str):
+            args.model_init_kwargs = {"use_safetensors": True} | cast("dict[str, Any]", args.model_init_kwargs or {})
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
         args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
         super().__init__(

@@ -268,7 +268,7 @@ def load_vlm(
     if kwargs.get("device_map") is not None and device is not None:
         raise ValueError("device and device_map cannot both be given; leave one out.")
     try:
-        model, source = _load(str(path), {"dtype": dtype or "auto", **kwargs})
+        model, source = _load(str(path), {"dtype": dtype or "auto", "use_safetensors": True, **kwargs})
         processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
     except OSError as error:
         raise ValueError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error

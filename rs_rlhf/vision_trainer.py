@@ -37,7 +37,7 @@ class ResumeMixin:
         plain = not (is_peft_model(model) or self.is_fsdp_enabled)  # type: ignore[attr-defined]
         if not plain or not (Path(resume_from_checkpoint) / "config.json").is_file():
             return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, use_safetensors=True)
         model.load_state_dict(loaded.state_dict())
         return None
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import picture
+from safetensors.torch import load_file, save_file
 
 from rs_rlhf.data import make_group
 from rs_rlhf.imagery import ImageError
@@ -134,6 +135,20 @@ def test_adapter_is_merged(tiny_vlm, policy, items, tmp_path):
     assert Policy(model, adapted.processor).sample(items, temperature=0, max_new_tokens=8) == answers
 
 
+def test_pickled_weights_are_refused(tiny_vlm, tmp_path):
+    from rs_rlhf.grpo_trainer import VisionGRPOConfig, VisionGRPOTrainer
+
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny_vlm, pickled)
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"cannot be loaded as a policy.*no file named model\.safetensors"):
+        Policy.from_pretrained(pickled)
+    args = VisionGRPOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        VisionGRPOTrainer(str(pickled), lambda completions, **_: [0.0] * len(completions), args)
+
+
 def test_mistakes_are_told(policy, tiny_vlm, score_model_path, tmp_path):
     with pytest.raises(ValueError, match="is no policy: its architectures are .*ScoreModel"):
         Policy.from_pretrained(score_model_path)
@@ -147,8 +162,6 @@ def test_mistakes_are_told(policy, tiny_vlm, score_model_path, tmp_path):
         policy.sample([missing])
     cut = tmp_path / "cut"
     shutil.copytree(tiny_vlm, cut)
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(cut / "model.safetensors")
     weights.pop(next(name for name in weights if "layers.1" in name))
     save_file(weights, cut / "model.safetensors", metadata={"format": "pt"})
