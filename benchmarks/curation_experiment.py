@@ -7,13 +7,16 @@ the pool with `rs-rlhf curate`, trains a CLIP and a VLM on each cut with the rec
 thread each, and writes `results.json`, `results.png` and the tables of the README. What is done is not done again.
 
 Arms: `full`, all rows; `random`, `clip` (CLIP score), `model` (score model) and `oracle` (undamaged rows alone), 30%
-of the captions and 30% of the labels each. Same epochs: every arm sees its rows equally often, so `full` takes more
-than three times the steps. Same steps: `full` stops where the others end.
+of the captions and 30% of the labels each; `clip_image` and `model_image`, as many, with the best caption of every
+image first (the labels, one an image, are those of `clip` and `model`, and so are the VLMs trained on them). Same
+epochs: every arm sees its rows equally often, so `full` takes more than three times the steps. Same steps: `full`
+stops where the others end.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -33,9 +36,10 @@ from scipy import stats
 OUT = Path("out/aid-rsicd-curation")
 POOL = OUT / "pool/pool.jsonl"
 RECIPE = Path("recipes/aid-rsicd-curation")
-ARMS = ("full", "random", "clip", "model", "oracle")
+ARMS = ("full", "random", "clip", "clip_image", "model", "model_image", "oracle")
 NAMES = {"start": "before", "full": "all rows", "random": "random 30%", "clip": "CLIP score, top 30%",
-         "model": "score model, top 30%", "oracle": "oracle 30%"}  # fmt: skip
+         "model": "score model, top 30%", "clip_image": "CLIP score, every image",
+         "model_image": "score model, every image", "oracle": "oracle 30%"}  # fmt: skip
 KEEP = 0.3
 FIGURES = {
     "clip": {"zero-shot accuracy": "eval_aid-rsicd_top1", "text R@5": "eval_aid-rsicd-retrieval_image_to_text_R@5",
@@ -72,20 +76,28 @@ def cut(arm: str, seed: int = 0) -> str:
     if (folder / "curation.json").exists():
         return str(folder)
     if arm == "oracle":
-        ids, draw = [], random.Random(seed)
-        rows = rows_of(POOL)
-        for source in ("captions", "labels"):
-            own = [i for i, row in enumerate(rows) if row["source"] == source]
-            clean = [i for i in own if rows[i]["clean"]]
-            ids += sorted(draw.sample(clean, round(KEEP * len(own))))
+        ids = oracle_rows(seed)
         table = {"row_id": [f"{POOL.name}:{i}" for i in ids], "text_index": pa.array([0] * len(ids), pa.int32())}
         pq.write_table(pa.table(table), OUT / "oracle_ids.parquet")
         what = ["--ids", str(OUT / "oracle_ids.parquet"), "--input", str(POOL)]
     else:
-        other = [] if arm == "clip" else ["--compare", str(OUT / "scores/clip")]
-        what = [str(OUT / "scores" / arm), "--keep", str(KEEP), "--by", "source", *other]
+        scorer = arm.removesuffix("_image")
+        what = [str(OUT / "scores" / scorer), "--keep", str(KEEP), "--by", "source"]
+        what += [] if scorer == "clip" else ["--compare", str(OUT / "scores/clip")]
+        what += ["--best_of_every_image"] if scorer != arm else []
     command("curate", *what, "--output", str(folder), "--overwrite", log=OUT / f"logs/curate_{arm}.log")
     return str(folder)
+
+
+def oracle_rows(seed: int) -> list[int]:
+    """Draws 30% of the rows of each source from the undamaged ones."""
+    ids, draw = [], random.Random(seed)
+    rows = rows_of(POOL)
+    for source in ("captions", "labels"):
+        own = [i for i, row in enumerate(rows) if row["source"] == source]
+        clean = [i for i in own if rows[i]["clean"]]
+        ids += sorted(draw.sample(clean, round(KEEP * len(own))))
+    return ids
 
 
 def labels_of(arm: str, data: str) -> str:
@@ -165,14 +177,14 @@ def table(runs: list[dict[str, Any]], start: dict[str, dict[str, float]], same: 
         cells = [list(values(arm, *column).values()) for column in columns]
         told = " | ".join(f"{statistics.mean(own):.1%} ± {statistics.stdev(own):.1%}" for own in cells)
         lines.append(f"| {NAMES[arm]} | {told} |")
-    for arm in ("full", "random", "clip"):
+    for leader, arm in itertools.product(("model", "model_image"), ("full", "random", "clip")):
         told = []
         for column in columns:
-            ours, theirs = values("model", *column), values(arm, *column)
+            ours, theirs = values(leader, *column), values(arm, *column)
             gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
             half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
             told.append(f"{100 * statistics.mean(gaps):+.1f} ± {100 * half:.1f}")
-        lines.append(f"| *score model − {NAMES[arm]}, points, 95%* | " + " | ".join(told) + " |")
+        lines.append(f"| *{NAMES[leader]} − {NAMES[arm]}, points, 95%* | " + " | ".join(told) + " |")
     return lines
 
 
@@ -185,7 +197,7 @@ def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, A
 
     panels = [("clip", "zero-shot accuracy"), ("clip", "text R@5"), ("vlm", "accuracy")]
     figure, axes = plt.subplots(1, 4, figsize=(15, 4), layout="constrained")
-    colors = ["tab:gray", "tab:gray", "tab:blue", "tab:orange", "tab:green"]
+    colors = ["tab:gray", "tab:gray", "tab:blue", "tab:cyan", "tab:orange", "tab:red", "tab:green"]
     labels = [NAMES[arm].replace(", ", "\n") for arm in ARMS]
     for place, (source, hatch) in enumerate((("captions", ""), ("labels", "//"))):
         shares = [figures[arm][source]["clean"] for arm in ARMS]
@@ -231,7 +243,10 @@ def main() -> None:
 
     with ThreadPoolExecutor(args.jobs) as pool:
         todo = [(kind, arm, seed, None) for seed in args.seeds for kind in FIGURES for arm in ARMS if arm != "full"]
+        todo = [one for one in todo if one[0] == "clip" or not one[1].endswith("_image")]
         runs = list(pool.map(lambda one: job(*one), todo))
+        labels = [run for run in runs if run["kind"] == "vlm" and run["arm"] in ("clip", "model")]
+        runs += [{**run, "table_arm": f"{run['arm']}_image"} for run in labels]  # their labels are the same rows
         steps = {kind: next(run["steps"] for run in runs if run["kind"] == kind and run["arm"] == "model")
                  for kind in FIGURES}  # fmt: skip
         limits = {kind: [steps[kind] if same == "steps" else None for same in args.same] for kind in FIGURES}

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 KEEP = 0.3
 LENGTH = 0.3  # Spearman's correlation of score and length from which the report warns
-OPTIONS = ("by", "per", "aggregate", "dedup", "near_distance", "exclude_images_of", "exclude_near", "allow_partial")
+OPTIONS = (
+    "by", "best_of_every_image", "per", "aggregate", "dedup", "near_distance", "exclude_images_of", "exclude_near",
+    "allow_partial",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, nargs="+", metavar="X", help="keep scores of X and higher, instead of --keep")
     add("--by", choices=("source", "label", "none"), default="none",
         help="keep the fraction of every source, or of every class, by itself (default: none)")  # fmt: skip
+    add("--best_of_every_image", "--best-of-every-image", action="store_true", help="with --keep: the best of every "
+        "image comes before the second best of any, so that no image is lost before its last text")
     add("--per", choices=("text", "row"), default="text", help="text: conversations as a whole, other rows' texts one "
         "by one (default); row: all rows as a whole")  # fmt: skip
     add("--aggregate", choices=("mean", "min"), default="mean",
@@ -102,6 +107,8 @@ def _check(args: argparse.Namespace) -> None:
     for value in args.keep or ():
         if not 0 < value <= 1:
             raise ValueError(f"--keep is {value:g}, expected a fraction of more than 0 and at most 1, such as 0.3.")
+    if args.best_of_every_image and args.threshold is not None:
+        raise ValueError("--best_of_every_image goes with --keep; a threshold is of the score alone.")
     for value in args.threshold or ():
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"--threshold is {value}, expected a number.")
@@ -161,9 +168,10 @@ def curate(args: argparse.Namespace) -> None:
     could = scored.samples.candidates()
     strata = scored.samples.strata(args.by)[0]
     scores = np.where(could, scored.samples.score, np.float32(np.nan))
+    images = scored.image_numbers() if args.best_of_every_image else None
     made = []
     for folder, way in targets(args):
-        kept, cuts = cut(scores, strata, **way)  # type: ignore[arg-type]
+        kept, cuts = cut(scores, strata, images=images, **way)  # type: ignore[arg-type]
         if not kept.any():
             highest = (
                 f"the highest score is {np.nanmax(scores):.4g}" if could.any() else "nothing is left to choose from"
@@ -242,6 +250,7 @@ def _facts(scored: Scored, args: argparse.Namespace, way: Mapping[str, float], c
     split = scored.manifest.get("split")
     of = {"none": "", "source": " of every source", "label": " of every class"}[args.by]
     cut = f"the best {100 * way['keep']:g}%{of}" if "keep" in way else f"scores of {way['threshold']:g} and higher"
+    cut += ", the best of every image first" * args.best_of_every_image
     dedup = {
         "none": "kept",
         "exact": "copies are left out",

@@ -4,7 +4,7 @@ What is kept or dropped together is a *sample*: one text, or a whole row with al
 columns (a value per text, or per sample), so that a choice among millions takes seconds and no memory to speak of. A
 score that is not a number marks what cannot be kept: no score, left out before, or a duplicate.
 
-Left out: cuts that look at several scores at once, and drawing a sample at random in proportion to its score.
+Left out: cuts that look at several scorers at once, and drawing a sample at random in proportion to its score.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def cut(
     keep: float | None = None,
     threshold: float | None = None,
     counts: np.ndarray | None = None,
+    images: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Cut]]:
     """Keeps the best samples of each stratum.
 
@@ -125,6 +126,8 @@ def cut(
         keep (`float`, *optional*): The fraction of each stratum that is kept, in (0, 1]; see [`count_of`].
         threshold (`float`, *optional*): Samples of this score or a higher one are kept.
         counts (`np.ndarray`, *optional*): Int: how many are kept of each stratum.
+        images (`np.ndarray`, *optional*): Int `(samples,)`: the number of a sample's image. The best sample of every
+            image then comes before the second best of any, and so on, whatever their scores.
 
     Returns:
         `tuple`: Bool `(samples,)`, and a [`Cut`] for each stratum that has samples (also where none can be kept).
@@ -138,8 +141,9 @@ def cut(
         raise ValueError(f"the fraction to keep is {keep}, expected more than 0 and at most 1")
     kept = np.zeros(len(scores), bool)
     places = np.flatnonzero(np.isfinite(scores))
+    rank = np.zeros(len(scores), np.int64) if images is None else ranks(scores, strata, images)
     # Ascending by stratum, descending by score; lexsort is stable, so that equal scores stay in the data's order.
-    order = places[np.lexsort((-scores[places], strata[places]))]
+    order = places[np.lexsort((-scores[places], rank[places], strata[places]))]
     found = np.unique(strata)
     begins = np.searchsorted(strata[order], found, "left")
     ends = np.searchsorted(strata[order], found, "right")
@@ -151,16 +155,38 @@ def cut(
         else:
             count = count_of(keep, len(own)) if counts is None else min(int(counts[stratum]), len(own))  # type: ignore
         kept[own[:count]] = True
-        cuts.append(_described(stratum, scores[own], count))
+        cuts.append(_described(stratum, scores[own], rank[own], count))
     return kept, cuts
 
 
-def _described(stratum: int, ordered: np.ndarray, count: int) -> Cut:
+def _described(stratum: int, ordered: np.ndarray, rank: np.ndarray, count: int) -> Cut:
     if count == 0:
         return Cut(stratum, len(ordered), 0, None, 0, 0)
-    last = ordered[count - 1]
-    equal = ordered == last
-    return Cut(stratum, len(ordered), count, float(last), int(equal[:count].sum()), int(equal[count:].sum()))
+    equal = (ordered == ordered[count - 1]) & (rank == rank[count - 1])
+    lowest = float(ordered[:count].min())
+    return Cut(stratum, len(ordered), count, lowest, int(equal[:count].sum()), int(equal[count:].sum()))
+
+
+def ranks(scores: np.ndarray, strata: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Returns which of its image's samples in its stratum each sample is by score: 0 the best; NaN comes last.
+
+    Args:
+        scores (`np.ndarray`): Float32 `(samples,)`.
+        strata, images (`np.ndarray`): Int `(samples,)`: their numbers.
+
+    Returns:
+        `np.ndarray`: Int64 `(samples,)`.
+
+    Example:
+        >>> ranks(np.array([1, 3, 2], np.float32), np.zeros(3, int), np.array([7, 7, 8]))
+        array([1, 0, 0])
+    """
+    order = np.lexsort((-scores, images, strata))
+    begins = (np.diff(images[order], prepend=-1) != 0) | (np.diff(strata[order], prepend=-1) != 0)
+    places = np.arange(len(scores))
+    found = np.empty(len(scores), np.int64)
+    found[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
+    return found
 
 
 def lower_duplicates(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -81,6 +81,11 @@ class Scored:
     image_names: pa.Array
     samples: Samples
 
+    def image_numbers(self) -> np.ndarray:
+        """Returns a number per sample, int64 `(samples,)`, the same for those of one image; others have their own."""
+        alone = pc.equal(self.image_names, "").to_numpy(zero_copy_only=False)[self.images]
+        return np.where(alone, len(self.image_names) + np.arange(len(self.images)), self.images)
+
     def row_ids(self, numbers: np.ndarray) -> pa.Array:
         """Returns the row that each of some samples is of."""
         return _one(self.lines["row_id"].take(pa.array(self.samples.first[numbers])))

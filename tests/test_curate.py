@@ -201,6 +201,22 @@ def test_captions_of_an_image_as_one(tmp_path):
                                                                         ["one two three"]]  # fmt: skip
 
 
+def test_no_image_is_lost_before_its_last_text(tmp_path):
+    for i in range(2):
+        scene(i).save(tmp_path / f"{i}.png")
+    texts = [("0.png", "a b c d e f"), ("0.png", "a b c d e"), ("1.png", "a b"), ("1.png", "a"), ("", "x"), ("", "x y")]
+    rows = [{"caption": text} | ({"image": image} if image else {}) for image, text in texts]
+    scores = score(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "scores", "length")
+    every = ["--best_of_every_image"]
+    assert curate(scores, "--output", tmp_path / "score", "--keep", 0.5) == 0
+    assert numbers(tmp_path / "score") == [0, 1, 2]
+    assert curate(scores, "--output", tmp_path / "image", "--keep", 0.5, *every) == 0  # rows without are their own
+    assert numbers(tmp_path / "image") == [0, 2, 5] and about(tmp_path / "image")["settings"]["best_of_every_image"]
+    assert curate(scores, "--output", tmp_path / "more", "--keep", 0.8, *every) == 0
+    assert numbers(tmp_path / "more") == [0, 1, 2, 4, 5]
+    assert "the best 50%, the best of every image first" in (tmp_path / "image" / "report.md").read_text()
+
+
 def test_texts_without_a_score_are_counted_and_never_kept(tmp_path, capsys):
     rows = [{"image": "0.png", "caption": f"{'word ' * i}end"} for i in range(9)]
     rows += [{"image": "gone.png", "caption": "no such image " * 9}, {"image": "0.png", "caption": ""}]
@@ -359,6 +375,7 @@ def test_other_scores_that_miss_some_lines_are_laid_beside(layouts, scored, tmp_
         (["--keep", "nan"], "--keep is nan"),
         (["--keep", 0.3, "--threshold", 1], "--keep and --threshold are both given"),
         (["--keep", 0.3, 0.30], "--keep names a value twice"),
+        (["--threshold", 1, "--best_of_every_image"], "--best_of_every_image goes with --keep"),
         (["--threshold", "inf"], "--threshold is inf, expected a number"),
         (["--threshold", 7], "nothing of 45 samples would be kept with --threshold 7: the highest score is 0.9"),
         (["--near_distance", 11], "--near_distance is 11, expected 0 to 10 bits"),

@@ -95,6 +95,20 @@ def test_as_many_of_each_stratum_as_asked_for():
     assert kept.tolist() == [False, True, True, True]
 
 
+def test_the_best_of_every_image_comes_first():
+    scores, images = floats(9, 8, 7, 3, 2, 6, NAN), np.array([0, 0, 0, 1, 1, 2, 3])
+    kept, [one] = cut(scores, np.zeros(7, int), keep=0.5, images=images)
+    assert np.flatnonzero(kept).tolist() == [0, 3, 5] and one.score == 3.0 and one.candidates == 6
+    kept, [one] = cut(scores, np.zeros(7, int), keep=0.8, images=images)  # then the second best: 8 before 2
+    assert np.flatnonzero(kept).tolist() == [0, 1, 3, 4, 5] and one.score == 2.0
+    assert np.flatnonzero(cut(scores, np.zeros(7, int), keep=0.5)[0]).tolist() == [0, 1, 2]
+    tied = floats(4, 4, 4, 5)  # of images 0, 1, 0, 1: the third is a second best, and no equal of the first
+    kept, [one] = cut(tied, np.zeros(4, int), keep=0.5, images=np.array([0, 1, 0, 1]))
+    assert kept.tolist() == [True, False, False, True] and (one.equal_kept, one.equal_dropped) == (1, 0)
+    kept, cuts = cut(scores, np.array([0, 1, 0, 1, 0, 1, 0]), keep=0.5, images=np.zeros(7, int))
+    assert np.flatnonzero(kept).tolist() == [0, 1, 2, 5] and [one.kept for one in cuts] == [2, 2]  # by stratum
+
+
 def test_one_way_to_cut_must_be_given():
     for given in ({}, {"keep": 0.3, "threshold": 1.0}):
         with pytest.raises(ValueError, match="give one of"):
