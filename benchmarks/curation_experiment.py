@@ -33,6 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
+from rs_rlhf.score_files import read_scores
+
 OUT = Path("out/aid-rsicd-curation")
 POOL = OUT / "pool/pool.jsonl"
 RECIPE = Path("recipes/aid-rsicd-curation")
@@ -40,6 +42,8 @@ ARMS = ("full", "random", "clip", "clip_image", "model", "model_image", "oracle"
 NAMES = {"start": "before", "full": "all rows", "random": "random 30%", "clip": "CLIP score, top 30%",
          "model": "score model, top 30%", "clip_image": "CLIP score, every image",
          "model_image": "score model, every image", "oracle": "oracle 30%"}  # fmt: skip
+CONTROLS = {"mix": "clean and damaged at random, as many of each as the score model's",
+            "easy": "clean, those with the highest scores"}  # fmt: skip
 KEEP = 0.3
 FIGURES = {
     "clip": {"zero-shot accuracy": "eval_aid-rsicd_top1", "text R@5": "eval_aid-rsicd-retrieval_image_to_text_R@5",
@@ -75,11 +79,11 @@ def cut(arm: str, seed: int = 0) -> str:
     folder = OUT / "kept" / arm
     if (folder / "curation.json").exists():
         return str(folder)
-    if arm == "oracle":
-        ids = oracle_rows(seed)
+    if arm in ("oracle", *CONTROLS):
+        ids = oracle_rows(seed) if arm == "oracle" else control_rows(arm)
         table = {"row_id": [f"{POOL.name}:{i}" for i in ids], "text_index": pa.array([0] * len(ids), pa.int32())}
-        pq.write_table(pa.table(table), OUT / "oracle_ids.parquet")
-        what = ["--ids", str(OUT / "oracle_ids.parquet"), "--input", str(POOL)]
+        pq.write_table(pa.table(table), OUT / f"{arm}_ids.parquet")
+        what = ["--ids", str(OUT / f"{arm}_ids.parquet"), "--input", str(POOL)]
     else:
         scorer = arm.removesuffix("_image")
         what = [str(OUT / "scores" / scorer), "--keep", str(KEEP), "--by", "source"]
@@ -98,6 +102,36 @@ def oracle_rows(seed: int) -> list[int]:
         clean = [i for i in own if rows[i]["clean"]]
         ids += sorted(draw.sample(clean, round(KEEP * len(own))))
     return ids
+
+
+def control_rows(arm: str) -> list[int]:
+    """Chooses 30% of each source to tell why the score model's cut does what it does, see `CONTROLS`."""
+    rows, draw, ids = rows_of(POOL), random.Random(5), []
+    scores = read_scores(OUT / "scores/model", ["score"])["score"].to_pylist()
+    for source in ("captions", "labels"):
+        own = [i for i, row in enumerate(rows) if row["source"] == source]
+        best = sorted(own, key=lambda i: -scores[i])
+        clean = [i for i in best if rows[i]["clean"]]
+        count = round(KEEP * len(own))
+        if arm == "easy":
+            ids += clean[:count]
+            continue
+        wanted = sum(rows[i]["clean"] for i in best[:count])
+        damaged = [i for i in own if not rows[i]["clean"]]
+        ids += [*draw.sample(clean, wanted), *draw.sample(damaged, count - wanted)]
+    return sorted(ids)
+
+
+def why(steps: int) -> None:
+    """Trains CLIP on the controls, one seed, and writes `results_why.json`."""
+    told = {"model": "the score model's", **CONTROLS, "oracle": "clean, at random (oracle)"}
+    runs = []
+    for arm, texts in told.items():
+        data = cut(arm)
+        run = train("clip", arm, data, 0, steps if arm in CONTROLS else None, 0)
+        share = kept({arm: data})[arm]["captions"]["clean"]
+        runs.append({"texts": texts, "clean captions": round(share, 4), **run})
+    (RECIPE / "results_why.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
 
 
 def labels_of(arm: str, data: str) -> str:
@@ -224,6 +258,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--same", nargs="+", choices=("steps", "epochs"), default=["steps", "epochs"],
                         help="which comparisons to make; `epochs` takes more than 3 times the steps")  # fmt: skip
+    parser.add_argument("--why", action="store_true", help="also train CLIP on controls, seed 0: results_why.json")
     args = parser.parse_args()
     data = {arm: cut(arm) for arm in ARMS}
     figures = kept(data)
@@ -252,6 +287,8 @@ def main() -> None:
         limits = {kind: [steps[kind] if same == "steps" else None for same in args.same] for kind in FIGURES}
         full = [(kind, "full", seed, limit) for seed in args.seeds for kind in FIGURES for limit in limits[kind]]
         runs += list(pool.map(lambda one: job(*one), full))
+    if args.why:
+        why(steps["clip"])
     start = start_figures()
     lines = [line for same in args.same for line in (*table(runs, start, same), "")]
     results = {"kept": figures, "start": start, "runs": runs, "tables": lines}

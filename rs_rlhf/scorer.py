@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -259,10 +260,10 @@ class Scorer:
                     raise
                 return [], {}, {batch[0][0][0]: error}
         # One entry at a time, and of an entry one group: a text that cannot be used is no other row's error.
-        singles = batch if len(batch) > 1 else [[place] for place in batch[0]]
+        parted = batch if len(batch) > 1 else [list(own) for _, own in groupby(batch[0], key=lambda place: place[0])]
         errors: dict[int, Exception] = {}
-        for single in singles:
-            errors |= self._collate([single], groups, on_error)[2]
+        for entry in parted:
+            errors |= self._collate([entry], groups, on_error)[2]
         left = [[place for place in entry if place[0] not in errors] for entry in batch]
         if not any(left):
             return [], {}, errors

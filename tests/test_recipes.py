@@ -233,3 +233,7 @@ def test_the_recipes_readme_states_the_measured_curation_results():
     for one in json.loads((folder / "results_why.json").read_text())["runs"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {one['texts']} |")]
         assert line.endswith(f"| {one['zero-shot accuracy']:.1%} |")
+    start, half, end = json.loads((folder / "results_grpo.json").read_text())["steps"]
+    for name, one in (("after them, before GRPO", start), ("GRPO, 30 of", half), ("GRPO, 60 steps", end)):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name}")]
+        assert line.endswith(f"| {one['sampled']:.1%} | {one['greedy']:.1%} |")
