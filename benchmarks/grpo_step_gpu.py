@@ -29,66 +29,15 @@ from typing import Any
 
 import torch
 from grpo_reward import CLOCK, PHASES, WORDS, TimedTrainer, config, summary, write_prompts
+from real_size import TEXT, build
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoProcessor, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.data import Group, make_group
 from rs_rlhf.prompt_data import load_prompts
 from rs_rlhf.score_reward import ScoreReward
 from rs_rlhf.synthetic import save_tiny_vlm
-
-TEXT: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 1024},
-    "2b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-           "num_key_value_heads": 2, "vocab_size": 151936},
-    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-           "num_key_value_heads": 4, "vocab_size": 152064},
-}  # fmt: skip
-VISION: dict[str, dict[str, Any]] = {
-    "tiny": {"depth": 2, "embed_dim": 64, "num_heads": 4},
-    "2b": {"depth": 32, "embed_dim": 1280, "num_heads": 16},
-    "7b": {"depth": 32, "embed_dim": 1280, "num_heads": 16},
-}
-
-
-def model_config(size: str, tokenizer: Any) -> Qwen2VLConfig:
-    """Returns the configuration of that size, with the small tokenizer's special tokens."""
-    text = dict(TEXT[size])
-    half = text["hidden_size"] // text["num_attention_heads"] // 2
-    section = [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2]  # 16, 24, 24 of 128
-    text |= {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "bos_token_id": None}
-    text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}
-    ids = tokenizer.convert_tokens_to_ids
-    return Qwen2VLConfig(
-        text_config=text,
-        vision_config={**VISION[size], "hidden_size": text["hidden_size"], "mlp_ratio": 4, "patch_size": 14},
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=size != "7b",
-        dtype="bfloat16",
-    )
-
-
-def build(size: str, processor: Any, device: str) -> tuple[Any, Any]:
-    """Returns the policy and the score model with random weights, made on the device itself."""
-    tokenizer = processor.tokenizer
-    default = torch.get_default_dtype()
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            policy = Qwen2VLForConditionalGeneration(model_config(size, tokenizer))
-            score_model = ScoreModel(model_config(size, tokenizer))
-    finally:
-        torch.set_default_dtype(default)
-    policy.generation_config.eos_token_id = tokenizer.eos_token_id
-    policy.generation_config.pad_token_id = tokenizer.pad_token_id
-    return policy, score_model
 
 
 def lora(rank: int = 64) -> Any:
@@ -159,11 +108,15 @@ def run(args: argparse.Namespace, device: str, folder: str) -> dict[str, Any]:
     tiny = args.size == "tiny"
     path = save_tiny_vlm(f"{folder}/tiny", max_pixels=args.image_side**2)
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
-    policy, score_model = build(args.size, processor, device)
+    tokenizer = processor.tokenizer
+    policy = build(Qwen2VLForConditionalGeneration, args.size, tokenizer, device)
+    policy.generation_config.eos_token_id = tokenizer.eos_token_id
+    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    score_model = build(ScoreModel, args.size, tokenizer, device)
     parameters = {"policy": policy.num_parameters(), "score_model": score_model.num_parameters()}
     scorer = Scorer(score_model, AutoProcessor.from_pretrained(path), token_budget=args.token_budget)
     data, root = load_prompts(write_prompts(folder, 2 * args.prompts, args.image_side))
-    unknown = list(range(len(processor.tokenizer), TEXT[args.size]["vocab_size"]))
+    unknown = list(range(len(tokenizer), TEXT[args.size]["vocab_size"]))
     options = config(
         f"{folder}/out",
         root,
@@ -185,7 +138,7 @@ def run(args: argparse.Namespace, device: str, folder: str) -> dict[str, Any]:
         peaks = {name: max(step[name] for step in trainer.peaks) / 2**30 for name in PHASES}
     trainer.accelerator.free_memory()
     peak = matmul_peak(device, 256 if tiny else 8192)
-    groups = score_groups(args.prompts, args.rollouts, args.completion_length, args.image_side)
+    groups = score_groups(args.scored_groups, args.rollouts, args.completion_length, args.image_side)
     return {
         "parameters": parameters,
         "step": result,
@@ -203,6 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps; one more goes before them and is left out")
     parser.add_argument("--prompts", type=int, default=2, help="distinct prompts of a step")
     parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--scored_groups", type=int, default=6, help="groups of the batch that times scoring alone")
     parser.add_argument("--image_side", type=int, default=448, help="pixels; 448 makes 256 tokens")
     parser.add_argument("--completion_length", type=int, default=256)
     parser.add_argument("--token_budget", type=int, default=16384, help="of a scored batch")
