@@ -6,8 +6,8 @@
 The budget is that of a real question: 324 prompt tokens, 256 of them image tokens, and completions of about 65
 tokens, on a random Qwen2-VL backbone (text 512 × 8 layers, vision 512 × 8 layers). The ways are timed in turns, so
 that a change in the machine's speed meets all of them, and the medians are compared. Before timing, the scores are
-checked to be the same. With `--size` the backbone has the real size of Qwen2-VL-2B or 7B, in bfloat16 on a GPU; there the
-largest difference of each way from scores in float32 is given instead (`error`).
+checked to be the same. With `--size` the backbone has the real size of Qwen2-VL-2B or 7B, in bfloat16 on a GPU;
+there the largest difference of each way from scores in float32 is given instead (`error`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import real_size
 import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-import real_size
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.groups import split_rows
 from rs_rlhf.preference_loss import plackett_luce_loss
@@ -140,13 +140,19 @@ def main() -> None:
         model, collator = build(folder, args.size, device)
         for n in args.sizes:
             found = results["scoring"][n] = scoring(model, collator, n, device, args.rounds)
-            print(f"scoring N={n:2d}: group {found['group']:.3f} s, rows by 2 {found['rows']:.3f} s,"
-                  f" {found['ratio']:.2f}x; rows in one batch {found['rows_one_batch']:.3f} s,"
-                  f" {found['ratio_one_batch']:.2f}x", flush=True)
+            print(
+                f"scoring N={n:2d}: group {found['group']:.3f} s, rows by 2 {found['rows']:.3f} s,"
+                f" {found['ratio']:.2f}x; rows in one batch {found['rows_one_batch']:.3f} s,"
+                f" {found['ratio_one_batch']:.2f}x",
+                flush=True,
+            )
         results["training"] = training(model, collator, device, args.rounds)
         trained = results["training"]
-        print(f"forward+backward, 4 pairs: {trained['ratio']:.2f}x group by group over pair by pair,"
-              f" {trained['ratio_one_batch']:.2f}x with all groups in one batch", flush=True)
+        print(
+            f"forward+backward, 4 pairs: {trained['ratio']:.2f}x group by group over pair by pair,"
+            f" {trained['ratio_one_batch']:.2f}x with all groups in one batch",
+            flush=True,
+        )
     if args.output:
         Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
 

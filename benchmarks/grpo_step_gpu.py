@@ -1,14 +1,15 @@
 """One GRPO step at the size of Qwen2-VL-2B or 7B on one GPU: time and peak memory per phase, and scoring's speed.
 
     python benchmarks/grpo_step_gpu.py --size 2b --output benchmarks/grpo_step_gpu_2b.json
-    python benchmarks/grpo_step_gpu.py --size 7b --lora --output benchmarks/grpo_step_gpu_7b.json
+    python benchmarks/grpo_step_gpu.py --size 7b --output benchmarks/grpo_step_gpu_7b.json
+    python benchmarks/grpo_step_gpu.py --size 7b --lora --output benchmarks/grpo_step_gpu_7b_lora.json
 
-We have not run this on a GPU: no number of it is published. Only `--size tiny` on a CPU has been tried, which shows
-that it runs to its end and says nothing about speed (its seconds are processor time, as in `grpo_reward.py`).
+The figures of an H200 lie beside this file; `recipes/qwen2-vl-7b-grpo` shows them. `--size tiny` on a CPU shows that
+it runs to its end and says nothing about speed (its seconds are processor time, as in `grpo_reward.py`).
 
 Policy and score model have the real sizes and random weights in bfloat16 (no download); the vocabulary has its real
 size too, but only the tokens of a small tokenizer are sampled, so that completions can be read as text. All weights of
-a 7B policy with Adam's states and the score model beside it need more than 80 GB: use `--lora` there.
+a 7B policy with Adam's states and the score model beside it take 81 GiB; `--lora` takes 35.
 
 Scoring's speed is given as floating point operations (PyTorch's count of one forward) per second, and as a share of
 what a large matrix product of the same type reaches on the same device at its fastest. On a CPU PyTorch's count leaves
@@ -179,11 +180,15 @@ def main() -> None:
         results |= run(args, device, folder)
     for name in PHASES:
         memory = results["peak_memory_gib"][name]
-        print(f"{name:12} {results['step']['phases'][name]:8.3f} s {results['step']['shares'][name]:5.0%}"
-              f"{'' if memory is None else f' {memory:8.1f} GiB at most'}")
+        print(
+            f"{name:12} {results['step']['phases'][name]:8.3f} s {results['step']['shares'][name]:5.0%}"
+            f"{'' if memory is None else f' {memory:8.1f} GiB at most'}"
+        )
     found = results["scoring"]
-    print(f"scoring: {found['completions_per_second']:.1f} completions/s; the forward reaches"
-          f" {found['forward_share_of_peak']:.0%} of the matrix product's {results['matmul_flops_per_second']:.3g}/s")
+    print(
+        f"scoring: {found['completions_per_second']:.1f} completions/s; the forward reaches"
+        f" {found['forward_share_of_peak']:.0%} of the matrix product's {results['matmul_flops_per_second']:.3g}/s"
+    )
     if args.output:
         Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
 

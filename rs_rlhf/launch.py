@@ -80,6 +80,26 @@ def refuse_data_parallel(options: Sequence[Any]) -> None:
         )
 
 
+def check_common(script_args: Any, model_args: Any, data: str) -> None:
+    """Refuses what every training command refuses: no data, no model, and TRL's options that it would ignore.
+
+    Args:
+        script_args (`trl.ScriptArguments`), model_args (`trl.ModelConfig`): The options.
+        data (`str`): What the command calls its data, for the error.
+
+    Raises:
+        DeclarationError: Says which option.
+    """
+    given = {"dataset_name": script_args.dataset_name, "model_name_or_path": model_args.model_name_or_path}
+    for name, value in given.items():
+        if not value:
+            raise DeclarationError(f"no {name}; give --{name}, or a recipe with it (--config).")
+    if script_args.dataset_streaming or script_args.dataset_config:
+        raise DeclarationError(f"dataset_streaming and dataset_config are not supported for {data}.")
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
+
+
 def is_launched() -> bool:
     """Whether this process was started by `accelerate launch` or `torchrun`."""
     return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ

@@ -25,7 +25,7 @@ from .clip_model import ClipModel
 from .clip_trainer import ClipTrainer, ImageTextPairs, VisionClipConfig
 from .data import DataError
 from .declarations import DeclarationError
-from .launch import TrainingParser, run
+from .launch import TrainingParser, check_common, run
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")
 CUT_SAMPLE = 2000  # texts that are tokenized to tell how many are too long
@@ -112,13 +112,9 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
 
 def check_arguments(script_args: ClipScriptArguments, model_args: Any) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    if not script_args.dataset_name or not model_args.model_name_or_path:
-        missing = "model_name_or_path" if script_args.dataset_name else "dataset_name"
-        raise DeclarationError(f"no {missing}; give --{missing}, or a recipe with it (--config).")
-    if script_args.dataset_streaming or script_args.dataset_config:
-        raise DeclarationError("dataset_streaming and dataset_config are not supported for image-text data.")
     if model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit:
         raise DeclarationError("use_peft, load_in_4bit and load_in_8bit are not supported for a dual encoder.")
+    check_common(script_args, model_args, "image-text data")
     if (limit := script_args.max_train_samples) is not None and limit < 1:
         raise DeclarationError(f"max_train_samples is {limit}; it must be at least 1.")
 

@@ -17,7 +17,7 @@ from trl import ModelConfig, ScriptArguments, get_peft_config
 from .answers import THINK_ANSWER
 from .declarations import DeclarationError
 from .grpo_trainer import VisionGRPOConfig, VisionGRPOTrainer
-from .launch import TrainingParser, run
+from .launch import TrainingParser, check_common, run
 from .prompt_data import load_prompts
 
 
@@ -104,17 +104,9 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
 
 def check_arguments(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, model_args: Any) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    for name, value in (
-        ("dataset_name", script_args.dataset_name), ("model_name_or_path", model_args.model_name_or_path)
-    ):  # fmt: skip
-        if not value:
-            raise DeclarationError(f"no {name}; give --{name}, or a recipe with it (--config).")
+    check_common(script_args, model_args, "prompts")
     if not training_args.score_model and not script_args.reward_funcs and training_args.reward != "rs":
         raise DeclarationError("no reward; give --score_model, or --reward_funcs.")
-    if script_args.dataset_streaming or script_args.dataset_config:
-        raise DeclarationError("dataset_streaming and dataset_config are not supported for prompts.")
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
 
 
 def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig) -> tuple[Any, Any]:

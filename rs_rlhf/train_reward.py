@@ -17,7 +17,7 @@ from trl import ModelConfig, ScriptArguments
 from .arguments import image_flags
 from .data import DataError
 from .declarations import DeclarationError
-from .launch import TrainingParser, run
+from .launch import TrainingParser, check_common, run
 from .preference_data import load_with_images
 from .readers import common_folder, split_paths
 from .reward_trainer import VisionRewardConfig, VisionRewardTrainer
@@ -92,14 +92,7 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
 
 def check_arguments(script_args: RewardScriptArguments, training_args: Any, model_args: ModelConfig) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    if not script_args.dataset_name:
-        raise DeclarationError("no training data; give --dataset_name, or a recipe with it (--config).")
-    if not model_args.model_name_or_path:
-        raise DeclarationError("no model; give --model_name_or_path, or a recipe with it (--config).")
-    if script_args.dataset_streaming or script_args.dataset_config:
-        raise DeclarationError("dataset_streaming and dataset_config are not supported for preference data.")
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise DeclarationError("load_in_4bit and load_in_8bit are not supported for score models; use LoRA in bf16.")
+    check_common(script_args, model_args, "preference data")
     if training_args.pad_to_multiple_of:
         raise DeclarationError("pad_to_multiple_of is not supported: batches are padded to their longest row.")
 

@@ -23,7 +23,7 @@ from trl import ModelConfig, ScriptArguments
 from .data import DataError
 from .declarations import DeclarationError
 from .image_text_files import FORMATS
-from .launch import TrainingParser, run
+from .launch import TrainingParser, check_common, run
 from .pair_files import load_images, split_files
 from .record_files import first_byte
 from .sft import VisionSFTConfig, VisionSFTTrainer, conversation_rows, text_rows
@@ -111,13 +111,7 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
 
 def check_arguments(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    if not script_args.dataset_name or not model_args.model_name_or_path:
-        missing = "model_name_or_path" if script_args.dataset_name else "dataset_name"
-        raise DeclarationError(f"no {missing}; give --{missing}, or a recipe with it (--config).")
-    if script_args.dataset_streaming or script_args.dataset_config:
-        raise DeclarationError("dataset_streaming and dataset_config are not supported for image-text data.")
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
+    check_common(script_args, model_args, "image-text data")
     if training_args.pad_to_multiple_of:
         raise DeclarationError("pad_to_multiple_of is not supported: batches are padded to their longest row.")
     if training_args.trainable != "all" and model_args.use_peft:

@@ -97,7 +97,7 @@ def test_no_command_prints_help_and_fails(arguments, capsys):
         (["--config", "scorers-qwen2vl-7b/stage9"], "did you mean 'scorers-qwen2vl-7b/stage3'?"),
         (["--accelerate_config", "zero9"], "did you mean 'zero"),
         (["--config"], "--config needs a value"),
-        (["--use_cpu"], "no training data; give --dataset_name"),
+        (["--use_cpu"], "no dataset_name; give --dataset_name"),
         (["--use_cpu", "--dataset_name", "none.jsonl", "--model_name_or_path", "m"], "no such file or folder"),
         (["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--load_in_4bit"], "not supported"),
         (
