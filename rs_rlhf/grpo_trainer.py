@@ -70,7 +70,8 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
     score_transform: str = field(
         default="none",
         metadata={
-            "help": "'exp' rewards exp(score), which is proportional to the probability of being the best answer.",
+            "help": "'exp' rewards exp(score), which is proportional to the probability of being the best answer; "
+            "'softmax' that probability, among the prompt's completions and the row's `choices`.",
             "choices": list(TRANSFORMS),
         },
     )

@@ -27,7 +27,7 @@ from .imagery import ImageError, ImageOptions
 
 logger = logging.getLogger(__name__)
 SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
-TRANSFORMS = ("none", "exp")
+TRANSFORMS = ("none", "exp", "softmax")
 IMAGE_TOKEN = "<|image_pad|>"
 Rewards = list[float | None]
 
@@ -47,7 +47,9 @@ class ScoreReward:
         scale (`float`): Of the above.
         transform (`str`): `"none"`, or `"exp"`: the reward is `exp(score)`. Under the loss that score models are
             trained with, scores are log-odds, and `exp(score)` is proportional to the probability of being the best
-            answer: it rewards being right, where the score itself rewards not being absurd.
+            answer: it rewards being right, where the score itself rewards not being absurd. `"softmax"`: that
+            probability itself, among the distinct completions of the prompt and the texts of the row's column
+            `choices`, if it has one (the class names, say). It weighs easy and hard images alike.
         answer_only (`bool`): Score the text inside `<answer>` where there is one.
         reference (`str`): Column of the reference texts.
         system_turns (`bool`): Show the score model the system turns of the prompt; by default they are left out, since
@@ -121,8 +123,8 @@ class ScoreReward:
             prompts, completions (sequences of `str` or messages): One of each per row; rows of a prompt may repeat.
             log_metric, log_extra (callables, *optional*): TRL's, for `reward/failed_fraction`, `score/…` and the
                 column `score` of the completions table.
-            **columns: The other columns: `image` or `images` (paths or pictures) unless the prompts hold them, and
-                the reference's.
+            **columns: The other columns: `image` or `images` (paths or pictures) unless the prompts hold them, the
+                reference's, and `choices`.
 
         Returns:
             `list`: A reward per row, `None` where it failed.
@@ -156,8 +158,13 @@ class ScoreReward:
             references.append(values[-1] if right else None)
         self._report(scores, references, len(causes), log_metric, log_extra)
         self._watch(len(causes), len(places), causes)
-        if not self.relative_to_reference and self.transform == "exp":
+        if self.transform == "exp":
             return [None if s is None else math.exp(min(s, 80.0)) for s in scores]  # e^80 is within float32
+        if self.transform == "softmax":
+            totals = [math.nan if isinstance(row, Exception) else _log_sum_exp(row) for row in scored]
+            return [
+                None if s is None else math.exp(s - totals[place[0]]) for s, place in zip(scores, places, strict=True)
+            ]
         if not self.relative_to_reference:
             return scores
         return [
@@ -175,11 +182,12 @@ class ScoreReward:
 
         Returns:
             `tuple`: The groups, and for each row `(group, completion)` or `(group, completion, reference)` as indices,
-            or the error of a row that fits no group. A text that holds an image token stands alone, since its group
-            cannot be scored.
+            or the error of a row that fits no group. For `"softmax"` a group holds the row's `choices` too. A text
+            that holds an image token stands alone, since its group cannot be scored.
         """
         images = columns.get("images") if columns.get("images") is not None else columns.get("image")
         references = columns.get(self.reference)
+        choices = columns.get("choices") if self.transform == "softmax" else None
         if self.relative_to_reference and references is None:
             raise DeclarationError(
                 f"relative_to_reference needs the column {self.reference!r} with the reference texts; the columns are "
@@ -207,6 +215,8 @@ class ScoreReward:
                 texts.append({})
             mine = texts[known[key]]
             places.append((known[key], *[mine.setdefault(text, len(mine)) for text in wanted]))
+            for text in (choices[i] if choices is not None else None) or []:
+                mine.setdefault(text, len(mine))
         for group, found in zip(groups, texts, strict=True):
             group.completions = make_group("", list(found)).completions
         return groups, places
@@ -257,6 +267,13 @@ class ScoreReward:
                 f"{share:.0%} of the rewards of the last {self._failed.maxlen} steps failed, more than "
                 f"max_failed_fraction ({self.max_failed_fraction:.0%}); a cause: {causes[0]}"
             )
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    """The logarithm of the sum of the exponentials of the finite values."""
+    finite = [value for value in values if math.isfinite(value)]
+    top = max(finite, default=math.nan)
+    return top + math.log(math.fsum(math.exp(value - top) for value in finite)) if finite else math.nan
 
 
 def load_scorer(model: str, **options: Any) -> Any:

@@ -150,6 +150,25 @@ def test_relative_to_the_reference_and_exp(scorer, expected):
         ScoreReward(scorer, transform="exp", relative_to_reference=True)
 
 
+def test_softmax_is_the_probability_of_the_best_among_completions_and_choices(scorer, expected):
+    reward, metrics = ScoreReward(scorer, transform="softmax"), {}
+    weights = [[math.exp(x) for x in row] for row in expected]
+    images = ["0.png"] * 4 + ["1.png"] * 2
+    call = {"prompts": [asked()] * 6, "completions": list(map(said, [*TEXTS[:2], TEXTS[0], TEXTS[1], *TEXTS[2:]]))}
+    found = reward(**call, image=images, log_metric=metrics.__setitem__)
+    two, last = sum(weights[0][:2]), sum(weights[1][2:])
+    wanted = [weights[0][k] / two for k in (0, 1, 0, 1)] + [weights[1][k] / last for k in (2, 3)]
+    assert found == pytest.approx(wanted, abs=1e-4)  # a repeated completion counts once
+    assert found[0] + found[1] == pytest.approx(1) and abs(found[0] - 0.5) > 1e-3
+    assert metrics["score/max"] == pytest.approx(max(*expected[0][:2], *expected[1][2:]), abs=1e-4)
+    choices = [TEXTS] * 4 + [None, TEXTS[2:]]  # a choice that was also said counts once
+    among = reward(**call, image=images, choices=choices)
+    wanted = [weights[0][k] / sum(weights[0]) for k in (0, 1, 0, 1)] + [weights[1][k] / last for k in (2, 3)]
+    assert among == pytest.approx(wanted, abs=1e-4)
+    assert ScoreReward(scorer)(**call, image=images, choices=choices)[0] == pytest.approx(expected[0][0], abs=1e-4)
+    assert reward([asked()], [said("urban")], image=["none.png"], choices=[TEXTS]) == [None]
+
+
 def test_a_row_without_a_reference_fails_and_is_not_compared_with_an_empty_answer(scorer, expected):
     metrics = {}
     relative = ScoreReward(scorer, relative_to_reference=True)
@@ -222,7 +241,8 @@ def test_scores_that_are_no_numbers_stop_the_run(score_model_path, tmp_path, val
         assert reward(**call, log_metric=metrics.__setitem__) == [None]
     assert metrics == {"reward/failed_fraction": 1.0}
     assert ScoreReward(reward.scorer, relative_to_reference=True)(**call, solution=["rural"]) == [None]
-    assert ScoreReward(reward.scorer, transform="exp")(**call) == [None]
+    for transform in ("exp", "softmax"):
+        assert ScoreReward(reward.scorer, transform=transform)(**call) == [None]
     with pytest.raises(RewardFailed, match="60% of the rewards of the last 10 steps failed.*not a finite number"):
         reward(**call)
 

@@ -1,0 +1,178 @@
+"""Does GRPO with the score model make a VLM answer better? The RL runs of `recipes/aid-rsicd-curation` and controls.
+
+    python benchmarks/rl_experiment.py --jobs 2
+
+The models that it starts from (`spoiled`, `captioner`, `reward_lists4`) and the labels are made by the commands of the
+recipe's README. Each arm is trained with the recipe's YAML, `--jobs` at a time with one thread each; then every policy
+answers the held-out images with `rs-rlhf eval`, greedily and sampled. What is done is not done again. It writes
+`results_grpo.json`, `results_grpo.png` and the table of the README.
+
+Arms: `grpo`, the score model is the only reward and no label is read; `shuffled`, the same with another image shown to
+the score model; `wrong`, more fine-tuning on the labels that spoiled the VLM, for as long as GRPO takes; all three
+from the VLM that wrong labels have spoiled. `unspoiled`: GRPO from the VLM before them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from curation_experiment import OUT, RECIPE, command, rows_of
+
+from rs_rlhf.task_metrics import paired_bootstrap
+
+DATA = "../shared/data/aid_rsicd"
+STARTS = {"spoiled": OUT / "spoiled", "captioner": OUT / "captioner"}
+GRPO = ["grpo", "--config", str(RECIPE / "grpo.yaml")]
+SFT = ["sft", "--config", str(RECIPE / "vlm.yaml"), "--max_steps", "440", "--dataset_name", str(OUT / "labels/full")]
+ARMS = {  # where each starts, and its command
+    "grpo": ("spoiled", GRPO),
+    "shuffled": ("spoiled", [*GRPO, "--shuffle_reward_images", "true"]),
+    "wrong": ("spoiled", SFT),
+    "unspoiled": ("captioner", GRPO),
+}
+NAMES = {"spoiled": "the VLM spoiled by wrong labels", "grpo": "GRPO, the score model alone",
+         "shuffled": "control: GRPO, another image in the reward", "wrong": "control: more of the same labels",
+         "captioner": "the VLM before the wrong labels", "unspoiled": "GRPO of that one"}  # fmt: skip
+WAYS = {"greedy": [], "sampled": ["--temperature", "1"]}
+
+
+def answers(name: str, model: Path, seed: int, core: int) -> dict[str, list[bool]]:
+    """Has a model answer the held-out images, or reads what it said: right or not, in the order of their names."""
+    found = {}
+    for way, options in WAYS.items():
+        folder = OUT / "rl/answers" / f"{name}_{way}"
+        if not (folder / "results.json").exists():
+            what = ["--model", str(model), "--task", "aid-rsicd", "--seed", str(seed), *options]
+            command("eval", *what, "--out", str(folder), core=core, log=OUT / f"logs/rl_{name}_{way}.log")
+        rows = sorted(rows_of(folder / "samples_aid-rsicd.jsonl"), key=lambda row: row["id"])
+        found[way] = [row["strict"] for row in rows]
+    return found
+
+
+def logged(folder: Path) -> dict[str, Any]:
+    """What a training wrote down: its steps and their seconds, and for GRPO the score and accuracy of its rollouts."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    steps = max(entry["step"] for entry in history)
+    times = [entry["step_time"] for entry in history if "step_time" in entry]
+    last = {key: value for entry in history for key, value in entry.items()}
+    seconds = statistics.mean(times) * steps if times else last["train_runtime"] - last["eval_runtime"]
+    keys = {"score": "score/mean", "accuracy": "audit/accuracy"}
+    curve = [
+        {"step": entry["step"]} | {name: round(entry[key], 4) for name, key in keys.items()}
+        for entry in history
+        if all(key in entry for key in keys.values())
+    ]
+    return {"steps": steps, "seconds": round(seconds), "rollouts": curve}
+
+
+def job(arm: str, seed: int, cores: Queue[int]) -> dict[str, Any]:
+    """Trains one policy and has it answer."""
+    core = cores.get()
+    try:
+        folder = OUT / "rl" / f"{arm}_{seed}"
+        if not (folder / "trainer_state.json").exists():
+            options = ["--seed", str(seed), "--output_dir", str(folder)]
+            start, what = ARMS[arm]
+            options += ["--model_name_or_path", str(STARTS[start])]
+            command(*what, *options, core=core, log=OUT / f"logs/rl_{arm}_{seed}.log")
+        run = {"arm": arm, "seed": seed, **logged(folder), "right": answers(f"{arm}_{seed}", folder, seed, core)}
+    finally:
+        cores.put(core)
+    print(arm, seed, {way: f"{statistics.mean(right):.1%}" for way, right in run["right"].items()}, flush=True)
+    return run
+
+
+def table(starts: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]]) -> list[str]:
+    """The README's table: each seed, mean ± sd over the seeds, and the gain when images are redrawn."""
+    lines = [
+        "| held-out images | right, greedy: seeds | mean ± sd | gain in points (95%) | right, sampled: seeds |"
+        " mean ± sd | seconds of training |",
+        "|---|---|---:|---:|---|---:|---:|",
+    ]
+    for start, before in starts.items():
+        greedy, sampled = (f"{statistics.mean(before[way]):.1%}" for way in WAYS)
+        lines.append(f"| {NAMES[start]} | | {greedy} | | | {sampled} | |")
+        for arm in (arm for arm, (own_start, _) in ARMS.items() if own_start == start):
+            own = [run for run in runs if run["arm"] == arm]
+            cells = []
+            for way in WAYS:
+                shares = [statistics.mean(run["right"][way]) for run in own]
+                cells += [" / ".join(f"{share:.1%}" for share in shares),
+                          f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"]  # fmt: skip
+            after = [statistics.mean(values) for values in zip(*(run["right"]["greedy"] for run in own), strict=True)]
+            gain, (low, high), _ = paired_bootstrap(before["greedy"], after)
+            cells.insert(2, f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+            seconds = [run["seconds"] for run in own]
+            lines.append(f"| {NAMES[arm]} | {' | '.join(cells)} | {min(seconds)}–{max(seconds)} |")
+    return lines
+
+
+def draw(starts: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]], path: Path) -> None:
+    """Draws score and accuracy of the rollouts over the steps, and the greedy answers before and after."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    colors = {"grpo": "tab:orange", "shuffled": "tab:gray", "wrong": "tab:red", "unspoiled": "tab:blue"}
+    for run in runs:
+        curve = run["rollouts"]
+        for axis, name in zip(axes, ("score", "accuracy"), strict=False):
+            label = NAMES[run["arm"]] if run["seed"] == runs[0]["seed"] and curve else None
+            x, y = [one["step"] for one in curve], [one[name] for one in curve]
+            axis.plot(x, y, color=colors[run["arm"]], alpha=0.7, label=label)
+    for axis, title in zip(axes, ("score of the rollouts", "share of the rollouts that are right"), strict=False):
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel("step")
+    axes[0].legend(fontsize="x-small")
+    for place, (arm, (start, _)) in enumerate(ARMS.items()):
+        shares = [statistics.mean(run["right"]["greedy"]) for run in runs if run["arm"] == arm]
+        axes[2].bar(place, statistics.mean(shares), color=colors[arm], alpha=0.6)
+        axes[2].plot([place] * len(shares), shares, "k.", markersize=5)
+        before = statistics.mean(starts[start]["greedy"])
+        axes[2].plot([place - 0.45, place + 0.45], [before, before], "k--", linewidth=0.8)
+    names = ["GRPO", "GRPO,\nanother image", "more of the\nwrong labels", "GRPO, from\nbefore them"]
+    axes[2].set_xticks(range(len(ARMS)), names, fontsize="small")
+    axes[2].set_title("right on held-out images, greedy (dashed: before; dots: seeds)", fontsize="small")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def packed(right: dict[str, list[bool]]) -> dict[str, str]:
+    """The answers as text of 0 and 1, an image each."""
+    return {way: "".join("01"[one] for one in values) for way, values in right.items()}
+
+
+def main() -> None:
+    """Trains what is not trained yet, has every policy answer, and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on its own core")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    cores: Queue[int] = Queue()
+    for core in range(args.jobs):
+        cores.put(core)
+    starts = {name: answers(name, folder, 0, 0) for name, folder in STARTS.items()}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = list(pool.map(lambda one: job(*one, cores), [(arm, seed) for arm in ARMS for seed in args.seeds]))
+    lines = table(starts, runs)
+    results = {
+        "images": len(starts["spoiled"]["greedy"]),
+        "starts": {name: packed(right) for name, right in starts.items()},
+        "runs": [{**run, "right": packed(run["right"])} for run in runs],
+        "table": lines,
+    }
+    (RECIPE / "results_grpo.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(starts, runs, RECIPE / "results_grpo.png")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
