@@ -80,11 +80,12 @@ def refuse_data_parallel(options: Sequence[Any]) -> None:
         )
 
 
-def check_common(script_args: Any, model_args: Any, data: str) -> None:
+def check_common(script_args: Any, training_args: Any, model_args: Any, data: str) -> None:
     """Refuses what every training command refuses: no data, no model, and TRL's options that it would ignore.
 
     Args:
-        script_args (`trl.ScriptArguments`), model_args (`trl.ModelConfig`): The options.
+        script_args (`trl.ScriptArguments`), training_args (`TrainingArguments`), model_args (`trl.ModelConfig`): The
+            options.
         data (`str`): What the command calls its data, for the error.
 
     Raises:
@@ -98,6 +99,8 @@ def check_common(script_args: Any, model_args: Any, data: str) -> None:
         raise DeclarationError(f"dataset_streaming and dataset_config are not supported for {data}.")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
+    if training_args.eval_on_start and training_args.eval_strategy == "no":
+        raise DeclarationError("eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.")
 
 
 def is_launched() -> bool:

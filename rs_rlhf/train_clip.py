@@ -82,7 +82,7 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
         DeclarationError: Options that are missing or would be ignored.
         ValueError: The model cannot be loaded, or is no dual encoder.
     """
-    check_arguments(script_args, model_args)
+    check_arguments(script_args, training_args, model_args)
     tasks = read_tasks(script_args)
     with training_args.main_process_first(desc="reading the pairs"):
         pairs = load_pairs(
@@ -110,11 +110,11 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
     say(f"  rs-rlhf eval --model {training_args.output_dir} --model-type clip --task TASK")
 
 
-def check_arguments(script_args: ClipScriptArguments, model_args: Any) -> None:
+def check_arguments(script_args: ClipScriptArguments, training_args: Any, model_args: Any) -> None:
     """Refuses options that would be ignored, and missing ones."""
     if model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit:
         raise DeclarationError("use_peft, load_in_4bit and load_in_8bit are not supported for a dual encoder.")
-    check_common(script_args, model_args, "image-text data")
+    check_common(script_args, training_args, model_args, "image-text data")
     if (limit := script_args.max_train_samples) is not None and limit < 1:
         raise DeclarationError(f"max_train_samples is {limit}; it must be at least 1.")
 

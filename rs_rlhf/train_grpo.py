@@ -104,7 +104,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
 
 def check_arguments(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, model_args: Any) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    check_common(script_args, model_args, "prompts")
+    check_common(script_args, training_args, model_args, "prompts")
     if not training_args.score_model and not script_args.reward_funcs and training_args.reward != "rs":
         raise DeclarationError("no reward; give --score_model, or --reward_funcs.")
 

@@ -92,7 +92,7 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
 
 def check_arguments(script_args: RewardScriptArguments, training_args: Any, model_args: ModelConfig) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    check_common(script_args, model_args, "preference data")
+    check_common(script_args, training_args, model_args, "preference data")
     if training_args.pad_to_multiple_of:
         raise DeclarationError("pad_to_multiple_of is not supported: batches are padded to their longest row.")
 

@@ -111,7 +111,7 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
 
 def check_arguments(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:
     """Refuses options that would be ignored, and missing ones."""
-    check_common(script_args, model_args, "image-text data")
+    check_common(script_args, training_args, model_args, "image-text data")
     if training_args.pad_to_multiple_of:
         raise DeclarationError("pad_to_multiple_of is not supported: batches are padded to their longest row.")
     if training_args.trainable != "all" and model_args.use_peft:

@@ -192,6 +192,14 @@ def test_sft_refuses_what_it_would_ignore(flags, capsys, not_launched):
     assert "not supported" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", ["sft", "reward", "clip", "grpo"])
+def test_an_evaluation_at_the_start_needs_a_strategy(command, capsys, not_launched):
+    flags = ["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--eval_on_start"]
+    flags += ["--eval_strategy", "no", *(["--score_model", "s"] if command == "grpo" else [])]
+    assert cli.main([command, *flags]) == 1
+    assert "give --eval_on_start false" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_data_check_takes_the_image_options(scenes, capsys):
     file = str(scenes / "validation_pairs.jsonl")
     assert cli.main(["data", "check", file, "--bands", "4", "3", "2", "--max_problems", "1"]) == 1
