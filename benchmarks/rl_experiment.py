@@ -7,9 +7,9 @@ recipe's README. Each arm is trained with the recipe's YAML, `--jobs` at a time 
 answers the held-out images with `rs-rlhf eval`, greedily and sampled. What is done is not done again. It writes
 `results_grpo.json`, `results_grpo.png` and the table of the README.
 
-Arms: `grpo`, the score model is the only reward and no label is read; `shuffled`, the same with another image shown to
-the score model; `wrong`, more fine-tuning on the labels that spoiled the VLM, for as long as GRPO takes; all three
-from the VLM that wrong labels have spoiled. `unspoiled`: GRPO from the VLM before them.
+Arms, all from the VLM that wrong labels have spoiled: `grpo`, the score model is the only reward and no label is read;
+`shuffled`, the same with another image shown to the score model; `wrong`, more fine-tuning on the labels that spoiled
+it, for about as long as GRPO takes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,17 @@ from curation_experiment import OUT, RECIPE, command, rows_of
 
 from rs_rlhf.task_metrics import paired_bootstrap
 
-DATA = "../shared/data/aid_rsicd"
-STARTS = {"spoiled": OUT / "spoiled", "captioner": OUT / "captioner"}
+BEFORE = ("captioner", "spoiled")
 GRPO = ["grpo", "--config", str(RECIPE / "grpo.yaml")]
-SFT = ["sft", "--config", str(RECIPE / "vlm.yaml"), "--max_steps", "440", "--dataset_name", str(OUT / "labels/full")]
-ARMS = {  # where each starts, and its command
-    "grpo": ("spoiled", GRPO),
-    "shuffled": ("spoiled", [*GRPO, "--shuffle_reward_images", "true"]),
-    "wrong": ("spoiled", SFT),
-    "unspoiled": ("captioner", GRPO),
-}
-NAMES = {"spoiled": "the VLM spoiled by wrong labels", "grpo": "GRPO, the score model alone",
-         "shuffled": "control: GRPO, another image in the reward", "wrong": "control: more of the same labels",
-         "captioner": "the VLM before the wrong labels", "unspoiled": "GRPO of that one"}  # fmt: skip
+ARMS = {
+    "grpo": GRPO,
+    "shuffled": [*GRPO, "--shuffle_reward_images", "true"],
+    "wrong": ["sft", "--config", str(RECIPE / "vlm.yaml"), "--model_name_or_path", str(OUT / "spoiled"), "--max_steps",
+              "440", "--dataset_name", str(OUT / "labels/full")],
+}  # fmt: skip
+NAMES = {"captioner": "before the wrong labels", "spoiled": "after them, where all arms start",
+         "grpo": "GRPO, the score model alone", "shuffled": "control: GRPO, another image in the reward",
+         "wrong": "control: more of the same labels"}  # fmt: skip
 WAYS = {"greedy": [], "sampled": ["--temperature", "1"]}
 
 
@@ -78,9 +76,7 @@ def job(arm: str, seed: int, cores: Queue[int]) -> dict[str, Any]:
         folder = OUT / "rl" / f"{arm}_{seed}"
         if not (folder / "trainer_state.json").exists():
             options = ["--seed", str(seed), "--output_dir", str(folder)]
-            start, what = ARMS[arm]
-            options += ["--model_name_or_path", str(STARTS[start])]
-            command(*what, *options, core=core, log=OUT / f"logs/rl_{arm}_{seed}.log")
+            command(*ARMS[arm], *options, core=core, log=OUT / f"logs/rl_{arm}_{seed}.log")
         run = {"arm": arm, "seed": seed, **logged(folder), "right": answers(f"{arm}_{seed}", folder, seed, core)}
     finally:
         cores.put(core)
@@ -88,32 +84,32 @@ def job(arm: str, seed: int, cores: Queue[int]) -> dict[str, Any]:
     return run
 
 
-def table(starts: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]]) -> list[str]:
+def table(before: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]]) -> list[str]:
     """The README's table: each seed, mean ± sd over the seeds, and the gain when images are redrawn."""
     lines = [
         "| held-out images | right, greedy: seeds | mean ± sd | gain in points (95%) | right, sampled: seeds |"
         " mean ± sd | seconds of training |",
         "|---|---|---:|---:|---|---:|---:|",
     ]
-    for start, before in starts.items():
-        greedy, sampled = (f"{statistics.mean(before[way]):.1%}" for way in WAYS)
+    for start in BEFORE:
+        greedy, sampled = (f"{statistics.mean(before[start][way]):.1%}" for way in WAYS)
         lines.append(f"| {NAMES[start]} | | {greedy} | | | {sampled} | |")
-        for arm in (arm for arm, (own_start, _) in ARMS.items() if own_start == start):
-            own = [run for run in runs if run["arm"] == arm]
-            cells = []
-            for way in WAYS:
-                shares = [statistics.mean(run["right"][way]) for run in own]
-                cells += [" / ".join(f"{share:.1%}" for share in shares),
-                          f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"]  # fmt: skip
-            after = [statistics.mean(values) for values in zip(*(run["right"]["greedy"] for run in own), strict=True)]
-            gain, (low, high), _ = paired_bootstrap(before["greedy"], after)
-            cells.insert(2, f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
-            seconds = [run["seconds"] for run in own]
-            lines.append(f"| {NAMES[arm]} | {' | '.join(cells)} | {min(seconds)}–{max(seconds)} |")
+    for arm in ARMS:
+        own = [run for run in runs if run["arm"] == arm]
+        cells = []
+        for way in WAYS:
+            shares = [statistics.mean(run["right"][way]) for run in own]
+            cells += [" / ".join(f"{share:.1%}" for share in shares),
+                      f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"]  # fmt: skip
+        after = [statistics.mean(values) for values in zip(*(run["right"]["greedy"] for run in own), strict=True)]
+        gain, (low, high), _ = paired_bootstrap(before["spoiled"]["greedy"], after)
+        cells.insert(2, f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+        seconds = [run["seconds"] for run in own]
+        lines.append(f"| {NAMES[arm]} | {' | '.join(cells)} | {min(seconds)}–{max(seconds)} |")
     return lines
 
 
-def draw(starts: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]], path: Path) -> None:
+def draw(before: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]], path: Path) -> None:
     """Draws score and accuracy of the rollouts over the steps, and the greedy answers before and after."""
     import matplotlib
 
@@ -121,7 +117,7 @@ def draw(starts: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]], p
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    colors = {"grpo": "tab:orange", "shuffled": "tab:gray", "wrong": "tab:red", "unspoiled": "tab:blue"}
+    colors = {"grpo": "tab:orange", "shuffled": "tab:gray", "wrong": "tab:red"}
     for run in runs:
         curve = run["rollouts"]
         for axis, name in zip(axes, ("score", "accuracy"), strict=False):
@@ -132,13 +128,12 @@ def draw(starts: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]], p
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("step")
     axes[0].legend(fontsize="x-small")
-    for place, (arm, (start, _)) in enumerate(ARMS.items()):
+    for place, arm in enumerate(ARMS):
         shares = [statistics.mean(run["right"]["greedy"]) for run in runs if run["arm"] == arm]
         axes[2].bar(place, statistics.mean(shares), color=colors[arm], alpha=0.6)
         axes[2].plot([place] * len(shares), shares, "k.", markersize=5)
-        before = statistics.mean(starts[start]["greedy"])
-        axes[2].plot([place - 0.45, place + 0.45], [before, before], "k--", linewidth=0.8)
-    names = ["GRPO", "GRPO,\nanother image", "more of the\nwrong labels", "GRPO, from\nbefore them"]
+    axes[2].axhline(statistics.mean(before["spoiled"]["greedy"]), color="black", linestyle="--", linewidth=0.8)
+    names = ["GRPO", "GRPO,\nanother image", "more of the\nsame labels"]
     axes[2].set_xticks(range(len(ARMS)), names, fontsize="small")
     axes[2].set_title("right on held-out images, greedy (dashed: before; dots: seeds)", fontsize="small")
     figure.savefig(path, dpi=100)
@@ -159,18 +154,20 @@ def main() -> None:
     cores: Queue[int] = Queue()
     for core in range(args.jobs):
         cores.put(core)
-    starts = {name: answers(name, folder, 0, 0) for name, folder in STARTS.items()}
+    before = {name: answers(name, OUT / name, 0, 0) for name in BEFORE}
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = list(pool.map(lambda one: job(*one, cores), [(arm, seed) for arm in ARMS for seed in args.seeds]))
-    lines = table(starts, runs)
+        runs = list(
+            pool.map(lambda one: job(one[0], one[1], cores), [(arm, seed) for arm in ARMS for seed in args.seeds])
+        )
+    lines = table(before, runs)
     results = {
-        "images": len(starts["spoiled"]["greedy"]),
-        "starts": {name: packed(right) for name, right in starts.items()},
+        "images": len(before["spoiled"]["greedy"]),
+        "before": {name: packed(right) for name, right in before.items()},
         "runs": [{**run, "right": packed(run["right"])} for run in runs],
         "table": lines,
     }
     (RECIPE / "results_grpo.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(starts, runs, RECIPE / "results_grpo.png")
+    draw(before, runs, RECIPE / "results_grpo.png")
     print("\n".join(lines))
 
 

@@ -233,7 +233,39 @@ def test_the_recipes_readme_states_the_measured_curation_results():
     for one in json.loads((folder / "results_why.json").read_text())["runs"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {one['texts']} |")]
         assert line.endswith(f"| {one['zero-shot accuracy']:.1%} |")
-    start, half, end = json.loads((folder / "results_grpo.json").read_text())["steps"]
-    for name, one in (("after them, before GRPO", start), ("GRPO, 30 of", half), ("GRPO, 60 steps", end)):
+
+
+def test_the_recipes_readme_states_the_measured_rl_gain():
+    folder = ROOT / "recipes" / "aid-rsicd-curation"
+    found = json.loads((folder / "results_grpo.json").read_text())
+    text = (folder / "README.md").read_text()
+    assert all(line in text for line in found["table"])
+
+    def share(bits):
+        assert len(bits) == found["images"] and set(bits) == {"0", "1"}
+        return bits.count("1") / len(bits)
+
+    before = {way: share(bits) for way, bits in found["before"]["spoiled"].items()}
+    shares = {}
+    for arm, name in (
+        ("grpo", "GRPO, the score model alone"), ("shuffled", "control: GRPO, another"), ("wrong", "control: more of")
+    ):  # fmt: skip
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {name}")]
-        assert line.endswith(f"| {one['sampled']:.1%} | {one['greedy']:.1%} |")
+        for way in ("greedy", "sampled"):
+            own = shares[arm, way] = [share(run["right"][way]) for run in found["runs"] if run["arm"] == arm]
+            assert len(own) == 3 and " / ".join(f"{value:.1%}" for value in own) in line
+            assert f"{statistics.mean(own):.1%} ± {statistics.stdev(own):.1%}" in line
+        gain = 100 * (statistics.mean(shares[arm, "greedy"]) - before["greedy"])
+        shown, low, high = map(float, re.search(r"\| ([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\) \|", line).groups())
+        assert shown == pytest.approx(gain, abs=0.051) and low < shown < high
+        if arm == "grpo":
+            assert low > 0  # what it shows: better than before, and in every seed
+            assert all(value > before[way] for way in before for value in shares[arm, way])
+    # the control: a reward that is shown another image makes it worse, while the reward itself rises
+    assert max(shares["shuffled", "greedy"]) < before["greedy"]
+    tried = json.loads((folder / "results_grpo_tried.json").read_text())
+    for one in tried["runs"]:
+        assert f"| {one['change']} | {one['greedy']:.1%} | {one['sampled']:.1%} |" in text
+    for one in tried["score_models"]:
+        low, high = one["interval"]
+        assert f"| `{one['model']}` | {one['accuracy']:.1%} ({low:.1%} – {high:.1%}) |" in text
