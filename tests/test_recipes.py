@@ -263,6 +263,15 @@ def test_the_recipes_readme_states_the_measured_rl_gain():
             assert all(value > before[way] for way in before for value in shares[arm, way])
     # the control: a reward that is shown another image makes it worse, while the reward itself rises
     assert max(shares["shuffled", "greedy"]) < before["greedy"]
+    front = " ".join((ROOT / "README.md").read_text().split())
+    greedy, sampled = shares["grpo", "greedy"], shares["grpo", "sampled"]
+    assert (
+        f"for {statistics.mean(greedy):.1%} ± {statistics.stdev(greedy):.1%} (3 seeds) of the held-out ones" in front
+    )
+    assert f"instead of {before['greedy']:.1%}, and sampled answers for {statistics.mean(sampled):.1%}" in front
+    assert f"another image in the reward {statistics.mean(shares['shuffled', 'greedy']):.1%}" in front
+    wrong = [statistics.mean(shares["wrong", way]) for way in ("greedy", "sampled")]
+    assert f"same labels {wrong[0]:.1%}, sampled {wrong[1]:.1%}" in front
     tried = json.loads((folder / "results_grpo_tried.json").read_text())
     for one in tried["runs"]:
         assert f"| {one['change']} | {one['greedy']:.1%} | {one['sampled']:.1%} |" in text
