@@ -71,7 +71,7 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
         default="none",
         metadata={
             "help": "'exp' rewards exp(score), which is proportional to the probability of being the best answer; "
-            "'softmax' that probability, among the prompt's completions and the row's `choices`.",
+            "'softmax' that probability itself, among the row's `choices`.",
             "choices": list(TRANSFORMS),
         },
     )

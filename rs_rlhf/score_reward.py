@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any
 
 from . import answers
-from .data import DataError, Group, make_group
+from .data import DataError, Group, make_group, short
 from .declarations import DeclarationError, did_you_mean
 from .imagery import ImageError, ImageOptions
 
@@ -48,8 +48,8 @@ class ScoreReward:
         transform (`str`): `"none"`, or `"exp"`: the reward is `exp(score)`. Under the loss that score models are
             trained with, scores are log-odds, and `exp(score)` is proportional to the probability of being the best
             answer: it rewards being right, where the score itself rewards not being absurd. `"softmax"`: that
-            probability itself, among the distinct completions of the prompt and the texts of the row's column
-            `choices`, if it has one (the class names, say). It weighs easy and hard images alike.
+            probability itself, among the completion and the texts of the row's column `choices` (the class names,
+            say). It weighs easy and hard images alike.
         answer_only (`bool`): Score the text inside `<answer>` where there is one.
         reference (`str`): Column of the reference texts.
         system_turns (`bool`): Show the score model the system turns of the prompt; by default they are left out, since
@@ -130,7 +130,7 @@ class ScoreReward:
             `list`: A reward per row, `None` where it failed.
 
         Raises:
-            DeclarationError: The reference's column is missing.
+            DeclarationError: The reference's column is missing, or for `"softmax"` the column `choices`.
             RewardFailed: Too many rows failed.
         """
         groups, places = self.layout(prompts, completions, columns)
@@ -143,6 +143,7 @@ class ScoreReward:
         scored = self.scorer.score_groups(groups, on_error="return")
         scores: list[float | None] = []
         references: list[float | None] = []
+        totals: list[float] = []
         causes: list[str] = []
         for place in places:
             row = place if isinstance(place, Exception) else scored[place[0]]
@@ -156,15 +157,13 @@ class ScoreReward:
             right = all(map(math.isfinite, values))
             scores.append(values[0] if right else None)
             references.append(values[-1] if right else None)
+            totals.append(_log_sum_exp(values) if right else math.nan)
         self._report(scores, references, len(causes), log_metric, log_extra)
         self._watch(len(causes), len(places), causes)
         if self.transform == "exp":
             return [None if s is None else math.exp(min(s, 80.0)) for s in scores]  # e^80 is within float32
         if self.transform == "softmax":
-            totals = [math.nan if isinstance(row, Exception) else _log_sum_exp(row) for row in scored]
-            return [
-                None if s is None else math.exp(s - totals[place[0]]) for s, place in zip(scores, places, strict=True)
-            ]
+            return [None if s is None else math.exp(s - total) for s, total in zip(scores, totals, strict=True)]
         if not self.relative_to_reference:
             return scores
         return [
@@ -182,12 +181,17 @@ class ScoreReward:
 
         Returns:
             `tuple`: The groups, and for each row `(group, completion)` or `(group, completion, reference)` as indices,
-            or the error of a row that fits no group. For `"softmax"` a group holds the row's `choices` too. A text
+            for `"softmax"` `(group, completion, *other choices)`, or the error of a row that fits no group. A text
             that holds an image token stands alone, since its group cannot be scored.
         """
         images = columns.get("images") if columns.get("images") is not None else columns.get("image")
         references = columns.get(self.reference)
-        choices = columns.get("choices") if self.transform == "softmax" else None
+        choices = columns.get("choices")
+        if self.transform == "softmax" and choices is None:
+            raise DeclarationError(
+                "transform 'softmax' needs the column 'choices' with the texts to choose from; the columns are "
+                f"{', '.join(columns) or 'none'}."
+            )
         if self.relative_to_reference and references is None:
             raise DeclarationError(
                 f"relative_to_reference needs the column {self.reference!r} with the reference texts; the columns are "
@@ -203,6 +207,8 @@ class ScoreReward:
             try:
                 if self.relative_to_reference and references is not None:
                     wanted.append(self._reference_text(references[i]))
+                if self.transform == "softmax" and choices is not None:
+                    wanted += _choices(choices[i])
                 group = make_group(self._prompt(prompt), [], row_images(prompt, images, i), row=i)
                 keys = tuple(image_key(image, hashes) for image in group.images)
             except (DataError, ImageError) as error:
@@ -214,11 +220,10 @@ class ScoreReward:
                 groups.append(group)
                 texts.append({})
             mine = texts[known[key]]
-            places.append((known[key], *[mine.setdefault(text, len(mine)) for text in wanted]))
-            for text in (choices[i] if choices is not None else None) or []:
-                mine.setdefault(text, len(mine))
-        for group, found in zip(groups, texts, strict=True):
-            group.completions = make_group("", list(found)).completions
+            found = [mine.setdefault(text, len(mine)) for text in wanted]
+            places.append((known[key], *(dict.fromkeys(found) if self.transform == "softmax" else found)))
+        for group, own in zip(groups, texts, strict=True):
+            group.completions = make_group("", list(own)).completions
         return groups, places
 
     def _text(self, value: Any) -> str:
@@ -269,11 +274,15 @@ class ScoreReward:
             )
 
 
+def _choices(value: Any) -> list[str]:
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(text, str) for text in value):
+        raise DataError(f"`choices` is {short(value)}, expected the texts to choose from", "choices")
+    return list(value)
+
+
 def _log_sum_exp(values: Sequence[float]) -> float:
-    """The logarithm of the sum of the exponentials of the finite values."""
-    finite = [value for value in values if math.isfinite(value)]
-    top = max(finite, default=math.nan)
-    return top + math.log(math.fsum(math.exp(value - top) for value in finite)) if finite else math.nan
+    top = max(values)
+    return top + math.log(math.fsum(math.exp(value - top) for value in values))
 
 
 def load_scorer(model: str, **options: Any) -> Any:

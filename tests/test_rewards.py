@@ -150,23 +150,28 @@ def test_relative_to_the_reference_and_exp(scorer, expected):
         ScoreReward(scorer, transform="exp", relative_to_reference=True)
 
 
-def test_softmax_is_the_probability_of_the_best_among_completions_and_choices(scorer, expected):
+def test_softmax_is_the_probability_of_the_completion_among_the_choices(scorer, expected):
     reward, metrics = ScoreReward(scorer, transform="softmax"), {}
     weights = [[math.exp(x) for x in row] for row in expected]
-    images = ["0.png"] * 4 + ["1.png"] * 2
-    call = {"prompts": [asked()] * 6, "completions": list(map(said, [*TEXTS[:2], TEXTS[0], TEXTS[1], *TEXTS[2:]]))}
-    found = reward(**call, image=images, log_metric=metrics.__setitem__)
-    two, last = sum(weights[0][:2]), sum(weights[1][2:])
-    wanted = [weights[0][k] / two for k in (0, 1, 0, 1)] + [weights[1][k] / last for k in (2, 3)]
-    assert found == pytest.approx(wanted, abs=1e-4)  # a repeated completion counts once
-    assert found[0] + found[1] == pytest.approx(1) and abs(found[0] - 0.5) > 1e-3
-    assert metrics["score/max"] == pytest.approx(max(*expected[0][:2], *expected[1][2:]), abs=1e-4)
-    choices = [TEXTS] * 4 + [None, TEXTS[2:]]  # a choice that was also said counts once
-    among = reward(**call, image=images, choices=choices)
-    wanted = [weights[0][k] / sum(weights[0]) for k in (0, 1, 0, 1)] + [weights[1][k] / last for k in (2, 3)]
-    assert among == pytest.approx(wanted, abs=1e-4)
-    assert ScoreReward(scorer)(**call, image=images, choices=choices)[0] == pytest.approx(expected[0][0], abs=1e-4)
-    assert reward([asked()], [said("urban")], image=["none.png"], choices=[TEXTS]) == [None]
+    call = {"prompts": [asked()] * 6, "completions": list(map(said, [*TEXTS[:2], TEXTS[0], TEXTS[3], *TEXTS[2:]]))}
+    columns = {"image": ["0.png"] * 4 + ["1.png"] * 2, "choices": [TEXTS[:3]] * 4 + [TEXTS[2:]] * 2}
+    found = reward(**call, **columns, log_metric=metrics.__setitem__)
+    three, two = sum(weights[0][:3]), sum(weights[1][2:])
+    wanted = [weights[0][k] / three for k in (0, 1, 0)] + [weights[0][3] / (three + weights[0][3])]  # 3: no choice
+    assert found == pytest.approx([*wanted, weights[1][2] / two, weights[1][3] / two], abs=1e-4)
+    assert found[4] + found[5] == pytest.approx(1) and abs(found[4] - 0.5) > 1e-3
+    assert metrics["score/max"] == pytest.approx(max(*expected[0][:2], expected[0][3], *expected[1][2:]), abs=1e-4)
+    for i in range(6):  # whatever else is in the call
+        one = {name: [values[i]] for name, values in {**call, **columns}.items()}
+        assert reward(**one) == pytest.approx([found[i]], abs=1e-4)
+    assert ScoreReward(scorer)(**call, **columns)[0] == pytest.approx(expected[0][0], abs=1e-4)
+    with pytest.raises(DeclarationError, match="needs the column 'choices'.*the columns are image"):
+        reward([asked()], [said("urban")], image=["0.png"])
+    metrics, rows = {}, [TEXTS, None, [], "urban", TEXTS]
+    images = ["0.png"] * 4 + ["none.png"]
+    found = reward([asked()] * 5, [said("urban")] * 5, image=images, choices=rows, log_metric=metrics.__setitem__)
+    assert found[0] == pytest.approx(weights[0][0] / sum(weights[0]), abs=1e-4) and found[1:] == [None] * 4
+    assert metrics["reward/failed_fraction"] == 0.8
 
 
 def test_a_row_without_a_reference_fails_and_is_not_compared_with_an_empty_answer(scorer, expected):
@@ -242,7 +247,7 @@ def test_scores_that_are_no_numbers_stop_the_run(score_model_path, tmp_path, val
     assert metrics == {"reward/failed_fraction": 1.0}
     assert ScoreReward(reward.scorer, relative_to_reference=True)(**call, solution=["rural"]) == [None]
     for transform in ("exp", "softmax"):
-        assert ScoreReward(reward.scorer, transform=transform)(**call) == [None]
+        assert ScoreReward(reward.scorer, transform=transform)(**call, choices=[["urban", "rural"]]) == [None]
     with pytest.raises(RewardFailed, match="60% of the rewards of the last 10 steps failed.*not a finite number"):
         reward(**call)
 
