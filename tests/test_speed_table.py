@@ -70,6 +70,7 @@ def test_the_gpu_benchmark_runs_to_its_end(tmp_path):
     output = tmp_path / "step.json"
     command = [sys.executable, ROOT / "benchmarks" / "grpo_step_gpu.py", "--size", "tiny", "--rounds", "1"]
     command += ["--prompts", "1", "--rollouts", "2", "--image_side", "56", "--completion_length", "4", "--lora"]
+    command += ["--scored_groups", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, "--output", output], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
