@@ -154,7 +154,6 @@ def train_policy(out: Path, args: Any) -> None:
         **common | {"eval_strategy": "steps", "eval_steps": max(1, args.grpo_steps // 3), "eval_on_start": True},
         num_generations_eval=1,
         score_model=str(out / "reward"),
-        score_transform="softmax",
         validation_prompts=args.validation_scenes,
         audit_steps=10,
     )
