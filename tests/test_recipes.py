@@ -261,7 +261,7 @@ def test_the_recipes_readme_states_the_measured_rl_gain():
         if arm == "grpo":
             assert low > 0  # what it shows: better than before, and in every seed
             assert all(value > before[way] for way in before for value in shares[arm, way])
-    # the control: a reward that is shown another image makes it worse, while the reward itself rises
+    # the control: a reward that is shown another image makes it worse
     assert max(shares["shuffled", "greedy"]) < before["greedy"]
     front = " ".join((ROOT / "README.md").read_text().split())
     greedy, sampled = shares["grpo", "greedy"], shares["grpo", "sampled"]
