@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
-from rs_rlhf.score_files import read_scores
+from rs_rlhf.curation.shards import read_scores
 
 OUT = Path("out/aid-rsicd-curation")
 POOL = OUT / "pool/pool.jsonl"

@@ -28,12 +28,12 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 
-from rs_rlhf.benchmark_data import read_benchmark
-from rs_rlhf.benchmarks import load_benchmark
-from rs_rlhf.eval_protocols import vlm_protocol
-from rs_rlhf.eval_run import read_lines, run_task
-from rs_rlhf.policy import Policy
-from rs_rlhf.synthetic import save_tiny_vlm
+from rs_rlhf.evaluation.reader import read_benchmark
+from rs_rlhf.evaluation.benchmark import load_benchmark
+from rs_rlhf.evaluation.protocols import vlm_protocol
+from rs_rlhf.evaluation.run import read_lines, run_task
+from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 COUNT, NEW_TOKENS = 64, 32
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]

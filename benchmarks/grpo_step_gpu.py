@@ -35,10 +35,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from rs_rlhf import ScoreModel, Scorer
-from rs_rlhf.data import Group, make_group
-from rs_rlhf.prompt_data import load_prompts
-from rs_rlhf.score_reward import ScoreReward
-from rs_rlhf.synthetic import save_tiny_vlm
+from rs_rlhf.data.group import Group, make_group
+from rs_rlhf.trainers.grpo_data import load_prompts
+from rs_rlhf.rewards.score import ScoreReward
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 
 def lora(rank: int = 64) -> Any:

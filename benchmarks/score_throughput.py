@@ -39,10 +39,10 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from rs_rlhf import ScoreModel, Scorer
-from rs_rlhf.image_text_files import open_image_texts
-from rs_rlhf.score_files import planned, read_scores
-from rs_rlhf.score_units import Work
-from rs_rlhf.synthetic import save_tiny_vlm
+from rs_rlhf.data.image_text_dataset import open_image_texts
+from rs_rlhf.curation.shards import planned, read_scores
+from rs_rlhf.curation.worker import Work
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]
 

@@ -28,8 +28,8 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from rs_rlhf import ScoreModel, Scorer, make_group
-from rs_rlhf.remote_scorer import RemoteScorer
-from rs_rlhf.synthetic import save_tiny_vlm
+from rs_rlhf.scoring.remote import RemoteScorer
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 CLIENTS = (1, 8, 32)
 SERVE = [sys.executable, "-m", "rs_rlhf", "serve"]

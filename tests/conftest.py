@@ -35,7 +35,7 @@ def picture(seed: int, width: int = 84, height: int = 56) -> Image.Image:
 @pytest.fixture(scope="session")
 def tiny_vlm(tmp_path_factory):
     """Path of a tiny Qwen2-VL with a pixel budget of 4 to 12 image tokens."""
-    from rs_rlhf.synthetic import save_tiny_vlm
+    from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
     path = tmp_path_factory.mktemp("tiny") / "qwen2_vl"
     return save_tiny_vlm(path, min_pixels=56 * 56, max_pixels=12 * 28 * 28)

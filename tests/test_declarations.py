@@ -27,7 +27,7 @@ def test_a_declaration_is_a_mapping_and_opens_with_its_command(kind, name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_parses_through_its_parser(name, tmp_path, monkeypatch):
-    from rs_rlhf import launch
+    from rs_rlhf.cli import launch
 
     path = declarations.find("recipes", name)
     command = re.search(r"rs-rlhf (\w+) ", path.read_text(encoding="utf-8").splitlines()[0]).group(1)
@@ -54,7 +54,7 @@ def test_a_recipe_has_a_readme(name):
 
 @pytest.mark.parametrize("name", declarations.names("reward_models"))
 def test_a_reward_model_loads(name):
-    from rs_rlhf.reward_model_cards import find_card
+    from rs_rlhf.scoring.cards import find_card
 
     card = find_card(name)
     assert card.model and card.licence and card.recipe
@@ -100,7 +100,7 @@ def test_a_path_is_taken_as_it_is(tmp_path):
     ],
 )
 def test_a_broken_declaration_says_what_is_wrong(tmp_path, text, message):
-    from rs_rlhf.reward_model_cards import RewardModelCard
+    from rs_rlhf.scoring.cards import RewardModelCard
 
     path = tmp_path / "mine.yaml"
     path.write_text(text)

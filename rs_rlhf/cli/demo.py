@@ -1,0 +1,272 @@
+"""`rs-rlhf demo`: the whole path in minutes on a laptop, without a network.
+
+Overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
+known damage are built, to which come the captioner's own wrong answers, and the score model is trained on them through
+the same commands that users run. Then the captioner is trained by GRPO with the score model as its only reward. It
+ends with how often the score model prefers the better text, and with the evaluation of the policy on held-out scenes:
+before, after GRPO, and the best of eight answers by the score model, as tables and pictures.
+
+Left out: anything that the commands do not do themselves; this module only calls them in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..declarations import DeclarationError
+
+MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
+OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo and prints the table."""
+    parser = argparse.ArgumentParser(prog="rs-rlhf demo", description="The whole path on made-up scenes.")
+    parser.add_argument("--output_dir", default="demo_output", help="folder to write to (default: demo_output)")
+    parser.add_argument("--train_scenes", type=int, default=1200, help="training scenes (default: 1200)")
+    parser.add_argument("--validation_scenes", type=int, default=240, help="held-out scenes (default: 240)")
+    parser.add_argument("--captioner_steps", type=int, default=300, help="steps of the captioner (default: 300)")
+    parser.add_argument("--reward_steps", type=int, default=600, help="steps of the score model (default: 600)")
+    parser.add_argument("--grpo_steps", type=int, default=60, help="steps of GRPO (default: 60)")
+    parser.add_argument("--batch_size", type=int, default=48, help="samples per step (default: 48)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    out = Path(args.output_dir)
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise DeclarationError(f"{out} is not empty and was not made by the demo; give another --output_dir.")
+        for name in OWN:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+    start = time.monotonic()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
+
+    _say("1/6", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
+    prepare(out, args)
+    _say("2/6", "training a tiny Qwen2-VL from scratch as a captioner")
+    train_captioner(out, args)
+    before = _report(out, out / "start", args.seed)
+    _say("3/6", "training the score model on preference pairs and the captioner's own mistakes")
+    sample_mistakes(out, args)
+    train_score_model(out, args)
+    _say("4/6", "scoring held-out pairs")
+    after = _report(out, out / "reward", args.seed)
+    _say("5/6", "training the captioner by GRPO, rewarded by the score model alone")
+    train_policy(out, args)
+    _say("6/6", "evaluating the policy before and after, and with the best of 8 answers")
+    evaluate_policy(out, args)
+    summary = summarise(out, before, after, args.seed)
+    summary += "\n\n" + summarise_policy(out) + "\n\n" + summarise_evaluations(out)
+    print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {args.seed}).")
+    pictures = ", ".join(str(out / name) for name in ("demo.png", "grpo.png", "best_of_n.png"))
+    print(f"Pictures: {pictures}; GRPO and the evaluations as a page: rs-rlhf report {out / 'grpo'}")
+    print("Score your own images with")
+    print(f'  Scorer.from_pretrained("{out / "reward"}").score(images=[...], completions=[[...]])')
+    return 0
+
+
+def prepare(out: Path, args: Any) -> None:
+    """Writes scenes, pairs, and the untrained tiny model."""
+    from ..data import captioned_images as pair_files
+    from ..data import scenes
+    from ..models.tiny_vlm import save_tiny_vlm
+
+    scenes.write_scenes(str(out / "scenes"), args.train_scenes, args.validation_scenes, args.seed, 112)
+    for split, seed in (("train", args.seed), ("validation", args.seed + 1)):
+        options = ["--input", str(out / "scenes"), "--split", split, "--seed", str(seed)]
+        if code := pair_files.main([*options, "--output", str(out / "scenes" / f"{split}_pairs.jsonl")]):
+            raise SystemExit(code)
+    save_tiny_vlm(
+        out / "init", 96, 2, 96, 3, args.seed, min_pixels=112 * 112, max_pixels=112 * 112, vocab_size=800,
+        texts=pair_files.image_texts(f"{out / 'scenes'}:train"),
+    )  # fmt: skip
+
+
+def _options(out: Path, args: Any, steps: int) -> dict[str, Any]:
+    """Options common to both trainings."""
+    return {
+        "output_dir": str(out),
+        "max_steps": steps,
+        "per_device_train_batch_size": args.batch_size,
+        "per_device_eval_batch_size": 2 * args.batch_size,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, steps // 12),
+        "adam_beta2": 0.99,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_steps": 50,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "seed": args.seed,
+    }
+
+
+def train_captioner(out: Path, args: Any) -> None:
+    """Trains the captioner, and saves it with a new head as the score model's start."""
+    import torch
+    from transformers import AutoProcessor
+    from trl import ModelConfig
+
+    from . import sft as train_sft
+    from ..models.score_model import ScoreModel
+    from ..trainers.sft import VisionSFTConfig
+
+    options = VisionSFTConfig(**_options(out / "captioner", args, args.captioner_steps), augment=True)
+    script = train_sft.SFTScriptArguments(dataset_name=str(out / "scenes"))
+    train_sft.main(script, options, ModelConfig(model_name_or_path=str(out / "init")))
+    torch.manual_seed(args.seed)
+    ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
+    AutoProcessor.from_pretrained(out / "captioner").save_pretrained(out / "start")
+
+
+def sample_mistakes(out: Path, args: Any) -> None:
+    """Samples the captioner on the training scenes; its wrong answers, and other classes, become rejected."""
+    from ..preferences import mistakes as sampled_pairs
+
+    options = ["--policy", str(out / "captioner"), "--input", str(out / "scenes"), "--split", "train", "-n", "8"]
+    options += ["--form", "list", "--choices_extra", "4", "--seed", str(args.seed), "--max_new_tokens", "12"]
+    if code := sampled_pairs.main([*options, "--output", str(out / "scenes" / "train_mistakes.jsonl")]):
+        raise SystemExit(code)
+
+
+def train_policy(out: Path, args: Any) -> None:
+    """Trains the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
+    from trl import ModelConfig
+
+    from . import grpo as train_grpo
+    from ..trainers.grpo import VisionGRPOConfig
+
+    common = _options(out / "grpo", args, args.grpo_steps)
+    common |= {"learning_rate": 2e-4, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 5}
+    common |= {"per_device_train_batch_size": 64, "num_generations": 8, "max_completion_length": 12, "beta": 0.02}
+    options = VisionGRPOConfig(
+        **common | {"eval_strategy": "steps", "eval_steps": max(1, args.grpo_steps // 3), "eval_on_start": True},
+        num_generations_eval=1,
+        score_model=str(out / "reward"),
+        validation_prompts=args.validation_scenes,
+        audit_steps=10,
+    )
+    script = train_grpo.GRPOScriptArguments(
+        dataset_name=str(out / "scenes"),
+        dataset_train_split="train",
+        dataset_test_split="validation",
+    )
+    train_grpo.main(script, options, ModelConfig(model_name_or_path=str(out / "captioner")))
+
+
+def evaluate_policy(out: Path, args: Any) -> None:
+    """Evaluates on the held-out scenes with `rs-rlhf eval` and `rs-rlhf best-of-n`; the run's report shows it."""
+    from ..evaluation import best_of_n
+    from . import eval as evaluate
+
+    asked = ["--task", "scenes", "--data_root", str(out)]
+    for name, model in (("base policy", "captioner"), ("with GRPO", "grpo")):
+        evaluate.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
+    sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(args.seed)]
+    place = out / "grpo" / "eval" / "best of n, base policy"
+    models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]
+    best_of_n.main([*models, *asked, *sampled, "--out", str(place)])
+    shutil.copy(place / "best_of_n.png", out / "best_of_n.png")
+
+
+def train_score_model(out: Path, args: Any) -> None:
+    """Trains the score model."""
+    from trl import ModelConfig
+
+    from . import reward as train_reward
+    from ..trainers.reward import VisionRewardConfig
+
+    options = _options(out / "reward", args, args.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
+    files = [str(out / "scenes" / name) for name in ("train_pairs.jsonl", "train_mistakes.jsonl")]
+    script = train_reward.RewardScriptArguments(dataset_name=",".join(files))
+    train_reward.main(script, VisionRewardConfig(**options), ModelConfig(model_name_or_path=str(out / "start")))
+
+
+def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:
+    from ..data.group import group_from_row
+    from ..evaluation.preferences import evaluate_preferences
+    from ..data.rows import load_preferences
+
+    data = load_preferences(str(out / "scenes" / "validation_pairs.jsonl"))
+    return evaluate_preferences(_scorer(out, model), [group_from_row(row) for row in data], seed=seed)
+
+
+def _scorer(out: Path, model: Path) -> Any:
+    from ..imagery.raster import ImageOptions
+    from ..scoring.scorer import Scorer
+
+    return Scorer.from_pretrained(model, image_options=ImageOptions(image_root=str(out / "scenes")))
+
+
+def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: int) -> str:
+    """Writes `demo.json` and `demo.png`, and returns the table as Markdown."""
+    from ..imagery.raster import ImageOptions, read_image
+    from ..data.captioned_images import load_images
+    from ..runs.plots import plot_preferences
+
+    rows = load_images(out / "scenes", "validation")
+    shown = rows[seed % len(rows)]
+    others = {row["label"]: row["captions"][0] for row in rows if row["label"] != shown["label"]}
+    captions = [*shown["captions"][:2], *list(others.values())[:4]]
+    scores = _scorer(out, out / "reward").score([shown["image"]], None, [captions])[0]
+    picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
+    example = (picture, list(zip(captions, scores, strict=True)))
+    plot_preferences({"before": before, "after": after}, out / "demo.png", example)
+    (out / "demo.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n", encoding="utf-8")
+
+    lines = ["| held-out pairs | n | before | after | 95% interval |", "|---|---:|---:|---:|---|"]
+    parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
+    parts |= {"all": (before, after)}
+    for name, (first, last) in parts.items():
+        low, high = last["interval"]
+        lines.append(
+            f"| {name} | {last['n']} | {first['accuracy']:.1%} | {last['accuracy']:.1%} | {low:.1%} – {high:.1%} |"
+        )
+    lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
+    lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:")
+    ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
+    lines += [f"  {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
+    return "\n".join(lines)
+
+
+def summarise_policy(out: Path) -> str:
+    """Draws the reward beside the accuracy, and returns what GRPO did as Markdown."""
+    from ..runs.plots import history, plot_grpo
+
+    log = history(out / "grpo")
+    points = [(entry["step"], entry) for entry in log if "eval_audit/greedy_accuracy" in entry]
+    plot_grpo(out / "grpo", out / "grpo.png")
+    lines = ["| GRPO step | reward of sampled answers | held-out scenes named right | not a class |"]
+    lines.append("|---:|---:|---:|---:|")
+    rewards = {entry["step"]: entry["eval_reward"] for entry in log if entry.get("eval_reward") is not None}
+    for step, entry in points:
+        right, odd = entry["eval_audit/greedy_accuracy"], entry["eval_audit/greedy_unparseable"]
+        lines.append(f"| {step} | {rewards.get(step, float('nan')):.2f} | {right:.1%} | {odd:.1%} |")
+    return "\n".join(lines)
+
+
+def summarise_evaluations(out: Path) -> str:
+    """Returns the policy's evaluations as Markdown."""
+    from ..runs.report_tables import read_evaluations
+
+    lines = ["| policy on held-out scenes | n | named right | 95% interval |", "|---|---:|---:|---|"]
+    for row in read_evaluations(out / "grpo"):
+        low, high = row["interval"]
+        lines.append(f"| {row['what']} | {row['n']} | {row['accuracy']:.1%} | {low:.1%} – {high:.1%} |")
+    return "\n".join(lines)
+
+
+def _say(step: str, what: str) -> None:
+    print(f"\n[{step}] {what}", flush=True)

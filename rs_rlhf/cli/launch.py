@@ -1,0 +1,255 @@
+"""How the training commands start: recipe and flags, in this process or through `accelerate launch`.
+
+As in TRL's command line, `--config` names a recipe whose keys are flags, flags override it, and what the training
+does not know goes to `accelerate launch`: `--accelerate_config NAME`, or its own flags such as `--num_processes 2`,
+on the command line or in the recipe. Without any of them, and under `accelerate launch` or `torchrun`, the training
+runs in this process. Unlike TRL, a flag that neither side knows is an error that names the nearest.
+
+Left out: several recipes at once, and recipes that inherit from another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from trl import TrlParser
+
+from .. import declarations
+from ..declarations import DeclarationError
+
+EPILOG = (
+    "Beside these: --config PATH|NAME, a YAML recipe whose keys are the flags above; --accelerate_config PATH|NAME "
+    "and the flags of `accelerate launch`, such as --num_processes 2, to train with several processes. Names are "
+    "those of the files in recipes/ and accelerate_configs/."
+)
+
+
+class TrainingParser(TrlParser):
+    """TRL's parser, whose mistakes are told in one sentence, and which guesses no abbreviated flags."""
+
+    def __init__(self, dataclass_types: Any, prog: str | None = None, description: str | None = None) -> None:
+        super().__init__(dataclass_types, prog=prog, description=description, epilog=EPILOG, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the mistake that argparse would print below a page of usage."""
+        raise DeclarationError(f"{message}.")
+
+
+def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: Sequence[str]) -> int:
+    """Trains, in this process or through `accelerate launch`; returns the exit code.
+
+    Args:
+        command (`str`): `"reward"` or `"sft"`.
+        parser ([`TrainingParser`]): The command's parser.
+        main (callable): Takes the parser's dataclasses and trains.
+        argv (sequence of `str`): The command's arguments.
+    """
+    config, flags, launch_flags = split_arguments(parser, argv)
+    if launch_flags and not is_launched():
+        return launch(launch_arguments(command, config, flags, launch_flags))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    if several and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # which this would switch off
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
+    options = parse(parser, flags)
+    refuse_data_parallel(options)
+    main(*options)
+    return 0
+
+
+def refuse_data_parallel(options: Sequence[Any]) -> None:
+    """Refuses to train in one process that sees several GPUs, which TRL does not support.
+
+    Args:
+        options (sequence): The parser's dataclasses.
+
+    Raises:
+        DeclarationError: Several GPUs are visible to a process that no launcher started.
+    """
+    count = torch.cuda.device_count()
+    if count > 1 and not is_launched() and not any(getattr(one, "use_cpu", False) for one in options):
+        raise DeclarationError(
+            f"this process sees {count} GPUs but can train on one; give --accelerate_config multi_gpu to use all, or "
+            "set CUDA_VISIBLE_DEVICES=0 in the environment to use one."
+        )
+
+
+def check_common(script_args: Any, training_args: Any, model_args: Any, data: str) -> None:
+    """Refuses what every training command refuses: no data, no model, and TRL's options that it would ignore.
+
+    Args:
+        script_args (`trl.ScriptArguments`), training_args (`TrainingArguments`), model_args (`trl.ModelConfig`): The
+            options.
+        data (`str`): What the command calls its data, for the error.
+
+    Raises:
+        DeclarationError: Says which option.
+    """
+    given = {"dataset_name": script_args.dataset_name, "model_name_or_path": model_args.model_name_or_path}
+    for name, value in given.items():
+        if not value:
+            raise DeclarationError(f"no {name}; give --{name}, or a recipe with it (--config).")
+    if script_args.dataset_streaming or script_args.dataset_config:
+        raise DeclarationError(f"dataset_streaming and dataset_config are not supported for {data}.")
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
+    if training_args.eval_on_start and training_args.eval_strategy == "no":
+        raise DeclarationError("eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.")
+
+
+def is_launched() -> bool:
+    """Whether this process was started by `accelerate launch` or `torchrun`."""
+    return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+    """Splits the arguments of a training command, and makes the recipe's values the parser's defaults.
+
+    Args:
+        parser ([`TrainingParser`]): The command's parser; its defaults are changed.
+        argv (sequence of `str`): The arguments.
+
+    Returns:
+        `tuple`: Path of the recipe (or `None`), the training's flags, and the flags of `accelerate launch`.
+
+    Raises:
+        DeclarationError: A flag or key that neither the training nor `accelerate launch` knows, or no such recipe.
+    """
+    config, flags = _take_option(list(argv), "--config")
+    name, flags = _take_option(flags, "--accelerate_config")
+    recipe: dict[str, Any] = {}
+    if config is not None:
+        config = str(declarations.find("recipes", config))
+        recipe = read_recipe(config)
+    trained = {action.dest for action in parser._actions}
+    parser.set_defaults_with_config(**{key: value for key, value in recipe.items() if key in trained})
+    name = name or recipe.pop("accelerate_config", None)
+    from_recipe = {key: value for key, value in recipe.items() if key not in trained and key != "accelerate_config"}
+    _, rest = parser.parse_known_args(flags)
+    flags = _without(flags, rest)
+    if from_recipe or rest:
+        known = launch_options()
+        for key in from_recipe:
+            if key not in known:
+                raise DeclarationError(f"{config}: unknown key {key!r}{_nearest(key, trained | known)}")
+        _check_rest(rest, trained, known)
+    launch_flags = [] if name is None else ["--config_file", str(declarations.find("accelerate_configs", str(name)))]
+    for key, value in from_recipe.items():
+        if value is not False:
+            launch_flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+    return config, flags, launch_flags + rest
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """Reads a recipe and sets the environment variables of its `env`.
+
+    Raises:
+        DeclarationError: Not a YAML mapping.
+    """
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DeclarationError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(recipe, dict):
+        raise DeclarationError(f"{path}: expected keys and values, got {type(recipe).__name__}.")
+    env = recipe.pop("env", {})
+    if not isinstance(env, dict):
+        raise DeclarationError(f"{path}: env must hold names and values, got {type(env).__name__}.")
+    os.environ.update({name: str(value) for name, value in env.items()})
+    return recipe
+
+
+def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
+    """Returns the parser's dataclasses; a value that they refuse is told in one sentence."""
+    try:
+        return parser.parse_args_into_dataclasses(list(flags))
+    except ValueError as error:
+        raise DeclarationError(" ".join(str(error).split())) from error
+
+
+def launch_options() -> set[str]:
+    """Returns the names of the flags of `accelerate launch`, but for those that choose what is launched."""
+    from accelerate.commands.launch import launch_command_parser
+
+    names = {name for action in launch_command_parser()._actions for name in action.option_strings}
+    return {_key(name) for name in names if name.startswith("--")} - {"module", "no_python", "help"}
+
+
+def launch_arguments(command: str, config: str | None, flags: Sequence[str], launch_flags: Sequence[str]) -> list[str]:
+    """Returns the arguments of `accelerate launch` for a training command.
+
+    Args:
+        command (`str`): `"reward"` or `"sft"`.
+        config (`str`, *optional*): Path of the recipe.
+        flags, launch_flags (sequences of `str`): See [`split_arguments`].
+
+    Example:
+        >>> launch_arguments("reward", "a.yaml", ["--seed", "1"], ["--num_processes", "2"])
+        ['--num_processes', '2', '-m', 'rs_rlhf', 'reward', '--config', 'a.yaml', '--seed', '1']
+    """
+    recipe = [] if config is None else ["--config", config]
+    return [*launch_flags, "-m", "rs_rlhf", command, *recipe, *flags]
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Runs `accelerate launch` with these arguments; returns 1 if a process failed, which has then said why."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(launch_command_parser().parse_args(list(arguments)))
+    except (subprocess.CalledProcessError, ChildFailedError):
+        return 1
+    except ValueError as error:
+        raise DeclarationError(f"accelerate launch: {' '.join(str(error).split())}") from error
+    return 0
+
+
+def _take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Takes `option VALUE` or `option=VALUE` out of the arguments; the last one counts."""
+    value, rest = None, []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--") or _key(argument) != _key(option):
+            rest.append(argument)
+        elif "=" in argument:
+            value = argument.partition("=")[2]
+        elif (value := next(arguments, None)) is None:
+            raise DeclarationError(f"{option} needs a value.")
+    return value, rest
+
+
+def _without(arguments: Sequence[str], rest: Sequence[str]) -> list[str]:
+    """Returns the arguments without `rest`, an ordered part of them."""
+    kept, place = [], 0
+    for argument in arguments:
+        if place < len(rest) and argument == rest[place]:
+            place += 1
+        else:
+            kept.append(argument)
+    return kept
+
+
+def _check_rest(rest: Sequence[str], trained: set[str], known: set[str]) -> None:
+    """Refuses what is neither a flag of `accelerate launch` nor the value of one."""
+    for place, argument in enumerate(rest):
+        if argument.startswith("-"):
+            if _key(argument) not in known:
+                raise DeclarationError(f"unknown flag {argument}{_nearest(_key(argument), trained | known, '--')}")
+        elif place == 0 or not rest[place - 1].startswith("--") or "=" in rest[place - 1]:
+            raise DeclarationError(f"{argument!r} follows no flag; flags are written --name value.")
+
+
+def _key(flag: str) -> str:
+    return flag.partition("=")[0].lstrip("-").replace("-", "_")
+
+
+def _nearest(name: str, choices: set[str], dashes: str = "") -> str:
+    near = difflib.get_close_matches(name, sorted(choices), n=1)
+    return f"; did you mean {dashes}{near[0]}?" if near else "; --help lists the flags."

@@ -1,0 +1,286 @@
+"""`rs-rlhf score`: a score for every text of image-text data, with a score model, a CLIP, or a baseline.
+
+The same command may be started any number of times: by `accelerate launch -m rs_rlhf score …`, by hand, on several
+machines that share the folder. Each process takes units of the input that nobody else has (`score_files`), reads
+their rows, scores them in one go, so that texts of similar length share batches, and writes one file. Processes never
+speak to each other; one that dies is replaced by the others, or by the next start.
+
+Left out: torch.distributed, and models that need several GPUs (set `device_map` in your own script on [`Scorer`]).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
+from ..data.group import DataError
+
+SCORERS = ("model", "clip", "length", "random")
+# Options that only some scorers read; others refuse them.
+READ_BY = {
+    "model": ("model", "clip"), "dtype": ("model", "clip"), "prompt_form": ("model",), "token_budget": ("model",),
+    "min_pixels": ("model",), "max_pixels": ("model",), "seed": ("random",),
+}  # fmt: skip
+NOT_READ = ("image_hosts",)  # image-text rows have no URLs
+READING_FLAGS = [name for name in READING if name not in (*NOT_READ, "image_root")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `rs-rlhf score`; returns 0, or 130 after Ctrl-C."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _check(args, parser)
+    try:
+        _run(args)
+    except KeyboardInterrupt:
+        from ..curation.worker import is_first
+
+        if is_first():
+            print(f"\nrs-rlhf score: stopped; {_standing(args.output)}. The same command goes on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf score",
+        description="Score every text of image-text data. Start it on as many processes and machines as there are, "
+        "with `accelerate launch -m rs_rlhf score …` or by hand: they share the work. Stopped, it goes on.",
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="Parquet, JSONL, JSON, CSV or WebDataset file, or a folder of them")
+    add("--split", help="split of a folder (default: all of it)")
+    add("--output", "--output_dir", "--output-dir", type=Path, required=True, metavar="DIR",
+        help="folder of the scores")  # fmt: skip
+    add("--scorer", choices=SCORERS, default="model",
+        help="what scores: a score model (default), a CLIP, the number of words, or chance")  # fmt: skip
+    add("--model", help="folder, hub id, or name in reward_models/ (score models)")
+    add("--rows_per_shard", "--rows-per-shard", type=int, default=2048,
+        help="rows scored together and written to one file; they are in memory at once (default: 2048)")  # fmt: skip
+    add("--num_workers", "--num-workers", type=int, default=2,
+        help="threads that read images and lay out batches (default: 2)")  # fmt: skip
+    add("--token_budget", "--token-budget", type=int, default=4096,
+        help="tokens of a batch at most (default: 4096)")  # fmt: skip
+    for name in ("min_pixels", "max_pixels"):
+        text = ImageArguments.__dataclass_fields__[name].metadata["help"]
+        add(f"--{name}", f"--{name.replace('_', '-')}", type=int, help=text)
+    add("--prompt_form", "--prompt-form", help="question-answer, empty-question or user-turn (default: the model's)")
+    add("--dtype", help="such as bfloat16 (default: the checkpoint's)")
+    add("--seed", type=int, default=0, help="seed of --scorer random (default: 0)")
+    add("--max_error_fraction", "--max-error-fraction", type=float, default=0.05,
+        help="stop when more than this share of the rows cannot be scored (default: 0.05)")  # fmt: skip
+    add("--limit", type=int, help="only the first rows")
+    add("--image_column", "--image-column", help="column of the images (default: told by its name)")
+    add("--text_column", "--text-column", help="column of the texts (default: told by its name)")
+    add_image_flags(parser, without=NOT_READ)
+    return parser
+
+
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuses what cannot be run or would be ignored."""
+    if args.scorer in READ_BY["model"] and args.model is None:
+        raise ValueError("no --model; give one to score with, or --scorer length or random.")
+    for name, readers in READ_BY.items() | {(flag, READ_BY["dtype"]) for flag in READING_FLAGS}:
+        if args.scorer not in readers and getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name} is not read with --scorer {args.scorer}; leave it out.")
+    for name, least in (("rows_per_shard", 1), ("num_workers", 0), ("token_budget", 1), ("limit", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least {least}.")
+    if not 0 <= args.max_error_fraction <= 1:
+        raise ValueError(f"--max_error_fraction is {args.max_error_fraction}, expected a number from 0 to 1.")
+    if args.output.resolve() in (Path(args.input).resolve(), Path(args.input, "data").resolve()):
+        raise ValueError(f"--output {args.output} is where --input {args.input} is read from: scores would be taken "
+                         "for data; choose another folder.")  # fmt: skip
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ..data.image_text_dataset import open_image_texts
+    from ..curation.shards import missing_units, planned
+    from ..curation.worker import Work
+
+    source = open_image_texts(args.input, args.split, image_root=args.image_root, image_column=args.image_column,
+                              text_column=args.text_column)  # fmt: skip
+    settings = {
+        "input": os.path.abspath(args.input) if os.path.exists(args.input) else args.input, "split": args.split,
+        "image_root": None if args.image_root is None else os.path.abspath(args.image_root),
+        "image_column": args.image_column, "text_column": args.text_column, "limit": args.limit,
+        "rows_per_shard": args.rows_per_shard, "scorer": scorer_settings(args), "stamp": source.stamp,
+    }  # fmt: skip
+
+    def units() -> list[Any]:
+        return limited(source.units(args.rows_per_shard), args.limit, args.input)
+
+    if (args.output / "manifest.json").exists():  # nothing is loaded where the run is refused, or finished
+        with planned(args.output, settings, units) as manifest:
+            finished = not missing_units(manifest, args.output)
+        if finished:
+            return _conclude(args.output)
+    scorer, count_tokens = load_scorer(args)  # nothing is written where it cannot be
+    with planned(args.output, settings, units) as manifest:
+        Work(source, manifest, args.output, scorer, count_tokens, args.num_workers, args.max_error_fraction).run()
+    _conclude(args.output)
+
+
+def limited(units: Sequence[Any], limit: int | None, name: str) -> list[Any]:
+    """Returns the units that hold the first `limit` rows.
+
+    Raises:
+        DataError: It is not known how many rows a unit has.
+    """
+    if limit is None:
+        return list(units)
+    kept = []
+    for unit in units:
+        if unit.rows < 0:
+            raise DataError("--limit needs data whose rows can be counted, not WebDataset; leave it out", where=name)
+        if limit > 0:
+            kept.append(replace(unit, rows=min(unit.rows, limit)))
+            limit -= unit.rows
+    return kept
+
+
+def scorer_arguments(options: Mapping[str, Any]) -> argparse.Namespace:
+    """Returns the command's arguments for options given by name, such as `{"model": "out/score-model"}`.
+
+    Raises:
+        ValueError: An option that the command does not know, or would refuse.
+    """
+    parser = _parser()
+    known = {action.dest for action in parser._actions}
+    data = ("input", "output", "split", "image_root", "rows_per_shard", "max_error_fraction", "limit", "help")
+    for name in options:
+        if name not in known or name in data:
+            choices = ", ".join(sorted(known - set(data)))
+            raise ValueError(f"{name!r} is no option of a scorer; choose from {choices}.")
+    args = parser.parse_args(["--input", "input", "--output", "output"])
+    for name, value in options.items():
+        setattr(args, name, value)
+    _check(args, parser)
+    return args
+
+
+# --- what scores ----------------------------------------------------------------------------------------------------
+
+
+def scorer_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns all that a score depends on beside the data: what may not change when a run is gone on with.
+
+    Not in it: `--token_budget`, so that a run that ran out of memory can go on with a smaller one.
+    """
+    from ..evaluation.run import model_stamp
+
+    own: dict[str, Any] = dict.fromkeys(("model", "model_stamp", "revision", "prompt_form", "positions", "min_pixels",
+                                         "max_pixels", "dtype", "seed", *READING_FLAGS))  # fmt: skip
+    own = {"kind": args.scorer, **own, "model": args.model, "dtype": args.dtype}
+    if args.scorer == "random":
+        own["seed"] = args.seed
+    if args.scorer == "clip":
+        options = image_options_from(args)
+        own |= {"model_stamp": model_stamp(args.model), **{name: getattr(options, name) for name in READING_FLAGS}}
+    if args.scorer == "model":
+        from ..scoring.cards import find_card
+
+        card = find_card(args.model)
+        options = card.image_options(image_options_from(args))
+        own |= {
+            "model_stamp": model_stamp(card.model), "revision": card.revision, "positions": card.positions,
+            "prompt_form": args.prompt_form or card.prompt_form, "min_pixels": args.min_pixels or card.min_pixels,
+            "max_pixels": args.max_pixels or card.max_pixels,
+            **{name: getattr(options, name) for name in READING_FLAGS},
+        }  # fmt: skip
+    return own
+
+
+def load_scorer(args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str]], list[int]]]:
+    """Loads what scores, on this process's device; returns it and what counts the tokens of texts."""
+    from ..scoring import baselines as baseline_scorers
+
+    if args.scorer == "length":
+        return baseline_scorers.LengthScorer(), count_words
+    if args.scorer == "random":
+        return baseline_scorers.RandomScorer(args.seed), count_words
+    # Without a root: paths have been resolved inside theirs by now.
+    options: dict[str, Any] = {"image_options": replace(image_options_from(args), image_root=None)}
+    options |= {"device": own_device()} | ({} if args.dtype is None else {"dtype": args.dtype})
+    scorer: Any
+    if args.scorer == "clip":
+        from ..models.clip import ClipScorer
+
+        scorer = ClipScorer.from_pretrained(args.model, **options)
+        tokenizer = scorer.model.processor.tokenizer
+    else:
+        from ..scoring.scorer import Scorer
+
+        scorer = Scorer.from_pretrained(
+            args.model, prompt_form=args.prompt_form, min_pixels=args.min_pixels, max_pixels=args.max_pixels,
+            token_budget=args.token_budget, num_workers=args.num_workers, **options,
+        )  # fmt: skip
+        tokenizer = scorer.processor.tokenizer
+
+    def count_tokens(texts: Sequence[str]) -> list[int]:
+        encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False) if texts else {"input_ids": []}
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    return scorer, count_tokens
+
+
+def count_words(texts: Sequence[str]) -> list[int]:
+    """Returns the number of words of each text."""
+    return [len(text.split()) for text in texts]
+
+
+def own_device() -> str:
+    """Returns this process's device: the accelerator of its local rank.
+
+    As accelerate's `PartialState` chooses, which would join the processes as well, and then none could be missing.
+    """
+    import torch
+
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or not torch.accelerator.is_available():
+        return "cpu"
+    kind = torch.accelerator.current_accelerator().type  # type: ignore[union-attr]  # there is one
+    return f"{kind}:{int(os.environ.get('LOCAL_RANK', '0')) % torch.accelerator.device_count()}"
+
+
+# --- what is told ---------------------------------------------------------------------------------------------------
+
+
+def _conclude(folder: Path) -> None:
+    """Writes the summary of a finished run, unless another process has, and prints it."""
+    from .. import __version__
+    from ..curation.shards import claimed, read_manifest, summarize, write_json
+    from ..curation.worker import is_first
+
+    path = folder / "summary.json"
+    with claimed(folder, "summary", wait=True):
+        if not path.exists():
+            write_json(path, {**summarize(folder, read_manifest(folder)), "rs_rlhf": __version__})
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    if is_first():
+        print(summary_text(summary, folder))
+
+
+def summary_text(summary: Mapping[str, Any], folder: Path) -> str:
+    """Returns a summary in words."""
+    failed = f", {summary['failed_texts']} could not be" if summary["failed_texts"] else ""
+    lines = [f"{summary['rows']} rows: {summary['texts']} texts scored in {summary['seconds']:.1f} s "
+             f"({summary['texts_per_second']:.4g} texts/s){failed} -> {folder}"]  # fmt: skip
+    lines += [f"  {one['count']} as {one['rows'][0]}: {one['message']}" for one in summary["errors"].values()]
+    return "\n".join(lines)
+
+
+def _standing(folder: Path) -> str:
+    from ..curation.shards import missing_units, read_manifest
+
+    if not (folder / "manifest.json").is_file():
+        return "nothing was scored yet"
+    manifest = read_manifest(folder)
+    count = len(manifest["units"])
+    return f"{count - len(missing_units(manifest, folder))} of {count} shards are in {folder}"

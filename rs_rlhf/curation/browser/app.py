@@ -1,0 +1,380 @@
+"""`rs-rlhf browse SCORES`: a page on this machine to look through scored data and to find where to cut it.
+
+It shows how the scores lie, how much a cut keeps of each source and class, and the samples on either side of the cut,
+the best, the worst and random ones, with their images; at the bottom stands the `rs-rlhf curate` command that cuts
+there. Numbers are kept by `browse_data`; images are read from the data that were ranked, when a sample is looked at.
+
+The page only reads, and answers this machine only unless `--host` says otherwise: requests that come under another
+name than this machine's are refused, so that no web page elsewhere can have a browser read the data for it. Texts are
+sent as JSON and set as text; the page takes scripts from this server alone and asks nothing of any other.
+
+Left out: marking samples by hand, cutting from within the page, users and passwords.
+"""
+
+import argparse
+import math
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...imagery.arguments import READING, add_image_flags
+from ..cut import AGGREGATES
+from ...declarations import DeclarationError, did_you_mean
+from ...runs.report_tables import fill_page
+from ...scoring.server import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
+from ...scoring.wire import RequestError
+
+if TYPE_CHECKING:
+    from .view import Filter, Position, Ranked
+    from .images import Pictures
+
+VIEWS = ("above", "below", "best", "worst", "random", "errors", "only_here", "only_there")
+CUT = ("top", "threshold")
+FILTER = ("source", "label", "low", "high", "search")
+PAGE = ("view", "page", "size", "seed")
+TOP = 0.3  # of where the page begins: the share that the ScoreRS authors keep (arXiv 2503.00743)
+SIZE, SEARCH = 100, 200  # samples of an answer at most, characters of a search
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; connect-src 'self'"
+)
+
+
+# What is asked for
+
+
+def parameters(query: Mapping[str, str], known: Sequence[str]) -> dict[str, str]:
+    """Returns a request's parameters.
+
+    Raises:
+        RequestError: One is not known.
+    """
+    for name in query:
+        if name not in known:
+            raise RequestError(400, f"there is no parameter {name[:60]!r}{did_you_mean(name[:60], known)}")
+    return dict(query)
+
+
+def _number(given: Mapping[str, str], name: str) -> float | None:
+    if name not in given:
+        return None
+    try:
+        value = float(given[name])
+    except ValueError:
+        value = math.nan
+    if not abs(value) < 3e38:  # what scores can be, as 32-bit numbers
+        raise RequestError(400, f"{name} is {given[name][:60]!r}, expected a number.")
+    return value
+
+
+def _whole(text: str, name: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise RequestError(400, f"{name} is {text[:60]!r}, expected a whole number from 0 on.")
+    return int(text)
+
+
+def cut_of(given: Mapping[str, str], ranked: "Ranked") -> "Position":
+    """Returns where a request puts the cut.
+
+    Raises:
+        RequestError: Two ways are given, or the share is outside (0, 1].
+    """
+    top, threshold = _number(given, "top"), _number(given, "threshold")
+    if top is not None and threshold is not None:
+        raise RequestError(400, "top and threshold are both given; send one of them.")
+    if top is not None and not 0 < top <= 1:
+        raise RequestError(400, f"top is {top}, expected a share of more than 0 and at most 1.")
+    return ranked.cut(TOP if top is None and threshold is None else top, threshold)
+
+
+def filter_of(given: Mapping[str, str], ranked: "Ranked") -> "Filter":
+    """Returns which samples a request asks about.
+
+    Raises:
+        RequestError: A source or class that is not there, a range the wrong way round, a search that is too long.
+    """
+    from .view import Filter
+
+    for name, names in (("source", ranked.sources.names), ("label", ranked.labels.names)):
+        if name in given and given[name] not in names:
+            raise RequestError(400, f"no sample has the {name} {given[name][:60]!r}{did_you_mean(given[name], names)}")
+    low, high = _number(given, "low"), _number(given, "high")
+    if low is not None and high is not None and low > high:
+        raise RequestError(400, f"low is {low} and high {high}; the range is the wrong way round.")
+    search = given.get("search", "")
+    if len(search) > SEARCH:
+        raise RequestError(400, f"search has {len(search)} characters, at most {SEARCH} are looked for.")
+    return Filter(given.get("source"), given.get("label"), low, high, search)
+
+
+# What is answered
+
+
+def summary(ranked: "Ranked", given: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the answer of `/api/summary`: what is kept, and the histogram.
+
+    Raises:
+        RequestError: A parameter is wrong.
+    """
+    from .view import kept_of
+
+    position, chosen = cut_of(given, ranked), filter_of(given, ranked)
+    everything = type(chosen)()
+    ranks, failed = ranked.select(chosen)
+    rows = ranked.row_count(position.k)
+    low, high = _range(ranked, chosen)
+    counts = ranked.histogram(chosen, low, high)
+    narrowed = chosen not in (everything, type(chosen)(low=chosen.low, high=chosen.high))
+    selected = {"samples": len(ranks), "kept": kept_of(ranks, position.k), "errors": len(failed)}
+    return {
+        "title": ranked.title,
+        "facts": ranked.facts(),
+        "unit": "samples" if ranked.several else "texts",
+        "cut": {
+            "top": position.top,
+            "threshold": position.threshold,
+            "threshold_text": _text(position.threshold),
+            "equal_dropped": ranked.equal_dropped(position.k) if "threshold" not in given else 0,
+            "command": command(ranked, given, position),
+        },
+        "kept": {
+            "samples": [position.k, len(ranked.scores)],
+            "texts": ranked.text_count(position.k),
+            "rows": [rows, len(ranked.rows)],
+        },
+        "selected": selected if chosen != everything else None,
+        "histogram": {
+            "low": low,
+            "high": high,
+            "counts": counts,
+            "all": ranked.histogram(everything, low, high) if narrowed else None,
+        },
+        "sources": ranked.sources.told(position.k, rows),
+        "labels": ranked.labels.told(position.k, rows),
+        "compared": _comparison(ranked, position),
+    }
+
+
+def _comparison(ranked: "Ranked", position: "Position") -> dict[str, Any] | None:
+    other = ranked.other
+    if other is None:
+        return None
+    told = {"name": other.name, "common": other.common, "correlation": other.correlation}
+    return {**told, "both": other.both(position)}
+
+
+def _range(ranked: "Ranked", chosen: "Filter") -> tuple[float, float]:
+    """The scores that the histogram spans: those asked for, or all."""
+    ends = (float(ranked.scores[-1]), float(ranked.scores[0])) if len(ranked.scores) else (0.0, 1.0)
+    low = ends[0] if chosen.low is None else chosen.low
+    high = ends[1] if chosen.high is None else chosen.high
+    room = max(0.5, abs(low) * 0.01)
+    return (low, high) if low < high else (low - room, low + room)
+
+
+def _text(score: float) -> str:
+    """The shortest number that is this score, as the scores' 32 bits tell them apart."""
+    import numpy as np
+
+    return str(np.float32(score))
+
+
+def command(ranked: "Ranked", given: Mapping[str, str], position: "Position") -> str:
+    """Returns the command that keeps what is above the cut."""
+    folder = str(ranked.folder)
+    cut = f"--threshold={_text(position.threshold)}" if "threshold" in given else f"--keep={position.top:.12g}"
+    return shlex.join(["rs-rlhf", "curate", folder, cut, *ranked.flags, "--output", f"{folder.rstrip('/')}-kept"])
+
+
+def rows(ranked: "Ranked", pictures: "Pictures", given: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the answer of `/api/rows`: a page of samples.
+
+    Raises:
+        RequestError: A parameter is wrong.
+    """
+    from .view import drawn, kept_of
+
+    view = given.get("view", "best")
+    if view not in VIEWS:
+        raise RequestError(400, f"there is no view {view[:60]!r}{did_you_mean(view[:60], VIEWS)}")
+    if view in ("only_here", "only_there") and ranked.other is None:
+        raise RequestError(400, f"the view {view} needs a second score folder; start with --compare.")
+    page, size, seed = (_whole(given.get(name, default), name) for name, default in
+                        (("page", "0"), ("size", "24"), ("seed", "0")))  # fmt: skip
+    if not 1 <= size <= SIZE:
+        raise RequestError(400, f"size is {size}, expected 1 to {SIZE}.")
+    position = cut_of(given, ranked)
+    ranks, failed = ranked.select(filter_of(given, ranked))
+    k = kept_of(ranks, position.k)
+    if view == "random":
+        ranks = drawn(ranks, seed)
+    elif ranked.other is not None and view in ("only_here", "only_there"):
+        ranks = ranked.other.differing(position, ranks, view == "only_here")
+    else:
+        ranks = {"above": ranks[:k][::-1], "below": ranks[k:], "best": ranks, "worst": ranks[::-1]}.get(view, ranks)
+    total = len(failed) if view == "errors" else len(ranks)
+    part = slice(page * size, (page + 1) * size)
+    numbers = (failed[part] if view == "errors" else ranked.order[ranks[part]]).tolist()
+    pictures.expect(numbers)
+    return {
+        "view": view, "page": page, "size": size, "total": total, "ranked": len(ranked.scores),
+        "compared": ranked.other and ranked.other.name,
+        "rows": [_row(ranked, number, position.k) for number in numbers],
+    }  # fmt: skip
+
+
+def _row(ranked: "Ranked", number: int, k: int) -> dict[str, Any]:
+    _, lines, count = ranked.sample(number)
+    rank = int(ranked.rank_of[number])
+    scored = rank < len(ranked.scores)
+    texts = [
+        {key: line[key] for key in ("text", "tokens", "error")}
+        | {"index": line["text_index"], "score": _finite(line["score"])}
+        for line in lines
+    ]
+    return {
+        "row": number, "id": lines[0]["row_id"], "rank": rank if scored else None, "kept": rank < k,
+        "score": float(ranked.scores[rank]) if scored else None,
+        "compared": _finite(float(ranked.other.scores[number])) if ranked.other else None,
+        "source": ranked.sources.names[ranked.sources.by_sample[number]],
+        "label": ranked.labels.names[ranked.labels.by_sample[number]],
+        "texts": texts, "more": count - len(texts),
+    }  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+# The server
+
+
+def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -> Any:
+    """Builds the FastAPI application.
+
+    Args:
+        ranked ([`Ranked`]): What is shown.
+        pictures ([`Pictures`]): Its images.
+        any_name (`bool`): Answer under any host name, not only this machine's own.
+    """
+    from fastapi import FastAPI, Request, Response
+    from fastapi.responses import JSONResponse
+
+    app = FastAPI(title="rs-rlhf browse", openapi_url=None, docs_url=None, redoc_url=None)
+    page = fill_page("browse.html", ranked.title, None)
+    script = (Path(__file__).parent / "browse.js").read_text(encoding="utf-8")
+
+    @app.middleware("http")
+    async def guarded(request: Request, call_next: Any) -> Any:
+        name = re.sub(r":\d*$", "", request.headers.get("host", "")).strip("[]").lower()
+        if not any_name and name not in LOCAL:
+            return refusal(403, f"this page answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
+        reply = await call_next(request)
+        reply.headers.update({"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
+                              "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})  # fmt: skip
+        return reply
+
+    @app.get("/")
+    def index() -> Any:
+        return Response(page, media_type="text/html")
+
+    @app.get("/browse.js")
+    def code() -> Any:
+        return Response(script, media_type="text/javascript")
+
+    @app.get("/api/summary")
+    def of_cut(request: Request) -> Any:
+        return JSONResponse(summary(ranked, parameters(request.query_params, (*CUT, *FILTER))))
+
+    @app.get("/api/rows")
+    def of_page(request: Request) -> Any:
+        return JSONResponse(rows(ranked, pictures, parameters(request.query_params, (*CUT, *FILTER, *PAGE))))
+
+    @app.get("/api/row/{number}")
+    def of_row(number: str) -> Any:
+        return JSONResponse(pictures.about(_whole(number, "the sample's number")))
+
+    @app.get("/api/image/{number}/{place}")
+    def image(number: str, place: str) -> Any:
+        content = pictures.thumbnail(_whole(number, "the sample's number"), _whole(place, "the image's number"))
+        return Response(content, media_type="image/jpeg")
+
+    add_error_handlers(app)
+    return app
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `rs-rlhf browse`."""
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf browse", description="Look through scored data in a browser, and find where to cut it."
+    )
+    add = parser.add_argument
+    add("scores", metavar="SCORES", type=Path, help="folder that `rs-rlhf score` has written")
+    add("--compare", metavar="OTHER_SCORES", type=Path, help="scores of the same data by another scorer, shown beside")
+    add("--per", choices=("text", "row"), default="text", help="what is kept as a whole, as for `rs-rlhf curate`")
+    add("--aggregate", choices=AGGREGATES, default="mean",
+        help="the score of what is kept as a whole, from those of its texts (default: mean)")  # fmt: skip
+    add("--host", default=LOCAL[0], help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8322, help="port to listen on; 0 takes a free one (default: 8322)")
+    add("--allow_partial", "--allow-partial", action="store_true", help="look at scores that are not finished")
+    add_image_flags(parser, without=("image_root", "image_hosts"))
+    parser.set_defaults(max_image_pixels=None)  # those of the scores
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rs-rlhf browse SCORES`: shows the page until SIGTERM or Ctrl-C.
+
+    Returns:
+        `int`: 0.
+    """
+    args = build_parser().parse_args(argv)
+    missing = [name for name in ("fastapi", "uvicorn") if not find_spec(name)]
+    if missing:
+        raise DeclarationError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
+    from .images import Pictures
+
+    listener = listen(args.host, args.port)
+    ranked = _ranked(args)
+    pictures = Pictures(ranked, {name: getattr(args, name) for name in READING if getattr(args, name, None)})
+    if args.host not in LOCAL:
+        print(f"rs-rlhf browse: whoever can reach {args.host} can read the data.", file=sys.stderr)
+    _serve(create_app(ranked, pictures, args.host not in LOCAL), listener, ranked.title)
+    return 0
+
+
+def _ranked(args: argparse.Namespace) -> "Ranked":
+    from .view import Ranked
+    from ..samples import compare_with, read_scored
+
+    print(f"Reading the scores in {args.scores} …", flush=True)
+    scored = read_scored(args.scores, per=args.per, aggregate=args.aggregate, partial=args.allow_partial)
+    other = compare_with(scored, args.compare, args.aggregate, args.allow_partial) if args.compare else ""
+    return Ranked(scored, other, _flags(args))
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    """The options that `rs-rlhf curate` needs too, to cut the same samples."""
+    given = {"--per": args.per, "--aggregate": args.aggregate}
+    flags = [part for name, value in given.items() if value not in ("text", "mean") for part in (name, value)]
+    return flags + ["--allow-partial"] * args.allow_partial
+
+
+def _serve(app: Any, listener: Any, name: str) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            self.force_exit = self.should_exit  # asked twice
+            self.should_exit = True
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            host, port = listener.getsockname()[:2]
+            print(f"Browsing {name} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    quiet: Any = {"log_level": "warning", "access_log": False, "server_header": False}
+    Server(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=3, **quiet)).run([listener])

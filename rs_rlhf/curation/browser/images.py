@@ -1,0 +1,142 @@
+"""Images and questions of scored samples, found again in the data that were scored.
+
+A score folder holds texts but no images. A sample's shard says in which unit of the input its row is, so that reading
+starts there; one pass over a unit finds all rows of it that the page is about to show, since the rows of a tar file
+can only be read one after the other. Left out: images in full size.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from .view import TEXTS, Ranked, clipped
+from ...data.group import DataError, prompt_text
+from ...data.image_text import ImageTextRow
+from ...imagery.raster import ImageError, read_image
+from ..near_duplicates import read_rows
+from ...scoring.wire import RequestError
+
+THUMBNAIL = 256  # longest side, in pixels
+HELD_BYTES, HELD_ROWS = 256 * 2**20, 2000  # of rows, which hold their images as stored
+EXPECTED = 500  # rows that one pass looks for
+DECODED = 2  # images at a time: one of the largest allowed takes hundreds of megabytes
+
+
+class Pictures:
+    """Reads rows of the data that were scored, and their images; what was read last is kept.
+
+    Args:
+        ranked ([`Ranked`]): The samples whose rows they are.
+        given (`dict`, *optional*): Image options that stand over those of the scores.
+    """
+
+    def __init__(self, ranked: Ranked, given: Mapping[str, Any] | None = None) -> None:
+        self.ranked = ranked
+        # Without a root: the reader has found the images inside theirs.
+        self.options = replace(self.ranked.options, **(given or {}))
+        self.held: OrderedDict[str, ImageTextRow] = OrderedDict()
+        self.expected: OrderedDict[str, int] = OrderedDict()  # row id -> number of its unit
+        self.size = 0
+        self.reading: dict[int, threading.Lock] = defaultdict(threading.Lock)  # by unit
+        self.keeping, self.decoding = threading.Lock(), threading.Semaphore(DECODED)
+        self.thumbnail = lru_cache(2000)(self._thumbnail)
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """Says which samples are about to be looked at."""
+        with self.keeping:
+            for number in numbers:
+                unit, lines, _ = self.ranked.sample(number)
+                self.expected[lines[0]["row_id"]] = unit
+            while len(self.expected) > EXPECTED:
+                self.expected.popitem(last=False)
+
+    def row(self, number: int) -> ImageTextRow:
+        """Returns the row that a sample is of.
+
+        Raises:
+            RequestError: No such sample, or its row cannot be read.
+        """
+        if number >= len(self.ranked.samples.first):
+            raise RequestError(404, f"there is no sample {number}, only 0 to {len(self.ranked.samples.first) - 1}.")
+        unit, lines, _ = self.ranked.sample(number)
+        row_id = lines[0]["row_id"]
+        with self.reading[unit]:
+            found = self._held(row_id)
+            return self._read(unit, row_id) if found is None else found
+
+    def _held(self, row_id: str) -> ImageTextRow | None:
+        with self.keeping:
+            if row_id in self.held:
+                self.held.move_to_end(row_id)
+            return self.held.get(row_id)
+
+    def _read(self, unit: int, wanted: str) -> ImageTextRow:
+        """Reads the wanted row, and in the same pass all others of its unit that are expected."""
+        with self.keeping:
+            left = {row_id for row_id, own in self.expected.items() if own == unit and row_id not in self.held}
+        ids = sorted(left | {wanted}, key=lambda row_id: int(row_id.rpartition(":")[2]))
+        found = None
+        try:
+            for _, row in read_rows(self.ranked.inputs, [self.ranked.units[unit]], ids):
+                self._hold(row)
+                found = row if row.row_id == wanted else found
+        except (DataError, OSError) as error:
+            if found is None:
+                raise RequestError(422, str(error)) from None
+        assert found is not None  # it is there, or it was an error
+        return found
+
+    def _hold(self, row: ImageTextRow) -> None:
+        with self.keeping:
+            self.size += _bytes_of(row) - (_bytes_of(self.held.pop(row.row_id)) if row.row_id in self.held else 0)
+            self.held[row.row_id] = row
+            while len(self.held) > 1 and (len(self.held) > HELD_ROWS or self.size > HELD_BYTES):
+                self.size -= _bytes_of(self.held.popitem(last=False)[1])
+
+    def about(self, number: int) -> dict[str, Any]:
+        """Returns how many images a sample has, what its texts answer, and what is wrong with its row.
+
+        Raises:
+            RequestError: As for [`Pictures.row`].
+        """
+        row = self.row(number)
+        prompts = [_asked(group.prompt) for group in row.groups for _ in group.completions]
+        lines = self.ranked.sample(number)[1]
+        error = None if row.error is None else str(row.error)
+        return {"images": len(row.images), "prompts": [prompts[line["text_index"]] for line in lines[:TEXTS]
+                if line["text_index"] < len(prompts)], "error": error}  # fmt: skip
+
+    def _thumbnail(self, number: int, place: int) -> bytes:
+        """Returns an image of a sample, small, as JPEG.
+
+        Raises:
+            RequestError: There is no such image, or it cannot be shown; the sentence says why.
+        """
+        row = self.row(number)
+        if place >= len(row.images):
+            raise RequestError(404, f"{row.row_id} has {len(row.images)} images; there is no image {place}.")
+        try:
+            with self.decoding:
+                image = read_image(row.images[place], self.options, row.row_id)
+                image.thumbnail((THUMBNAIL, THUMBNAIL))
+        except (ImageError, MemoryError) as error:
+            raise RequestError(422, str(error) or f"{row.row_id}: not enough memory for the image.") from None
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=85)
+        return stream.getvalue()
+
+
+def _bytes_of(row: ImageTextRow) -> int:
+    sources = [image.get("bytes") if isinstance(image, dict) else image for image in row.images]
+    return sum(len(image) for image in sources if isinstance(image, bytes))
+
+
+def _asked(prompt: Sequence[Mapping[str, Any]]) -> str:
+    """The last turn of a prompt: the answers before it are texts of the sample themselves."""
+    return clipped(prompt_text(prompt[-1:]))

@@ -1,0 +1,343 @@
+"""Scored samples in the order of their scores, for `rs-rlhf browse`: whatever its page asks for is then a look-up.
+
+Samples that have a score are put in order once; their places in it are *ranks*, 0 being the best. So a cut is a number
+`k` (ranks below it are kept), a filter is an ascending array of ranks, and what is asked for after that is a binary
+search or a count, also among millions. Numbers are in memory; texts are read from the shards of the scores when they
+are shown or searched.
+
+Left out: what `rs-rlhf curate` does before and beside one cut (duplicates, evaluation images, a cut in each source).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .. import cut as cuts
+from ..figures import spearman
+from ...data.group import DataError
+from ..shards import missing_units, read_shard, shard_path
+from ..samples import Scored, scorer_name
+
+SHOWN = ("row_id", "text_index", "score", "tokens", "error", "text")
+DRAWN = 1000  # random samples offered
+GROUPS = 200  # sources or classes told of
+TEXTS, TEXT = 20, 4000  # texts of a sample that are shown, and characters of each
+BINS = 90
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which samples are looked at; `None` and an empty `search` let all through.
+
+    Args:
+        source, label (`str`, *optional*): Those of exactly this source or class.
+        low, high (`float`, *optional*): Scores from and to, both included.
+        search (`str`): What a text holds, in capitals or not; or exactly a row id.
+    """
+
+    source: str | None = None
+    label: str | None = None
+    low: float | None = None
+    high: float | None = None
+    search: str = ""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the cut is.
+
+    Args:
+        k (`int`): How many samples are kept: those of rank 0 to `k` - 1.
+        top (`float`): Their share of the samples with a score.
+        threshold (`float`): The lowest score kept, or the one asked for.
+    """
+
+    k: int
+    top: float
+    threshold: float
+
+
+class Ranked:
+    """Scored samples in order.
+
+    Args:
+        scored ([`Scored`]): From [`read_scored`]; with `samples.other`, the two scores are compared.
+        other (`str`): What gave the scores to compare with.
+        flags (sequence of `str`): With which `rs-rlhf curate` makes the same samples.
+
+    Raises:
+        DataError: Shards were written since it was read.
+    """
+
+    def __init__(self, scored: Scored, other: str = "", flags: Sequence[str] = ()) -> None:
+        # Not the whole of it: its columns of text would be most of the memory.
+        self.folder, self.manifest, self.options = scored.folder, scored.manifest, scored.options
+        self.inputs, self.units, self.samples = scored.inputs, scored.units, scored.samples
+        self.flags, self.lines = flags, len(scored.scores)
+        self.failed = int(np.count_nonzero(~np.isfinite(scored.scores)))
+        missing = set(missing_units(scored.manifest, scored.folder))
+        units = [i for i in range(len(scored.units)) if i not in missing]
+        self.shards = [(i, shard_path(scored.folder, scored.manifest, i)) for i in units]  # unit, and its file
+        self.ends = np.cumsum([pq.read_metadata(path).num_rows for _, path in self.shards])
+        if self.ends[-1] != self.lines:
+            raise DataError("shards were written while they were read; start again", where=str(scored.folder))
+        self.unscored = np.flatnonzero(~np.isfinite(self.samples.score))
+        self.order = _descending(self.samples.score)
+        self.scores = self.samples.score[self.order]
+        self.rank_of = _ranks(self.samples.score, self.order)
+        best = np.minimum.reduceat(self.rank_of, cuts.first_texts(self.samples.row))
+        self.rows = np.sort(best)  # a row is kept with the best of its samples
+        row_order = np.argsort(best, kind="stable")
+        self.sources, self.labels = (
+            Names(names, codes, codes[self.order], codes[cuts.first_texts(self.samples.row)][row_order], self.scores)
+            for names, codes in (
+                (self.samples.sources, self.samples.source),
+                (self.samples.labels, self.samples.label),
+            )
+        )
+        self.other = None if self.samples.other is None else Compared(other, self)
+        self._searching = threading.Lock()
+        self.select = lru_cache(4)(self._select)
+        self.matching = lru_cache(4)(self._matching)
+        self.histogram = lru_cache(16)(self._histogram)
+        self.sample = lru_cache(2000)(self._sample)
+        self.shard = lru_cache(4)(lambda place: read_shard(self.shards[place][1], SHOWN))
+
+    # What it is
+
+    @property
+    def title(self) -> str:
+        """The data's name, and what scored them."""
+        split = f", {self.manifest['split']}" if self.manifest.get("split") else ""
+        return f"{Path(self.manifest['input']).name}{split}, scored by {short_name(scorer_name(self.manifest))}"
+
+    @property
+    def several(self) -> bool:
+        """Whether there are samples of several texts."""
+        return len(self.samples.first) < self.lines
+
+    def facts(self) -> list[list[str]]:
+        """Returns name and text of what is worth knowing."""
+        found = {
+            "Rows": f"{len(self.rows):,}",
+            "Texts": f"{self.lines:,}",
+            "Without a score": f"{self.failed:,}",
+            "Sources": f"{len(self.sources.names):,}",
+            "Classes": f"{len([name for name in self.labels.names if name]):,}",
+        }
+        if self.several:
+            found["Samples"] = f"{len(self.samples.first):,}, some of several texts"
+        if len(self.scores):
+            low, middle, high = (f"{self.scores[place]:.4g}" for place in (-1, len(self.scores) // 2, 0))
+            found["Scores"] = f"{low} to {high}, median {middle}"
+        found["Data"] = str(self.manifest["input"])
+        if missing := len(self.units) - len(self.shards):
+            found["Unfinished"] = f"{missing:,} of {len(self.units):,} shards are missing"
+        return [[name, text] for name, text in found.items()]
+
+    # The cut
+
+    def cut(self, top: float | None = None, threshold: float | None = None) -> Position:
+        """Puts the cut at a share or at a score, where [`cuts.cut`] puts it."""
+        count = len(self.scores)
+        if threshold is not None:
+            k = self._from(np.float32(threshold))
+            return Position(k, k / max(count, 1), threshold)
+        k = cuts.count_of(top or 0.0, count)
+        return Position(k, top or 0.0, float(self.scores[max(k, 1) - 1]) if count else 0.0)
+
+    def _from(self, score: np.float32, side: Any = "left") -> int:
+        """How many samples have a score or a higher one; with `"right"`, a higher one."""
+        return len(self.scores) - int(np.searchsorted(self.scores[::-1], score, side))
+
+    def equal_dropped(self, k: int) -> int:
+        """Returns how many samples are dropped though they have the lowest score that is kept."""
+        return self._from(self.scores[k - 1]) - k if k else 0
+
+    def row_count(self, k: int) -> int:
+        """Returns of how many rows something is kept."""
+        return kept_of(self.rows, k)
+
+    def text_count(self, k: int) -> int:
+        """Returns how many texts the kept samples have."""
+        return int(self.samples.texts[self.order[:k]].sum()) if self.several else k
+
+    # Filters
+
+    def _select(self, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ranks, ascending, of the samples that a filter lets through, and those that have no score."""
+        begin = 0 if chosen.high is None else self._from(np.float32(chosen.high), "right")
+        end = len(self.scores) if chosen.low is None else self._from(np.float32(chosen.low))
+        fits, failed = np.zeros(len(self.scores), bool), np.ones(len(self.unscored), bool)
+        fits[begin:end] = True
+        failed &= chosen.low is None and chosen.high is None
+        for names, name in ((self.sources, chosen.source), (self.labels, chosen.label)):
+            if name is not None:
+                code = names.names.index(name) if name in names.names else -1
+                fits &= names.by_rank == code
+                failed &= names.by_sample[self.unscored] == code
+        if chosen.search:
+            found = self.matching(chosen.search)
+            fits &= found[self.order]
+            failed &= found[self.unscored]
+        return np.flatnonzero(fits), self.unscored[failed]
+
+    def _matching(self, search: str) -> np.ndarray:
+        """Returns for each sample whether one of its texts holds some letters, or its row id is just these."""
+        file, _, number = search.rpartition(":")
+        parts = []
+        with self._searching:  # one search at a time: it reads all shards
+            for i, path in self.shards:
+                unit = self.units[i]
+                ids = file == unit.file and number.isdecimal() and unit.first <= int(number)
+                ids = ids and (unit.rows < 0 or int(number) < unit.first + unit.rows)
+                table = read_shard(path, ("row_id", "text") if ids else ("text",))
+                found = pc.fill_null(pc.match_substring(table["text"], search, ignore_case=True), False)
+                parts.append((pc.or_(found, pc.equal(table["row_id"], search)) if ids else found).to_numpy())
+        return np.logical_or.reduceat(np.concatenate(parts), self.samples.first)
+
+    def _histogram(self, chosen: Filter, low: float, high: float) -> list[int]:
+        """Counts the samples that a filter lets through and that have a score from `low` to `high`, in equal bins."""
+        scores = self.scores[self.select(chosen)[0]]
+        inside = scores[(scores >= np.float32(low)) & (scores <= np.float32(high))]
+        return cuts.histogram(inside, low, high, BINS).tolist()
+
+    # Texts
+
+    def _sample(self, number: int) -> tuple[int, list[dict[str, Any]], int]:
+        """Reads a sample.
+
+        Returns:
+            `tuple`: Number of the unit that it is in, its lines (those of [`SHOWN`]; at most [`TEXTS`]), and how many
+            lines it has.
+        """
+        first = self.samples.first
+        begin = int(first[number])
+        end = int(first[number + 1]) if number + 1 < len(first) else self.lines
+        place = int(np.searchsorted(self.ends, begin, "right"))
+        start = begin - (int(self.ends[place - 1]) if place else 0)
+        lines = self.shard(place).slice(start, min(TEXTS, end - begin)).to_pylist()
+        for line in lines:
+            for key in ("text", "error"):
+                line[key] = line[key] and clipped(line[key])
+        return self.shards[place][0], lines, end - begin
+
+
+@dataclass
+class Names:
+    """The sources, or the classes, of samples.
+
+    Args:
+        names (`list[str]`): By code.
+        by_sample, by_rank (`np.ndarray`): Codes of all samples, and of those with a score in their order.
+        by_row (`np.ndarray`): Codes of the rows, in the order of their best samples.
+        scores (`np.ndarray`): By rank.
+    """
+
+    names: list[str]
+    by_sample: np.ndarray
+    by_rank: np.ndarray
+    by_row: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        self.means = cuts.group_means(self.by_rank, self.scores, count)
+        self.samples, self.rows = (np.bincount(codes, minlength=count) for codes in (self.by_rank, self.by_row))
+
+    def told(self, k: int, rows: int) -> dict[str, Any]:
+        """Counts what a cut keeps of each, the largest first.
+
+        Args:
+            k (`int`): Samples that are kept.
+            rows (`int`): Rows of which something is kept.
+        """
+        count = len(self.names)
+        kept, rows_kept = (
+            np.bincount(self.by_rank[:k], minlength=count),
+            np.bincount(self.by_row[:rows], minlength=count),
+        )
+        shown = np.argsort(-self.samples, kind="stable")[:GROUPS].tolist()
+        groups = [
+            {"name": self.names[i], "samples": int(self.samples[i]), "kept": int(kept[i]), "rows": int(self.rows[i]),
+             "rows_kept": int(rows_kept[i]), "mean": float(self.means[i]) if self.samples[i] else None}
+            for i in shown
+        ]  # fmt: skip
+        return {"groups": groups, "left_out": count - len(shown)}
+
+
+class Compared:
+    """What other scores say of the same samples.
+
+    Args:
+        name (`str`): What gave them.
+        own ([`Ranked`]): The samples, with the other scores.
+    """
+
+    def __init__(self, name: str, own: Ranked) -> None:
+        self.scores: np.ndarray = own.samples.other  # type: ignore[assignment]  # there is one
+        order = _descending(self.scores)
+        self.ranks, self.count, self.order = _ranks(self.scores, order)[own.order], len(order), own.order
+        same = scorer_name(own.manifest) == name
+        self.name = "the other" if same else short_name(name)
+        pairs = own.scores, self.scores[own.order]
+        fine = np.isfinite(pairs[1])
+        self.common = int(fine.sum())
+        self.correlation = spearman(*(scores[fine] for scores in pairs))
+
+    def keeps(self, top: float) -> np.ndarray:
+        """Returns for each of our ranks whether the others keep it, cut at some share."""
+        return self.ranks < cuts.count_of(top, self.count)
+
+    def both(self, position: Position) -> int:
+        """Returns how many samples both keep."""
+        return int(np.count_nonzero(self.keeps(position.top)[: position.k]))
+
+    def differing(self, position: Position, ranks: np.ndarray, here: bool) -> np.ndarray:
+        """Returns those of some ranks that only one of the two keeps, the greatest differences first."""
+        there = self.keeps(position.top)[ranks]
+        found = ranks[((ranks < position.k) & ~there) if here else ((ranks >= position.k) & there)]
+        gap = self.ranks[found] - found
+        return found[np.argsort(-gap if here else gap, kind="stable")]
+
+
+def _descending(scores: np.ndarray) -> np.ndarray:
+    """Places of all scores that are numbers, the highest first, equal ones in the order of the data."""
+    order = np.argsort(-scores, kind="stable")  # NaN comes last
+    return order[: np.count_nonzero(np.isfinite(scores))]
+
+
+def _ranks(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+    ranks = np.full(len(scores), len(scores))  # without a score: after all others
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+def kept_of(ranks: np.ndarray, k: int) -> int:
+    """Returns how many of some ranks, ascending, are kept."""
+    return int(np.searchsorted(ranks, k, "left"))
+
+
+def drawn(ranks: np.ndarray, seed: int) -> np.ndarray:
+    """Draws some ranks, in an order that the seed alone decides."""
+    return ranks[np.random.default_rng(seed).choice(len(ranks), min(DRAWN, len(ranks)), replace=False)]
+
+
+def clipped(text: str) -> str:
+    """Returns a text of at most [`TEXT`] characters."""
+    return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
+
+
+def short_name(scorer: str) -> str:
+    """Returns a scorer's name without the folders of its model: `"clip (remoteclip)"`."""
+    kind, _, model = scorer.partition(" (")
+    return f"{kind} ({Path(model.removesuffix(')')).name})" if model else kind

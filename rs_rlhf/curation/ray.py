@@ -1,0 +1,121 @@
+"""The scorer of `rs-rlhf score` as a stage of a Ray Data pipeline, for clusters that run Ray already.
+
+    import ray
+    from rs_rlhf.curation.ray import score_dataset
+
+    rows = ray.data.read_parquet("captions/")
+    scores = score_dataset(rows, model="out/score-model", id_column="id", concurrency=8, num_gpus=1)
+    scores.write_parquet("scores/")
+
+A batch of rows in the forms of `image_texts` becomes the lines that `rs-rlhf score` writes: same columns, same
+numbers, errors as lines. A pool of actors each holds the model once; Ray hands the batch of an actor or a node that
+died to another. Ray knows no row numbers, so a column of the data must name its rows.
+
+Left out: resuming a pipeline that was stopped (use `rs-rlhf score`, or write by parts), WebDataset members.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..data.group import DataError
+
+
+class ScoreStage:
+    """An actor of the pipeline: loads what scores once, then turns batches of rows into lines of scores.
+
+    Args:
+        options (`dict`): Options of `rs-rlhf score` (`model`, `scorer`, `max_pixels`, …), by name.
+        id_column (`str`): Column whose values tell the rows apart.
+        image_root (`str`): Folder that image paths start from and that none may leave.
+        source (`str`): Source of rows that name none.
+    """
+
+    def __init__(self, options: dict[str, Any], id_column: str, image_root: str, source: str) -> None:
+        from ..cli.score import load_scorer, scorer_arguments
+
+        arguments = scorer_arguments(options)
+        self.scorer, self.count_tokens = load_scorer(arguments)
+        self.columns = {"image_column": arguments.image_column, "text_column": arguments.text_column}
+        self.num_workers = arguments.num_workers
+        self.id_column, self.image_root, self.source = id_column, image_root, source
+
+    def __call__(self, batch: Any) -> Any:
+        """Scores a batch.
+
+        Args:
+            batch (`pyarrow.Table`): Rows.
+
+        Returns:
+            `pyarrow.Table`: One line a text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
+
+        Raises:
+            DataError: A row has no id.
+        """
+        import pyarrow as pa
+
+        from ..data.image_text import image_text_row
+        from .shards import SCHEMA
+        from .worker import score_rows
+
+        rows = []
+        for raw in batch.to_pylist():
+            name = raw.pop(self.id_column, None)
+            if name is None:
+                raise DataError(f"a row has no `{self.id_column}`; id_column must name a column that tells rows "
+                                f"apart, the columns are {', '.join(batch.column_names)}", self.id_column)  # fmt: skip
+            named: dict[str, Any] = {"root": self.image_root, "where": str(name), "source": self.source}
+            rows.append(image_text_row(raw, str(name), **named, **self.columns))
+        lines = score_rows(rows, self.scorer, self.count_tokens, self.num_workers)
+        return pa.Table.from_pylist(lines, schema=SCHEMA)
+
+
+def score_dataset(
+    data: Any,
+    *,
+    id_column: str = "id",
+    image_root: str = ".",
+    source: str = "",
+    concurrency: int | tuple[int, int] = 1,
+    batch_size: int = 256,
+    num_gpus: float | None = None,
+    num_cpus: float | None = None,
+    **options: Any,
+) -> Any:
+    """Adds scoring to a Ray Data pipeline.
+
+    Args:
+        data (`ray.data.Dataset`): Rows as `rs-rlhf score` reads them, images as bytes, `{bytes, path}` or paths that
+            every node can read.
+        id_column (`str`): Column whose values tell the rows apart; they become `row_id`.
+        image_root (`str`): Folder that image paths start from and that none may leave.
+        source (`str`): Source of rows that name none.
+        concurrency (`int` or `tuple`): Actors, each with the model once; or the fewest and the most.
+        batch_size (`int`): Rows scored together.
+        num_gpus, num_cpus (`float`, *optional*): What an actor takes.
+        **options: Options of `rs-rlhf score`, by name: `model`, `scorer`, `min_pixels`, `max_pixels`, `dtype`, ….
+
+    Returns:
+        `ray.data.Dataset`: One line a text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
+
+    Raises:
+        ImportError: Ray is not installed.
+        ValueError: An option that `rs-rlhf score` does not know or would refuse.
+    """
+    try:
+        from ray.data import ActorPoolStrategy
+    except ImportError as error:
+        raise ImportError('Ray Data is not installed; pip install "rs-rlhf[ray]".') from error
+    from ..cli.score import scorer_arguments
+
+    scorer_arguments(options)  # a mistake is told here, not by an actor on another machine
+    fewest, most = (concurrency, concurrency) if isinstance(concurrency, int) else concurrency
+    return data.map_batches(
+        ScoreStage,
+        fn_constructor_args=[options, id_column, image_root, source],
+        batch_format="pyarrow",
+        batch_size=batch_size,
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most),
+        num_gpus=num_gpus,
+        num_cpus=num_cpus,
+    )

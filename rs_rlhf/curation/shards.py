@@ -1,0 +1,384 @@
+"""The folder that `rs-rlhf score` writes: one plan, one Parquet file of scores for each piece of the input.
+
+`manifest.json` says what is scored, with what, and how the input is cut into units; it is written once, by whichever
+process comes first, and what was asked for otherwise is refused. A unit is done when its shard is there: a shard is
+written beside its place, brought to the disk, and renamed. Who scores a unit holds a lock on `.locks/NNNNN`, which the
+kernel takes from a process that dies, so any number of processes can share the work and none of them is waited for in
+vain. The locks are `flock`s: machines that share a folder need a file system that passes them on (NFS does).
+
+Left out: a list of who does what (the locks and shards are it), and shards of part of a unit.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..data.group import DataError, first_line
+from ..evaluation.run import replace_text
+from ..data.image_text_dataset import ImageTexts, Unit, open_image_texts
+
+VERSION = 1
+SCHEMA = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("text_index", pa.int32()),
+        ("score", pa.float32()),
+        ("tokens", pa.int32()),
+        ("image_hash", pa.string()),
+        ("error", pa.string()),
+        ("text", pa.string()),
+        ("whole", pa.bool_()),
+        ("source", pa.string()),
+        ("label", pa.string()),
+    ]
+)
+EXAMPLES = 3  # row ids that are named for each kind of error
+_FACTS = b"rs_rlhf"  # key of a shard's own figures in its Parquet metadata
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def planned(
+    folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]
+) -> Iterator[dict[str, Any]]:
+    """Gives the folder's manifest, which the first process to come writes; while it is held nobody plans otherwise.
+
+    A plan of other settings is replaced where nothing was scored by it and nobody is about to: it was a mistake.
+
+    Args:
+        folder (`Path`): Folder of the scores; made if it is not there.
+        settings (`dict`): What the scores depend on: `input`, `stamp`, `scorer`, `rows_per_shard`, ….
+        units (callable): Cuts the input; called by the one process that plans.
+
+    Yields:
+        `dict`: `version`, the settings, and `units`.
+
+    Raises:
+        DataError: The folder is of other settings, which are named, or holds shards without a manifest; no rows.
+    """
+    settings = json.loads(json.dumps(settings))
+    make_folder(folder)
+    with ExitStack() as stack:
+        with claimed(folder, "manifest", wait=True):
+            manifest = _plan(folder, settings, units)
+            stack.enter_context(claimed(folder, "running", wait=True, shared=True))
+        yield manifest
+
+
+def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    for left in folder.glob("*.json.*.new"):  # of a process that was killed over it
+        left.unlink()
+    begun = any(folder.glob("scores-*.parquet"))
+    if path.exists():
+        manifest = read_manifest(folder)
+        told = _differences(manifest, settings)
+        if not told:
+            return manifest
+        with claimed(folder, "running") as nobody:
+            if begun or not nobody:
+                raise DataError(f"holds scores of another run: {'; '.join(told)}. Choose another --output, or set "
+                                "that back", where=str(folder))  # fmt: skip
+    elif begun:
+        raise DataError("holds shards of scores but no manifest.json, which says of what; put it back or choose "
+                        "another --output", where=str(folder))  # fmt: skip
+    manifest = {"version": VERSION, **settings, "units": [asdict(unit) for unit in units()]}
+    if not manifest["units"]:
+        raise DataError("no rows; there is nothing to score", where=str(settings.get("input")))
+    write_json(path, manifest)
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Reads what a folder's scores are of.
+
+    Raises:
+        DataError: No such file, a damaged one, or one of another version.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.is_file():
+        raise DataError("no manifest.json; expected a folder that `rs-rlhf score --output` has written",
+                        where=str(folder))  # fmt: skip
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"not whole JSON ({error}); put it back or score anew", where=str(path)) from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), list):
+        raise DataError("no `units`; expected what `rs-rlhf score` has written", "units", str(path))
+    if manifest.get("version") != VERSION:
+        raise DataError(f"is of version {manifest.get('version')!r}, this rs-rlhf reads {VERSION}; score anew with it",
+                        "version", str(path))  # fmt: skip
+    return manifest
+
+
+def _differences(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    old, new = _flat(manifest), _flat(settings)
+    if old.get("scorer.model_stamp") is not None and old["scorer.model_stamp"] == new.get("scorer.model_stamp"):
+        new["scorer.model"] = old.get("scorer.model")  # the same files by another path
+    return [_difference(key, old.get(key), value) for key, value in new.items() if old.get(key) != value]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in settings.items() if key not in ("scorer", "units", "version")}
+    return own | {f"scorer.{key}": value for key, value in settings.get("scorer", {}).items()}
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if key == "stamp":
+        then, now = dict(old or ()), dict(new)
+        files = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        told = [f"{name} ({then.get(name, 'not there')} then, {now.get(name, 'not there')} now)" for name in files[:3]]
+        more = f" and {len(files) - 3} more" * (len(files) > 3)
+        return f"the input's files differ in bytes: {', '.join(told)}{more}" if told else "the input's files differ"
+    return f"{key} was {old!r:.80}, now {new!r:.80}"
+
+
+def open_scored(folder: str | Path) -> ImageTexts:
+    """Opens the input that a folder's scores are of.
+
+    Raises:
+        DataError: It is not there any more, or has changed: the ids of its rows are then others'.
+    """
+    manifest = read_manifest(folder)
+    options = {name: manifest.get(name) for name in ("image_root", "image_column", "text_column")}
+    source = open_image_texts(manifest["input"], manifest.get("split"), **options)
+    stamp = json.loads(json.dumps(source.stamp))
+    if stamp != manifest["stamp"]:
+        raise DataError(f"{_difference('stamp', manifest['stamp'], stamp)}; the scores in {folder} are of what it was "
+                        "before: put it back or score anew", where=str(manifest["input"]))  # fmt: skip
+    return source
+
+
+# --- shards ---------------------------------------------------------------------------------------------------------
+
+
+def shard_path(folder: str | Path, manifest: Mapping[str, Any], number: int) -> Path:
+    """Returns where the scores of a unit lie, or will lie."""
+    return Path(folder) / f"scores-{number:05d}-of-{len(manifest['units']):05d}.parquet"
+
+
+def missing_units(manifest: Mapping[str, Any], folder: str | Path) -> list[int]:
+    """Returns the numbers of the units that have no scores yet, in order."""
+    there = set(os.listdir(folder))
+    return [i for i in range(len(manifest["units"])) if shard_path(folder, manifest, i).name not in there]
+
+
+@contextmanager
+def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -> Iterator[bool]:
+    """Holds a lock of the folder; gives whether it was free, which with `wait` it is sooner or later.
+
+    A `shared` lock is free for all who share it, and keeps others out.
+
+    Raises:
+        DataError: The file system knows no locks, or takes no file.
+    """
+    import fcntl
+
+    locks = folder / ".locks"
+    make_folder(locks)
+    try:
+        # Never deleted: a process could still hold, or be about to take, the lock on the file that was.
+        lock = os.open(locks / name, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _unwritten(locks / name, error) from error
+    try:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            free = True
+        except BlockingIOError:
+            free = False
+        except OSError as error:
+            raise DataError(f"the file system gives no lock ({error.strerror}); choose an --output on another one",
+                            where=str(locks / name)) from error  # fmt: skip
+        yield free
+    finally:
+        os.close(lock)
+
+
+def drop_leftovers(shard: Path) -> None:
+    """Removes what a killed process left of a shard; only for who holds its unit."""
+    for left in shard.parent.glob(f"{glob.escape(shard.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
+    """Writes the scores of a unit, so that they are there whole or not at all, also after a power cut.
+
+    Args:
+        shard (`Path`): Its place.
+        columns (`dict`): Those of [`SCHEMA`], of one length.
+        facts (`dict`): `rows`, `texts`, `start` and `stop` (seconds since the epoch); kept in the file.
+
+    Raises:
+        DataError: It cannot be written, such as on a full disk; what was is removed.
+    """
+    schema = SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()})
+    table = pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=schema)
+    new = shard.with_name(f"{shard.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        try:
+            with new.open("wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(shard)
+        finally:
+            new.unlink(missing_ok=True)
+        _sync_folder(shard.parent)
+    except OSError as error:
+        raise _unwritten(shard, error) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    try:
+        replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        _sync_folder(path.parent)
+    except OSError as error:
+        for left in path.parent.glob(f"{path.name}.{os.getpid()}.new"):
+            left.unlink()
+        raise _unwritten(path, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it.
+
+    Raises:
+        DataError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a folder's entries to the disk: a rename is only then safe from a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritten(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or str(error)
+    return DataError(f"cannot be written ({reason}); finished shards are kept: mend that and run the same command "
+                     "again", where=str(path))  # fmt: skip
+
+
+def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads the scores of one unit; the table's metadata hold its facts, see [`shard_facts`].
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    try:
+        return pq.read_table(shard, columns=None if columns is None else list(columns), partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot be read ({first_line(error)}); delete it, and the same `rs-rlhf score` "
+                        "command scores its rows again", where=str(shard)) from error  # fmt: skip
+
+
+def shard_facts(table: pa.Table) -> dict[str, Any]:
+    """Returns the facts that [`write_shard`] was given."""
+    return json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
+
+
+def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, partial: bool = False) -> pa.Table:
+    """Reads all scores, one line a text, in the order of the input.
+
+    Args:
+        folder (`str` or `Path`): Written by `rs-rlhf score`.
+        columns (sequence of `str`, *optional*): Only these of [`SCHEMA`].
+        partial (`bool`): Take what is there where the run is not finished.
+
+    Returns:
+        `pyarrow.Table`: Of [`SCHEMA`].
+
+    Raises:
+        DataError: Scores are missing, unless `partial`; a shard is damaged; an unknown column.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    unknown = [name for name in columns or () if name not in SCHEMA.names]
+    if unknown:
+        raise DataError(f"scores have no column {unknown[0]!r}, only {', '.join(SCHEMA.names)}", unknown[0])
+    missing = set(missing_units(manifest, folder))
+    count = len(manifest["units"])
+    if missing and not partial:
+        raise DataError(f"{len(missing)} of {count} shards are missing; the same `rs-rlhf score` command goes on with "
+                        "them", where=str(folder))  # fmt: skip
+    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+    parts = [read_shard(shard_path(folder, manifest, i), columns) for i in range(count) if i not in missing]
+    return pa.concat_tables([schema.empty_table(), *(part.replace_schema_metadata(None) for part in parts)])
+
+
+# --- the summary ----------------------------------------------------------------------------------------------------
+
+
+def reason(error: str) -> str:
+    """Returns an error without what differs from row to row: quoted names and numbers."""
+    return re.sub(r"\d+", "N", re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", error))
+
+
+def summarize(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts what a finished folder holds, one shard at a time.
+
+    Returns:
+        `dict`: `rows`, `texts` (with a score), `failed_texts`, `errors` (by reason, the most frequent first: `count`,
+        the `message` of the first, ids of the first `rows`), `seconds` in which at least one process was scoring,
+        `texts_per_second` of all processes together, `process_seconds` (their sum) and `shards`.
+
+    Raises:
+        DataError: A shard is damaged.
+    """
+    rows = texts = failed = 0
+    errors: dict[str, dict[str, Any]] = {}
+    spans = []
+    for i in range(len(manifest["units"])):
+        table = read_shard(shard_path(folder, manifest, i), ["row_id", "error"])
+        facts = shard_facts(table)
+        rows += facts["rows"]
+        spans.append((facts["start"], facts["stop"]))
+        bad = table.filter(pc.is_valid(table["error"]))
+        texts, failed = texts + len(table) - len(bad), failed + len(bad)
+        for one in bad.to_pylist():
+            found = errors.setdefault(reason(one["error"]), {"count": 0, "message": one["error"], "rows": []})
+            found["count"] += 1
+            found["rows"] += [one["row_id"]] * (len(found["rows"]) < EXAMPLES)
+    seconds = _covered(spans)
+    ordered = dict(sorted(errors.items(), key=lambda item: -item[1]["count"]))
+    return {
+        "rows": rows, "texts": texts, "failed_texts": failed, "errors": ordered, "seconds": round(seconds, 3),
+        "texts_per_second": round((texts + failed) / max(seconds, 1e-9), 2),
+        "process_seconds": round(sum(stop - start for start, stop in spans), 3), "shards": len(spans),
+    }  # fmt: skip
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total

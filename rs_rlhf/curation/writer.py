@@ -1,0 +1,203 @@
+"""What `rs-rlhf curate` writes: the kept rows, which they are, and what was done, as one folder or not at all.
+
+A folder is made beside its place and moved there when it is whole and on the disk; what was there before is removed
+after that. Left out: adding to a folder that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..data.group import DataError, first_line
+from ..evaluation.run import replace_text
+from ..data.image_text_dataset import ImageTexts
+from .formats import write_kept
+from ..runs.sample_log import progress
+
+IDS = pa.schema([("row_id", pa.string()), ("text_index", pa.int32())])
+MANY = 1 << 16  # rows that become Python objects at once
+
+
+class KeptRows:
+    """Says of one row after the other, in the order of the data, which of its texts are kept.
+
+    Args:
+        ids (`pyarrow.Table`): Of [`IDS`], in the order of the data.
+        inputs ([`ImageTexts`]): The data.
+        advance (callable): Told of every kept row that is found.
+    """
+
+    def __init__(self, ids: pa.Table, inputs: ImageTexts, advance: Callable[[int], None]) -> None:
+        self.order = file_order(inputs)
+        self.ids, self.advance = _grouped(ids), advance
+        self.missing, self.first_missing, self.file = 0, "", ""
+        self.next = next(self.ids, None)
+
+    def __call__(self, row_id: str) -> frozenset[int] | None:
+        """Returns the places of a row's texts that are kept, `None` if none is."""
+        file = row_id.rpartition(":")[0]
+        if file != self.file:  # what is still listed of files before it is not there
+            self.file = file
+            while self.next is not None and self.order[self.next[0].rpartition(":")[0]] < self.order[file]:
+                self._miss()
+        if self.next is None or self.next[0] != row_id:
+            return None
+        kept = self.next[1]
+        self.next = next(self.ids, None)
+        self.advance(1)
+        return kept
+
+    def _miss(self) -> None:
+        assert self.next is not None
+        self.first_missing = self.first_missing or self.next[0]
+        self.missing += 1
+        self.next = next(self.ids, None)
+
+    def check_all_found(self, name: str) -> None:
+        """Raises if a row that is listed is not in the data."""
+        while self.next is not None:
+            self._miss()
+        if self.missing:
+            raise absent(self.missing, self.first_missing, name)
+
+
+def absent(count: int, example: str, name: str) -> DataError:
+    """The error of rows that are to be kept but are not there."""
+    return DataError(f"rows that are to be kept are not in the data: {count}, such as {example!r}; give the data that "
+                     "the list was made of, in the same version", where=name)  # fmt: skip
+
+
+def _grouped(ids: pa.Table) -> Iterator[tuple[str, frozenset[int]]]:
+    def pairs() -> Iterator[tuple[str, int]]:
+        for start in range(0, len(ids), MANY):
+            part = ids.slice(start, MANY)
+            yield from zip(part["row_id"].to_pylist(), part["text_index"].to_pylist(), strict=True)
+
+    for row_id, own in groupby(pairs(), key=lambda pair: pair[0]):
+        yield row_id, frozenset(index for _, index in own)
+
+
+def file_order(inputs: ImageTexts) -> dict[str, int]:
+    """Returns the place of each file, or part, in the order of the data."""
+    return {unit.file: i for i, unit in enumerate(inputs.whole_units())}
+
+
+def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
+    """Reads a list of kept rows, as `kept_ids.parquet` is one, in the order of the data.
+
+    Raises:
+        DataError: It is no such list, or names files that are not in the data.
+    """
+    where = str(path)
+    try:
+        table = pq.read_table(path, partitioning=None)
+        if missing := [name for name in IDS.names if name not in table.column_names]:
+            raise DataError(f"no column `{missing[0]}` (columns: {', '.join(table.column_names)}); expected a "
+                            "kept_ids.parquet of `rs-rlhf curate`", missing[0], where)  # fmt: skip
+        ids = table.select(IDS.names).cast(IDS).combine_chunks()
+        halves = pc.split_pattern(ids["row_id"], ":", max_splits=1, reverse=True)
+        number = pc.cast(pc.list_element(halves, 1), pa.int64())
+        files = pc.list_element(halves, 0)
+    except FileNotFoundError:
+        raise DataError("no such file; give a kept_ids.parquet of `rs-rlhf curate`", where=where) from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot be read as a list of rows ({first_line(error)}); give a kept_ids.parquet of "
+                        "`rs-rlhf curate`", where=where) from None  # fmt: skip
+    if not len(ids) or ids["row_id"].null_count or ids["text_index"].null_count:
+        what = "lists no rows" if not len(ids) else "has rows without an id"
+        raise DataError(f"{what}; give a kept_ids.parquet of `rs-rlhf curate`", where=where)
+    place = pc.index_in(files, value_set=pa.array(list(file_order(inputs)), pa.string()))
+    if place.null_count:
+        lost = ids["row_id"].filter(pc.is_null(place))
+        raise absent(len(pc.unique(lost)), lost[0].as_py(), inputs.name)
+    return ids.take(pa.array(np.lexsort((ids["text_index"].to_numpy(), number.to_numpy(), place.to_numpy()))))
+
+
+def check_folder(folder: Path, overwrite: bool, sources: Sequence[str | Path]) -> None:
+    """Refuses to write where something else is, or where what is read would be written over.
+
+    Args:
+        folder (`Path`): Folder to write.
+        overwrite (`bool`): Replace what an earlier `rs-rlhf curate` has written.
+        sources (sequence of `str`): Files and folders that are read.
+
+    Raises:
+        DataError: Says which, and what to do.
+    """
+    own = folder.resolve()
+    for source in map(Path, sources):
+        read = source.resolve()
+        if own == read or own in read.parents or (read.is_dir() and read in own.parents):
+            raise DataError(f"overlaps with {source}, which is read; choose another --output", where=str(folder))
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / "curation.json").is_file():
+        raise DataError("exists, and `rs-rlhf curate` has not written it; choose another --output", where=str(folder))
+    if not overwrite:
+        raise DataError("exists; choose another --output or pass --overwrite", where=str(folder))
+
+
+def write_folder(
+    folder: Path, inputs: ImageTexts, ids: pa.Table, about: Mapping[str, Any], texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """Writes a folder of kept rows.
+
+    Args:
+        folder (`Path`): Its place; what is there is replaced, see [`check_folder`].
+        inputs ([`ImageTexts`]): The data.
+        ids (`pyarrow.Table`): What is kept of it: of [`IDS`], in the order of the data.
+        about (`dict`): What `curation.json` says beside `version`, `input`, `image_root`, `format`, and `written`.
+        texts (`dict`): Further files: content by name.
+
+    Returns:
+        `dict`: What [`write_kept`] returns.
+
+    Raises:
+        DataError: A row is not in the data, or the folder cannot be written; then nothing of it is left.
+    """
+    place = folder.resolve()
+    new, old = (place.with_name(f".{place.name}.{mark}") for mark in ("new", "old"))
+    try:
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new.mkdir(parents=True)
+        with progress(_rows(ids), 0, f"writing {folder.name}") as advance:
+            kept = KeptRows(ids, inputs, advance)
+            written = write_kept(inputs, kept, new)
+            kept.check_all_found(inputs.name)
+        pq.write_table(ids, new / "kept_ids.parquet")
+        for name, text in texts.items():
+            _write(new / name, text)
+        own = {"version": 1, **about, "input": inputs.name, "image_root": str(Path(inputs.root).resolve()),
+               "format": inputs.format, "written": written}  # fmt: skip
+        _write(new / "curation.json", json.dumps(own, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            place.rename(old)
+        new.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror or error}); make room or choose another --output",
+                        where=str(folder)) from error  # fmt: skip
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return written
+
+
+def _write(path: Path, text: str) -> None:
+    replace_text(path, text.encode("utf-8", "replace").decode())  # a lone surrogate cannot be encoded
+
+
+def _rows(ids: pa.Table) -> int:
+    """Counts the rows of a list in the order of the data."""
+    column = ids["row_id"]
+    return 1 + (pc.sum(pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))).as_py() or 0)

@@ -1,0 +1,383 @@
+"""Image-text data of any size: Parquet, JSON lines, JSON lists, CSV, WebDataset shards and HF data sets.
+
+`open_image_texts` looks at names, sizes and headers only. What is read is cut into *units*, consecutive rows of one
+file, and reading a unit starts at it: many processes share a file, and memory does not grow with it. To cut text files
+one pass over them finds where the units begin; of Parquet the footer tells; a shard or a part of a streaming data set
+is a unit as it is. A row's id depends on its file and place alone, never on how the data was cut.
+
+Left out: cutting a tar file or a streaming part, and several formats in one folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .group import DataError, first_line
+from .image_text import ImageTextRow, check_columns, image_text_row, source_of
+from .packed_records import (
+    dataset_tables,
+    opened_parquet,
+    parquet_batches,
+    parquet_labels,
+    row_group_bounds,
+    sample_row,
+    tar_samples,
+    tarfile_head,
+)
+from .text_records import Record, check_text, csv_head, csv_records, first_byte, json_records, jsonl_records
+
+__all__ = ["FORMATS", "ImageTexts", "Unit", "open_image_texts"]
+
+FORMATS = {
+    ".parquet": "parquet", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset",
+}  # fmt: skip
+DATASET_FILE = "dataset"  # stands for the file in the ids of a data set's rows
+_SUFFIXES = ", ".join(FORMATS)
+_TOLD_BYTES = 10**9  # finding the rows of a larger file takes long enough to say so
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Consecutive rows of one file.
+
+    Args:
+        file (`str`): The file, as in row ids.
+        first (`int`): Number of the first row in it.
+        rows (`int`): How many, -1 for all that the file holds.
+        start (`int`): Where to start: a byte offset, a row group of Parquet, or a row or part of a data set.
+        stop (`int`): Where the unit ends, of the same kind as `start`; -1 for the end of the file.
+    """
+
+    file: str
+    first: int
+    rows: int
+    start: int
+    stop: int
+
+
+class ImageTexts:
+    """Image-text rows of files or a data set; made by [`open_image_texts`].
+
+    Args:
+        name (`str`): The data as given.
+        root (`str`): Folder that relative image paths start from and that none may leave.
+        format (`str`): `"parquet"`, `"jsonl"`, `"json"`, `"csv"`, `"webdataset"` or `"dataset"`.
+        files (`dict`): Path of every file by its name in row ids; empty for a data set.
+        dataset (`Dataset` or `IterableDataset`, *optional*): The data set.
+        image_column, text_column (`str`, *optional*): As for [`open_image_texts`].
+        folder (`str`): Folder that the names of files start from, `""` for a data set that is not in one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        format: str,
+        files: dict[str, Path],
+        dataset: Any = None,
+        image_column: str | None = None,
+        text_column: str | None = None,
+        folder: str = "",
+    ) -> None:
+        self.name, self.root, self.format, self.files, self.dataset = name, root, format, files, dataset
+        self.image_column, self.text_column, self.folder = image_column, text_column, folder
+
+    @property
+    def stamp(self) -> list[list]:
+        """What the row ids depend on: `[file, size in bytes]` for every file; of a data set its fingerprint and rows.
+
+        Parts of a streaming data set have the size -1.
+        """
+        if self.dataset is None:
+            return [[file, path.stat().st_size] for file, path in self.files.items()]
+        if self.streaming:
+            return [[name, -1] for name in _part_names(self.dataset)]
+        return [[f"dataset {self.dataset._fingerprint}", len(self.dataset)]]
+
+    @property
+    def streaming(self) -> bool:
+        """Whether it is a data set whose number of rows is not known."""
+        return self.dataset is not None and not hasattr(self.dataset, "__len__")
+
+    def units(self, rows: int) -> list[Unit]:
+        """Cuts the data into units of at most `rows` rows, every row in exactly one of them.
+
+        A shard and a part of a streaming data set are one unit each, with `rows` -1.
+
+        Raises:
+            DataError: A file cannot be read to its end, or there are no rows at all.
+            ValueError: `rows` is less than 1.
+        """
+        if rows < 1:
+            raise ValueError(f"rows of a unit is {rows}; it must be at least 1.")
+        if self.streaming:
+            return [Unit(name, 0, -1, i, i + 1) for i, name in enumerate(_part_names(self.dataset))]
+        if self.dataset is not None:
+            units = _even(DATASET_FILE, len(self.dataset), rows)
+        else:
+            units = [unit for file, path in self.files.items() for unit in self._units_of(file, path, rows)]
+        if not units:
+            raise DataError("no rows; give data that has some", "", self.name)
+        return units
+
+    def _units_of(self, file: str, path: Path, rows: int) -> list[Unit]:
+        with naming(path):
+            if self.format == "webdataset":
+                return [Unit(file, 0, -1, 0, -1)]
+            if self.format == "parquet":
+                return _parquet_units(file, path, rows)
+            if path.stat().st_size > _TOLD_BYTES:
+                size = path.stat().st_size / 1e9
+                print(f"{file}: {size:.1f} GB, looking where its rows begin (one pass)", file=sys.stderr, flush=True)
+            begin = number = end = 0
+            units: list[Unit] = []
+            for number, record in enumerate(self.records(path, parse=False), start=1):
+                begin = record.start if number % rows == 1 % rows else begin
+                end = record.start + len(record.raw)
+                if number % rows == 0:
+                    units.append(Unit(file, number - rows, rows, begin, end))
+            left = number % rows
+            return [*units, Unit(file, number - left, left, begin, end)] if left else units
+
+    def read(self, unit: Unit) -> Iterator[ImageTextRow]:
+        """Reads the rows of a unit, starting at it; what is wrong with a row is its `error`.
+
+        Raises:
+            DataError: The file is not part of the data, or cannot be read on.
+        """
+        if self.dataset is None and unit.file not in self.files:
+            raise DataError(f"no file {unit.file!r} here; the data has changed since it was cut", "", self.name)
+        path = self.files.get(unit.file)
+        labels = self._labels(path)
+        source = source_of(self.name) if path is None else source_of(unit.file)
+        named = str(path) if path is not None else f"{self.name}, {unit.file}"
+        with naming(path, self.name):
+            for number, raw in enumerate(self._raw_rows(unit, path), unit.first):
+                yield image_text_row(
+                    raw, f"{unit.file}:{number}", root=self.root, where=f"{named}, row {number}", source=source,
+                    image_column=self.image_column, text_column=self.text_column, labels=labels,
+                )  # fmt: skip
+
+    def __iter__(self) -> Iterator[ImageTextRow]:
+        """All rows, one file after the other, without cutting them first."""
+        for unit in self.whole_units():
+            yield from self.read(unit)
+
+    def whole_units(self) -> list[Unit]:
+        """Returns a unit for every file or part, found without looking into it."""
+        if self.streaming:
+            return self.units(1)
+        if self.dataset is not None:
+            return _even(DATASET_FILE, len(self.dataset), max(len(self.dataset), 1))
+        return [Unit(file, 0, -1, 0, -1) for file in self.files]
+
+    def records(self, path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
+        """Yields the records of a text file, with their bytes."""
+        if self.format == "jsonl":
+            return jsonl_records(path, start, stop, parse)
+        return json_records(path, start, stop) if self.format == "json" else csv_records(path, start, stop)
+
+    def _raw_rows(self, unit: Unit, path: Path | None) -> Iterator[Any]:
+        if path is None:
+            part = self.dataset.shard(self.dataset.num_shards, unit.start) if self.streaming else self.dataset
+            bounds = None if self.streaming else (unit.first, unit.first + unit.rows)
+            return (row for table in dataset_tables(part, bounds) for row in table.to_pylist())
+        if self.format == "parquet":
+            return (row for table in parquet_batches(path, unit.first, unit.rows) for row in table.to_pylist())
+        if self.format == "webdataset":
+            named = (self.image_column, self.text_column)
+            return (sample_row(tar, sample, named) for tar, sample in tar_samples(path))
+        return (record.value for record in self.records(path, unit.start, unit.stop))
+
+    def _labels(self, path: Path | None) -> dict[str, list[str]]:
+        """Names of the classes of `ClassLabel` columns."""
+        if path is None:
+            features: Mapping[str, Any] = self.dataset.features or {}
+            return {key: list(one.names) for key, one in features.items() if hasattr(one, "names")}
+        return parquet_labels(path) if self.format == "parquet" else {}
+
+
+def open_image_texts(
+    path_or_dataset: Any,
+    split: str | None = None,
+    *,
+    image_root: str | os.PathLike | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+) -> ImageTexts:
+    """Opens image-text data; see `image_texts` for the forms of its rows.
+
+    Args:
+        path_or_dataset: A `.parquet`, `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.tar` (WebDataset) file, a folder
+            of such files of one format (also in its sub-folder `data`), a folder written by `save_to_disk`, the id of
+            a data set on the Hub (read as a stream), or a `Dataset` or `IterableDataset`.
+        split (`str`, *optional*): Start of the names of the folder's files, or split of a data set (default: all
+            files; of a data set the only split, or `"train"`).
+        image_root (`str`, *optional*): Folder that relative image paths start from and that none may leave (default:
+            what the folder's `curation.json` says, which then also names columns, else the folder of the file; for a
+            data set that is not in a folder, the working folder).
+        image_column (`str`, *optional*): Column of the image or images.
+        text_column (`str`, *optional*): Column of the texts or turns.
+
+    Raises:
+        DataError: Nothing to read, several formats, an unreadable file, or a file without the columns.
+    """
+    options = {"image_column": image_column, "text_column": text_column}
+    root = None if image_root is None else os.path.abspath(image_root)
+    if root is not None and not os.path.isdir(root):
+        raise DataError("no such folder; correct image_root", "image_root", str(image_root))
+    if not isinstance(path_or_dataset, (str, os.PathLike)):
+        return _of_dataset(path_or_dataset, split, "dataset", root or os.getcwd(), options)
+    name = os.fspath(path_or_dataset)
+    path = Path(name)
+    saved = path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists())
+    if not path.exists() and (path.suffix in FORMATS or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)):
+        raise DataError("no such file or folder; correct the path", "", name)
+    folder = path if path.is_dir() else path.parent
+    if root is None and path.exists():
+        curated = _curated(folder)
+        root = curated["image_root"]
+        options = {key: value or curated.get(key) for key, value in options.items()}
+    if saved or not path.exists():
+        data = _loaded(name, split, saved)
+        return _of_dataset(data, split, name, root or (str(path.resolve()) if saved else os.getcwd()), options)
+    files = _files(path, split)
+    format = FORMATS[files[0].suffix]
+    for file in files:
+        _check_file(file, format, options["image_column"], options["text_column"])
+    root = root or os.path.commonpath([os.path.abspath(file.parent) for file in files])
+    named = {file.relative_to(folder).as_posix(): file for file in files}
+    return ImageTexts(name, root, format, named, folder=str(folder), **options)
+
+
+def _files(path: Path, split: str | None) -> list[Path]:
+    """The data files of a folder, all of one format; or the file."""
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise DataError(f"the suffix is '{path.suffix}', expected {_SUFFIXES} or a folder", "", str(path))
+        return [path]
+    if (path / "manifest.json").exists() and any(path.glob("scores-*.parquet")):
+        raise DataError("a folder of scores, expected the data; curate it, or give what was scored", "", str(path))
+    found: dict[str, list[Path]] = {}
+    for suffix in FORMATS:
+        names = [*path.glob(f"{split or ''}*{suffix}"), *path.glob(f"data/{split or ''}*{suffix}")]
+        for file in names:
+            # Beside data lie objects such as `dataset_info.json`, and what `curate` writes.
+            listed = suffix != ".json" or first_byte(file) == b"["
+            if file.is_file() and listed and not file.name.startswith(".") and file.name != "kept_ids.parquet":
+                found.setdefault(FORMATS[suffix], []).append(file)
+    if len(found) > 1:
+        examples = ", ".join(min(files).relative_to(path).as_posix() for files in found.values())
+        raise DataError(f"files of several formats ({examples}); give one of them, or a split", "", str(path))
+    if not found:
+        of_split = f" that begins with {split!r}" if split else ""
+        there = sorted(one.name for one in path.iterdir())[:5]
+        raise DataError(f"no data file{of_split} in the folder (it has {', '.join(there) or 'nothing'}), expected "
+                        f"{_SUFFIXES}, or what save_to_disk writes", "", str(path))  # fmt: skip
+    return sorted(next(iter(found.values())))
+
+
+def _check_file(path: Path, format: str, image_column: str | None, text_column: str | None) -> None:
+    """Reads what tells quickly that a file cannot be used."""
+    name = str(path)
+    if path.stat().st_size == 0:
+        raise DataError("is empty (0 bytes); write the file again or remove it", "", name)
+    with naming(path):
+        if format == "parquet":
+            with opened_parquet(path) as file:
+                columns = file.schema_arrow.names
+            check_columns(columns, name, image_column, text_column)
+        elif format == "webdataset":
+            with tarfile_head(path):
+                pass
+        else:
+            check_text(path, name)
+            if format == "csv":
+                check_columns(csv_head(path).columns, name, image_column, text_column)
+
+
+def _curated(folder: Path) -> dict[str, Any]:
+    """What `rs-rlhf curate` has written beside its rows on how to read them: `image_root` and named columns."""
+    file = folder / "curation.json"
+    if not file.exists():
+        return {"image_root": None}
+    try:
+        about = dict(json.loads(file.read_bytes()))
+        root = about["image_root"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError("has no `image_root`; curate again, or give image_root", "image_root", str(file)) from None
+    if root is not None and not isinstance(root, str):
+        raise DataError(f"`image_root` is {root!r}, expected a folder; give image_root", "image_root", str(file))
+    return about
+
+
+@contextmanager
+def naming(path: Path | None, name: str = "") -> Iterator[None]:
+    """Puts the file's name before errors that do not have one, and makes errors of reading ours.
+
+    Args:
+        path (`Path`, *optional*): The file.
+        name (`str`): What is named where there is no file.
+    """
+    where = str(path) if path is not None else name
+    try:
+        yield
+    except DataError as error:
+        if str(error) != error.detail:
+            raise
+        raise DataError(error.detail, error.key, where) from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", "", where) from error
+
+
+def _parquet_units(name: str, path: Path, rows: int) -> list[Unit]:
+    with opened_parquet(path) as file:
+        bounds = row_group_bounds(file)
+    return [
+        Unit(name, u.first, u.rows, bisect_right(bounds, u.first) - 1, bisect_left(bounds, u.first + u.rows))
+        for u in _even(name, bounds[-1], rows)
+    ]
+
+
+def _even(name: str, count: int, rows: int) -> list[Unit]:
+    starts = range(0, count, rows)
+    return [Unit(name, first, min(rows, count - first), first, min(first + rows, count)) for first in starts]
+
+
+def _loaded(name: str, split: str | None, saved: bool) -> Any:
+    from datasets import load_dataset, load_from_disk
+
+    try:
+        return load_from_disk(name) if saved else load_dataset(name, streaming=True)
+    except Exception as error:  # the Hub, the network, a damaged folder: each has its own
+        kind = "a folder written by save_to_disk" if saved else "a file, a folder, or a data set on the Hub"
+        raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", name) from error
+
+
+def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:
+    if isinstance(data, Mapping):  # a DatasetDict
+        chosen = split or (next(iter(data)) if len(data) == 1 else "train")
+        if chosen not in data:
+            raise DataError(f"no split {chosen!r}, it has {', '.join(data)}; name one of them", "split", name)
+        data = data[chosen]
+    if not hasattr(data, "with_format"):
+        raise DataError(f"is a {type(data).__name__}, expected a path, the id of a data set on the Hub, a Dataset or "
+                        "an IterableDataset", "", name)  # fmt: skip
+    if data.features is not None:
+        check_columns(list(data.features), name, options["image_column"], options["text_column"])
+    folder = name if os.path.isdir(name) else ""
+    return ImageTexts(name, root, "dataset", {}, data, folder=folder, **options)
+
+
+def _part_names(dataset: Any) -> list[str]:
+    count = dataset.num_shards
+    return [f"part-{i:05d}-of-{count:05d}" for i in range(count)]

@@ -1,0 +1,66 @@
+"""Image-text rows as a data set on the disk, for trainers that draw them at random.
+
+Rows are written once to the `datasets` cache; what changes in the files, the options or the form is written anew.
+Left out: noticing that a data set on the Hub has changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .image_text_dataset import ImageTexts, open_image_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+def stored_rows(
+    rows_of: Callable[[ImageTexts], Iterable[dict[str, Any]]],
+    features: Features,
+    path: str,
+    split: str | None,
+    reading: Mapping[str, str | None],
+    version: Any,
+) -> Dataset:
+    """Stores what a function makes of image-text data.
+
+    Args:
+        rows_of (callable): A module's function: the data -> rows; may raise at a row that cannot be used.
+        features (`Features`): Of its rows. Not `datasets.Image`, whose storing opens every path past `ImageOptions`.
+        path, split: As for [`open_image_texts`].
+        reading (`dict`): `image_root`, `image_column` and `text_column`, as there.
+        version: Of `rows_of`: another one is stored anew.
+
+    Raises:
+        DataError, ValueError: What `rows_of` or the reader raises.
+    """
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.fingerprint import Hasher
+
+    reading = dict(reading)
+    if (root := reading.get("image_root")) is not None:
+        reading["image_root"] = os.path.abspath(root)
+    data = open_image_texts(path, split, **reading)
+    changed = [file.stat().st_mtime_ns for file in data.files.values()]
+    key = [rows_of.__qualname__, version, os.path.abspath(path), data.stamp, changed, split, str(data.root), reading]
+    try:
+        return Dataset.from_generator(
+            _rows,
+            features=features,
+            gen_kwargs={"rows_of": rows_of, "path": path, "split": split, "reading": reading},
+            fingerprint=Hasher.hash(key),
+            writer_batch_size=100,  # rows in memory, with the bytes of their images
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+def _rows(
+    rows_of: Callable[[ImageTexts], Iterable[dict[str, Any]]], path: str, split: str | None, reading: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    yield from rows_of(open_image_texts(path, split, **reading))

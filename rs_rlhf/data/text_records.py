@@ -1,0 +1,289 @@
+"""Records of JSON lines, JSON lists and CSV files, one by one, with the bytes they were read from.
+
+A file may be larger than memory and is never read whole. Reading can start at any record whose byte offset is known,
+and the bytes of a record are given along, so that rows can be written back exactly as they were.
+
+Left out: compressed files, encodings other than UTF-8, and lists nested in objects (COCO's `annotations`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from .group import DataError, first_line, short
+
+CHUNK_BYTES = 2**20
+_BOM = codecs.BOM_UTF8
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+class Record(NamedTuple):
+    """One record: its byte offset in the file, its bytes, and its value (a [`DataError`] if it cannot be read)."""
+
+    start: int
+    raw: bytes
+    value: Any
+
+
+def first_byte(path: Path) -> bytes:
+    """Returns the first byte of a text file that is not white space, `b""` if there is none near its start."""
+    with path.open("rb") as stream:
+        return stream.read(4096).removeprefix(_BOM).lstrip()[:1]
+
+
+def check_text(path: Path, name: str) -> None:
+    """Looks at the first bytes of a text file.
+
+    Raises:
+        DataError: It is empty, not UTF-8, or a JSON file of the other layout than its suffix says.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
+        raise DataError("is not UTF-8 text (UTF-16, or no text at all); save it as UTF-8", "", name)
+    first = first_byte(path)
+    if not head.removeprefix(_BOM).strip():
+        raise DataError("is empty; write the file again or remove it", "", name)
+    if path.suffix == ".jsonl" and first == b"[":
+        raise DataError("is a list, expected one object a line; rename it to .json", "", name)
+    if path.suffix == ".json" and first != b"[":
+        raise DataError("is not a JSON list of rows; rename a file with one object a line to .jsonl, or write the "
+                        "rows as a list", "", name)  # fmt: skip
+
+
+def jsonl_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
+    """Yields the lines that are not blank, `raw` with its line break.
+
+    Args:
+        path (`Path`): The file.
+        start (`int`): Byte offset of the first record.
+        stop (`int`): Byte offset where the last record ends, -1 for the end of the file.
+        parse (`bool`): Whether `value` is wanted.
+    """
+    with path.open("rb") as stream:
+        stream.seek(start)
+        offset = start
+        while stop < 0 or offset < stop:
+            line = stream.readline()
+            if not line:
+                return
+            if line.strip() and line.rstrip() != _BOM:
+                yield Record(offset, line, parsed_line(line, offset) if parse else None)
+            offset += len(line)
+
+
+def parsed_line(line: bytes, offset: int) -> Any:
+    """Returns the value of a line of JSON, or a [`DataError`] that says where in the file it is damaged."""
+    try:
+        return json.loads(line.removeprefix(_BOM).decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        return DataError(f"not JSON ({first_line(error)}), at byte {offset} of the file; write one object a line")
+
+
+class _Window:
+    """The part of a text file that is being looked at: `text[at:]` begins at byte `offset`."""
+
+    def __init__(self, stream: IO[bytes], start: int, stop: int) -> None:
+        stream.seek(start)
+        self.stream, self.left = stream, stop - start if stop >= 0 else -1
+        self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self.text, self.at, self.offset, self.ended = "", 0, start, False
+
+    def skip(self) -> None:
+        """Goes past one ASCII character."""
+        self.at, self.offset = self.at + 1, self.offset + 1
+
+    def more(self) -> None:
+        """Reads on: at least a chunk, and as much again as is there, so that a long record is not tried often."""
+        size = max(CHUNK_BYTES, len(self.text) - self.at)
+        chunk = self.stream.read(size if self.left < 0 else min(size, self.left))
+        self.left -= len(chunk) if self.left >= 0 else 0
+        self.ended = not chunk
+        self.text, self.at = self.text[self.at :] + self.decoder.decode(chunk, self.ended), 0
+
+    def take(self, end: int) -> bytes:
+        """Goes on to place `end` and returns the bytes on the way."""
+        if end == self.at:
+            return b""
+        raw = self.text[self.at : end].encode("utf-8", "surrogateescape")
+        self.at, self.offset = end, self.offset + len(raw)
+        return raw
+
+    def peek(self) -> str:
+        """Goes on to the next character that is not white space and returns it, `""` at the end."""
+        while True:
+            character = self.text[self.at : self.at + 1]
+            if character in (" ", "\n", "\t", "\r"):
+                end = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
+                self.offset, self.at = self.offset + end - self.at, end
+            elif character or self.ended:
+                return character
+            else:
+                self.more()
+
+
+def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
+    """Yields the elements of a JSON list.
+
+    Args:
+        path (`Path`): The file.
+        start (`int`): 0, or the byte offset of an element.
+        stop (`int`): Byte offset where the last element ends, -1 for the end of the list.
+
+    Raises:
+        DataError: The file is no list, or cut short or damaged; earlier elements have been yielded by then.
+    """
+    with path.open("rb") as stream:
+        window = _Window(stream, start, stop)
+        if start == 0:
+            if window.peek() == "\ufeff":
+                window.take(window.at + 1)
+            if window.peek() != "[":
+                raise DataError(f"holds {short(window.text[:40])}, expected a list of rows")
+            window.skip()
+            if window.peek() == "]":
+                window.skip()
+                _nothing_left(window)
+                return
+        while True:
+            window.peek()
+            value, end = _element(window)
+            begin = window.offset
+            yield Record(begin, window.take(end), value)
+            following = window.peek()
+            if stop >= 0 and window.offset >= stop:
+                return
+            if following not in (",", "]"):
+                raise _damaged(window, "expected a comma or the end of the list")
+            window.skip()
+            if following == "]":
+                _nothing_left(window)
+                return
+
+
+def _element(window: _Window) -> tuple[Any, int]:
+    """The next value and where it ends in the window's text, reading on until it is whole."""
+    while True:
+        try:
+            value, end = _DECODER.raw_decode(window.text, window.at)
+            # A number could go on in the next chunk, after a dot or "e+" that is not taken for part of it.
+            if window.ended or end < len(window.text) - 4 or window.text[end : end + 1] in (*",] \t\r\n",):
+                return value, end
+        except json.JSONDecodeError as error:
+            # Only what fails at the end of what was read, or in a string without end, can be for want of text.
+            late = error.pos >= len(window.text) - 16 or error.msg.startswith("Unterminated string")
+            if window.ended or not late:
+                raise _damaged(window, str(error.msg)) from None
+        except RecursionError:
+            raise _damaged(window, "nested too deeply") from None
+        window.more()
+
+
+def _nothing_left(window: _Window) -> None:
+    if window.peek():
+        raise _damaged(window, "text after the end of the list")
+
+
+def _damaged(window: _Window, what: str) -> DataError:
+    return DataError(f"not JSON in the row at byte {window.offset} ({what}); the file is damaged or was cut short, "
+                     "write it again")  # fmt: skip
+
+
+class CsvHead(NamedTuple):
+    """The first record of a CSV file: its columns, the delimiter, its bytes."""
+
+    columns: list[str]
+    delimiter: str
+    raw: bytes
+
+
+def csv_head(path: Path) -> CsvHead:
+    """Reads the header; the delimiter is the tab of a `.tsv`, else the comma, tab or semicolon that it has most of.
+
+    Raises:
+        DataError: The header cannot be read, or two columns have one name.
+    """
+    with path.open("rb") as stream:
+        line = stream.readline(CHUNK_BYTES).removeprefix(_BOM).decode("utf-8", "surrogateescape")
+    delimiter = "\t" if path.suffix == ".tsv" else max(",\t;", key=line.count)
+    record = next(_csv_rows(path, 0, -1, delimiter), None)
+    if record is None or isinstance(record.value, DataError):
+        raise DataError("the first line cannot be read as the header of a CSV file; write the names of the columns")
+    columns = [column.strip() for column in record.value]
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"two columns are named {twice!r}; rename one of them", twice)
+    return CsvHead(columns, delimiter, record.raw)
+
+
+def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
+    """Yields the records after the header, line breaks in quotes respected; `raw` with its line break.
+
+    Args:
+        path (`Path`): The file.
+        start (`int`): 0, or the byte offset of a record.
+        stop (`int`): Byte offset where the last record ends, -1 for the end of the file.
+
+    Raises:
+        DataError: A quoted field does not end, so that what follows cannot be told apart.
+    """
+    head = csv_head(path)
+    for record in _csv_rows(path, start or len(head.raw), stop, head.delimiter):
+        value = record.value
+        if isinstance(value, list):
+            if len(value) == len(head.columns):
+                value = dict(zip(head.columns, value, strict=True))
+            else:
+                value = DataError(f"{len(value)} fields, expected the {len(head.columns)} of the header "
+                                  f"({', '.join(head.columns)}); put texts with a {head.delimiter!r} in quotes",
+                                  )  # fmt: skip
+        yield record._replace(value=value)
+
+
+def _csv_rows(path: Path, start: int, stop: int, delimiter: str) -> Iterator[Record]:
+    """Records as lists of fields. The lines that `csv` asks for one by one tell how far each of them reaches."""
+    taken: list[bytes] = []
+    ended = False
+    with path.open("rb") as stream:
+        stream.seek(start)
+        offset = start
+
+        def lines() -> Iterator[str]:
+            nonlocal ended
+            position = start
+            while stop < 0 or position < stop:
+                line = stream.readline()
+                if not line:
+                    break
+                position += len(line)
+                taken.append(line)
+                yield (line.removeprefix(_BOM) if position == len(line) else line).decode("utf-8", "surrogateescape")
+            ended = True
+
+        reader = csv.reader(lines(), delimiter=delimiter)
+        while True:
+            taken.clear()
+            value: Any
+            try:
+                value = next(reader, None)
+            except csv.Error as error:
+                value = DataError(f"not CSV ({first_line(error)}), at byte {offset} of the file; correct the line")
+                if len(taken) > 1:
+                    raise DataError(f"the record at byte {offset} does not end ({first_line(error)}); close its quote"
+                                    ) from None  # fmt: skip
+            if value is None:
+                return
+            if ended:  # the last record asked for another line, so it is still inside a quote
+                raise DataError(f"ends inside the quoted field of the record at byte {offset}; the file was cut "
+                                "short, or close the quote")  # fmt: skip
+            raw = b"".join(taken)
+            if value:  # blank lines are no records
+                yield Record(offset, raw, value)
+            offset += len(raw)

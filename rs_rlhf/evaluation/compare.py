@@ -1,0 +1,348 @@
+"""`rs-rlhf eval compare A B`: are the answers of one model better than those of another, question by question?
+
+Both are output folders of `rs-rlhf eval` on the same data. Answers to the same question are paired, which tells more
+than two intervals side by side: right and wrong answers through the exact McNemar test, other figures (IoU, score)
+through a paired bootstrap. With `--out` the questions whose answer became right or wrong are written as
+`flips_TASK.jsonl` and, with thumbnails, as one HTML page that asks nothing of the network and sets text only as text.
+Pictures inside Parquet files are shown where `--data_root` says where the benchmarks' data lie.
+
+Of preferences a question is right where the chosen text beats all rejected ones.
+
+Left out: tests per question type (the page filters by type, `results.json` has the intervals), figures that belong to
+a whole test set (CIDEr, BLEU), and score margins, since two score models share no scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean as mean
+from typing import Any
+
+from ..data.group import DataError
+from ..declarations import did_you_mean
+from .export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
+from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, fill_page, spread
+
+ALPHA = 0.05
+SHOWN = 200  # flips per task in the page
+ROUNDS = 2000
+OWN = ("pixel_budget", "seed")  # settings that stand outside `settings` too
+MODEL = ("model", "model_hash", "dataset_hash")  # of the settings, what is compared or checked anyway
+DIRECTIONS = ("right_to_wrong", "wrong_to_right")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rs-rlhf eval compare A B`: prints the table and the verdicts; with `--out` writes them and the page."""
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf eval compare", description="Say whether B answers better than A, question by question."
+    )
+    parser.add_argument("a", metavar="A", help="output folder of `rs-rlhf eval`")
+    parser.add_argument("b", metavar="B", help="output folder of another model on the same data")
+    parser.add_argument("--task", nargs="+", metavar="T", help="tasks to compare (default: all that both have)")
+    parser.add_argument("--out", metavar="DIR", help="write compare.md, .json, .html and flips_TASK.jsonl there")
+    parser.add_argument("--data_root", "--data-root", metavar="DIR", help="folder that the benchmarks' data lie in: "
+                        "shows in the page the pictures that lie inside Parquet files")  # fmt: skip
+    parser.add_argument("--data", action="append", default=[], metavar="TASK=PATH", help="the same for one benchmark")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    args = parser.parse_args(argv)
+    tasks = None if args.task is None else [name for entry in args.task for name in entry.split(",") if name]
+    compared = compare(args.a, args.b, tasks, seed=args.seed)
+    print(markdown(compared))
+    if args.out:
+        data = dict(one.partition("=")[::2] for one in args.data)
+        if unknown := next((task for task in data if task not in compared["flips"]), None):
+            raise ValueError(f"--data is given for {unknown!r}{did_you_mean(unknown, compared['flips'])}")
+        for path in write(compared, Path(args.out), args.data_root, data):
+            print(f"-> {path}")
+    return 0
+
+
+# Comparing
+
+
+def compare(a: str | Path, b: str | Path, tasks: Sequence[str] | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Compares two runs question by question.
+
+    The p-value of right/wrong measures is that of the exact McNemar test (McNemar 1947), of others that of the paired
+    bootstrap; intervals are always the paired bootstrap's, 95%. Verdicts go by p-values corrected after Holm (1979)
+    over the tasks, for each measure by itself.
+
+    Args:
+        a, b (`str`): Output folders of `rs-rlhf eval`.
+        tasks (sequence of `str`, *optional*): By default all that both have.
+        seed (`int`): Seed of the bootstrap.
+
+    Returns:
+        `dict`: `a` and `b` (`folder`, `model`), `rows` (one per task and measure: `task`, `measure`, `n`, `a`, `b`,
+        `difference` (B - A), `interval`, `p`, `p_holm`, `only_a` and `only_b` (questions that only one has right,
+        McNemar's b and c; `None` where not right/wrong), `verdict`), `notes`, and `flips` (by task: the records, with
+        `direction` from A to B).
+
+    Raises:
+        DataError: The two were not run on the same questions, or a file cannot be used.
+    """
+    results = {"A": read_results(a), "B": read_results(b)}
+    folders = {"A": a, "B": b}
+    common = [task for task in results["A"]["tasks"] if task in results["B"]["tasks"]]
+    if not common:
+        held = "; ".join(f"{side} has {', '.join(results[side]['tasks']) or 'none'}" for side in results)
+        raise DataError(f"no task is in both {a} and {b}: {held}; run one of them on the other's tasks")
+    for task in tasks or ():
+        if task not in common:
+            raise DataError(f"the task {task!r} is not in both {a} and {b}{did_you_mean(task, common)}")
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    flips: dict[str, list[dict[str, Any]]] = {}
+    for task in dict.fromkeys(tasks or common):
+        figures = {side: results[side]["tasks"][task] for side in results}
+        samples = {side: read_samples(folders[side], task, figures[side]) for side in results}
+        _check_same(task, figures, samples)
+        for own in samples.values():  # so that neither side's order decides what the bootstrap draws
+            own.sort(key=lambda record: record["id"])
+        values = _values(task, folders, samples, notes)
+        if "score" in values and (differs := _other_scale(figures)):
+            del values["score"]
+            notes.append(f"{task}: {differs}, and two score models share no scale: score is not compared.")
+        rows += [_row(task, name, old, new, seed) for name, (old, new) in values.items()]
+        if binary := next((name for name in values if MEASURES[name]), None):
+            flips[task] = _flips(samples, values[binary])
+        if not values:
+            notes.append(f"{task}: its records hold no figure of a single answer, so that nothing can be paired.")
+        notes += _settings(task, figures)
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        own = [row for row in rows if row["measure"] == measure]
+        for row, p in zip(own, holm([row["p"] for row in own]), strict=True):
+            row |= {"p_holm": p}
+            row |= {"verdict": _verdict(row)}
+    sides = {
+        side.lower(): {"folder": str(folders[side]), "model": ", ".join(models_of(results[side], tasks or common))}
+        for side in results
+    }
+    return {**sides, "seed": seed, "rows": rows, "notes": notes, "flips": flips}
+
+
+def _other_scale(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Says by which score models the answers of A and of B were scored, where they are not the same one."""
+    old, new = (figures[side].get("settings") or {} for side in ("A", "B"))
+    if old.get("score_model") != new.get("score_model"):
+        return f"A was scored by {old.get('score_model')!r:.60}, B by {new.get('score_model')!r:.60}"
+    differ = old.get("score_model_hash") != new.get("score_model_hash")
+    return f"{old.get('score_model')!r:.60} has other weights of A than of B" if differ else ""
+
+
+def _check_same(task: str, figures: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raises where the two sides were not asked the same, or not judged the same."""
+    counts = f"A has {len(samples['A'])} questions of {task} and B {len(samples['B'])}"
+    again = "run both on the same files with the same --limit"
+    for key, what in (
+        ("dataset_hash", "run on other data"),
+        ("metric_version", "judged by other versions"),
+    ):
+        a, b = (figures[side].get(key) for side in ("A", "B"))
+        if a is None or b is None:
+            raise DataError(f"results.json of {'A' if a is None else 'B'} has no {key} of {task}; run it again", key)
+        if a != b:
+            raise DataError(
+                f"{counts}; they were {what}: {key} is {str(a)[:16]} of A and {str(b)[:16]} of B; {again}", key
+            )
+    ids = {side: {record["id"] for record in samples[side]} for side in samples}
+    if ids["A"] != ids["B"]:
+        only = [f"only {side} has {min(own)!r}" for side, own in _only(ids).items() if own]
+        raise DataError(f"{counts}; they were run on other data: {', '.join(only)}; {again}", "id")
+
+
+def _only(ids: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    return {"A": ids["A"] - ids["B"], "B": ids["B"] - ids["A"]}
+
+
+def _values(
+    task: str, folders: Mapping[str, Any], samples: Mapping[str, Any], notes: list[str]
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Measure -> the values of A and of B; what only one of them has is noted, what only some answers have refused."""
+    found = {
+        side: [measured(record, f"{folders[side]}: {task}, id {record['id']!r}") for record in samples[side]]
+        for side in samples
+    }
+    out: dict[str, tuple[list[float], list[float]]] = {}
+    for name in MEASURES:
+        sides = []
+        for side, records in found.items():
+            have = [name in own for own in records]
+            sides += [side] * any(have)
+            if any(have) and not all(have):
+                what = f"id {samples[side][have.index(False)]['id']!r} has no {name}, though others have; run it again"
+                raise DataError(what, name, f"{folders[side]}: {task}")
+        if len(sides) == 2:
+            out[name] = [own[name] for own in found["A"]], [own[name] for own in found["B"]]
+        elif sides:
+            notes.append(f"{task}: only {sides[0]} has {name}, which is not compared.")
+    return out
+
+
+def _row(task: str, measure: str, a: Sequence[float], b: Sequence[float], seed: int) -> dict[str, Any]:
+    from ..metrics.accuracy import mcnemar, paired_bootstrap
+
+    difference, interval, p = paired_bootstrap(a, b, seed, ROUNDS)
+    row = {"task": task, "measure": measure, "n": len(a), "a": mean(a), "b": mean(b)}
+    row |= {"difference": difference, "interval": list(interval), "p": p, "only_a": None, "only_b": None}
+    if MEASURES[measure]:
+        only_a = sum(x > y for x, y in zip(a, b, strict=True))
+        only_b = sum(x < y for x, y in zip(a, b, strict=True))
+        row |= {"only_a": only_a, "only_b": only_b, "p": mcnemar(only_a, only_b)}
+    return row
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p-values for their number (Holm 1979, the step-down method).
+
+    Example:
+        >>> holm([0.04, 0.01, 0.03])
+        [0.06, 0.03, 0.06]
+    """
+    out = [0.0] * len(p_values)
+    least = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = out[place] = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+    return out
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    low, high = row["interval"]
+    unit = 100 if MEASURES[row["measure"]] or row["measure"].endswith("R@1") else 1
+    of = " points" if unit == 100 else ""
+    shape = "+.1f" if unit == 100 else "+.4f"
+    told = (
+        f"B - A = {unit * row['difference']:{shape}}{of}, 95% interval {unit * low:{shape}} to {unit * high:{shape}}"
+    )
+    told += f", p = {row['p_holm']:.3g}"
+    if row["p_holm"] >= ALPHA:
+        return f"no difference can be told at n = {row['n']} ({told})"
+    return f"{'B' if row['difference'] > 0 else 'A'} is better at n = {row['n']} ({told})"
+
+
+def _flips(
+    samples: Mapping[str, Sequence[Mapping[str, Any]]], values: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    out = []
+    for a, b, before, after in zip(samples["A"], samples["B"], *values, strict=True):
+        if before == after:
+            continue
+        flip = {"id": a["id"], "direction": DIRECTIONS[before < after], "types": a.get("types") or []}
+        flip |= {key: a.get(key) for key in ("prompt", "references", "image")}
+        kept = ("answer", "output", "boxes", "scores", "image_to_text_rank")
+        out.append(flip | {side: {k: r[k] for k in kept if k in r} for side, r in (("a", a), ("b", b))})
+    return out
+
+
+def _settings(task: str, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One sentence where the two were run in other ways; the comparison is then of both, the model and the way."""
+    old, new = ({**figures[side].get("settings", {}), **{k: figures[side].get(k) for k in OWN}} for side in ("A", "B"))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in MODEL]
+    differ = [f"{key} {old.get(key)!r:.60} / {new.get(key)!r:.60}" for key in keys]
+    return [f"{task}: A and B were also run with other settings: {'; '.join(differ)}."] if differ else []
+
+
+# Writing
+
+
+def markdown(compared: Mapping[str, Any]) -> str:
+    """Returns the table and the verdicts as Markdown."""
+    lines = [f"{side.upper()}: {compared[side]['model']} ({compared[side]['folder']})  " for side in ("a", "b")]
+    lines += [
+        "",
+        "| task | measure | n | A | B | B - A | 95% interval | only A | only B | p | p (Holm) |",
+        "|---|---|---:|---:|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in compared["rows"]:
+        cells = [row["task"], row["measure"], str(row["n"]), f"{row['a']:.4f}", f"{row['b']:.4f}"]
+        cells += [f"{row['difference']:+.4f}", "{:+.4f} to {:+.4f}".format(*row["interval"])]
+        cells += ["" if row[key] is None else str(row[key]) for key in ("only_a", "only_b")]
+        lines.append("| " + " | ".join([*cells, f"{row['p']:.3g}", f"{row['p_holm']:.3g}"]) + " |")
+    lines += ["", *(f"- {row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"])]
+    return "\n".join([*lines, *(f"- {note}" for note in compared["notes"])])
+
+
+def write(
+    compared: Mapping[str, Any], folder: Path, root: str | None = None, data: Mapping[str, str] | None = None
+) -> list[Path]:
+    """Writes `compare.json`, `compare.md`, `flips_TASK.jsonl` and the page `compare.html`.
+
+    Args:
+        compared (`dict`): From [`compare`].
+        folder (`Path`): It is made where it is not there.
+        root (`str`, *optional*): Data root of the benchmarks, for pictures that lie inside Parquet files.
+        data (mapping, *optional*): Task -> where its data lie, for the same.
+
+    Returns:
+        `list[Path]`: What was written.
+
+    Raises:
+        ValueError: The data are not there, or not those that the questions are of.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {key: value for key, value in compared.items() if key != "flips"}
+    told["flips"] = {
+        task: {way: sum(flip["direction"] == way for flip in own) for way in DIRECTIONS}
+        for task, own in compared["flips"].items()
+    }
+    texts = {"compare.json": json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"}
+    texts["compare.md"] = markdown(compared) + "\n"
+    for task, own in compared["flips"].items():
+        texts[f"flips_{task}.jsonl"] = "".join(json.dumps(flip, ensure_ascii=False) + "\n" for flip in own)
+    texts["compare.html"] = _page(compared, root, data or {})
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
+    return [folder / name for name in texts]
+
+
+def _stored_pictures(
+    task: str, figures: Mapping[str, Any], root: str | None, data: Mapping[str, str]
+) -> dict[str, Any]:
+    """Id -> image of a benchmark's questions, read from its data again."""
+    from .reader import dataset_hash, read_benchmark
+    from .benchmark import data_path, data_root, load_benchmark
+
+    benchmark = load_benchmark(task)
+    path = Path(data[task]) if task in data else data_path(benchmark, data_root(root))
+    for core_only in (False, True):
+        rows = read_benchmark(benchmark, path, core_only=core_only)
+        if dataset_hash(rows) == figures["dataset_hash"]:
+            return {row.id: row.group.images[0] for row in rows if row.group.images}
+    raise DataError(f"{task}: these are not the data that the questions are of; correct --data_root or --data",
+                    where=str(path))  # fmt: skip
+
+
+def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]) -> str:
+    images = Images()
+    results = read_results(compared["a"]["folder"])["tasks"]  # the paths of flips are those of A
+    tasks = []
+    for task, flips in compared["flips"].items():
+        shown = spread(flips, SHOWN)
+        if (root or task in data) and any(not flip["image"] for flip in shown):
+            stored = _stored_pictures(task, results[task], root, data)
+            shown = [{**flip, "image": flip["image"] or stored.get(flip["id"])} for flip in shown]
+        shown = [_card(flip, images, results[task]) for flip in shown]
+        tasks.append({"name": task, "total": len(flips), "flips": shown})
+    sides = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
+    verdicts = [f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
+    page = {**sides, "verdicts": verdicts, "notes": compared["notes"], "tasks": tasks, "images": images.uris}
+    return fill_page("eval_gallery.html", f"{sides['a']} - {sides['b']}", page)
+
+
+def _card(flip: Mapping[str, Any], images: Images, figures: Mapping[str, Any]) -> dict[str, Any]:
+    picture, why = thumbnail_of(flip, figures)
+    place = images.add(picture)
+    if picture is not None and place is None:
+        why = f"no picture: the page holds at most {IMAGE_BYTES // 1_000_000} MB of them"
+
+    def cut(value: Any) -> str:
+        text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
+
+    said = {side: cut(flip[side].get("output", flip[side] or None)) for side in ("a", "b")}
+    references = cut("\n".join(map(str, flip["references"] or [])))
+    card = {key: flip[key] for key in ("id", "direction", "types")} | {"image": place, "why": why}
+    return card | said | {"prompt": cut(flip["prompt"]), "references": references}

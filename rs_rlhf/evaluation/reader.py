@@ -1,0 +1,300 @@
+"""Reads declared benchmarks: whatever layout their data have, the questions are [`QuestionRow`]s with unique ids.
+
+Here are the layouts that the package reads for training too (images, rows, preferences); those that only benchmarks
+have are in `benchmark_layouts`. A benchmark that is wrong anywhere is refused as a whole: a figure on the rows that
+happened to be readable would be a figure on another benchmark.
+
+Left out: downloads; decoding images (they are only looked for; what cannot be decoded fails in the run, by name).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from . import layouts
+from ..metrics.closed_answers import judge_answer
+from .layouts import ask, make_row, words
+from .benchmark import Benchmark
+from ..data.group import DataError, completion_text, group_from_row, make_group, prompt_text, short, string_column
+from ..data.captioned_images import load_images, stored_image
+from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, build_pairs
+from ..data.questions import QuestionRow, read_questions
+from ..data.rows import image_folder, iter_rows, row_label
+from ..metrics.accuracy import grounding_verdict
+
+PAIR_SEED = 0  # of the layout `pairs`: another seed is another benchmark
+
+
+def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False) -> list[QuestionRow]:
+    """Reads the questions of a declared benchmark.
+
+    Args:
+        benchmark ([`Benchmark`]): The declaration.
+        path (`Path`): Where its data lie, see [`benchmarks.data_path`].
+        core_only (`bool`): Keep the declared `core_types` only, if there are any.
+
+    Returns:
+        `list[QuestionRow]`: One row a question, ids unique. `reference` is the right answer (`""` for captions and
+        grounding), `captions` the reference captions, `choices` the well-formed answers; `columns` has `types`
+        (`list[str]`), and where known `references` (further right answers), `boxes` (`[[x1, y1, x2, y2]]` in pixels
+        of the image) and `size` (`[width, height]`). Preferences keep their completions, best first.
+
+    Raises:
+        DataError: Anything that cannot be used, with file and row; types that no question has; no questions left; a
+            question whose answers could not be judged.
+    """
+    try:
+        rows = READERS[benchmark.layout](benchmark, path)
+    except DataError:
+        raise
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+    if not rows:
+        raise DataError(f"no questions left: the data have none of split {benchmark.split!r}; check the data and the "
+                        "declaration", "split", f"{benchmark.name}, {path}")  # fmt: skip
+    for row in rows:
+        row.columns.setdefault("types", [])
+    if benchmark.task == "classification":
+        _fill_choices(rows, benchmark)
+    rows = _of_types(rows, benchmark.types, "types", benchmark.name)
+    rows = _of_types(rows, benchmark.core_types if core_only else [], "core_types", benchmark.name)
+    _check_judged(rows, benchmark)
+    seen: dict[str, str] = {}
+    for row in rows:
+        if row.id in seen:
+            raise DataError(f"the id {row.id!r} is that of {seen[row.id]} too; ids must be unique, rename one", "id",
+                            row.group.where or row.id)  # fmt: skip
+        seen[row.id] = row.group.where or "another row"
+    return rows
+
+
+def references_of(row: QuestionRow) -> list[str]:
+    """Returns the right answers of a question, any of which will do: its own and the column `references`.
+
+    Where there is no right answer but captions, they are the references.
+
+    Args:
+        row ([`QuestionRow`]): The question.
+
+    Raises:
+        DataError: `references` is not a list of texts; names the row.
+    """
+    if not row.reference and row.captions:
+        return list(row.captions)
+    more = row.columns.get("references")
+    if more is not None and not (isinstance(more, list) and all(isinstance(one, str) for one in more)):
+        raise DataError(f"`references` is {short(more)}, expected a list of texts; write further right answers as one",
+                        "references", row.group.where or row.id)  # fmt: skip
+    return [row.reference] * bool(row.reference) + (more or [])
+
+
+def _check_judged(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
+    """Refuses questions whose answers could not be judged, before a model has spent hours on them."""
+    known: set[Any] = set()
+    for row in rows:
+        where = row.group.where or row.id
+        if benchmark.task in ("captions", "retrieval"):
+            if not row.captions or not all(isinstance(one, str) and one.strip() for one in row.captions):
+                raise DataError(f"no `captions`, which {benchmark.task} needs, or an empty one", "captions", where)
+        elif benchmark.task == "grounding":
+            try:
+                columns = row.columns
+                grounding_verdict("", columns.get("boxes") or [], columns.get("size", [1, 1]), benchmark.box_unit)
+            except ValueError as error:
+                raise DataError(str(error), "boxes", where) from None
+        elif benchmark.task == "preference":
+            if len(row.group.completions) < 2:
+                raise DataError("no texts to choose between; use the layout `preferences` or `pairs`", "chosen", where)
+        elif not row.reference:
+            raise DataError(f"no `solution`, the right answer that {benchmark.task} needs", "solution", where)
+        elif (key := (*references_of(row), None, *row.choices)) not in known:
+            known.add(key)  # a benchmark asks a million questions, but has few answers
+            try:
+                judge_answer("", references_of(row), choices=row.choices, numbers=benchmark.numbers)
+            except ValueError as error:
+                raise DataError(str(error), "solution", where) from None
+
+
+def dataset_hash(rows: Sequence[QuestionRow]) -> str:
+    """Returns a SHA-256 of what is asked and of the right answers; it is the same wherever the data lie.
+
+    Over ids, prompts, completions, right answers, captions, choices, types, boxes, and of every image its name and
+    size in bytes (of stored bytes: their own hash). How answers are parsed and compared (`numbers`, `box_unit`,
+    `metric_version`) is not in it. Files are not read, so an image that was replaced by one of exactly as many bytes
+    goes unnoticed.
+
+    Args:
+        rows (sequence of [`QuestionRow`]): The questions, in the order of the data.
+    """
+    digest = hashlib.sha256()
+    sizes: dict[str, int] = {}
+    for row in rows:
+        images: list[Any] = []
+        for image in row.group.images:
+            if isinstance(image, dict) and image.get("bytes") is not None:
+                images.append(hashlib.sha256(image["bytes"]).hexdigest())
+            else:
+                path = str(image["path"] if isinstance(image, dict) else image)
+                if path not in sizes:
+                    sizes[path] = os.stat(path).st_size
+                images.append(sizes[path])
+        texts = [completion_text(one) for one in row.group.completions]
+        known = {key: row.columns.get(key) for key in ("types", "references", "boxes", "size")}
+        parts = [row.id, prompt_text(row.group.prompt), texts, row.reference, row.captions, row.choices]
+        digest.update(json.dumps([*parts, known, row.image_names, images], sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _of_types(rows: list[QuestionRow], types: Sequence[str], key: str, name: str) -> list[QuestionRow]:
+    """The rows that have one of the types; all of them if none is asked for."""
+    if not types:
+        return rows
+    known = sorted({one for row in rows for one in row.columns["types"]})
+    if missing := [one for one in types if one not in known]:
+        raise DataError(f"`{key}` asks for {missing[0]!r}, but the questions' types are {', '.join(known) or 'none'}; "
+                        "correct the declaration", key, name)  # fmt: skip
+    return [row for row in rows if set(row.columns["types"]) & set(types)]
+
+
+def _classes(benchmark: Benchmark, found: Iterable[str]) -> list[str]:
+    return list(benchmark.choices) or sorted(set(found))
+
+
+def _fill_choices(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
+    """Gives all questions the classes to choose from, by default those of the data, and holds the answers to them."""
+    choices = _classes(benchmark, (row.reference for row in rows))
+    for row in rows:
+        row.choices = row.choices or choices
+        if row.reference not in row.choices:
+            raise DataError(f"the class {row.reference!r} is none of the declared choices ({', '.join(row.choices)}); "
+                            "correct `choices` or `class_names`", "choices", row.group.where or row.id)  # fmt: skip
+
+
+def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
+    """Labelled or captioned images, see [`load_images`]."""
+    if benchmark.task not in ("classification", "captions", "retrieval"):
+        raise DataError(f"the layout `images` has no questions of the task {benchmark.task}; use `rows`", "layout",
+                        benchmark.name)  # fmt: skip
+    labelled = benchmark.task == "classification"
+    raw = load_images(path, benchmark.split)
+    root = os.path.realpath(path if path.is_dir() else path.parent)
+    choices = _classes(benchmark, (words(row["label"], benchmark) for row in raw if labelled and row.get("label")))
+    rows = []
+    for one in raw:
+        name, where = one["id"], one.get("where") or f"{path}, image {one['id']}"
+        if os.path.isabs(name):
+            name = os.path.relpath(one["image"], root) if isinstance(one["image"], str) else PurePath(name).name
+        if not one.get("label" if labelled else "captions"):
+            raise DataError(f"no {'label' if labelled else 'captions'}, which {benchmark.task} needs; add what is "
+                            "missing or remove the row", "label" if labelled else "captions", where)  # fmt: skip
+        known: dict[str, Any] = {"captions": list(one["captions"])}
+        if labelled:
+            known = {"reference": words(one["label"], benchmark), "choices": choices}
+        prompt = ask(benchmark, LABEL_QUESTION if labelled else CAPTION_REQUEST, choices)
+        rows.append(make_row(benchmark, name, prompt, one["image"], name, where, **known))
+    return rows
+
+
+def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
+    """Rows with a `prompt`, see [`read_questions`]; `type` or `types` is what the questions are of.
+
+    What counts as the answer is the task's: a class beside the captions, or captions beside a class, are left aside.
+    """
+    file = path / benchmark.annotations if benchmark.annotations else path
+    root = str(path / benchmark.images) if benchmark.images else None
+    rows = read_questions(str(file), benchmark.split, image_root=root, keep_apart=False)
+    for row in rows:
+        given = row.columns.pop("type", None)
+        types = row.columns.get("types") or given or []
+        row.columns["types"] = [str(one) for one in (types if isinstance(types, list) else [types])]
+        row.choices = row.choices or list(benchmark.choices)
+        if benchmark.task in ("captions", "retrieval"):
+            row.reference = ""
+        else:
+            row.captions = []
+        if benchmark.task == "grounding":
+            _check_boxes(row)
+    if benchmark.task == "classification":
+        _fill_choices(rows, benchmark)
+    for row in rows if benchmark.prompt != "{question}" else ():
+        _ask_within(row, benchmark)
+    return rows
+
+
+def _ask_within(row: QuestionRow, benchmark: Benchmark) -> None:
+    """Puts the declared prompt around the row's own."""
+    group = row.group
+    if not isinstance(row.prompt, str):
+        raise DataError(f"`prompt` is a conversation, around which {benchmark.name}'s `prompt` does not go; write it "
+                        "as a text, or declare none", "prompt", group.where)  # fmt: skip
+    row.prompt = ask(benchmark, row.prompt, row.choices)
+    row.group = make_group(row.prompt, [], group.images, row=group.row, where=group.where, source=group.source)
+
+
+def _check_boxes(row: QuestionRow) -> None:
+    boxes, size = row.columns.get("boxes"), row.columns.get("size")
+    if not (isinstance(boxes, list) and boxes and all(_numbers(box, 4) for box in boxes)):
+        raise DataError(f"no `boxes`, expected [[x1, y1, x2, y2], …] in pixels, not {short(boxes)}", "boxes",
+                        row.group.where)  # fmt: skip
+    if size is None and isinstance(image := next(iter(row.group.images), None), str):
+        size = list(layouts.image_size(image))
+    if not (isinstance(size, list) and _numbers(size, 2) and min(size) > 0):
+        raise DataError(f"no `size`, expected the image's [width, height] in pixels, not {short(size)}", "size",
+                        row.group.where)  # fmt: skip
+    row.columns["size"], row.reference = size, ""
+
+
+def _numbers(value: Any, count: int) -> bool:
+    known = isinstance(value, list) and len(value) == count
+    return known and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+
+
+def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
+    """Preference files, see `readers`."""
+    file = path / benchmark.annotations if benchmark.annotations else path
+    root = str(path / benchmark.images) if benchmark.images else image_folder(str(file))
+    raw, last = [], ("", -1, 0)
+    for name, number, row in iter_rows(str(file), benchmark.split):
+        if isinstance(row, DataError):
+            raise DataError(row.detail, row.key, row_label(name, number))
+        last = (name, number, last[2] + 1 if last[:2] == (name, number) else 0)
+        own = string_column(row, "id") or f"{PurePath(name).stem}-{number}"
+        raw.append((f"{own}.{last[2]}" if last[2] else own, row, number, row_label(name, number)))
+    return [_preference(own, row, number, where, root) for own, row, number, where in raw]
+
+
+def _preference(own: str, row: Any, number: int, where: str, root: str) -> QuestionRow:
+    group = group_from_row(row, number, where)
+    group.images = [stored_image(image, where, root) for image in group.images]
+    names = [os.path.relpath(one, os.path.realpath(root)) if isinstance(one, str) else str(one.get("path") or own)
+             for one in group.images]  # fmt: skip
+    columns = {"types": [group.kind] if group.kind else [], "source": group.source}
+    return QuestionRow(group, group.prompt, own, names, columns=columns)
+
+
+def _pairs(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
+    """Pairs made of captioned or labelled images, as `rs-rlhf data pairs` makes them with the seed [`PAIR_SEED`]."""
+    raw = load_images(path, benchmark.split)
+    root = os.path.realpath(path if path.is_dir() else path.parent)
+    return [_preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", root)
+            for number, pair in enumerate(build_pairs(raw, seed=PAIR_SEED))]  # fmt: skip
+
+
+READERS: dict[str, Callable[[Benchmark, Path], list[QuestionRow]]] = {
+    "images": _images,
+    "rows": _rows,
+    "preferences": _preferences,
+    "pairs": _pairs,
+    "authors": layouts.authors,
+    "rsvqa": layouts.rsvqa,
+    "lhrs_bench": layouts.lhrs_bench,
+    "dior_rsvg": layouts.dior_rsvg,
+    "vrsbench": layouts.vrsbench,
+    "karpathy": layouts.karpathy,
+}

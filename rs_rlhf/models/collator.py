@@ -1,0 +1,393 @@
+"""A group as tokens, mask and positions: one prompt with its images, laid out once, followed by its N completions.
+
+The layout of a group is one row `[prompt][completion 1]…[completion N]`. A *segment id* on every token says what it
+belongs to (0 the prompt, k the k-th completion, -1 padding); the tree mask and the positions follow from it, so that
+every completion sees the prompt and itself and nothing else. A plain row is a group whose whole text is segment 0.
+`GroupCollator` runs in data-loader workers: it reads the images (late), fits them to the pixel budget, tokenizes, and
+names each distinct image once.
+
+Left out: packing several groups into one row (measured slower: the dense mask is quadratic), and video.
+
+Notation: B groups, L tokens of the longest row, N completions of the largest group, M image placements in row order,
+I distinct images, P patches of all distinct images.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..imagery.augment import rotate_flip
+from ..data.group import DataError, Group, completion_text
+from ..imagery.sources import source_key
+from ..imagery.raster import ImageError, ImageOptions, fit_pixel_budget, image_size, read_image
+
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
+
+
+def pixel_budget(processor: Any) -> tuple[int, int]:
+    """Returns the processor's `(min_pixels, max_pixels)`."""
+    size = processor.image_processor.size
+    return size["shortest_edge"], size["longest_edge"]
+
+
+def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
+    """Sets the processor's pixel budget in place, so that it is saved with the model."""
+    old_min, old_max = pixel_budget(processor)
+    low, high = min_pixels or old_min, max_pixels or old_max
+    if low > high:
+        raise ValueError(
+            f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels."
+        )
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+
+def seen_sizes(group: Group, processor: Any, options: ImageOptions) -> list[tuple[int, int]]:
+    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone.
+
+    Raises:
+        ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
+    """
+    from qwen_vl_utils.vision_process import smart_resize
+
+    factor = processor.image_processor.patch_size * processor.image_processor.merge_size
+    low, high = pixel_budget(processor)
+    sizes = []
+    for source in group.images:
+        height, width = image_size(source, options, _where(group))
+        try:
+            height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
+        except ValueError as error:
+            raise ImageError(f"{_where(group)}: {error}") from None
+        sizes.append((width, height))
+    return sizes
+
+
+def estimated_length(group: Group, processor: Any, options: ImageOptions) -> int:
+    """Estimates the tokens of a prompt from its characters and image headers, see [`seen_sizes`]; decodes nothing."""
+    factor = processor.image_processor.patch_size * processor.image_processor.merge_size
+    tokens = 12 + sum(map(len, _texts_of(group.prompt))) // 3
+    return tokens + sum(width * height // factor**2 for width, height in seen_sizes(group, processor, options))
+
+
+class GroupCollator:
+    """Lays a list of groups out as one batch.
+
+    Args:
+        processor (`transformers.ProcessorMixin`): A Qwen2-VL-family processor; its pixel budget is used.
+        image_options ([`ImageOptions`]): How images are found and read.
+        prompt_form (`str`): `"question-answer"` puts the prompt in the user turn and the completion in the assistant
+            turn (a plain caption has the empty question, as ScoreRS was trained); `"empty-question"` is the same for
+            captions only, and refuses a prompt; `"user-turn"` appends the completion to the user turn, as the ScoreRS
+            README scores a caption.
+        augment (`bool`): Rotate and flip images of samples whose texts speak of no direction. For training only.
+        seed (`int`): Seed of the augmentation; a sample's draw depends on the seed, its row and `epoch` alone.
+        max_length (`int`, *optional*): Longest allowed prompt + completion in tokens, image tokens included.
+
+    Example:
+        >>> collator = GroupCollator(processor)  # doctest: +SKIP
+        >>> batch = collator([make_group("", ["a river.", "a forest."], "river.png")])  # doctest: +SKIP
+        >>> model(**batch).scores  # doctest: +SKIP
+        tensor([[0.9, 0.2]])
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        image_options: ImageOptions | None = None,
+        *,
+        prompt_form: str = "question-answer",
+        augment: bool = False,
+        seed: int = 0,
+        max_length: int | None = None,
+    ) -> None:
+        if prompt_form not in PROMPT_FORMS:
+            raise ValueError(f"Unknown prompt form {prompt_form!r}; choose one of {', '.join(PROMPT_FORMS)}.")
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_options = image_options or ImageOptions()
+        self.prompt_form = prompt_form
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+        self.max_length = max_length
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError("The processor's tokenizer has no pad token; set `processor.tokenizer.pad_token`.")
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
+        """Lays out the groups.
+
+        Args:
+            groups (sequence of [`Group`]): At least one; sizes may differ.
+
+        Returns:
+            `dict`: `input_ids`, `segment_ids` (B, L); where there are images `pixel_values` (P, patch size),
+            `image_grid_thw` (I, 3) in patches, `image_index` (M,) from placement to distinct image.
+
+        Raises:
+            ImageError: An image cannot be read; names its file and row.
+            DataError: A text holds a literal image token, or a row is longer than `max_length`.
+        """
+        pixels, index = self._pixels(groups)
+        grids = pixels.get("image_grid_thw")
+        merge = self.processor.image_processor.merge_size**2
+        lengths = [int(grids[i].prod()) // merge for i in index] if grids is not None else []
+        rows, segments, start = [], [], 0
+        for group in groups:
+            prefix, completions = self.tokens(group, lengths[start : start + len(group.images)])
+            start += len(group.images)
+            rows.append(prefix + [token for completion in completions for token in completion])
+            segments.append([0] * len(prefix))
+            for k, completion in enumerate(completions, 1):
+                segments[-1].extend([k] * len(completion))
+        batch = {"input_ids": _pad(rows, self.tokenizer.pad_token_id), "segment_ids": _pad(segments, -1)}
+        if grids is not None:
+            batch |= pixels | {"image_index": torch.tensor(index)}
+        return batch
+
+    def prompts(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
+        """Lays out the prompts alone for generation, padded on the left.
+
+        Returns:
+            `dict`: `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L); where there are images `pixel_values`
+            and `image_grid_thw` in placement order.
+        """
+        pixels, index = self._pixels(groups)
+        inputs = in_placement_order(pixels, index) if index else {}
+        merge = self.processor.image_processor.merge_size**2
+        lengths = iter((inputs["image_grid_thw"].prod(1) // merge).tolist() if index else ())
+        rows = []
+        for group in groups:
+            ids = self.tokenizer(self._template(group.prompt, True), add_special_tokens=False)["input_ids"]
+            rows.append(self._expand(ids, [next(lengths) for _ in group.images], group)[::-1])
+        ids = _pad(rows, self.tokenizer.pad_token_id).flip(1)
+        mask = _pad([[1] * len(row) for row in rows], 0).flip(1)
+        types = (ids == self.image_token_id).int()
+        return inputs | {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+
+    def tokens(self, group: Group, image_lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        """Tokenizes one group: the shared prefix, and the rest of each completion's row.
+
+        The split is the longest token prefix common to the prompt and all rows, so prefix + rest is token for token
+        what a plain row is, whatever the tokenizer merges across the end of the prompt.
+
+        Args:
+            group ([`Group`]): The group.
+            image_lengths (sequence of `int`): Tokens of each of its images.
+
+        Returns:
+            `tuple`: prefix ids, and for each completion its ids (never empty).
+        """
+        prompt, conversations = self._conversations(group)
+        # The ScoreRS README scores a caption in the user turn with the generation prompt after it.
+        texts = [self._template(prompt, True)]
+        texts += [self._template(conversation, self.prompt_form == "user-turn") for conversation in conversations]
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        prompt_ids, *rows = [self._expand(ids, image_lengths, group) for ids in encoded]
+        limit = min(len(prompt_ids), *(len(row) - 1 for row in rows))
+        prefix = next((i for i in range(limit) if any(row[i] != prompt_ids[i] for row in rows)), limit)
+        if self.max_length is not None and max(map(len, rows)) > self.max_length:
+            raise DataError(
+                f"{_where(group)}: {max(map(len, rows))} tokens (image tokens included) but max_length is "
+                f"{self.max_length}; raise max_length, lower max_pixels, or drop the row."
+            )
+        return rows[0][:prefix], [row[prefix:] for row in rows]
+
+    def _conversations(self, group: Group) -> tuple[list[dict], list[list[dict]]]:
+        if self.prompt_form == "empty-question" and any(text.strip() for text in _texts_of(group.prompt)):
+            raise DataError(
+                "the prompt form is empty-question (captions only), but the row has a prompt; leave the prompt empty, "
+                "or use prompt_form question-answer.",
+                where=_where(group),
+            )
+        if self.prompt_form != "user-turn":
+            return group.prompt, [group.prompt + completion for completion in group.completions]
+        *before, user = group.prompt or [{"role": "user", "content": []}]
+        rows = []
+        for completion in group.completions:
+            text = {"type": "text", "text": completion_text(completion)}
+            rows.append([*before, {"role": "user", "content": [*user["content"], text]}])
+        return group.prompt, rows
+
+    def _template(self, messages: list[dict], generation_prompt: bool) -> str:
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+
+    def _expand(self, ids: list[int], image_lengths: Sequence[int], group: Group) -> list[int]:
+        if ids.count(self.image_token_id) != len(image_lengths):
+            raise DataError(
+                f"{_where(group)}: {ids.count(self.image_token_id)} image tokens in the text but "
+                f"{len(image_lengths)} images; remove the literal <|image_pad|> from the text or add the image."
+            )
+        lengths = iter(image_lengths)
+        out: list[int] = []
+        for token in ids:
+            out.extend([token] * next(lengths) if token == self.image_token_id else [token])
+        return out
+
+    def _pixels(self, groups: Sequence[Group]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Reads each distinct image once; returns its patches and, per placement, its index."""
+        known: dict[Any, int] = {}
+        images: list[Any] = []
+        index: list[int] = []
+        low, high = pixel_budget(self.processor)
+        factor = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        for group in groups:
+            for source in group.images:
+                # An augmented image belongs to its row and texts: two rows may turn the same picture differently.
+                draw = f"{self.seed} {self.epoch} {group.row} {_texts(group)}" if self.augment else ""
+                key = (source_key(source), draw)
+                if key not in known:
+                    image = read_image(source, self.image_options, _where(group))
+                    if self.augment:
+                        image = rotate_flip(image, _texts(group), random.Random(draw))
+                    known[key] = len(images)
+                    images.append(fit_pixel_budget(image, min_pixels=low, max_pixels=high, factor=factor))
+                index.append(known[key])
+        if not images:
+            return {}, []
+        features = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
+        return {"pixel_values": features["pixel_values"], "image_grid_thw": features["image_grid_thw"]}, index
+
+
+def in_placement_order(pixels: dict[str, torch.Tensor], index: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Repeats the patches of distinct images, so that there is one image per placement, as plain models take them."""
+    grids = pixels["image_grid_thw"]
+    patches = torch.split(pixels["pixel_values"], grids.prod(1).tolist())
+    return {"pixel_values": torch.cat([patches[i] for i in index]), "image_grid_thw": grids[list(index)]}
+
+
+def without_images(group: Group) -> Group:
+    """Returns the group without its images and their placeholders, as an image-blind model sees it."""
+    prompt = [{**m, "content": [part for part in m["content"] if part["type"] != "image"]} for m in group.prompt]
+    return replace(group, prompt=prompt, images=[])
+
+
+def _where(group: Group) -> str:
+    return group.where or (f"{group.source or 'sample'}, row {group.row}" if group.row >= 0 else "sample")
+
+
+def _texts(group: Group) -> list[str]:
+    return _texts_of([*group.prompt, *(message for completion in group.completions for message in completion)])
+
+
+def _texts_of(messages: Sequence[dict]) -> list[str]:
+    return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def tree_mask(segment_ids: torch.Tensor, dtype: torch.dtype, additive: bool) -> torch.Tensor:
+    """Attention mask of the group layout: causal, and a completion sees only the prompt and itself.
+
+    Padding sees itself, so that no softmax runs over nothing.
+
+    Args:
+        segment_ids (`torch.Tensor` of shape (B, L)): -1 padding, 0 prompt, k the k-th completion.
+        dtype (`torch.dtype`): Type of an additive mask.
+        additive (`bool`): `True` for eager attention (0 / lowest value), `False` for sdpa (bool, True = may attend).
+
+    Returns:
+        `torch.Tensor` of shape (B, 1, L, L).
+    """
+    length = segment_ids.shape[1]
+    query, key = segment_ids[:, :, None], segment_ids[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
+    allowed = causal & (key >= 0) & ((key == 0) | (key == query))
+    allowed = (allowed | torch.eye(length, dtype=torch.bool, device=segment_ids.device))[:, None]
+    if not additive:
+        return allowed
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def continue_positions(prompt_positions: torch.Tensor, segment_ids: torch.Tensor) -> torch.Tensor:
+    """Fills in the positions of completions: each goes on from the end of the prompt, on all three axes.
+
+    Args:
+        prompt_positions (`torch.Tensor` of shape (3, B, L)): Right on prompt tokens, anything elsewhere.
+        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
+
+    Returns:
+        `torch.Tensor` of shape (3, B, L).
+    """
+    in_prompt = segment_ids == 0
+    after = prompt_positions.masked_fill(~in_prompt, -1).amax(dim=(0, 2)) + 1
+    place = torch.arange(segment_ids.shape[1], device=segment_ids.device).expand_as(segment_ids)
+    starts = torch.ones_like(in_prompt)
+    starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    offset = place - (place * starts).cummax(dim=1).values
+    return torch.where(in_prompt, prompt_positions, after[None, :, None] + offset)
+
+
+def last_tokens(segment_ids: torch.Tensor, rows: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finds the last token of every completion.
+
+    Args:
+        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
+        rows (`bool`): Plain rows: the one "completion" of each is its segment 0.
+
+    Returns:
+        `tuple`: indices (B, N), and a bool mask (B, N) of the completions that exist.
+    """
+    segments = segment_ids + 1 if rows else segment_ids
+    count = int(segments.max())
+    place = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    last = torch.full((segments.shape[0], count + 1), -1, device=segments.device)
+    last = last.scatter_reduce(1, segments.clamp(min=0), place, "amax")[:, 1:]
+    return last.clamp(min=0), last >= 0
+
+
+def split_rows(
+    input_ids: torch.Tensor, segment_ids: torch.Tensor, images_per_group: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Turns groups into plain rows `prompt + completion`, padded on the right.
+
+    Args:
+        input_ids, segment_ids (`torch.Tensor` of shape (B, L)): The layout.
+        images_per_group (sequence of `int`): Image placements of each group.
+
+    Returns:
+        `tuple`: row ids (R, L'), attention mask (R, L'), and the placement that each row's placements come from (a
+        flat list), where R is the number of completions of all groups in order.
+    """
+    rows: list[torch.Tensor] = []
+    placements: list[int] = []
+    start = 0
+    for ids, segments, count in zip(input_ids, segment_ids, images_per_group, strict=True):
+        for k in range(1, int(segments.max()) + 1):
+            rows.append(ids[(segments == 0) | (segments == k)])
+            placements.extend(range(start, start + count))
+        start += count
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=input_ids.device)
+    mask = torch.arange(padded.shape[1], device=input_ids.device)[None] < lengths[:, None]
+    return padded, mask.long(), placements
+
+
+def tree_is_cheaper(segment_ids: torch.Tensor, hidden_size: int) -> bool:
+    """Estimates whether one tree row per group costs less than plain rows with shared vision features.
+
+    Counts the multiply-adds of a transformer layer: about 12·h² per token for the projections and 2·h per token and
+    key for attention, over the padded shapes that would be run.
+
+    Args:
+        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
+        hidden_size (`int`): Width h of the language model.
+    """
+
+    def cost(rows: int, length: int) -> int:
+        return rows * length * (12 * hidden_size + 2 * length)
+
+    lengths = torch.zeros(segment_ids.shape[0], int(segment_ids.max()) + 2, device=segment_ids.device)
+    lengths = lengths.scatter_add(1, segment_ids + 1, torch.ones_like(segment_ids, dtype=lengths.dtype))
+    completions = lengths[:, 2:]
+    longest_row = int((lengths[:, 1:2] + completions).max())
+    return cost(segment_ids.shape[0], segment_ids.shape[1]) <= cost(int((completions > 0).sum()), longest_row)

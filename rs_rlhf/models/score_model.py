@@ -1,0 +1,370 @@
+"""The score model: a Qwen2-VL-family backbone without its LM head, and a bias-free linear `reward_head`.
+
+`ScoreModel` says how good a text is for an image with one number, read at the last token of the text (ScoreRS,
+arXiv 2503.00743). One forward serves plain padded rows and the group form of `rs_rlhf.models.collator`: the vision tower runs
+once per distinct image, a group's prompt once per group. Positions are always computed here and passed on, so that
+the backbone keeps no state between calls.
+
+Left out: a KV cache expanded over completions (it must not be used for training, and plain rows with shared vision
+features serve the cases where the tree form does not pay), video inputs, and `torch.compile`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.utils import ModelOutput
+from transformers.utils import logging as transformers_logging
+
+from .collator import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+POSITIONS = ("mrope", "sequential")
+ACTIVATIONS = ("softplus", "identity")
+HEAD = "reward_head.weight"
+SCORE_CONFIG = "score_config.json"  # beside a LoRA adapter, which has no model config of its own
+
+logger = transformers_logging.get_logger(__name__)
+
+# transformers renames old checkpoint keys per class name; a class that it does not know silently gets a language
+# model of random weights. Ours has the layout of Qwen2VLForConditionalGeneration with another head.
+register_checkpoint_conversion_mapping(
+    "ScoreModel", get_checkpoint_conversion_mapping("Qwen2VLForConditionalGeneration"), overwrite=True
+)
+
+
+@dataclass
+class ScoreOutput(ModelOutput):
+    """What [`ScoreModel`] returns.
+
+    Args:
+        scores (`torch.Tensor`): (rows,) for plain rows; (groups, N) for groups, NaN where a group has fewer than
+            N completions.
+    """
+
+    scores: torch.Tensor | None = None
+
+
+class RewardHead(nn.Linear):
+    """The bias-free linear head, computed in float32: in bfloat16 close scores would tie."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Maps hidden states (…, h) to (…, 1) in float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float())
+
+
+class ScoreModel(PreTrainedModel):
+    """Scores texts for images.
+
+    Load with [`ScoreModel.from_pretrained`]; the configuration is the backbone's own with `positions` and
+    `output_activation` added.
+
+    Args:
+        config (`transformers.PreTrainedConfig`): Of Qwen2-VL, Qwen2.5-VL or Qwen3-VL. `config.positions` is
+            `"mrope"` (the backbone's 3-D positions) or `"sequential"` (0, 1, 2… on all axes, what the published
+            ScoreRS weights were trained with); `config.output_activation` is `"softplus"` or `"identity"`.
+    """
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: Any) -> None:
+        if config.model_type not in FAMILIES:
+            raise ValueError(
+                f"ScoreModel needs a backbone of the Qwen2-VL family ({', '.join(FAMILIES)}), "
+                f"got {config.model_type!r}."
+            )
+        config.positions = _choice("positions", getattr(config, "positions", None) or "mrope", POSITIONS)
+        activation = getattr(config, "output_activation", None) or "softplus"
+        config.output_activation = _choice("output_activation", activation, ACTIVATIONS)
+        config.num_labels = 1
+        super().__init__(config)
+        self.model = AutoModel.from_config(config)
+        self._no_split_modules = self.model._no_split_modules
+        self.reward_head = RewardHead(config.get_text_config().hidden_size, 1, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        positions: str | None = None,
+        *,
+        output_activation: str | None = None,
+        **kwargs: Any,
+    ) -> ScoreModel:
+        """Loads a score model, or starts one from a causal vision-language checkpoint.
+
+        Args:
+            pretrained_model_name_or_path (`str`): A folder or hub id holding (a) a causal VLM checkpoint (the head is
+                new), (b) a saved `ScoreModel`, (c) the published ScoreRS layout (`architectures: ["Qwen2Reward"]`),
+                or (d) a LoRA adapter folder of one of these (merged into its base).
+            positions (`str`, *optional*): `"mrope"` or `"sequential"`; by default what the checkpoint says,
+                `"sequential"` for the published layout and `"mrope"` for a causal VLM.
+            output_activation (`str`, *optional*): `"softplus"` (default of a new head) or `"identity"`.
+            **kwargs: Passed to `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `revision`, …).
+
+        Raises:
+            ValueError: A weight is missing or unexpected (named), a score model has no head, or the architecture is
+                not one of the above.
+        """
+        path = str(pretrained_model_name_or_path)
+        if (Path(path) / "adapter_config.json").is_file():
+            return _merge_adapter(cls, Path(path), positions, output_activation, kwargs)
+        hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
+        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(path, **hub)
+        architectures = list(config.architectures or [])
+        scored = {"ScoreModel", "Qwen2Reward"} & set(architectures)
+        if not scored and not any(name.endswith("ForConditionalGeneration") for name in architectures):
+            raise ValueError(
+                f"{path}: architectures is {architectures}; expected a causal vision-language model "
+                "(…ForConditionalGeneration), a saved ScoreModel, or the published ScoreRS layout (Qwen2Reward)."
+            )
+        default = "sequential" if "Qwen2Reward" in architectures else "mrope"
+        config.positions = positions or getattr(config, "positions", None) or default
+        config.output_activation = output_activation or getattr(config, "output_activation", None)
+        kwargs.setdefault("use_safetensors", True)
+        kwargs["output_loading_info"] = True
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # every key is checked below, with an error instead of a warning
+        try:
+            loaded: Any = super().from_pretrained(path, config=config, **kwargs)  # a pair, with the loading info
+        finally:
+            transformers_logging.set_verbosity(level)
+        model, info = loaded
+        _check_keys(path, info, head_may_be_new=not scored)
+        if HEAD in info["missing_keys"]:
+            logger.info("%s: a causal model; its reward_head is new and random.", path)
+        return model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Saves as `PreTrainedModel.save_pretrained`, as safetensors, under the module's own key names.
+
+        transformers would write the old key names of Qwen2-VL, which `Trainer` cannot read back when it resumes: it
+        goes on from random weights with only a warning.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(*args, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the token embedding."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embedding."""
+        self.model.set_input_embeddings(value)
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The vision tower with its merger."""
+        return self.model.visual
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        *,
+        segment_ids: torch.LongTensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> ScoreOutput:
+        """Scores plain rows, or groups when `segment_ids` is given.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (rows, L) or (groups, L)): Tokens, image placeholders expanded.
+            attention_mask (`torch.Tensor` of shape (rows, L), *optional*): 1 on tokens, 0 on padding, left or right.
+            pixel_values (`torch.Tensor` of shape (patches, patch size), *optional*): Patches of the distinct images.
+            image_grid_thw (`torch.LongTensor` of shape (images, 3), *optional*): Their grids, in patches.
+            segment_ids (`torch.LongTensor` of shape (groups, L), *optional*): -1 padding, 0 prompt, k completion k.
+            image_index (`torch.LongTensor` of shape (placements,), *optional*): Which distinct image stands at each
+                placement, in row order; by default each stands once, in order.
+            **kwargs: Ignored when it is the processor's `mm_token_type_ids` or the trainer's `use_cache`.
+
+        Returns:
+            [`ScoreOutput`]: `.scores` of shape (rows,) or (groups, N).
+        """
+        if unknown := set(kwargs) - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
+            raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
+        images, unused = self._image_features(pixel_values, image_grid_thw)
+        index: list[int] = []
+        if image_grid_thw is not None:
+            index = list(range(len(image_grid_thw))) if image_index is None else image_index.tolist()
+        if segment_ids is None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            scores = self._score_rows(input_ids, mask, images, image_grid_thw, index)
+        elif self._runs_tree(segment_ids):
+            scores = self._score_tree(input_ids, segment_ids, images, image_grid_thw, index)
+        else:
+            ids, mask, placements = split_rows(input_ids, segment_ids, self._images_per_row(input_ids))
+            rows = self._score_rows(ids, mask, images, image_grid_thw, [index[p] for p in placements])
+            _, exists = last_tokens(segment_ids, rows=False)
+            scores = _scatter(rows, exists)
+        return ScoreOutput(scores=scores if unused is None else scores + 0.0 * unused)
+
+    def _image_features(self, pixel_values: Any, image_grid_thw: Any) -> tuple[Any, torch.Tensor | None]:
+        """Runs the vision tower once; without images, in training or on several processes, on a dummy of no weight.
+
+        Under ZeRO-3 every process must gather the tower's weights, and under DDP every weight needs a gradient, so a
+        process whose batch is all text runs the tower too. So does a single process: Adam moves weights on by their
+        momentum where the gradient is zero but not where there is none, and would train differently.
+        """
+        if pixel_values is not None:
+            return self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True), None
+        if not (self.training or (torch.distributed.is_available() and torch.distributed.is_initialized())):
+            return None, None
+        vision = self.config.vision_config
+        channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
+        side = vision.spatial_merge_size
+        patch = channels * vision.temporal_patch_size * vision.patch_size**2
+        dummy = torch.zeros(side * side, patch, device=self.device, dtype=self.dtype)
+        grid = torch.tensor([[1, side, side]], device=self.device)
+        features = self.model.get_image_features(dummy, grid, return_dict=True)
+        layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+        return None, torch.stack([torch.cat(list(layer)).float().sum() for layer in layers]).sum()
+
+    def _runs_tree(self, segment_ids: torch.Tensor) -> bool:
+        config = self.config.get_text_config()
+        window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or []) else None
+        if window is not None and segment_ids.shape[1] > window:
+            return False
+        if config._attn_implementation not in ("sdpa", "eager"):
+            return False
+        return tree_is_cheaper(segment_ids, config.hidden_size)
+
+    def _score_tree(
+        self, ids: torch.Tensor, segments: torch.Tensor, images: Any, grids: Any, index: list[int]
+    ) -> torch.Tensor:
+        eager = self.config.get_text_config()._attn_implementation == "eager"
+        mask = tree_mask(segments, self.dtype, additive=eager)
+        positions = continue_positions(self._positions(ids, segments == 0, grids, index), segments)
+        hidden = self._hidden(ids, mask, positions, images, index)
+        last, exists = last_tokens(segments, rows=False)
+        return _scatter(self._head(hidden, last, exists), exists)
+
+    def _score_rows(
+        self, ids: torch.Tensor, mask: torch.Tensor, images: Any, grids: Any, index: list[int]
+    ) -> torch.Tensor:
+        if not mask.any(dim=1).all():
+            raise ValueError("A row has no attended token, so there is nothing to score; drop empty rows.")
+        positions = self._positions(ids, mask.bool(), grids, index)
+        hidden = self._hidden(ids, mask, positions, images, index)
+        last, exists = last_tokens(mask.long() - 1, rows=True)
+        return self._head(hidden, last, exists)
+
+    def _head(self, hidden: torch.Tensor, last: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of the existing completions, flat, in row order, in float32."""
+        group, completion = exists.nonzero(as_tuple=True)
+        scores = self.reward_head(hidden[group, last[group, completion]]).squeeze(-1)
+        return nn.functional.softplus(scores) if self.config.output_activation == "softplus" else scores
+
+    def _hidden(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: Any, index: list[int]
+    ) -> torch.Tensor:
+        placed = None
+        if images is not None:
+            placed = type(images)(pooler_output=tuple(images.pooler_output[i] for i in index))
+            if getattr(images, "deepstack_features", None) is not None:
+                placed.deepstack_features = [
+                    tuple(layer[i] for i in index) for layer in images.deepstack_features
+                ]
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            mm_encoder_outputs=None if placed is None else {"image": placed},
+            use_cache=False,
+        ).last_hidden_state
+
+    def _positions(self, ids: torch.Tensor, attended: torch.Tensor, grids: Any, index: list[int]) -> torch.Tensor:
+        """Positions (3, rows, L) of the attended tokens, whatever the padding."""
+        if self.config.positions == "sequential":
+            return (attended.long().cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
+        placed = grids[index] if grids is not None and index else None
+        types = (ids == self.config.image_token_id).int()
+        return self.model.get_rope_index(
+            ids, mm_token_type_ids=types, image_grid_thw=placed, attention_mask=attended
+        )[0]
+
+    def _images_per_row(self, ids: torch.Tensor) -> list[int]:
+        image = ids == self.config.image_token_id
+        starts = image.clone()
+        starts[:, 1:] &= ~image[:, :-1]  # two images never touch: each stands between vision_start and vision_end
+        return starts.sum(1).tolist()
+
+
+def _choice(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
+
+
+def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    scores = torch.full(exists.shape, float("nan"), dtype=flat.dtype, device=flat.device)
+    return scores.masked_scatter(exists, flat)
+
+
+def _check_keys(path: str, info: dict[str, Any], head_may_be_new: bool) -> None:
+    missing = set(info["missing_keys"])
+    if HEAD in missing and not head_may_be_new:
+        raise ValueError(
+            f"{path}: the checkpoint says that it is a score model but has no {HEAD}; it was saved without its head. "
+            "Save with ScoreModel.save_pretrained, or with peft keep reward_head in modules_to_save."
+        )
+    missing -= {HEAD}
+    unexpected = set(info["unexpected_keys"])
+    mismatched = {str(key) for key in info.get("mismatched_keys", ())}
+    problems = [
+        f"{name} ({len(keys)}): {', '.join(sorted(keys)[:8])}{', …' if len(keys) > 8 else ''}"
+        for name, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"{path}: the weights do not fit a ScoreModel; {'; '.join(problems)}.")
+
+
+def _merge_adapter(
+    cls: type[ScoreModel], path: Path, positions: str | None, activation: str | None, kwargs: dict[str, Any]
+) -> ScoreModel:
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    weights = path / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ValueError(f"{path}: adapter_config.json is there but adapter_model.safetensors is not.")
+    with safe_open(weights, "pt") as file:
+        if not any("reward_head" in key for key in file.keys()):  # noqa: SIM118 (not a dict)
+            raise ValueError(
+                f"{path}: the adapter holds no reward_head; train it with modules_to_save=['reward_head']."
+            )
+    adapter = json.loads((path / "adapter_config.json").read_text())
+    settings = path / SCORE_CONFIG
+    saved = json.loads(settings.read_text()) if settings.is_file() else {}
+    base = cls.from_pretrained(
+        adapter["base_model_name_or_path"],
+        positions or saved.get("positions"),
+        output_activation=activation or saved.get("output_activation"),
+        **kwargs,
+    )
+    return PeftModel.from_pretrained(base, str(path)).merge_and_unload()
+
+
+def save_score_config(model: ScoreModel, folder: Path) -> None:
+    """Writes the score model's own settings beside a LoRA adapter."""
+    settings = {"positions": model.config.positions, "output_activation": model.config.output_activation}
+    (folder / SCORE_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")

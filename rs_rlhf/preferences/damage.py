@@ -1,0 +1,361 @@
+"""Preference pairs from captioned or labelled images, each with a known kind of damage.
+
+A reward model learns from (chosen, rejected) texts of one image. Where nobody has ranked answers, the ranking can be
+made: the chosen text is a human caption (or the class) of the image, the rejected one is that of another image, or the
+same text with one thing made wrong. Every pair records its `kind`, so that accuracy can be read kind by kind: a model
+that is right on `truncated` and at chance on `another_class` has not looked at the image.
+
+Texts that come from other images (`another_class`, `same_class`, `wrong_label`) are drawn as the chosen ones are, so
+without the image there is little to tell them apart by: on RSICD captions a bag-of-words model that never sees the
+image gets 45, 58 and 50 % of unseen pairs right. `attribute` and `truncated` do leave traces in the text (86 and
+100 %); they teach what the others cannot, and their share is the caller's choice. Nobody has checked that a
+`same_class` caption is wrong for the image: it says other things than the image's own captions, no more is known.
+
+Choices for an image depend on the seed and its id alone, but for the image that lends a text: adding data may change
+that one. Left out: damage by a language model (no ground truth).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+__all__ = ["ImagePool", "KINDS", "NEEDS", "PROMPTS", "build_pairs", "class_name", "damage_attribute", "near_equal",
+           "truncated"]
+
+# Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
+PROMPTS: dict[str, str] = {
+    "another_class": "",
+    "same_class": "",
+    "attribute": "",
+    "wrong_label": "What is the scene class of this image?",
+    "truncated": "",
+}
+LABEL_QUESTION = PROMPTS["wrong_label"]
+CAPTION_REQUEST = "Describe the image."
+KINDS: tuple[str, ...] = tuple(PROMPTS)
+NEEDS = {
+    "another_class": "captions, a label, and another class with captions that say something else",
+    "same_class": "captions, a label, and an image of its class whose caption says something else",
+    "attribute": "a caption with a colour, number, size, shape or object that can be made wrong",
+    "wrong_label": "a label, and another class",
+    "truncated": "captions",
+}
+_LABEL_TEXTS = (
+    "{}", "{} .", "the scene class is {} .", "this is an aerial image of {} .", "an aerial image of {}",
+    "the image shows the scene class {} .",
+)  # fmt: skip
+_EMPTY_TEXTS = (
+    "an aerial image .", "there are some things in the picture .", "this is a picture .",
+    "it is an image from above .", "there is something in the image .", "a remote sensing image .",
+)  # fmt: skip
+
+# Attribute -> families of groups. Words of one group can be true of the same thing, so a word is only ever replaced
+# by one of another group of its family, and only if no caption of the image uses that other group.
+_FAMILIES: dict[str, list[list[str]]] = {
+    "color": [["green blue cyan", "white silver gray grey black", "yellow khaki brown orange red"]],
+    "number": [["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], list("23456789")],
+    "quantity": [["many numerous", "few"]],
+    "size": [
+        ["large big huge vast", "small tiny"], ["tall", "low"], ["long", "short"], ["wide broad", "narrow"],
+        ["dense", "sparse scarce"], ["densely", "sparsely"],
+    ],
+    "shape": [
+        ["straight", "curved crooked winding twisted"], ["rectangular", "circular round oval", "triangular"],
+        ["rectangle", "circle oval", "triangle"],
+    ],
+    "object": [
+        ["river lake pond sea ocean", "airport", "church", "stadium playground", "mountain hill", "desert beach",
+         "forest", "bridge viaduct overpass road highway", "port harbor harbour dock", "school", "factory",
+         "meadow farmland lawn"],
+        ["planes aircraft airplanes", "boats ships", "cars vehicles"],
+    ],
+}  # fmt: skip
+# Word -> attribute, its family and its group within the family.
+_WORDS: dict[str, tuple[str, list[str], str]] = {
+    word: (name, family, group)
+    for name, families in _FAMILIES.items()
+    for family in families
+    for group in family
+    for word in group.split()
+}
+# So common beside anything else that naming them would often be true.
+_NEVER_INSERTED = frozenset(
+    "pond road highway scarce cars vehicles lawn dock factory playground farmland school".split()
+)
+# An object is only replaced where it stands alone: "a river with" but not "a river bank".
+_BEFORE_OBJECT = frozenset("a an the this one large big small long wide narrow curved many some several and".split())
+_AFTER_OBJECT = frozenset(
+    " is are was with and in on near by next which that has between beside at to from surrounded close".split(" ")
+)
+_FUNCTION_WORDS = frozenset(
+    "a an the of in on at by to with and or is are was were be been it its this that there here some many several few "
+    "near next close around between two both side sides one "
+    "located found piece pieces area picture image which where has have together lot"
+    .split()
+)  # fmt: skip
+
+
+def class_name(label: str) -> str:
+    """Turns a class label into words: `"BareLand"` -> `"bare land"`, `"storage_tanks"` -> `"storage tanks"`.
+
+    Args:
+        label (`str`): Label in camel case, with underscores or hyphens, or already in words.
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
+    return " ".join(re.split(r"[\s_\-]+", words.strip())).lower()
+
+
+def _tokens(text: str) -> list[str]:
+    return [word for word in re.findall(r"\w+", text.lower()) if word not in ("a", "an", "the")]
+
+
+def near_equal(first: str, second: str) -> bool:
+    """Whether two texts say nearly the same: case, punctuation and articles aside, 90 % of their words are shared.
+
+    Args:
+        first (`str`): A text.
+        second (`str`): The text to compare it with; the order does not matter.
+    """
+    a, b = _tokens(first), _tokens(second)
+    return a == b or len({*a} & {*b}) >= 0.9 * len({*a} | {*b})
+
+
+def _content(text: str) -> set[str]:
+    # A plural counts as its singular: "tree" says nothing that "trees" has not said.
+    return {w[:-1] if len(w) > 3 and w.endswith("s") else w for w in _tokens(text)} - _FUNCTION_WORDS
+
+
+def _adds(caption: str, others: Sequence[str], same_class: bool) -> bool:
+    """Whether a caption says something that none of the others says, so that it is likely wrong where they are right.
+
+    Captions of one class are full of synonyms, so there a second new word, or a number, is asked for.
+    """
+    if any(near_equal(caption, other) for other in others):
+        return False
+    new = _content(caption).difference(*map(_content, others))
+    return len(new) > same_class or any(_WORDS.get(word, ("",))[0] == "number" for word in new)
+
+
+def _bigrams(captions: Iterable[str]) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for caption in captions:
+        words = re.findall(r"\w+", caption.lower())
+        counts.update(zip(words, words[1:], strict=False))
+    return counts
+
+
+def damage_attribute(
+    caption: str,
+    said: Iterable[str],
+    rng: random.Random,
+    bigrams: Mapping[tuple[str, str], int] | None = None,
+) -> str | None:
+    """Makes one attribute of a caption wrong: a colour, number, quantity, size, shape or object.
+
+    Args:
+        caption (`str`): Correct caption.
+        said (iterable of `str`): All that is known to be true of the image: its captions and its class in words. An
+            attribute mentioned there is never put in, since it may well be true.
+        rng (`random.Random`): Source of the choice.
+        bigrams (mapping, *optional*): How often two words follow each other in the data. A replacement that reads
+            naturally there is preferred, so that the damage is not betrayed by odd wording alone.
+
+    Returns:
+        `str` or `None`: The damaged caption, or `None` if it holds nothing that can be made wrong.
+    """
+    bigrams = bigrams or {}
+    known = {word for text in said for word in re.findall(r"\w+", text.lower())} | {*_tokens(caption)}
+    known |= {word[:-1] for word in known if word.endswith("s")}
+    parts = re.split(r"(\W+)", caption)  # words at even places, what separates them at odd ones
+    words = [word.lower() for word in parts[::2]]
+    found: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+    for place, word in enumerate(words):
+        if word not in _WORDS:
+            continue
+        name, family, own = _WORDS[word]
+        before = words[place - 1] if place else ""
+        after = words[place + 1] if place + 1 < len(words) else ""
+        fixed = (
+            (name == "number" and after.startswith("side"))  # "on two sides of" is an idiom, not a count
+            or (word == "few" and before == "a")
+            or (word == "green" and after.startswith("building"))  # translators' slip for "buildings and green trees"
+            or (name == "object" and (after not in _AFTER_OBJECT or before not in _BEFORE_OBJECT | {*_WORDS, ""}))
+        )
+        groups = [group.split() for group in family if group != own and not known & {*group.split()}]
+        new = [w for group in groups for w in group if w not in _NEVER_INSERTED]
+        if new and not fixed:
+            found[name].append((place, new))
+    if not found:
+        return None
+    place, new = rng.choice(found[rng.choice(sorted(found))])
+    before, after = words[place - 1] if place else "", words[place + 1] if place + 1 < len(words) else ""
+    weights = [(0.1 + bigrams.get((before, w), 0)) * (0.1 + bigrams.get((w, after), 0)) for w in new]
+    word = rng.choices(new, weights)[0]
+    old = parts[2 * place]
+    parts[2 * place] = word.capitalize() if old[:1].isupper() else word
+    if before in ("a", "an"):
+        article = "an" if word[0] in "aeiou" else "a"
+        parts[2 * place - 2] = article.capitalize() if parts[2 * place - 2][:1].isupper() else article
+    return "".join(parts)
+
+
+def truncated(caption: str, rng: random.Random) -> str:
+    """Cuts a caption short, repeats its beginning without end, or replaces it by a text that fits any image."""
+    words = caption.split()
+    way = rng.randrange(4) if len(words) > 5 else 3
+    if way == 3:
+        return rng.choice(_EMPTY_TEXTS)
+    start = " ".join(words[: rng.randint(2, 4)])
+    return (start, f"{start} .", f"{start} and and and the")[way]
+
+
+class ImagePool:
+    """All rows of a data set, indexed for drawing texts of other images."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        self.rows = [_checked(row, number) for number, row in enumerate(rows)]
+        self.captioned = [row for row in self.rows if row["captions"] and row["label"]]
+        self.labelled = [row for row in self.rows if row["label"]]
+        self.by_label: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self.captioned:
+            self.by_label[row["label"]].append(row)
+        self.bigrams = _bigrams(caption for row in self.rows for caption in row["captions"])
+
+    def swap(self, row: Mapping[str, Any], same_class: bool, rng: random.Random) -> tuple[str, str, str] | None:
+        """A caption of `row`, one of another image, and that image's id, each saying what the other image's do not.
+
+        Chosen and rejected are drawn alike, uniformly over images and then over captions, and the condition on them
+        is the same both ways, so that nothing in the texts tells which one is right.
+        """
+        others = self.by_label[row["label"]] if same_class else self.captioned
+        for _ in range(64 if others else 0):
+            chosen, other = rng.choice(row["captions"]), rng.choice(others)
+            rejected = rng.choice(other["captions"])
+            if other["id"] == row["id"] or (other["label"] == row["label"]) != same_class:
+                continue
+            if _adds(rejected, row["captions"], same_class) and _adds(chosen, other["captions"], same_class):
+                return chosen, rejected, other["id"]
+        return None
+
+    def other_label(self, row: Mapping[str, Any], rng: random.Random) -> tuple[str, str] | None:
+        """Class of another image, drawn in proportion to how frequent the classes are, and the id of that image."""
+        for _ in range(64):
+            other = rng.choice(self.labelled)
+            if class_name(other["label"]) != class_name(row["label"]):
+                return other["label"], other["id"]
+        return None
+
+
+def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Row with `id`, `captions` and `label` always present, or an error that says what is missing."""
+    where = row.get("where") or f"Row {number}"
+    if not row.get("image"):
+        raise ValueError(f"{where}: no `image`; expected a path or {{'bytes', 'path'}}.")
+    captions = row.get("captions") or ([row["caption"]] if row.get("caption") else [])
+    if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"{where}: `captions` must be a list of strings, not {captions!r}.")
+    captions = [caption.strip() for caption in captions if caption.strip()]
+    label = row.get("label")
+    if label is not None and not isinstance(label, str):
+        raise ValueError(f"{where}: `label` must be the class name, not {label!r}; map numbers to names first.")
+    if not captions and not label:
+        raise ValueError(f"{where}: neither `captions` nor `label`; a pair needs one of them.")
+    image = row["image"]
+    name = image if isinstance(image, (str, os.PathLike)) else image.get("path") or number
+    return {**row, "id": str(row.get("id") or name), "captions": captions, "label": label or ""}
+
+
+def _one_pair(row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Random) -> tuple[str, str, str] | None:
+    """Chosen text, rejected text and the id of the image that lent the latter, or `None` if the row cannot serve."""
+    captions, label = row["captions"], row["label"]
+    if kind == "wrong_label":
+        drawn = pool.other_label(row, rng) if label else None
+        text = rng.choice(_LABEL_TEXTS)
+        return drawn and (text.format(class_name(label)), text.format(class_name(drawn[0])), drawn[1])
+    if not captions:
+        return None
+    if kind == "attribute":
+        for chosen in rng.sample(captions, len(captions)):
+            damaged = damage_attribute(chosen, [*captions, class_name(label)], rng, pool.bigrams)
+            if damaged is not None:
+                return chosen, damaged, ""
+        return None
+    if kind == "truncated":
+        chosen = rng.choice(captions)
+        return chosen, truncated(chosen, rng), ""
+    return pool.swap(row, kind == "same_class", rng) if label else None
+
+
+def build_pairs(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    kinds: Sequence[str] = KINDS,
+    pairs_per_image: int = 5,
+    seed: int = 0,
+    answer_prompt: str = "",
+    stats: dict[str, Counter[str]] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Makes preference pairs in TRL's form from captioned or labelled images.
+
+    Args:
+        rows (iterable of `dict`): Images with `image` (path, or `{"bytes", "path"}`), `captions` (`list[str]`) or
+            `caption`, and/or `label` (class name); `id` and `source` are passed on if present. All are read first,
+            because the rejected text of one comes from another.
+        kinds (sequence of `str`, *optional*, defaults to [`KINDS`]): Kinds of damage to make.
+        pairs_per_image (`int`, *optional*, defaults to `5`): Attempts per image. The kinds take turns, starting
+            anywhere, so the mix is balanced over images; no pair is made twice for an image.
+        seed (`int`, *optional*, defaults to `0`): Same rows and seed, same pairs.
+        answer_prompt (`str`, *optional*, defaults to `""`): Prompt of the caption kinds; [`PROMPTS`] has the other.
+        stats (`dict`, *optional*): Filled, once all pairs are taken, with `{"made": Counter, "skipped": Counter}` by
+            kind: attempts that the image could not serve are skipped and counted.
+
+    Yields:
+        `dict`: `prompt`, `chosen`, `rejected`, `image` as in the row, `kind`, `source`, `id`, and `rejected_from`: the
+        id of the image that the rejected text belongs to, `""` if it was made by damage.
+
+    Example:
+
+    ```python
+    >>> from rs_rlhf.preferences.damage import build_pairs
+    >>> rows = [{"image": "a.png", "label": "Port"}, {"image": "b.png", "label": "BareLand"}]
+    >>> next(build_pairs(rows, kinds=["wrong_label"], pairs_per_image=1))["prompt"]
+    'What is the scene class of this image?'
+
+    ```
+    """
+    if not kinds:
+        raise ValueError(f"No kinds given; choose from: {', '.join(KINDS)}.")
+    for kind in kinds:
+        if kind not in PROMPTS:
+            near = difflib.get_close_matches(kind, KINDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown kind {kind!r}; choose from: {', '.join(KINDS)}.{hint}")
+    if pairs_per_image < 1:
+        raise ValueError(f"pairs_per_image is {pairs_per_image}; it must be at least 1.")
+    stats = {} if stats is None else stats
+    made, skipped = stats.setdefault("made", Counter()), stats.setdefault("skipped", Counter())
+    pool = ImagePool(list(rows))
+    for row in pool.rows:
+        # A string seed is hashed by `random` itself, so it does not vary between processes as `hash` would.
+        rng = random.Random(f"{seed}:{row['id']}")
+        order = rng.sample(list(kinds), len(kinds))
+        seen: set[tuple[str, str]] = set()
+        for turn in range(pairs_per_image):
+            kind = order[turn % len(order)]
+            pair = _one_pair(row, kind, pool, random.Random(f"{seed}:{row['id']}:{kind}:{turn}"))
+            if pair is None or pair[:2] in seen or _tokens(pair[0]) == _tokens(pair[1]):
+                skipped[kind] += 1
+                continue
+            seen.add(pair[:2])
+            made[kind] += 1
+            yield {
+                "prompt": PROMPTS[kind] if kind == "wrong_label" else answer_prompt, "chosen": pair[0],
+                "rejected": pair[1], "image": row["image"], "kind": kind, "source": row.get("source", ""),
+                "id": f"{row['id']}#{turn}", "rejected_from": pair[2],
+            }  # fmt: skip

@@ -1,0 +1,229 @@
+"""`rs-rlhf data dpo`: turns candidate answers into the data set that `trl.DPOTrainer` takes, ordered by a score model.
+
+A group of candidates for one prompt and its images is scored in one pass; the best becomes chosen and the worst
+rejected where their scores lie far enough apart. The candidates are given (`completions`), or sampled on the spot.
+
+Rows are in TRL's conversational form: `prompt`, `chosen`, `rejected` (messages of parts) and `images` (a list, empty
+for text alone), with the two scores. JSON lines hold paths relative to the file, for [`load_dpo`]; Parquet holds the
+images themselves, so that `trl dpo --dataset_name FOLDER` reads it as it is. TRL opens images with Pillow: options
+such as bands and stretch are for the score model (and the policy) only.
+
+Scores are kept in `OUTPUT.partial` as they come, as in `rs-rlhf data sample-pairs`. Left out: other pairs of a group
+than best against worst.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..metrics.answers import message_text
+from ..imagery.arguments import image_options_from
+from ..data.group import DataError, Group, make_group, short
+from .judges import candidates_of
+from ..data.questions import QuestionRow, limited, placed_images, read_questions
+from ..runs.sample_log import SampleLog, progress
+from .mistakes import add_options, print_counts, sampled_answers
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CHUNK = 256  # groups that are scored, and recorded, at a time
+
+
+def dpo_row(
+    group: Group, scores: Sequence[float], images: Sequence[Any], margin: float = 0.0
+) -> tuple[dict[str, Any] | None, str]:
+    """Makes a DPO row of the best and the worst completion.
+
+    Args:
+        group ([`Group`]): Prompt and completions.
+        scores (sequence of `float`): The completions' scores.
+        images (sequence): The images as they are to be written.
+        margin (`float`): Least difference of the two scores; equal scores never make a row.
+
+    Returns:
+        `tuple`: the row, or `None` and why there is none: `"fewer than two candidates"` or `"below the margin"`.
+    """
+    if len(scores) < 2:
+        return None, "fewer than two candidates"
+    best, worst = max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)
+    gap = scores[best] - scores[worst]
+    if gap <= 0 or gap < margin:
+        return None, "below the margin"
+    row = {
+        "prompt": group.prompt, "chosen": group.completions[best], "rejected": group.completions[worst],
+        "images": list(images), "chosen_score": scores[best], "rejected_score": scores[worst], "source": group.source,
+    }  # fmt: skip
+    return row, ""
+
+
+def load_dpo(path: str | os.PathLike[str]) -> Dataset:
+    """Loads what `rs-rlhf data dpo` wrote, for `trl.DPOTrainer`: images are decoded when a row is read.
+
+    Args:
+        path (`str`): The `.jsonl` or `.parquet` file.
+
+    Example:
+        >>> DPOTrainer(model, train_dataset=load_dpo("dpo.jsonl"), processing_class=processor)  # doctest: +SKIP
+    """
+    from datasets import Dataset
+
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return Dataset.from_parquet(str(path))  # type: ignore[return-value]
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    for row in rows:
+        row["images"] = [str(path.parent.absolute() / image) for image in row["images"]]
+    return Dataset.from_list(rows, features=_features())
+
+
+def _features() -> Any:
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    messages = List({"role": text, "content": List({"type": text, "text": text})})
+    columns = {"prompt": messages, "chosen": messages, "rejected": messages, "images": List(Image())}
+    columns |= {"chosen_score": Value("float64"), "rejected_score": Value("float64"), "source": text, "id": text}
+    return Features(columns)
+
+
+def _given_candidates(row: QuestionRow) -> list[str]:
+    completions = row.columns.get("completions")
+    if not isinstance(completions, list) or not all(isinstance(one, (str, list)) for one in completions):
+        raise DataError(
+            f"`completions` is {short(completions)}, expected a list of texts; give --policy to sample them",
+            "completions",
+            row.group.where,
+        )
+    return [message_text(one) for one in completions]
+
+
+def _scored(args: argparse.Namespace, groups: Sequence[Group], log: SampleLog, counts: Counter[str]) -> None:
+    """Scores the groups of two or more completions that the log does not hold; what fails is counted."""
+    todo = [i for i, group in enumerate(groups) if len(group.completions) > 1 and i not in log.scores]
+    if not todo:
+        return
+    from ..scoring.scorer import Scorer
+
+    # Paths have been resolved inside their root by now.
+    options = replace(image_options_from(args), image_root=None)
+    kwargs = {} if args.dtype is None else {"dtype": args.dtype}
+    scorer = Scorer.from_pretrained(args.model, image_options=options, **kwargs)
+    with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
+        for start in range(0, len(todo), CHUNK):
+            part = todo[start : start + CHUNK]
+            scored = scorer.score_groups([groups[i] for i in part], on_error="return", show_progress=False)
+            good = {}
+            for i, own in zip(part, scored, strict=True):
+                if isinstance(own, Exception):
+                    counts["failed"] += 1
+                    print(f"left out: {own}")
+                elif all(map(math.isfinite, own)):
+                    good[i] = own
+                else:
+                    counts["failed"] += 1
+                    print(f"left out: {groups[i].where}: a score is not finite")
+            log.add_scores(list(good), list(good.values()))
+            advance(len(part))
+
+
+def _rows(
+    args: argparse.Namespace, rows: Sequence[QuestionRow], images: Sequence[Sequence[Any]], counts: Counter[str],
+    log: SampleLog,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    answers: Sequence[Sequence[str]]
+    answers = sampled_answers(args, rows, log) if args.policy is not None else [_given_candidates(r) for r in rows]
+    groups = []
+    for row, own in zip(rows, answers, strict=True):
+        found = list(candidates_of(own))
+        counts["candidates"] += len(own)
+        counts["empty or repeated"] += len(own) - len(found)
+        group = row.group
+        groups.append(make_group(group.prompt, found, group.images, where=group.where, source=group.source))
+    _scored(args, groups, log, counts)
+    for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
+        if len(group.completions) > 1 and i not in log.scores:
+            continue  # failed, and counted there
+        made, reason = dpo_row(group, cast("list[float]", log.scores.get(i, [])), images[i], args.margin)
+        counts[reason or "rows written"] += 1
+        if made is not None:
+            yield made | {"id": row.id}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf data dpo", description="Order candidate answers by a score model, as data for trl.DPOTrainer."
+    )
+    add_options(parser, candidates=True)
+    add = parser.add_argument
+    add("--model", required=True, help="name in reward_models/, folder, or hub id of a score model")
+    add("--margin", type=float, default=0.0,
+        help="the best and the worst answer make a row only if their scores differ by at least this (default: 0)")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    output: Path = args.output
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"--output {output}: expected a .jsonl or .parquet file.")
+    if output.exists() and not args.overwrite:
+        raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+    if args.margin < 0:
+        raise ValueError(f"--margin is {args.margin}; it must not be negative.")
+    rows = read_questions(
+        args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
+        open_ended=args.open_ended,
+    )  # fmt: skip
+    rows = limited(rows, args.limit, args.seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    images: Sequence[Sequence[Any]]
+    if output.suffix == ".parquet":
+        images, written = [[_embedded(image) for image in row.group.images] for row in rows], 0
+    else:
+        folder = args.images_dir or output.parent / "images" / (args.split or "all")
+        images, written = placed_images(rows, output.parent, folder, args.overwrite)
+    log = SampleLog.for_run(output, args, rows)
+    counts: Counter[str] = Counter(rows=len(rows))
+    made = _rows(args, rows, images, counts, log)
+    if output.suffix == ".parquet":
+        from datasets import Dataset
+
+        new = output.with_name(output.name + ".new")
+        Dataset.from_list(list(made), features=_features()).to_parquet(str(new))
+        new.replace(output)
+        log.path.unlink()
+    else:
+        with log.replacing(output) as lines:
+            for row in made:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print_counts(counts)
+    print(f"{counts['rows written']} rows -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+
+
+def _embedded(image: Any) -> Mapping[str, Any]:
+    return image if isinstance(image, dict) else {"bytes": Path(image).read_bytes(), "path": Path(image).name}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `rs-rlhf data dpo`.
+
+    Args:
+        argv (sequence of `str`, *optional*): Command-line arguments; those of the process when left out.
+
+    Returns:
+        `int`: 0.
+
+    Raises:
+        ValueError, OSError: A mistake in the input, told in one sentence.
+    """
+    _run(_parser().parse_args(argv))
+    return 0

@@ -1,0 +1,284 @@
+"""Judges of open-ended answers: what says which of a policy's candidates is the better one.
+
+Three kinds, one form: any reward callable in TRL's signature (the score model's own among them), a chat endpoint that
+speaks OpenAI's protocol, and a larger vision-language model asked the same question here. Each gives every answer of a
+row a number, or `None` where it failed: an answer without a number, or an endpoint that does not reply, is never 0.
+
+Left out: comparing two answers at a time (the paper's judges rank pairs; n answers would need n² requests), and
+explanations of a score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from ..imagery.arguments import image_options_from
+from ..models.policies.chat_client import EndpointError, ask_endpoint, data_url, endpoint_address, endpoint_client
+from ..data.group import make_group, prompt_text
+from ..imagery.raster import ImageOptions
+from ..data.questions import QuestionRow
+from ..runs.sample_log import SampleLog, progress
+
+Scores = list[float | None]
+KEY_VARIABLE = "RS_RLHF_JUDGE_KEY"  # the environment variable with the endpoint's key, if it asks for one
+SCALE = 10
+MAX_FAILED = 24  # rows on end without any score that stop a run
+_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
+_OUT_OF = re.compile(rf"\s*(?:/|out of)\s*{SCALE}(?!\.?\d)")
+
+
+def judge_text(row: QuestionRow, answer: str) -> str:
+    """Returns what an endpoint or a model is asked about an answer."""
+    solution = row.columns.get("solution") or row.columns.get("answer")
+    said = [*row.captions, *([solution] if isinstance(solution, str) else [])]
+    known = "".join(f"\n- {text}" for text in said)
+    known = f"\n\nKnown to be right:{known}" if known else ""
+    return (
+        f"Rate an answer about the image from 0 (wrong or useless) to {SCALE} (right, complete and precise). "
+        f"Reply with the number only.{known}\n\nQuestion: {prompt_text(row.group.prompt)}\nAnswer: {answer}"
+    )
+
+
+def score_of(reply: str) -> float | None:
+    """Returns the one number of a reply if it is on the scale; `None` where there is none, or several.
+
+    Example:
+        >>> score_of("Score: 7/10."), score_of("good"), score_of("the 2 ponds: 7"), score_of("11")
+        (7.0, None, None, None)
+    """
+    reply = _OUT_OF.sub("", re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL))
+    numbers = [float(number) for number in _NUMBER.findall(reply)]
+    return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= SCALE else None
+
+
+class RewardJudge:
+    """A reward callable in TRL's signature.
+
+    Args:
+        name (`str` or callable): A dotted path such as `"rs_rlhf.rewards.score_reward"`; a class is made an object.
+
+    Raises:
+        ValueError: Nothing of that name can be imported.
+    """
+
+    def __init__(self, name: Any) -> None:
+        self.name = name if isinstance(name, str) else getattr(name, "__name__", "judge")
+        self.reward = name
+        if isinstance(name, str):
+            module, _, attribute = name.rpartition(".")
+            try:
+                self.reward = getattr(import_module(module), attribute)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ValueError(
+                    f"--judge {name} cannot be imported ({error}); give a path such as module.function."
+                ) from None
+        if isinstance(self.reward, type):
+            self.reward = self.reward()
+
+    def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
+        """Scores the answers of each row."""
+        flat = [(row, answer) for row, own in zip(rows, answers, strict=True) for answer in own]
+        plain = all(isinstance(row.prompt, str) for row in rows)
+        completions: list[Any] = [text if plain else [{"role": "assistant", "content": text}] for _, text in flat]
+        prompts = [row.prompt if plain else row.group.prompt for row, _ in flat]
+        names = sorted({key for row in rows for key in row.columns} - {"prompts", "completions"})
+        columns: dict[str, list[Any]] = {name: [row.columns.get(name) for row, _ in flat] for name in names}
+        columns |= {"images": [row.group.images for row, _ in flat], "captions": [row.captions for row, _ in flat]}
+        scores = self.reward(prompts=prompts, completions=completions, **columns)
+        if len(scores) != len(flat):
+            raise ValueError(f"--judge {self.name} gave {len(scores)} rewards for {len(flat)} answers.")
+        supply = iter(scores)
+        return [[None if (s := next(supply)) is None or s != s else float(s) for _ in own] for own in answers]
+
+
+class EndpointJudge:
+    """A chat endpoint that speaks OpenAI's protocol; images are sent as data URLs.
+
+    Args:
+        url (`str`): Base address, such as `"http://localhost:8000/v1"`.
+        model (`str`): Name of the model that is asked for.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        timeout (`float`): Seconds that a request may take.
+        tries (`int`): Attempts at a request before it counts as failed.
+        wait (`float`): Seconds before the second attempt; twice as long before each further one.
+        parallel (`int`): Requests at a time.
+
+    Raises (on call):
+        ValueError: The endpoint refuses the key or does not know the address or the model (401, 403, 404).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str = "default",
+        image_options: ImageOptions | None = None,
+        *,
+        timeout: float = 120.0,
+        tries: int = 4,
+        wait: float = 1.0,
+        parallel: int = 8,
+    ) -> None:
+        self.address = endpoint_address(url)
+        self.model, self.options = model, image_options or ImageOptions()
+        self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
+
+    def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
+        """Scores the answers of each row."""
+        out: list[Scores] = []
+        with endpoint_client(self.timeout, (KEY_VARIABLE,)) as client, ThreadPoolExecutor(self.parallel) as pool:
+            for row, own in zip(rows, answers, strict=True):
+                images = [data_url(image, self.options, row.group.where) for image in row.group.images]
+                bodies = [self._body(judge_text(row, answer), images) for answer in own]
+                out.append(list(pool.map(lambda body: self._ask(client, body), bodies)))
+        return out
+
+    def _body(self, text: str, images: Sequence[str]) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 512}
+
+    def _ask(self, client: Any, body: dict[str, Any]) -> float | None:
+        try:
+            return score_of(ask_endpoint(client, self.address, body, tries=self.tries, wait=self.wait))
+        except EndpointError as error:
+            if error.status in (401, 403, 404):
+                raise ValueError(
+                    f"the judge at {error}; check --judge_url, --judge_name and the key in {KEY_VARIABLE}."
+                ) from None
+            return None
+
+
+class ModelJudge:
+    """A vision-language model asked here, through [`Policy`].
+
+    Args:
+        policy ([`Policy`]): The model.
+        max_new_tokens (`int`): Longest reply.
+    """
+
+    def __init__(self, policy: Any, max_new_tokens: int = 16) -> None:
+        self.policy, self.max_new_tokens = policy, max_new_tokens
+
+    def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
+        """Scores the answers of each row."""
+        items = [
+            make_group(judge_text(row, answer).replace("<image>", ""), [], row.group.images, where=row.group.where)
+            for row, own in zip(rows, answers, strict=True)
+            for answer in own
+        ]
+        replies = self.policy.sample(items, temperature=0, max_new_tokens=self.max_new_tokens, show_progress=False)
+        supply = iter(replies)
+        return [[score_of(next(supply)[0]) for _ in own] for own in answers]
+
+
+def add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that choose a judge and say what is made of its scores."""
+    add = parser.add_argument
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--judge", metavar="MODULE.FUNCTION",
+        help="a reward callable in TRL's signature that scores answers without a single reference, such as "
+        "rs_rlhf.rewards.score_reward")  # fmt: skip
+    one.add_argument("--judge_url", "--judge-url", metavar="URL",
+        help="an OpenAI-compatible endpoint that scores them, such as http://localhost:8000/v1; its key, if it asks "
+        f"for one, is read from the environment variable {KEY_VARIABLE}")  # fmt: skip
+    one.add_argument("--judge_model", "--judge-model", metavar="PATH",
+        help="a (larger) vision-language model that scores them here")  # fmt: skip
+    add("--judge_name", "--judge-name", default="default", help="model that the endpoint is asked for")
+    add("--margin", type=float, default=0.0, help="judged answers make a pair only if their scores differ by at least "
+        "this, and at all (default: 0)")  # fmt: skip
+    add("--judged", choices=("worst", "all"), default="worst",
+        help="against the best answer, the worst or all others (default: worst)")  # fmt: skip
+
+
+def judge_from(args: argparse.Namespace) -> Any:
+    """Makes the judge that the options name; `None` if they name none."""
+    options = image_options_from(args)
+    if args.judge is not None:
+        return RewardJudge(args.judge)
+    resolved = replace(options, image_root=None)  # paths have been resolved inside their root by now
+    if args.judge_url is not None:
+        return EndpointJudge(args.judge_url, args.judge_name, resolved)
+    if args.judge_model is not None:
+        from ..models.policies.policy import Policy
+
+        return ModelJudge(Policy.from_pretrained(args.judge_model, image_options=resolved, dtype=args.dtype))
+    return None
+
+
+def judged_scores(
+    judge: Any, rows: Mapping[int, QuestionRow], candidates: Mapping[int, Sequence[str]], log: SampleLog, size: int = 8
+) -> dict[int, Scores]:
+    """Scores the candidates of rows, going on from what the log holds.
+
+    A row none of whose answers got a score is not recorded, so that a restarted run asks again.
+
+    Raises:
+        ValueError: Nothing was scored in [`MAX_FAILED`] rows on end, so the judge is out of order.
+    """
+    todo = [i for i in rows if i not in log.scores and candidates[i]]
+    failed_rows = 0
+    with progress(len(rows), len(rows) - len(todo), "Judging") as advance:
+        for start in range(0, len(todo), size):
+            part = todo[start : start + size]
+            scored = judge([rows[i] for i in part], [candidates[i] for i in part])
+            good = {i: own for i, own in zip(part, scored, strict=True) if any(s is not None for s in own)}
+            if good:
+                log.add_scores(list(good), list(good.values()))
+            failed_rows = 0 if good else failed_rows + len(part)
+            if failed_rows >= MAX_FAILED:
+                raise ValueError(
+                    f"the judge gave no score to any answer of {failed_rows} rows on end; see that it runs and "
+                    "replies with a number, then start again: what was sampled and judged is kept."
+                )
+            advance(len(part))
+    return {i: log.scores.get(i, [None] * len(candidates[i])) for i in rows}
+
+
+def candidates_of(answers: Sequence[str]) -> dict[str, int]:
+    """Returns the distinct, usable answers with how often each was given, in the order of first mention."""
+    found: dict[str, int] = {}
+    for answer in answers:
+        text = answer.strip()
+        if text and "<image>" not in text:
+            found[text] = found.get(text, 0) + 1
+    return found
+
+
+def judged_pairs(
+    candidates: Mapping[str, int], scores: Scores, margin: float = 0.0, against: str = "worst"
+) -> tuple[str, float, list[dict[str, Any]]]:
+    """Makes the best answer chosen and the worst, or all others, rejected.
+
+    Args:
+        candidates (`dict`): Distinct answers and how often each was given.
+        scores (`list`): Their scores, `None` where the judge failed.
+        margin (`float`): Least difference to the best one's score; equal scores never make a pair.
+        against (`str`): `"worst"` or `"all"`.
+
+    Returns:
+        `tuple`: the chosen text, its score, and the rejected ones, best to worst, as [`preference_rows`] takes them;
+        there are none where nothing lies far enough below the best.
+    """
+    ranked = sorted(
+        ((score, count, text) for (text, count), score in zip(candidates.items(), scores, strict=True)
+         if score is not None),
+        key=lambda entry: (-entry[0], -entry[1]),
+    )  # fmt: skip
+    if not ranked:
+        return "", 0.0, []
+    best, _, chosen = ranked[0]
+    below = [entry for entry in ranked[1:] if entry[0] < best and best - entry[0] >= margin]
+    rejected = [
+        {"text": text, "kind": "judged", "count": count, "chosen_score": best, "rejected_score": score}
+        for score, count, text in (below if against == "all" else below[-1:])
+    ]
+    return chosen, best, rejected
+
+
+__all__ = ["EndpointJudge", "ModelJudge", "RewardJudge", "judge_text", "judged_pairs", "score_of"]

@@ -1,0 +1,165 @@
+"""`rs-rlhf data damage`: a pool of image-text rows like those found on the web, of which it is known what is wrong.
+
+Curation is judged by what it keeps and by what is learned from that, so a data set is wanted whose errors are known:
+true captions (and class labels, as questions and answers) of which a stated share is damaged. Each row says `clean`
+and `damage`, which no score ever reads. Kinds for captions:
+
+- `another_class`: a caption of an image of another class, the commonest error of web data;
+- `wrong_class`: the class named in the caption is replaced by another;
+- `attribute`: a colour, number, size, shape or object is made wrong, see [`damage_attribute`];
+- `vague`: says nothing about the image.
+
+For labels: `wrong_label`, a class drawn as often as it occurs. Human or machine paraphrases are left as they are.
+Left out: bad images, texts in other languages, advertising, file names as captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.captioned_images import check_output, numbered, read_input, write_output
+from .damage import LABEL_QUESTION, ImagePool, class_name, damage_attribute
+
+CAPTION_DAMAGE = ("another_class", "wrong_class", "attribute", "vague")
+_VAGUE = (
+    "a view of the ground from the air .", "some land can be seen here .", "a photo taken by a satellite .",
+    "there are different colors in this photo .", "an overhead photo of a place .", "this area has some objects .",
+    "land cover in a remote sensing scene .", "the photo shows a part of the earth .",
+)  # fmt: skip
+
+
+def damaged_caption(
+    caption: str, row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Random
+) -> str | None:
+    """Damages one caption.
+
+    Args:
+        caption (`str`): A true caption.
+        row (mapping): Its image: `captions`, `label`, `id`.
+        kind (`str`): One of [`CAPTION_DAMAGE`].
+        pool ([`ImagePool`]): All images, which lend texts.
+        rng (`random.Random`): Source of all choices.
+
+    Returns:
+        `str` or `None`: The damaged caption; `None` if this one cannot be damaged in this way.
+    """
+    if kind == "vague":
+        return rng.choice(_VAGUE)
+    if kind == "attribute":
+        return damage_attribute(caption, [*row["captions"], class_name(row["label"])], rng, pool.bigrams)
+    if not row["label"]:
+        return None
+    if kind == "another_class":
+        drawn = pool.swap(row, False, rng)
+        return drawn and drawn[1]
+    name, other = class_name(row["label"]), pool.other_label(row, rng)
+    if other is None:
+        return None
+    # "storage tank" is found in "storage tanks" as well, and "parking" alone says the class of "a parking lot".
+    for words in (name, name.removesuffix("s"), name.split()[0]):
+        text, count = re.subn(rf"\b{re.escape(words)}s?\b", class_name(other[0]), caption, count=1, flags=re.I)
+        if count and len(words) > 3:
+            return text
+    return None
+
+
+def damaged_rows(
+    rows: Sequence[Mapping[str, Any]],
+    rate: float,
+    *,
+    seed: int = 0,
+    kinds: Sequence[str] = CAPTION_DAMAGE,
+    questions: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Turns captioned images into image-text rows, one per distinct caption, and damages a share of them.
+
+    Args:
+        rows (sequence of `dict`): As for [`rs_rlhf.preferences.damage.build_pairs`].
+        rate (`float`): The chance of each text to be damaged; a caption that none of the kinds fits stays clean.
+        seed (`int`): Same rows and seed, same texts.
+        kinds (sequence of `str`): Kinds of damage, drawn alike; one that does not fit a caption gives way to another.
+        questions (`bool`): Also ask for the scene class of each image that has one.
+
+    Yields:
+        `dict`: `image`, `caption` or `question` and `answer`, `label` (the true class), `clean`, `damage` (`""` if
+        clean), `source` (`"captions"` or `"labels"`) and `id`.
+
+    Raises:
+        ValueError: A rate outside 0 to 1, or an unknown kind.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"--rate is {rate}; it must lie between 0 and 1.")
+    unknown = [kind for kind in kinds if kind not in CAPTION_DAMAGE]
+    if unknown or not kinds:
+        raise ValueError(f"--kinds: {', '.join(unknown) or 'none'} given; choose from {', '.join(CAPTION_DAMAGE)}.")
+    pool = ImagePool(rows)
+    for row in pool.rows:
+        base = {"image": row["image"], "label": row["label"]}
+        for number, caption in enumerate(dict.fromkeys(row["captions"])):
+            rng = random.Random(f"{seed}:{row['id']}:{number}")
+            text, damage = caption, ""
+            if rng.random() < rate:
+                for kind in rng.sample(list(kinds), len(kinds)):
+                    wrong = damaged_caption(caption, row, kind, pool, rng)
+                    if wrong is not None and wrong not in row["captions"]:
+                        text, damage = wrong, kind
+                        break
+            about = {"clean": not damage, "damage": damage, "source": "captions", "id": f"{row['id']}#{number}"}
+            yield {**base, "caption": text, **about}
+        if questions and row["label"]:
+            rng = random.Random(f"{seed}:{row['id']}:label")
+            other = pool.other_label(row, rng) if rng.random() < rate else None
+            answer = class_name(row["label"] if other is None else other[0])
+            about = {"clean": other is None, "damage": "" if other is None else "wrong_label", "source": "labels"}
+            yield {**base, "question": LABEL_QUESTION, "answer": answer, **about, "id": f"{row['id']}#label"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf data damage",
+        description="Make image-text rows from captioned images, with a known share of damaged texts.",
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="Parquet, JSONL or CSV file, or a folder of them")
+    add("--split", help="split of the input folder to read (default: all of it)")
+    add("--image_root", "--image-root", metavar="DIR",
+        help="image paths in the input start here, and images lie in it (default: their file's folder)")  # fmt: skip
+    add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
+    add("--images_dir", "--images-dir", type=Path,
+        help="where images outside the output's folder are written (default: images beside the output)")  # fmt: skip
+    add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
+        help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
+    add("--rate", type=float, default=0.5, help="chance of a text to be damaged (default: 0.5)")
+    add("--kinds", default=",".join(CAPTION_DAMAGE), help="comma-separated kinds of damage of captions (default: all)")
+    add("--questions", action="store_true", help="also ask for the scene class of each image")
+    add("--seed", type=int, default=0, help="seed of all choices (default: 0)")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rs-rlhf data damage`: writes the rows and prints how many of each kind there are.
+
+    Args:
+        argv (sequence of `str`, *optional*): Command-line arguments; those of the process when left out.
+
+    Raises:
+        ValueError, OSError: A mistake in the input or the options, told in one sentence.
+    """
+    args = _parser().parse_args(argv)
+    check_output(args.output, args.overwrite)
+    rows, checked = read_input(args)
+    kinds = [kind.strip() for kind in args.kinds.split(",") if kind.strip()]
+    made = list(damaged_rows(numbered(rows), args.rate, seed=args.seed, kinds=kinds, questions=args.questions))
+    write_output(made, rows, args, args.output.parent / "images", checked, "rows")
+    counts = Counter((row["source"], row["damage"] or "clean") for row in made)
+    for (source, damage), count in sorted(counts.items()):
+        total = sum(n for (other, _), n in counts.items() if other == source)
+        print(f"{source:<10}{damage:<16}{count:>8}{count / total:>8.1%}")
+    return 0

@@ -1,0 +1,152 @@
+"""`rs-rlhf dashboard`: lays out a W&B workspace, and with `--report` a report, for the runs of a project.
+
+W&B makes one panel per key in the order of their names; this puts the reward beside the task accuracy first, then a
+section for each of our prefixes, training and evaluation on one panel. transformers logs `score/mean` to W&B as
+`train/score/mean` and `eval_score/mean` as `eval/score/mean`, so those are the keys here. `wandb-workspaces` is
+imported late: it is an extra (`pip install "rs-rlhf[dashboard]"`).
+
+Left out: filters and groups of runs, which are a project's own, and two axes on one panel, which W&B lacks: reward and
+accuracy get a panel each, side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..declarations import DeclarationError
+
+# Section to its panels; a panel is a metric of `train/` and `eval/`, or a title and the W&B keys of its lines.
+SECTIONS: dict[str, tuple[str | tuple[str, tuple[str, ...]], ...]] = {
+    "Reward beside accuracy": (
+        ("reward", ("train/reward", "eval/reward", "eval/score/greedy_mean")),
+        ("accuracy", ("train/audit/accuracy", "eval/audit/accuracy", "eval/audit/greedy_accuracy")),
+    ),
+    "score": (
+        "score/accuracy", "score/margin", "score/mean", "score/std", "score/min", "score/max", "score/ties",
+        ("score/shuffle_gap", ("eval/score/shuffle_gap",)),
+    ),
+    "reward": ("reward", "reward_std", "reward/failed_fraction", "rewards/score_reward/mean", "frac_reward_zero_std"),
+    "audit": (
+        "audit/accuracy", "audit/unparseable", "audit/score_right", "audit/score_wrong", "audit/right_above_wrong",
+        "audit/score_length_correlation", ("audit/shuffle_gap", ("train/audit/shuffle_gap",)),
+        ("greedy answers", ("eval/audit/greedy_accuracy", "eval/audit/greedy_unparseable")),
+    ),
+    "train": ("loss", "learning_rate", "grad_norm", "kl", "entropy", "completions/mean_length", "num_tokens"),
+}  # fmt: skip
+# Sections whose metrics differ from run to run: one panel of every key that matches.
+PATTERNS = {
+    "score": ("score by kind and source", r"(train|eval)/score/accuracy_(kind|source)/.*"),
+    "curation": ("curation", r"(.*/)?curation/.*"),
+    "eval": ("evaluation", r"eval/(exact_match|loss|[^/]*accuracy)"),
+    "bon": ("best of n", r"(.*/)?bon/.*"),
+}
+STEP = "train/global_step"  # W&B's own Step counts logs, not optimizer steps
+ORDER = ("Reward beside accuracy", "score", "reward", "audit", "curation", "eval", "bon", "train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rs-rlhf dashboard`: writes the workspace, or prints it."""
+    parser = argparse.ArgumentParser(
+        prog="rs-rlhf dashboard", description="Lay out a W&B workspace for the runs of a project."
+    )
+    parser.add_argument("--entity", required=True, help="W&B user or team")
+    parser.add_argument("--project", required=True, help="W&B project")
+    parser.add_argument("--name", default="RLHF", help="name of the workspace and of the report (default: RLHF)")
+    parser.add_argument("--report", action="store_true", help="write a W&B report with the same panels as well")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be made as JSON; needs no network")
+    args = parser.parse_args(argv)
+    made = [build_workspace(args.entity, args.project, args.name)]
+    if args.report:
+        made.append(build_report(args.entity, args.project, args.name))
+    if args.dry_run:
+        names = ["workspace", "report"][: len(made)]
+        specs = {name: specification(thing) for name, thing in zip(names, made, strict=True)}
+        print(json.dumps({"entity": args.entity, "project": args.project} | specs, indent=2))
+        return 0
+    for thing in made:
+        save(thing)
+        print(f"{type(thing).__name__} -> {thing.url}")
+    return 0
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError as error:
+        raise DeclarationError(
+            f'rs-rlhf dashboard needs wandb-workspaces ({error}); pip install "rs-rlhf[dashboard]".'
+        ) from None
+    return workspaces, reports
+
+
+def panels(section: str) -> list[Any]:
+    """Returns the `wandb_workspaces` line plots of a section, one of `ORDER`."""
+    _, reports = _packages()
+    made = []
+    for panel in SECTIONS.get(section, ()):
+        title, keys = panel if isinstance(panel, tuple) else (panel, (f"train/{panel}", f"eval/{panel}"))
+        made.append(reports.LinePlot(title=title, x=STEP, y=list(keys)))
+    if section in PATTERNS:
+        title, pattern = PATTERNS[section]
+        made.append(reports.LinePlot(title=title, x=STEP, metric_regex=pattern))
+    return made
+
+
+def build_workspace(entity: str, project: str, name: str = "RLHF") -> Any:
+    """Returns a `wandb_workspaces` workspace, not saved; panels of all other keys follow those of the sections."""
+    workspaces, _ = _packages()
+    layout = workspaces.SectionLayoutSettings(columns=2, rows=2)
+    sections = [
+        workspaces.Section(name=title, panels=panels(title), is_open=title == ORDER[0], layout_settings=layout)
+        for title in ORDER
+    ]
+    return workspaces.Workspace(
+        entity=entity, project=project, name=name, sections=sections, auto_generate_panels=True
+    )
+
+
+def build_report(entity: str, project: str, name: str = "RLHF") -> Any:
+    """Returns a `wandb_workspaces` report with the same panels, not saved."""
+    _, reports = _packages()
+    blocks: list[Any] = [
+        reports.P("A reward that rises while accuracy falls is being exploited: compare the first two panels.")
+    ]
+    for title in ORDER:
+        own = panels(title)
+        for i, panel in enumerate(own):  # two in a row of 24 units
+            panel.layout = reports.Layout(x=12 * (i % 2), y=8 * (i // 2), w=12, h=8)
+        grid = reports.PanelGrid(runsets=[reports.Runset()], panels=own)  # of the report's project
+        blocks += [reports.H2(title), grid]
+    return reports.Report(entity=entity, project=project, title=name, blocks=blocks, width="fluid")
+
+
+def specification(thing: Any) -> Any:
+    """Returns what W&B would be sent for a workspace or report, as plain values."""
+    model = thing._to_model()
+    return json.loads(model.spec.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def save(thing: Any) -> None:
+    """Saves a workspace or report to W&B.
+
+    Raises:
+        DeclarationError: W&B cannot be reached, or refuses.
+    """
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        raise DeclarationError(
+            f"WANDB_MODE is {os.environ['WANDB_MODE']}, and a W&B dashboard is made online: unset it, or see what "
+            "would be made with --dry_run; `rs-rlhf report` needs no W&B."
+        )
+    try:
+        thing.save()
+    except Exception as error:  # wandb's own, requests' and gql's have no common class
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise DeclarationError(
+            f"W&B did not take the {type(thing).__name__.lower()} ({told[-1][:200].rstrip('.')}); check the network, "
+            "`wandb login` and the names of entity and project, or see what would be made with --dry_run."
+        ) from None

@@ -1,0 +1,58 @@
+"""Scores that any data has without a model: the length of a text, and chance. What a score model must beat.
+
+They stand in the place of a [`Scorer`] and open no image. Left out: CLIP scores, see `clip_model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.group import Group, completion_text
+
+
+class LengthScorer:
+    """Scores a completion by its number of words."""
+
+    def score_groups(
+        self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
+    ) -> list[Any]:
+        """Returns for each group the numbers of words of its completions; the options are without effect."""
+        return [[float(len(completion_text(one).split())) for one in group.completions] for group in groups]
+
+
+@dataclass
+class RandomScorer:
+    """Scores a completion by chance: a number in [0, 1) that depends on the seed and on where the text stands.
+
+    Args:
+        seed (`int`): Seed.
+    """
+
+    seed: int = 0
+
+    def score_groups(
+        self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
+    ) -> list[Any]:
+        """Returns for each group a number per completion, drawn from the group's `where` and the completion's place.
+
+        Completions of several groups of one `where` are counted on, as the turns of one conversation. The options are
+        without effect.
+        """
+        seen: Counter[str] = Counter()
+        scores = []
+        for group in groups:
+            first = seen[group.where]
+            seen[group.where] += len(group.completions)
+            scores.append([self._draw(group.where, first + k) for k in range(len(group.completions))])
+        return scores
+
+    def _draw(self, where: str, place: int) -> float:
+        digest = hashlib.sha256(f"{self.seed} {place} {where}".encode()).digest()
+        return int.from_bytes(digest[:3]) / 2**24  # 24 bits: all of a float32, so that none rounds up to 1
+
+
+__all__ = ["LengthScorer", "RandomScorer"]

@@ -1,0 +1,117 @@
+"""Which score model a name means: a declared one (`reward_models/`), a folder, or a hub id, and why it is refused.
+
+Left out: loading the weights, which is the work of [`Scorer.from_pretrained`].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import declarations
+from ..models.collator import PROMPT_FORMS
+from ..imagery.raster import ImageOptions
+
+
+@dataclass(frozen=True)
+class RewardModelCard:
+    """A named score model: one file of `reward_models/`.
+
+    Args:
+        model (`str`): Hub id or path of the checkpoint.
+        licence (`str`): Licence of the weights.
+        recipe (`str`): The recipe that made it, or the paper.
+        revision (`str`, *optional*): Branch, tag or commit on the hub.
+        positions (`str`, *optional*): `"mrope"` or `"sequential"`; by default what the checkpoint says.
+        prompt_form (`str`): `"question-answer"`, `"empty-question"` or `"user-turn"`; see [`GroupCollator`].
+        min_pixels, max_pixels (`int`, *optional*): Pixel budget; by default the processor's.
+        bands, stretch, stretch_range, nodata (*optional*): How its images are read; see [`ImageOptions`].
+        description (`str`): One line about it.
+    """
+
+    model: str
+    licence: str
+    recipe: str
+    revision: str | None = None
+    positions: str | None = None
+    prompt_form: str = "question-answer"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    bands: list[int] | None = None
+    stretch: str | None = None
+    stretch_range: list[float] | None = None
+    nodata: float | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.prompt_form not in PROMPT_FORMS:
+            raise ValueError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
+        self.image_options()  # refuses what images cannot be read with
+
+    def image_options(self, given: ImageOptions | None = None) -> ImageOptions:
+        """Returns `given`, with the model's own `bands`, `stretch` (and its range) and `nodata` where it has none."""
+        given = given or ImageOptions()
+        own: dict[str, Any] = {"bands": self.bands, "nodata": self.nodata}
+        own = {name: value for name, value in own.items() if getattr(given, name) is None}
+        if given.stretch is None:
+            own |= {"stretch": self.stretch, "stretch_range": self.stretch_range}
+        return replace(given, **own)
+
+
+def find_card(name_or_path: str) -> RewardModelCard:
+    """Returns the declared reward model of that name, or a card for a folder or hub id.
+
+    Raises:
+        DeclarationError: A name that is neither declared, nor a folder, nor of the form `owner/name`.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return RewardModelCard(name_or_path, licence="", recipe="")
+    if path.suffix in (".yaml", ".yml") or name_or_path in declarations.names("reward_models"):
+        return declarations.load("reward_models", name_or_path, RewardModelCard)
+    if _is_hub_id(name_or_path):
+        return RewardModelCard(name_or_path, licence="", recipe="")
+    known = declarations.names("reward_models")
+    raise declarations.DeclarationError(
+        f"{name_or_path!r} is neither a folder nor a reward model{declarations.did_you_mean(name_or_path, known)}"
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def refuse_unmade(card: RewardModelCard) -> None:
+    """Refuses a card whose model is a folder that is not there: its recipe has not been run."""
+    if card.recipe and not Path(card.model).is_dir() and not _is_hub_id(card.model):
+        raise declarations.DeclarationError(
+            f"no folder {card.model} below the working folder; run the recipe {card.recipe} first."
+        )
+
+
+def not_loaded(path: str, error: OSError) -> declarations.DeclarationError:
+    """Returns what to raise where transformers could not load a model."""
+    reason = str(error).strip().split("\n")[0]
+    if Path(path).is_dir():
+        return declarations.DeclarationError(f"the folder {path} cannot be loaded: {reason}")
+    return declarations.DeclarationError(
+        f"{path} is neither a folder here nor could it be loaded from the hub: {reason}"
+    )
+
+
+def refuse_headless(path: str, kwargs: dict[str, Any]) -> None:
+    """Refuses a checkpoint without a score head.
+
+    Raises:
+        ValueError: Its architecture is not a score model's.
+    """
+    from transformers import AutoConfig
+
+    hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
+    architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
+    if not {"ScoreModel", "Qwen2Reward"} & set(architectures):
+        raise ValueError(
+            f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "
+            "`rs-rlhf reward`, or load it with ScoreModel.from_pretrained to start training."
+        )

@@ -1,0 +1,381 @@
+"""`RemoteScorer`: scores from reward servers (`rs-rlhf serve`), called as [`Scorer`] is.
+
+Images are found and read here, with this machine's paths and options, and sent losslessly: a plain PNG or JPEG as the
+file it is, anything else as a PNG of what the model should see, already within its pixel budget. A picture that many
+groups share is sent once per request. Servers take turns; one that fails is left for the next, and only when all have
+failed several times is the scoring given up, with the cause. It never makes up a score.
+
+Every request names the model's hash, so that a server that was restarted with another model is refused rather than
+mixed in.
+
+Left out: an async client, and work stealing between servers (each request goes to one; a slow server slows its turn).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import random
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.group import DataError, Group
+from ..imagery.sources import locate
+from ..imagery.raster import ImageError, ImageOptions, fit_pixel_budget, read_image
+from .scorer import Scorer
+from .wire import TOKEN, error_from, needs_options, sentence_of
+
+REQUEST_GROUPS = 64
+REQUEST_BYTES = 8 * 2**20  # of images and texts, after which a request is sent
+LONGEST_WAIT = 10.0  # seconds between two rounds at most, unless a server asks for more
+ASKED_WAIT = 60.0  # seconds that a server may ask for (Retry-After) at most
+DOWN = 10.0  # seconds for which a server that failed is asked last
+CONNECT = 5.0  # seconds to wait for a connection at most
+
+
+class ScorerUnavailable(RuntimeError):
+    """No server gave a score; the message has the last cause."""
+
+
+class ModelMismatch(RuntimeError):
+    """A server has another model than the one that scoring began with."""
+
+
+@dataclass
+class _Chunk:
+    """One request: parts of groups with the table of their images.
+
+    Args:
+        parts: (group, its first completion) of each entry of `groups`.
+        groups: The JSON of the groups.
+        images: The JSON of the distinct images.
+        bytes: About how large it is.
+    """
+
+    parts: list[tuple[int, int]] = field(default_factory=list)
+    groups: list[dict] = field(default_factory=list)
+    images: list[dict] = field(default_factory=list)
+    places: dict[Any, int] = field(default_factory=dict)
+    bytes: int = 0
+
+
+class RemoteScorer:
+    """Scores completions on one or more reward servers.
+
+    Args:
+        urls (`str` or `list[str]`): Addresses such as `"http://127.0.0.1:8000"`; a string may hold several, separated
+            by commas. All must serve the same model.
+        timeout (`float`): Seconds to wait for an answer.
+        retries (`int`): Further rounds over all servers after a round in which all failed.
+        backoff (`float`): Seconds before the second round, doubled for each further one.
+        token (`str`, *optional*): Bearer token; by default that of the environment variable RS_RLHF_SERVER_TOKEN.
+        expected_hash (`str`, *optional*): Hash that `/v1/model` must give; by default whatever it gives first.
+        image_options ([`ImageOptions`], *optional*): How images are found and read here; what they leave open is the
+            served model's.
+
+    Example:
+        >>> from rs_rlhf.scoring.remote import RemoteScorer  # doctest: +SKIP
+        >>> scorer = RemoteScorer("http://127.0.0.1:8000")  # doctest: +SKIP
+        >>> scorer.score(images=["a.png"], completions=[["a river.", "a forest."]])  # doctest: +SKIP
+        [[1.73, 0.41]]
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout: float = 60.0,
+        retries: int = 5,
+        backoff: float = 1.0,
+        token: str | None = None,
+        expected_hash: str | None = None,
+        image_options: ImageOptions | None = None,
+    ) -> None:
+        listed = urls.split(",") if isinstance(urls, str) else list(urls)
+        self.urls = [url.strip().rstrip("/") for url in listed if url.strip()]
+        if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
+            raise ValueError(f"urls is {urls!r}, expected one or more addresses such as http://127.0.0.1:8000.")
+        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+        self.token = token if token is not None else os.environ.get(TOKEN) or None
+        self.model_hash = expected_hash
+        self.image_options = image_options or ImageOptions()
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy in another process needs: no open connection; `model_hash` goes along."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Starts without a connection."""
+        vars(self).update(state)
+        self._client: Any = None
+        self._pid, self._turn, self._lock = -1, random.randrange(len(self.urls)), threading.Lock()
+        self._card: dict[str, Any] | None = None
+        self._down: dict[str, float] = {}
+
+    # What makes groups of images, prompts and completions is the same code; it calls `score_groups`.
+    score = Scorer.score
+
+    def model(self) -> dict[str, Any]:
+        """Returns what `/v1/model` says, asked once.
+
+        Raises:
+            ScorerUnavailable: No server answers.
+            ModelMismatch: The hash is not the expected one.
+        """
+        if self._card is None:
+            card = self._ask("GET", "/v1/model")
+            if not isinstance(card, dict) or not {"hash", "limits", "image_options", "pixel_budget"} <= set(card):
+                raise ScorerUnavailable(f"{', '.join(self.urls)}: the answer to /v1/model is not of a reward server.")
+            if self.model_hash not in (None, card["hash"]):
+                raise ModelMismatch(f"the server's model has the hash {card['hash']}, expected {self.model_hash}.")
+            self.model_hash, self._card = card["hash"], card
+        return self._card
+
+    def score_groups(
+        self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
+    ) -> list[Any]:
+        """Scores groups that are already in the normal form.
+
+        Args:
+            groups (sequence of [`Group`]): Any number; images are read when their request is due.
+            on_error (`str`): `"raise"`, or `"return"`: a group that cannot be scored has its error in place of
+                scores.
+            show_progress (`bool`, *optional*): By default on a terminal when there are many groups.
+
+        Returns:
+            `list`: For each group the `list` of its completions' scores, in order.
+
+        Raises:
+            DataError, ImageError, ScoreError: A group that cannot be scored, unless `on_error` is `"return"`.
+            ScorerUnavailable: No server gave an answer, unless `on_error` is `"return"`.
+            ModelMismatch: A server has another model.
+        """
+        from tqdm import tqdm
+
+        if on_error not in ("raise", "return"):
+            raise ValueError(f'on_error must be "raise" or "return", got {on_error!r}.')
+        scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
+        try:
+            if any(group.completions for group in groups):
+                self.model()
+        except ScorerUnavailable as error:
+            if on_error == "raise":
+                raise
+            return [error if group.completions else [] for group in groups]
+        hidden = not (show_progress if show_progress is not None else len(groups) > 256 and sys.stderr.isatty())
+        waiting: deque[tuple[_Chunk, Future]] = deque()
+        with (
+            tqdm(total=len(groups), desc="Scoring", unit="group", disable=hidden) as bar,
+            ThreadPoolExecutor(2 * len(self.urls)) as pool,
+        ):
+            def settle() -> None:
+                chunk, future = waiting.popleft()
+                _enter(scores, chunk, future.result())
+                bar.update(len(chunk.parts))
+                if on_error == "raise":
+                    _raise_first([scores[i] for i, _ in chunk.parts])
+
+            for chunk in self._chunks(groups, scores, on_error):
+                waiting.append((chunk, pool.submit(self._score_chunk, chunk)))
+                if len(waiting) >= 2 * len(self.urls):
+                    settle()
+            while waiting:
+                settle()
+        return scores
+
+    def _chunks(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[_Chunk]:
+        """Yields requests of the servers' size; a group whose image cannot be read has its error entered."""
+        limits = self.model()["limits"]
+        chunk = _Chunk()
+        for i, group in enumerate(groups):
+            try:
+                for first in range(0, len(group.completions), limits["completions"]):
+                    part = group.completions[first : first + limits["completions"]]
+                    full = len(chunk.groups) >= min(REQUEST_GROUPS, limits["groups"])
+                    if chunk.groups and (full or chunk.bytes >= min(REQUEST_BYTES, limits["bytes"] // 4)):
+                        yield chunk
+                        chunk = _Chunk()
+                    self._add(chunk, i, first, replace(group, completions=part))
+            except (DataError, ImageError) as error:
+                if on_error == "raise":
+                    raise
+                scores[i] = error
+        if chunk.groups:
+            yield chunk
+
+    def _add(self, chunk: _Chunk, i: int, first: int, group: Group) -> None:
+        where = group.where or f"row {group.row if group.row >= 0 else i}"
+        refs = []
+        for source in group.images:
+            key = _key(source)
+            if key not in chunk.places:
+                image = self._encode(source, where)
+                chunk.places[key] = len(chunk.images)
+                chunk.images.append(image)
+                chunk.bytes += len(image["base64"])
+            refs.append({"ref": chunk.places[key]})
+        entry = {"prompt": group.prompt, "completions": group.completions, "images": refs, "name": where[:500]}
+        chunk.bytes += len(json.dumps(entry))
+        chunk.parts.append((i, first))
+        chunk.groups.append(entry)
+
+    def _encode(self, source: Any, where: str) -> dict[str, Any]:
+        """Returns the JSON of one image: the file as it is, or a PNG of what the model should see."""
+        card = self.model()
+        rendered = getattr(source, "mode", "") == "RGB"  # a picture already: its bands have been chosen
+        options = self.image_options if rendered else _with_served(self.image_options, card["image_options"])
+        found, _ = locate(source, options, where)
+        if isinstance(found, bytes | Path) and not needs_options(options):
+            content = found if isinstance(found, bytes) else found.read_bytes()
+            if content[:8] == b"\x89PNG\r\n\x1a\n" or content[:3] == b"\xff\xd8\xff":
+                return {"base64": base64.b64encode(content).decode()}
+        budget = card["pixel_budget"]
+        image = fit_pixel_budget(read_image(source, options, where), **budget)
+        stream = io.BytesIO()
+        image.save(stream, "PNG", compress_level=1)
+        return {"base64": base64.b64encode(stream.getvalue()).decode(), "ready": True}
+
+    def _score_chunk(self, chunk: _Chunk) -> list[Any]:
+        """Returns the answer's entry for each part, or the same error for all."""
+        request = {"groups": chunk.groups, "images": chunk.images, "on_error": "return"}
+        try:
+            answer = self._ask("POST", "/v1/score", request | {"model_hash": self.model_hash})
+        except (ScorerUnavailable, DataError) as error:
+            return [error] * len(chunk.parts)
+        scores: Any = answer.get("scores") if isinstance(answer, dict) else None
+        if not _fits(scores, chunk.groups):
+            unusable = ScorerUnavailable("the server's answer does not have one finite score per completion.")
+            return [unusable] * len(chunk.parts)
+        return [error_from(str(one.get("kind")), one["error"]) if isinstance(one, dict) else one for one in scores]
+
+    # --- one answer from any server --------------------------------------------------------------------------------
+
+    def _ask(self, method: str, path: str, request: dict | None = None) -> Any:
+        """Asks the servers in turn until one answers.
+
+        Raises:
+            ScorerUnavailable: All failed in every round, or one refused for a reason that trying again cannot mend.
+            ModelMismatch: A server has another model.
+            DataError: A server refused the request as such.
+        """
+        import httpx
+
+        client = self._connections()
+        body = None if request is None else json.dumps(request).encode()
+        cause, wait = "", 0.0
+        for turn in range(self.retries + 1):
+            if turn:
+                pause = min(self.backoff * 2 ** min(turn - 1, 10), LONGEST_WAIT) * random.uniform(0.8, 1.2)
+                time.sleep(max(pause, min(wait, ASKED_WAIT)))
+            wait = 0.0
+            for url in self._in_turn():
+                try:
+                    reply = client.request(method, url + path, content=body)
+                    if reply.status_code == 200:
+                        return json.loads(reply.content)
+                except (httpx.HTTPError, ValueError) as error:
+                    cause = f"{url}: {type(error).__name__}: {sentence_of(error)}"
+                    self._down[url] = time.monotonic() + DOWN
+                    continue
+                cause = f"{url} answered {reply.status_code}: {_told(reply)}"
+                if reply.status_code == 409:
+                    raise ModelMismatch(f"{cause} Scores of two models must not be mixed; expected {self.model_hash}.")
+                if reply.status_code in (401, 403, 404, 405):
+                    raise ScorerUnavailable(cause)
+                if reply.status_code < 500 and reply.status_code not in (408, 429):
+                    raise DataError(f"the reward server refused the request ({reply.status_code}): {_told(reply)}")
+                wait = max(wait, _retry_after(reply))
+        raise ScorerUnavailable(f"no reward server answered in {self.retries + 1} tries; the last: {cause}")
+
+    def _connections(self) -> Any:
+        import httpx
+
+        with self._lock:
+            if self._client is None or self._pid != os.getpid():  # a connection must not be shared after a fork
+                headers = {"Content-Type": "application/json"}
+                if self.token:
+                    headers["Authorization"] = f"Bearer {self.token}"
+                timeout = httpx.Timeout(self.timeout, connect=min(CONNECT, self.timeout))
+                limits = httpx.Limits(max_keepalive_connections=4 * len(self.urls))
+                self._client = httpx.Client(timeout=timeout, headers=headers, limits=limits, trust_env=False)
+                self._pid = os.getpid()
+            return self._client
+
+    def _in_turn(self) -> list[str]:
+        with self._lock:
+            self._turn = (self._turn + 1) % len(self.urls)
+            turn = self.urls[self._turn :] + self.urls[: self._turn]
+        now = time.monotonic()
+        return sorted(turn, key=lambda url: self._down.get(url, 0.0) > now)
+
+
+def _with_served(given: ImageOptions, served: dict[str, Any]) -> ImageOptions:
+    """Fills in what the client's options leave open, as [`RewardModelCard.image_options`] does in process."""
+    own = {name: served[name] for name in ("bands", "nodata") if getattr(given, name) is None}
+    if given.stretch is None:
+        own |= {"stretch": served["stretch"], "stretch_range": served["stretch_range"]}
+    return replace(given, **own)
+
+
+def _key(source: Any) -> Any:
+    if isinstance(source, dict):
+        return source["bytes"] if source.get("bytes") is not None else str(source.get("path"))
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    return source if isinstance(source, bytes) else id(source)
+
+
+def _fits(scores: Any, groups: Sequence[dict]) -> bool:
+    """Whether an answer has for each group an error, or one finite number per completion."""
+    if not isinstance(scores, list) or len(scores) != len(groups):
+        return False
+    return all(
+        isinstance(one.get("error"), str)
+        if isinstance(one, dict)
+        else isinstance(one, list)
+        and len(one) == len(group["completions"])
+        and all(isinstance(score, float) and math.isfinite(score) for score in one)
+        for one, group in zip(scores, groups, strict=True)
+    )
+
+
+def _enter(scores: list, chunk: _Chunk, results: Sequence[Any]) -> None:
+    for (i, first), result in zip(chunk.parts, results, strict=True):
+        if isinstance(result, Exception):
+            scores[i] = result
+        elif not isinstance(scores[i], Exception):
+            scores[i][first : first + len(result)] = result
+
+
+def _raise_first(results: Sequence[Any]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def _told(reply: Any) -> str:
+    try:
+        return sentence_of(json.loads(reply.content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return sentence_of(reply.reason_phrase or "no reason given")
+
+
+def _retry_after(reply: Any) -> float:
+    try:
+        return max(0.0, float(reply.headers.get("retry-after", 0)))
+    except ValueError:
+        return 0.0
+
+
+__all__ = ["ModelMismatch", "RemoteScorer", "ScorerUnavailable"]

@@ -1,0 +1,359 @@
+"""`Scorer`: images + prompts + completions in, numbers out. The one way to score with a trained score model.
+
+It loads a model by declared name, hub id or folder, lays groups out with [`GroupCollator`], batches them by a token
+budget, and gives the scores back in the order of the input. Threads can lay out the next batches meanwhile.
+
+Left out: remote scoring, which is `remote_scorer`'s, and CLIP scores, which are `clip_model`'s; reading in worker
+processes (decoding and tokenizing let go of the interpreter's lock, and threads copy nothing; not measured on a GPU).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..data.group import DataError, Group, ImageSource, make_group
+from ..models.collator import GroupCollator, estimated_length, set_pixel_budget
+from ..imagery.sources import source_key
+from ..imagery.raster import ImageError, ImageOptions
+from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
+
+Entry = list[tuple[int, int]]
+"""What is laid out as one group: completions of one prompt and image, as (place of the group, of the completion)."""
+Batch = list[Entry]
+
+
+class Scorer:
+    """Scores completions for prompts and images.
+
+    Args:
+        model ([`ScoreModel`]): The score model; its device and dtype are used.
+        processor (`transformers.ProcessorMixin`): Its processor.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        prompt_form (`str`): See [`GroupCollator`].
+        token_budget (`int`): Tokens of a batch at most, padding included; a larger group is scored in parts.
+        num_workers (`int`): Threads that read images and lay out the next batches while the model runs; 0: none.
+
+    Example:
+        >>> from rs_rlhf import Scorer  # doctest: +SKIP
+        >>> scorer = Scorer.from_pretrained("out/score-model")  # doctest: +SKIP
+        >>> scorer.score(images=["a.png"], completions=[["a river.", "a forest."]])  # doctest: +SKIP
+        [[1.73, 0.41]]
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        image_options: ImageOptions | None = None,
+        *,
+        prompt_form: str = "question-answer",
+        token_budget: int = 4096,
+        num_workers: int = 0,
+    ) -> None:
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}; it must be at least 0.")
+        self.model = model.eval()
+        self.processor = processor
+        self.token_budget = token_budget
+        self.num_workers = num_workers
+        self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        image_options: ImageOptions | None = None,
+        prompt_form: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        token_budget: int = 4096,
+        num_workers: int = 0,
+        device: str | None = None,
+        positions: str | None = None,
+        sharded: bool = False,
+        **kwargs: Any,
+    ) -> Scorer:
+        """Loads a score model by the name of a file in `reward_models/`, a folder, or a hub id.
+
+        Args:
+            name_or_path (`str`): Such as `"scorers-7b"` or `"out/score-model"`.
+            image_options ([`ImageOptions`], *optional*): How images are found and read; what they leave open is the
+                named model's.
+            prompt_form, positions, min_pixels, max_pixels: Override the named model's.
+            token_budget, num_workers (`int`): As in the class.
+            device (`str`, *optional*): Device to move the model to; by default accelerate's choice for this process.
+            sharded (`bool`): Leave the weights to DeepSpeed ZeRO-3 where it is on, for [`share_weights`]; by default
+                each process holds them whole, ZeRO-3 or not.
+            **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …); with a `device_map`
+                the model stays where that puts it.
+
+        Raises:
+            DeclarationError: A YAML file that is not a reward model, or a model that is not there.
+            ValueError: A checkpoint that is not a score model, see [`ScoreModel.from_pretrained`]; both `device` and
+                `device_map`.
+        """
+        from accelerate import PartialState
+        from transformers import AutoProcessor
+
+        from ..models.score_model import ScoreModel
+
+        placed = kwargs.get("device_map") is not None
+        if placed and device is not None:
+            raise ValueError("device and device_map cannot both be given; leave one out.")
+        card = find_card(str(name_or_path))
+        if card.revision is not None:
+            kwargs.setdefault("revision", card.revision)
+        refuse_unmade(card)
+        try:
+            if not (Path(card.model) / "adapter_config.json").is_file():
+                refuse_headless(card.model, kwargs)
+            with nullcontext() if sharded else _whole_weights():
+                model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
+            processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
+        except OSError as error:
+            raise not_loaded(card.model, error) from error
+        if not placed and not sharded:
+            model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
+        set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
+        form = prompt_form or card.prompt_form
+        options = card.image_options(image_options)
+        return cls(model, processor, options, prompt_form=form, token_budget=token_budget, num_workers=num_workers)
+
+    def share_weights(self, accelerator: Any) -> None:
+        """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
+
+        A process that has nothing to score calls `score_groups([])`.
+
+        Args:
+            accelerator (`accelerate.Accelerator`): Of the training that the score model stands beside.
+        """
+        import torch
+        from trl.models import prepare_deepspeed
+
+        self.model = prepare_deepspeed(self.model, accelerator)
+
+        def anyone(busy: bool) -> bool:
+            flag = torch.tensor(float(busy), device=accelerator.device)
+            return accelerator.reduce(flag, "sum").item() > 0
+
+        self.anyone = anyone  # type: ignore[method-assign]
+
+    def score(
+        self,
+        images: Sequence[Any] | None = None,
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Sequence[Any]] = (),
+        show_progress: bool | None = None,
+    ) -> list[list[float]]:
+        """Scores N completions for each prompt and image.
+
+        Args:
+            images (sequence, *optional*): For each group a path, PIL image, array, list of these, or `None`.
+            prompts (sequence of `str` or messages, *optional*): Questions; by default empty, for plain captions.
+            completions (sequence of sequences of `str` or messages): N candidates for each group; N may differ.
+            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
+
+        Returns:
+            `list[list[float]]`: One list per group, in the order given.
+
+        Raises:
+            ValueError: The lengths differ.
+            ImageError: An image cannot be read; names it and its row.
+            DataError: A prompt or completion cannot be used.
+        """
+        count = len(completions)
+        for name, values in (("images", images), ("prompts", prompts)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
+        if any(isinstance(candidates, str) for candidates in completions):
+            raise ValueError("completions must be a list of lists: for each group the list of its candidates.")
+        groups = [
+            make_group(
+                prompts[i] if prompts is not None else "",
+                completions[i],
+                images[i] if images is not None else None,
+                row=i,
+                where=f"row {i}",
+            )
+            for i in range(count)
+        ]
+        return self.score_groups(groups, show_progress=show_progress)
+
+    def score_groups(
+        self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
+    ) -> list[Any]:
+        """Scores groups that are already in the normal form.
+
+        Args:
+            groups (sequence of [`Group`]): Any number; each is read when its batch is due. Those of one prompt and
+                image, such as the captions of an image that stand in several rows, are laid out as one.
+            on_error (`str`): `"raise"`, or `"return"`: a group that cannot be read has its error in place of scores.
+            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
+
+        Returns:
+            `list`: For each group the `list` of its completions' scores, in order.
+
+        Raises:
+            DataError, ImageError: A group that cannot be read, unless `on_error` is `"return"`.
+        """
+        import torch
+        from tqdm import tqdm
+
+        scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
+        batches = list(self._batches(groups, scores, on_error))
+        hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
+        bar = tqdm(total=len(batches), desc="Scoring", unit="batch", disable=hidden, leave=None)
+        with bar, closing(self._inputs(batches, groups, scores, on_error)) as stream:
+            while True:
+                batch, inputs = next(stream, (None, {}))
+                if not self.anyone(batch is not None):
+                    return scores
+                if batch is None:  # another process still has groups: weights that are sharded need this one as well
+                    inputs = self.collator([make_group("", [""])])
+                inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+                with torch.inference_mode():
+                    rows = self.model(**inputs).scores.tolist()
+                for entry, row in zip(batch or [], rows, strict=batch is not None):
+                    for (i, k), value in zip(entry, row, strict=False):  # a smaller entry's row is padded with NaN
+                        if isinstance(scores[i], list):  # no other part of the group had an error
+                            scores[i][k] = value
+                bar.update()
+
+    def _inputs(
+        self, batches: Sequence[Batch], groups: Sequence[Group], scores: list, on_error: str
+    ) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
+        """Yields (batch, its tensors), reading images late, and notes the errors of groups that cannot be read."""
+        if self.num_workers:
+            # The first call turns off padding and truncation that a tokenizer was saved with; after it nothing in
+            # the tokenizer is changed any more, and threads may share it.
+            self.processor.tokenizer([""], add_special_tokens=False)
+        collate = partial(self._collate, groups=groups, on_error=on_error)
+        for batch, inputs, errors in _ahead(collate, batches, self.num_workers):
+            for i, error in errors.items():
+                scores[i] = error
+            if batch:
+                yield batch, inputs
+
+    def _collate(
+        self, batch: Batch, groups: Sequence[Group], on_error: str
+    ) -> tuple[Batch, dict[str, Any], dict[int, Exception]]:
+        """Lays out a batch; what cannot be read is left out of it and its error returned by group."""
+        parts = []
+        for entry in batch:
+            parts.append(replace(groups[entry[0][0]], completions=[groups[i].completions[k] for i, k in entry]))
+        try:
+            return batch, self.collator(parts), {}
+        except (DataError, ImageError) as error:
+            if len({i for entry in batch for i, _ in entry}) == 1:
+                if on_error != "return":
+                    raise
+                return [], {}, {batch[0][0][0]: error}
+        # One entry at a time, and of an entry one group: a text that cannot be used is no other row's error.
+        parted = batch if len(batch) > 1 else [list(own) for _, own in groupby(batch[0], key=lambda place: place[0])]
+        errors: dict[int, Exception] = {}
+        for entry in parted:
+            errors |= self._collate([entry], groups, on_error)[2]
+        left = [[place for place in entry if place[0] not in errors] for entry in batch]
+        if not any(left):
+            return [], {}, errors
+        batch, inputs, later = self._collate([entry for entry in left if entry], groups, on_error)
+        return batch, inputs, errors | later
+
+    def anyone(self, busy: bool) -> bool:
+        """Whether any process that must take part in a forward is busy; alone, whether this one is."""
+        return busy
+
+    def _batches(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[Batch]:
+        """Yields batches of entries of similar length, within the token budget."""
+        sized: list[tuple[int, Entry]] = []
+        waiting = deque(_of_one_prompt(groups))
+        while waiting:
+            same = waiting.popleft()
+            try:
+                prompt = estimated_length(groups[same[0]], self.processor, self.collator.image_options)
+            except ImageError as error:
+                if on_error != "return":
+                    raise
+                scores[same[0]] = error
+                waiting.extendleft([i] for i in same[:0:-1])  # each has an error of its own, which names its row
+                continue
+            entry: Entry = []
+            used = prompt
+            for i in same:
+                for k, completion in enumerate(groups[i].completions):
+                    length = _characters(completion) // 3 + 6
+                    if entry and used + length > self.token_budget:
+                        sized.append((used, entry))
+                        entry, used = [], prompt
+                    entry.append((i, k))
+                    used += length
+            sized.append((used, entry))
+        sized.sort(key=lambda one: one[0], reverse=True)  # the longest first: memory trouble shows at once
+        batch: Batch = []
+        longest = 0
+        for length, entry in sized:
+            longest = max(longest, length)
+            if batch and longest * (len(batch) + 1) > self.token_budget:
+                yield batch
+                batch, longest = [], length
+            batch.append(entry)
+        if batch:
+            yield batch
+
+
+def _of_one_prompt(groups: Sequence[Group]) -> list[list[int]]:
+    """Returns the places of the groups that have completions, those of one prompt and the same images together."""
+    found: dict[Any, list[int]] = {}
+    for i, group in enumerate(groups):
+        if group.completions:
+            found.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
+    return list(found.values())
+
+
+def _ahead(function: Callable[[Batch], Any], items: Iterable[Batch], workers: int) -> Iterator[Any]:
+    """Yields `function(item)` in order; with workers, threads are a few items ahead of the one that is used."""
+    if not workers:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="collate")
+    waiting: deque[Future] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # after an error or Ctrl-C too: what waits is dropped, what runs ends within a batch
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Hides ZeRO-3 from transformers, which would load a model in shards that only a DeepSpeed engine can run."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+def _characters(messages: Sequence[dict]) -> int:
+    return sum(len(part.get("text", "")) for message in messages for part in message["content"])
+
+
+__all__ = ["ImageSource", "Scorer"]

@@ -1,0 +1,381 @@
+"""`VisionRewardTrainer`: TRL's RewardTrainer for score models, on preference data with images, without, or mixed.
+
+A preference row is a group (prompt, images, chosen and rejected completions); the trainer hands rows to
+[`PreferenceCollator`] in the data-loader workers and applies the Plackett-Luce loss to the scores of the groups.
+Everything else — the loop, DeepSpeed, LoRA, logging, checkpoints — is TRL's and transformers'.
+
+Left out: `nn.DataParallel` (as in TRL), and packing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from datasets import Dataset, Image
+from torch import nn
+from transformers import AutoProcessor, set_seed
+from trl import RewardConfig, RewardTrainer
+
+from ..imagery.arguments import ImageArguments
+from ..data.group import group_from_row
+from ..models.collator import GroupCollator, set_pixel_budget, without_images
+from ..metrics.preferences import comparisons, preference_metrics
+from .preference_loss import anchor_loss, held, plackett_luce_loss
+from ..models.score_model import HEAD, ScoreModel, save_score_config
+from .mixins import SetEpoch, VisionTrainerMixin
+from .worst_pairs import log_worst_pairs
+
+ROW = "_row"  # column with a row's place in its data set, by which repeated evaluation rows are told
+TRAINABLE = ("head", "vision", "language", "all")
+
+
+@dataclass
+class VisionRewardConfig(ImageArguments, RewardConfig):
+    """TRL's `RewardConfig` with what images and the three published stages need."""
+
+    trainable: str = field(
+        default="all",
+        metadata={
+            "help": "Weights that are trained: 'head' only, 'vision' tower and head, 'language' model and head, "
+            "or 'all'.",
+            "choices": list(TRAINABLE),
+        },
+    )
+    positions: str | None = field(
+        default=None,
+        metadata={"help": "Positions of the score model, 'mrope' or 'sequential'; by default the checkpoint's."},
+    )
+    output_activation: str | None = field(
+        default=None, metadata={"help": "Output activation, 'softplus' (default of a new head) or 'identity'."}
+    )
+    ranked_rejected: bool = field(
+        default=True,
+        metadata={
+            "help": "A `rejected` list is ranked best to worst (Plackett-Luce over the whole list). If false, the "
+            "chosen completion must win over all of them, which are not ranked among themselves."
+        },
+    )
+    anchor_coefficient: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a term that makes scores comparable between images, as curation needs: chosen above 0, "
+            "rejected below (cross-entropy of each completion by itself). Needs output_activation 'identity'."
+        },
+    )
+    image_blind: bool = field(
+        default=False, metadata={"help": "Leave the images out: the text-only baseline that a score model must beat."}
+    )
+    shuffle_gap_samples: int = field(
+        default=256,
+        metadata={
+            "help": "Evaluation rows scored again with another row's image, for the image-shuffle gap; 0: none."
+        },
+    )
+    worst_pairs: int = field(
+        default=8, metadata={"help": "Evaluation rows ranked most wrongly that are logged with thumbnails; 0: none."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest prompt + completion in tokens, image tokens included; a longer row is an error."},
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be false: the collator reads the images from their columns.")
+        if self.augment and self.dataloader_persistent_workers:
+            raise ValueError(
+                "augment needs dataloader_persistent_workers false: workers learn the epoch when they start."
+            )
+
+
+class PreferenceCollator:
+    """Lays preference rows out as groups, with the margin and what the metrics need to know of each row.
+
+    Args:
+        groups ([`GroupCollator`]): The one layout.
+        image_blind (`bool`): Leave the images and their placeholders out.
+
+    Returns (on call):
+        `dict`: The group batch, `margin` and `sizes` (number of completions) of shape (B,), and `records`, one `dict`
+        per row: `index`, `kind`, `source`.
+    """
+
+    def __init__(self, groups: GroupCollator, image_blind: bool = False) -> None:
+        self.groups = groups
+        self.image_blind = image_blind
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Lays out the rows."""
+        samples = [group_from_row(row, row.get(ROW, -1), row.get("where") or "") for row in rows]
+        if self.image_blind:
+            samples = [without_images(sample) for sample in samples]
+        batch: dict[str, Any] = self.groups(samples)
+        batch["margin"] = torch.tensor([sample.margin for sample in samples])
+        batch["sizes"] = torch.tensor([len(sample.completions) for sample in samples])
+        batch["records"] = [
+            {"index": row.get(ROW, -1), "kind": sample.kind, "source": sample.source}
+            for row, sample in zip(rows, samples, strict=True)
+        ]
+        return batch
+
+
+def set_trainable(model: ScoreModel, part: str) -> None:
+    """Freezes all weights but those of `part` and the head.
+
+    Args:
+        model ([`ScoreModel`]): Changed in place.
+        part (`str`): `"head"`, `"vision"`, `"language"` or `"all"`.
+    """
+    model.requires_grad_(part == "all")
+    if part == "vision":
+        model.vision_tower.requires_grad_(True)
+    if part == "language":
+        model.model.language_model.requires_grad_(True)
+    model.reward_head.requires_grad_(True)
+
+
+class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
+    """Trains a [`ScoreModel`] on preference data with images.
+
+    Args:
+        model (`str`, [`ScoreModel`] or `PeftModel`): An id or path that [`ScoreModel.from_pretrained`] loads (a causal
+            VLM gets a new head), or a loaded model.
+        args ([`VisionRewardConfig`], *optional*): The training options.
+        train_dataset, eval_dataset (`Dataset` or `IterableDataset`): Rows of the preference schema; see
+            `rs_rlhf.data.group`. Rows with and without images may be mixed.
+        processing_class (`ProcessorMixin`, *optional*): By default loaded from the model's path.
+        **kwargs: As in [`~trl.RewardTrainer`] (`peft_config`, `callbacks`, `optimizers`, …).
+
+    Example:
+        >>> from rs_rlhf import VisionRewardTrainer, load_preferences  # doctest: +SKIP
+        >>> trainer = VisionRewardTrainer("Qwen/Qwen2-VL-2B-Instruct", train_dataset=load_preferences("pairs.jsonl"))
+        ... # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+    args: VisionRewardConfig
+    model: nn.Module
+
+    def __init__(
+        self,
+        model: Any,
+        args: VisionRewardConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = VisionRewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
+        set_seed(args.seed)  # a new head is random
+        if isinstance(model, str):
+            path, init = model, dict(cast("dict[str, Any]", args.model_init_kwargs or {}))
+            init.setdefault("dtype", "float32")
+            init["device_map"] = None
+            model = ScoreModel.from_pretrained(
+                path, args.positions, output_activation=args.output_activation, **init
+            )
+            args.model_init_kwargs = None  # used; TRL warns of them beside a loaded model
+            processing_class = processing_class or AutoProcessor.from_pretrained(path, revision=init.get("revision"))
+        base = model.get_base_model() if is_peft_model(model) else model
+        if not isinstance(base, ScoreModel):
+            raise TypeError(f"model must be a path, a hub id or a ScoreModel, got {type(base).__name__}.")
+        if args.anchor_coefficient and base.config.output_activation != "identity":
+            raise ValueError("anchor_coefficient needs scores of either sign; set output_activation to 'identity'.")
+        processing_class = processing_class or AutoProcessor.from_pretrained(base.config._name_or_path)
+        if peft_config is None and not is_peft_model(model):
+            set_trainable(model, args.trainable)
+        elif args.trainable != "all":
+            raise ValueError("trainable cannot be combined with LoRA; name the LoRA modules in lora_target_modules.")
+        if peft_config is not None:
+            peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), HEAD.split(".")[0]})
+        set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or (lambda rows: rows),  # ours needs the tokenizer as TRL leaves it
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class.tokenizer,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        if args.chat_template_path is not None:
+            processing_class.chat_template = processing_class.tokenizer.chat_template
+        self.processing_class = processing_class
+        self.callback_handler.processing_class = processing_class
+        if data_collator is None:
+            layout, plain = (
+                GroupCollator(
+                    processing_class, args.image_options(), augment=augment, seed=args.seed, max_length=args.max_length
+                )
+                for augment in (args.augment, False)
+            )
+            self.data_collator = PreferenceCollator(layout, args.image_blind)
+            self.eval_collator = PreferenceCollator(plain, args.image_blind)
+            self.add_callback(SetEpoch(layout))
+        else:
+            self.eval_collator = data_collator
+        self._records: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """Keeps the rows as they are: images stay undecoded, and each row knows its place."""
+        for name, feature in (dataset.features or {}).items():
+            if isinstance(feature, Image):
+                dataset = dataset.cast_column(name, Image(decode=False))
+            elif isinstance(getattr(feature, "feature", None), Image):
+                dataset = dataset.cast_column(name, type(feature)(Image(decode=False)))
+        if isinstance(dataset, Dataset):
+            if ROW in dataset.column_names:
+                dataset = dataset.remove_columns(ROW)
+            dataset = dataset.add_column(ROW, list(range(len(dataset))))
+        return dataset
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Returns the Plackett-Luce loss of the batch's groups."""
+        scores, outputs = self._score(model, inputs)
+        places = None if self.args.ranked_rejected else 1
+        loss = plackett_luce_loss(scores, inputs["margin"], inputs["sizes"], places)
+        if self.args.center_rewards_coefficient is not None:
+            sums = scores.masked_fill(~held(scores, inputs["sizes"]), 0.0).sum(dim=1)
+            loss = loss + self.args.center_rewards_coefficient * sums.square().mean()
+        if self.args.anchor_coefficient:
+            loss = loss + self.args.anchor_coefficient * anchor_loss(scores, inputs["sizes"])
+        self._records["train" if self.model.training else "eval"].extend(_records(inputs, scores))
+        return (loss, outputs) if return_outputs else loss
+
+    def _score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, Any]:
+        outputs = model(**{k: v for k, v in inputs.items() if k not in ("margin", "sizes", "records")})
+        return outputs.scores, outputs
+
+    def _gather_records(self, mode: str) -> list[dict[str, Any]]:
+        """Takes the records of all processes, each row once (a sampler repeats rows to fill the last batch)."""
+        records = gather_object(self._records[mode])
+        self._records[mode] = []
+        if mode == "train":
+            self._total_train_tokens += sum(record["tokens"] for record in records)
+            return records
+        unique = {record["index"]: record for record in records if record["index"] >= 0}
+        return [unique[i] for i in sorted(unique)] or records
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the scores' metrics since the last log."""
+        if self.model.training:
+            metrics = preference_metrics(self._gather_records("train"))
+            logs |= {f"score/{name}": value for name, value in metrics.items()}
+            logs["num_tokens"] = self._total_train_tokens
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Evaluates; adds the scores' metrics, the image-shuffle gap, and logs the worst pairs."""
+        self._records["eval"] = []
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        records = self._gather_records("eval")
+        metrics = preference_metrics(records)
+        if isinstance(dataset := dataloader.dataset, Dataset):
+            if (gap := self._shuffle_gap(dataset, records)) is not None:
+                metrics["shuffle_gap"] = gap
+            if self.args.worst_pairs and self.is_world_process_zero():
+                log_worst_pairs(self, dataset, records, metric_key_prefix)
+        ours = {f"{metric_key_prefix}_score/{name}": value for name, value in metrics.items()}
+        return output._replace(metrics={**(output.metrics or {}), **ours})
+
+    def _shuffle_gap(self, dataset: Dataset, records: Sequence[Mapping[str, Any]]) -> float | None:
+        """Accuracy with the right images minus accuracy with another row's, on the same rows."""
+        if not self.args.shuffle_gap_samples or self.args.image_blind:
+            return None
+        shuffled = ShuffledImages(dataset, self.args.shuffle_gap_samples, self.args.seed)
+        if not len(shuffled):
+            return None
+        self._records["eval"] = []
+        for inputs in self.fresh_eval_dataloader(shuffled):
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                scores, _ = self._score(self.model_wrapped if self.is_deepspeed_enabled else self.model, inputs)
+            self._records["eval"].extend(_records(inputs, scores))
+        wrong = {r["index"]: r["scores"] for r in self._gather_records("eval")}
+        right = [r["scores"] for r in records if r["index"] in wrong]
+        return comparisons(right)["accuracy"] - comparisons(list(wrong.values()))["accuracy"]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        base = self.accelerator.unwrap_model(self.model)
+        if self.args.should_save and is_peft_model(base):  # an adapter folder has no config of its own
+            save_score_config(base.get_base_model(), Path(output_dir or str(self.args.output_dir)))
+
+
+class ShuffledImages(torch.utils.data.Dataset):
+    """Rows with another row's images, for the image-shuffle gap.
+
+    Args:
+        dataset (`Dataset`): Preference rows; those without images are left out.
+        limit (`int`): Rows at most, drawn at random.
+        seed (`int`): Seed of the draw.
+    """
+
+    def __init__(self, dataset: Dataset, limit: int, seed: int) -> None:
+        self.dataset = dataset
+        self.column = "images" if "images" in dataset.column_names else "image"
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(dataset), generator=generator).tolist()
+        chosen: dict[int, list[tuple[int, Any]]] = {}
+        if self.column in dataset.column_names:
+            for i in order[: 4 * limit]:
+                images = dataset[i][self.column]
+                images = [] if images is None else images if isinstance(images, list) else [images]
+                if images:
+                    chosen.setdefault(len(images), []).append((i, [_identity(image) for image in images]))
+        self.pairs: list[tuple[int, int]] = []
+        for rows in chosen.values():
+            for place, (i, identity) in enumerate(rows):
+                others = rows[place + 1 :] + rows[:place]
+                if (partner := next((j for j, other in others if other != identity), None)) is not None:
+                    self.pairs.append((i, partner))
+        self.pairs = self.pairs[:limit]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        row, partner = self.pairs[place]
+        return {**self.dataset[row], self.column: self.dataset[partner][self.column]}
+
+
+def _identity(image: Any) -> Any:
+    return (image.get("bytes") or image.get("path")) if isinstance(image, dict) else image
+
+
+def _records(inputs: Mapping[str, Any], scores: torch.Tensor) -> list[dict[str, Any]]:
+    tokens = (inputs["segment_ids"] >= 0).sum(1).tolist()
+    return [
+        {**record, "scores": row[:size], "tokens": count}
+        for record, row, size, count in zip(
+            inputs["records"], scores.detach().float().tolist(), inputs["sizes"].tolist(), tokens, strict=True
+        )
+    ]

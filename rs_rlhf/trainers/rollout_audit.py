@@ -1,0 +1,256 @@
+"""Whether the reward can be trusted, seen from within a GRPO run.
+
+A policy can learn to please a score model that it has outgrown: the reward rises while answers get worse. So every
+step's rollouts are compared with the known solutions where there are any (`audit/accuracy` beside `score/mean`), with
+their length (`audit/score_length_correlation`), and every `audit_steps` with the scores for another prompt's image
+(`audit/shuffle_gap`: zero means that the reward does not look). At every evaluation the same validation prompts are
+answered greedily (`eval_audit/greedy_accuracy`), so that one prompt can be followed over time.
+
+Left out: judging open-ended answers, for which there is no solution to compare with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..metrics import answers
+from ..runs.tables import thumbnail, write_table
+from ..rewards.score import with_other_images
+
+TYPES = {"step": "int64", "prompt": "string", "completion": "string", "reward": "float32", "score": "float32",
+         "solution": "string", "correct": "bool"}  # fmt: skip
+
+
+class RolloutAudit:
+    """Watches the rollouts of a [`VisionGRPOTrainer`].
+
+    Args:
+        trainer ([`VisionGRPOTrainer`]): Its metrics are added to, and its options used.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.rows: list[dict[str, Any]] = []
+        self.evaluated: list[dict[str, Any]] = []  # rows of the evaluation under way
+        self.measured = -1  # the step of the last shuffle gap
+        self.before: list[Any] = []  # groups of that step: other images for a process with rollouts of one prompt
+
+    def observe(
+        self, inputs: Sequence[Mapping[str, Any]], prompts: Any, completions: Any, ids: Sequence[Any], rewards: Any
+    ) -> None:
+        """Adds the metrics of one generation batch; every process must call it.
+
+        Args:
+            inputs (sequence of `dict`): This process's rows, images read.
+            prompts, completions, ids (sequences): Their prompts, completions, and the completions' token ids.
+            rewards (`torch.Tensor` of shape (all rows, rewards)): Of all processes.
+        """
+        trainer = self.trainer
+        mode = "train" if trainer.model.training else "eval"
+        # Several score rewards log under one name; the first is the one that the audit is about.
+        scores = list(trainer._pending_extra_logs.get("score") or [None] * len(completions))[: len(completions)]
+        texts = [answers.message_text(completion) for completion in completions]
+        start = trainer.accelerator.process_index * len(texts)
+        weighted = rewards[start : start + len(texts)] * trainer.reward_weights.to(rewards.device)
+        totals = [None if row.isnan().all() else row.nansum().item() for row in weighted]
+        rows = [
+            {**judged(text, row), "length": len(own), "score": score}
+            for text, row, own, score in zip(texts, inputs, ids, scores, strict=True)
+        ]
+        gathered = trainer.gathered(rows)
+        if mode == "eval":  # over all rows so far: TRL averages batches, and a last one may be of 3 rows
+            self.evaluated += gathered
+            trainer._metrics[mode].update({name: [v] for name, v in audit_metrics(self.evaluated).items()})
+            return
+        for name, value in audit_metrics(gathered).items():
+            trainer._metrics[mode][name].append(value)
+        every, step = trainer.args.audit_steps, trainer.state.global_step
+        # Once in so many steps, also where rollouts are made several times in a step, or not in every one.
+        if every and step // every > self.measured // every and trainer.score_reward is not None:
+            self.measured = step
+            self._shuffle_gap(prompts, completions, inputs)
+        shown = trainer.args.logged_samples if trainer.accelerator.is_main_process else 0
+        places = _spread(len(texts), shown)
+        self.rows = [
+            {"prompt": _prompt(prompts[i]), "completion": texts[i], "reward": totals[i], "score": scores[i],
+             "solution": inputs[i].get("solution"), "correct": rows[i]["correct"], "picture": _picture(inputs[i])}
+            for i in places
+        ]  # fmt: skip
+
+    def _shuffle_gap(self, prompts: Any, completions: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
+        """Mean score with the right image minus with another prompt's, over this process's rollouts, then all."""
+        reward = self.trainer.score_reward
+        columns = {key: [row.get(key) for row in inputs] for key in inputs[0] if key != "prompt"}
+        groups, _ = reward.layout(prompts, completions, columns)
+        others = with_other_images([*groups, *self.before])[: len(groups)]
+        self.before = groups[:2]
+        both = reward.scorer.score_groups([*groups, *others], on_error="return")
+        gaps = []
+        for group, other, right, wrong in zip(groups, others, both[: len(groups)], both[len(groups) :], strict=True):
+            if group.images is not other.images and isinstance(right, list) and isinstance(wrong, list):
+                gaps += [a - b for a, b in zip(right, wrong, strict=True) if math.isfinite(a - b)]
+        gaps = self.trainer.gathered(gaps)
+        if gaps:
+            self.trainer._metrics["train"]["audit/shuffle_gap"].append(math.fsum(gaps) / len(gaps))
+
+    def write_rollouts(self) -> None:
+        """Writes the last rollouts with thumbnails to `OUTPUT_DIR/rollouts`, and to wandb."""
+        if not self.rows:
+            return
+        step = self.trainer.state.global_step
+        rows = [{**row, "step": step, "image": _thumbnail(row["picture"])} for row in self.rows]
+        self.rows = []
+        self._write(rows, "rollouts", f"rollouts_{step:06d}", f"reward/rollouts/step_{step:06d}")
+
+    def validate(self, prefix: str = "eval") -> dict[str, float]:
+        """Answers the fixed validation prompts greedily, writes some, and returns their metrics.
+
+        Args:
+            prefix (`str`): Of the metrics.
+        """
+        trainer = self.trainer
+        data, count = trainer.eval_dataset, trainer.args.validation_prompts
+        if not count or data is None or isinstance(data, dict) or not hasattr(data, "select"):
+            return {}
+        count = min(count, len(data))
+        processes, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
+        share = -(-count // processes)  # the same on every process: ZeRO-3 generates in step
+        places = [min(rank * share + i, count - 1) for i in range(share)]
+        training = trainer.model.training
+        trainer.model.eval()
+        found = []
+        for k in range(0, share, trainer.args.per_device_eval_batch_size):
+            some = places[k : k + trainer.args.per_device_eval_batch_size]
+            found += self._answered([data[i] for i in some], some)
+        trainer.model.train(training)
+        rows = list({row["place"]: row for row in trainer.gathered(found)}.values())
+        metrics = {f"{prefix}_{n.replace('audit/', 'audit/greedy_')}": v for n, v in audit_metrics(rows).items()}
+        scores = [row["score"] for row in rows if row["score"] is not None]
+        if scores:
+            metrics[f"{prefix}_score/greedy_mean"] = math.fsum(scores) / len(scores)
+        step = trainer.state.global_step
+        shown = sorted(rows, key=lambda row: row["place"])[: trainer.args.logged_samples]
+        if shown and trainer.accelerator.is_main_process:
+            shown = [{**row, "step": step, "image": row["picture"]} for row in shown]
+            self._write(shown, "samples", f"{prefix}_{step:06d}", f"eval/samples_{prefix}/step_{step:06d}")
+        return metrics
+
+    def _answered(self, rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> list[dict[str, Any]]:
+        trainer = self.trainer
+        rows = trainer.read_images(rows)
+        ids = trainer.greedy(rows)
+        texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
+        scores: list[Any] = [None] * len(texts)
+        if (reward := trainer.score_reward) is not None:
+            columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
+            groups, where = reward.layout([row["prompt"] for row in rows], texts, columns)
+            scored = reward.scorer.score_groups(groups, on_error="return")
+            scores = [_score(scored, place) for place in where]
+        return [
+            {**judged(text, row), "place": place, "length": len(own), "score": score, "reward": None,
+             "prompt": _prompt(row["prompt"]), "completion": text, "solution": row.get("solution"),
+             "picture": _thumbnail(_picture(row)) if place < trainer.args.logged_samples else None}
+            for text, row, own, score, place in zip(texts, rows, ids, scores, places, strict=True)
+        ]  # fmt: skip
+
+    def _write(self, rows: Sequence[Mapping[str, Any]], folder: str, name: str, key: str) -> None:
+        args = self.trainer.args
+        write_table(rows, Path(args.output_dir) / folder / f"{name}.parquet", TYPES, key, args.report_to)
+
+
+def judged(text: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Says whether an answer is right (`None` without a solution), and whether it can be read at all.
+
+    An answer cannot be read if it is empty, if the prompt asks for `<answer>` and there is none, or if the row lists
+    its `choices` and it is none of them.
+
+    Args:
+        text (`str`): The completion.
+        row (`dict`): `prompt`, and optionally `solution` and `choices`.
+    """
+    answer = answers.extract_answer(text)
+    asked = "<answer>" in _prompt(row.get("prompt") or "")
+    readable = bool(answer) and (answers.has_answer(text) or not asked)
+    if readable and row.get("choices"):
+        readable = answers.normalize(answer) in {answers.normalize(choice) for choice in row["choices"]}
+    solution = row.get("solution")
+    return {"correct": None if solution is None else answers.exact_match(text, solution), "readable": readable}
+
+
+def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Summarises rollouts.
+
+    Args:
+        rows (sequence of `dict`): `correct` (or `None`), `readable`, `length` in tokens, `score` (or `None`).
+
+    Returns:
+        `dict`: `audit/unparseable`, and where they can be told `audit/accuracy`, `audit/score_right` and
+        `audit/score_wrong` (mean scores), `audit/right_above_wrong` (how often a right answer scores above a
+        wrong one), `audit/score_length_correlation` (Pearson).
+    """
+    if not rows:
+        return {}
+    out = {"audit/unparseable": sum(not row["readable"] for row in rows) / len(rows)}
+    known = [row for row in rows if row["correct"] is not None]
+    if known:
+        out["audit/accuracy"] = sum(row["correct"] for row in known) / len(known)
+    right = sorted(row["score"] for row in known if row["correct"] and row["score"] is not None)
+    wrong = sorted(row["score"] for row in known if not row["correct"] and row["score"] is not None)
+    if right:
+        out["audit/score_right"] = math.fsum(right) / len(right)
+    if wrong:
+        out["audit/score_wrong"] = math.fsum(wrong) / len(wrong)
+    if right and wrong:
+        wins = sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
+        out["audit/right_above_wrong"] = wins / (len(right) * len(wrong))
+    scored = [(float(row["length"]), row["score"]) for row in rows if row["score"] is not None]
+    if (value := correlation(scored)) is not None:
+        out["audit/score_length_correlation"] = value
+    return out
+
+
+def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Pearson's correlation of (x, y) pairs; `None` where one of them does not vary.
+
+    Example:
+        >>> correlation([(1, 2), (2, 4), (3, 6)])
+        1.0
+    """
+    if len(pairs) < 2:
+        return None
+    xs, ys = zip(*pairs, strict=True)
+    mx, my = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
+    xx, yy = math.fsum((x - mx) ** 2 for x in xs), math.fsum((y - my) ** 2 for y in ys)
+    if xx <= 1e-12 or yy <= 1e-12:
+        return None
+    return math.fsum((x - mx) * (y - my) for x, y in pairs) / math.sqrt(xx * yy)
+
+
+def _score(scored: Sequence[Any], place: Any) -> float | None:
+    if isinstance(place, Exception) or isinstance(scored[place[0]], Exception):
+        return None
+    value = scored[place[0]][place[1]]
+    return value if math.isfinite(value) else None
+
+
+def _spread(n: int, count: int) -> list[int]:
+    """`count` places out of `n`, spread evenly, so that several prompts are shown."""
+    count = min(n, count)
+    return sorted({i * n // count for i in range(count)}) if count else []
+
+
+def _prompt(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(answers.message_text([message]) for message in prompt)
+
+
+def _picture(row: Mapping[str, Any]) -> Any:
+    return next(iter(row.get("images") or []), None) if row.get("images") is not None else row.get("image")
+
+
+def _thumbnail(picture: Any) -> Any:
+    return None if picture is None else thumbnail(picture)

@@ -1,0 +1,268 @@
+"""`rs-rlhf sft`: supervised fine-tuning of a VLM on image-text data, through TRL's SFTTrainer and our image reader.
+
+The from-scratch recipe trains its tiny captioner with it (which is also the later RL policy), the published recipe a
+projector and then a LoRA adapter on curated conversations. The loss, the logging and the checkpoints are TRL's; ours
+are the late decoding of images, the collator (loss on the assistant's turns alone) and `exact_match`, the share of
+evaluation samples whose every answer is what greedy decoding gives.
+
+Left out: reading files (see `train_sft`), packing, and images in the assistant's turns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from PIL import Image
+from trl import SFTConfig, SFTTrainer
+
+from ..imagery.arguments import ImageArguments
+from ..data.group import DataError, Group, completion_text, make_group
+from ..models.collator import GroupCollator, in_placement_order, set_pixel_budget
+from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
+from .mixins import SetEpoch, VisionTrainerMixin
+
+if TYPE_CHECKING:
+    from ..data.image_text import ImageTextRow
+
+TRAINABLE = ("all", "merger")
+# Qwen2-VL and Qwen2.5-VL have one merger, Qwen3-VL others for the features of earlier layers.
+_MERGER = re.compile(r"(^|\.)(merger|deepstack_merger_list\.\d+)\.")
+
+
+@dataclass
+class VisionSFTConfig(ImageArguments, SFTConfig):
+    """TRL's `SFTConfig` with image options."""
+
+    trainable: str = field(
+        default="all",
+        metadata={
+            "help": "Weights that are trained: 'merger' (the projector from the vision tower to the language model) "
+            "or 'all'. With LoRA leave it 'all', and name the merger in lora_modules_to_save to train it too.",
+            "choices": list(TRAINABLE),
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest sample in tokens, image tokens included; longer is an error."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
+        given = cast("dict[str, Any]", self.dataset_kwargs or {})  # TRL has parsed a string by now
+        self.dataset_kwargs = {**given, "skip_prepare_dataset": True}
+
+
+class SFTCollator:
+    """Lays out rows with `prompt`, `completion` and optional `image`/`images` columns for a causal VLM.
+
+    A completion may go on for several turns; of these the assistant's carry loss, each with its `<|im_end|>` and line
+    break, and the user's do not. A batch without images gets an unattended one of a single token: under ZeRO-3 and DDP
+    every process must run the vision tower, and a batch that trains nothing else would have no gradient.
+
+    Args:
+        groups ([`GroupCollator`]): The one layout.
+
+    Returns (on call):
+        `dict`: `input_ids`, `attention_mask`, `labels` (-100 outside the trained turns), `mm_token_type_ids` (B, L),
+        and `pixel_values`, `image_grid_thw` in placement order.
+    """
+
+    def __init__(self, groups: GroupCollator) -> None:
+        self.groups = groups
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Lays out the rows."""
+        samples = [_sample(row) for row in rows]
+        batch = self.groups([group for group, _ in samples])
+        segments = batch.pop("segment_ids")
+        batch["attention_mask"] = (segments >= 0).long()
+        batch["labels"] = batch["input_ids"].masked_fill(segments <= 0, -100)
+        index = batch.pop("image_index").tolist() if "image_index" in batch else []
+        if index:
+            batch |= in_placement_order(batch, index)
+        lengths = self._image_lengths(batch) if index else []
+        for place, (group, first) in enumerate(samples):
+            own, lengths = lengths[: len(group.images)], lengths[len(group.images) :]
+            for start, end in self._earlier_answers(group, first, own, batch["input_ids"][place].tolist()):
+                batch["labels"][place, start:end] = batch["input_ids"][place, start:end]
+        if not index:
+            self._add_unseen_image(batch)
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.groups.image_token_id).int()
+        return batch
+
+    def _image_lengths(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        merge = self.groups.processor.image_processor.merge_size**2
+        return (batch["image_grid_thw"].prod(1) // merge).tolist()
+
+    def _earlier_answers(
+        self, group: Group, first: int, image_lengths: Sequence[int], ids: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Where the trained turns of the prompt begin and end, in tokens; the completion is the last of them.
+
+        Raises:
+            DataError: The chat template writes a turn differently when others follow, so that its place is unknown.
+        """
+        for i in range(first, len(group.prompt)):
+            if group.prompt[i]["role"] != "assistant":
+                continue
+            count = sum(part["type"] == "image" for message in group.prompt[:i] for part in message["content"])
+            turn = replace(
+                group, prompt=group.prompt[:i], completions=[[group.prompt[i]]], images=group.images[:count]
+            )
+            prefix, (answer,) = self.groups.tokens(turn, image_lengths[:count])
+            end = len(prefix) + len(answer)
+            if ids[:end] != prefix + answer:
+                raise DataError(
+                    f"the chat template writes turn {i + 1} differently when turns follow it, so its tokens cannot be "
+                    "told; use a template without that, or one question and answer a row",
+                    where=group.where,
+                )
+            yield len(prefix), end
+
+    def _add_unseen_image(self, batch: dict[str, torch.Tensor]) -> None:
+        """Appends one image token that nothing attends to, and its image, to the first row."""
+        processor = self.groups.processor.image_processor
+        side = processor.patch_size * processor.merge_size
+        image = processor(images=[Image.new("RGB", (side, side))], do_resize=False, return_tensors="pt")
+        batch |= {name: image[name] for name in ("pixel_values", "image_grid_thw")}
+        fill = {"input_ids": self.groups.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
+        for name, value in fill.items():
+            batch[name] = torch.nn.functional.pad(batch[name], (0, 1), value=value)
+        batch["input_ids"][0, -1] = self.groups.image_token_id
+
+
+def _sample(row: Mapping[str, Any]) -> tuple[Group, int]:
+    """A row as a group whose completion is its last turn, and the place of its first turn that carries loss."""
+    prompt, completion = row["prompt"], row["completion"]
+    if prompt is None or isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt or ""}]
+    turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
+    messages = [*prompt, *turns]
+    place = {"row": row.get("row", -1), "where": row.get("where") or ""}
+    group = make_group(messages[:-1], [messages[-1:]], row.get("images") or row.get("image"), **place)
+    return group, len(group.prompt) + 1 - len(turns)
+
+
+class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
+    """`SFTTrainer` for rows of undecoded images, that also reports `exact_match` at evaluation.
+
+    Args:
+        args ([`VisionSFTConfig`]): The training options.
+        processing_class (`ProcessorMixin`): The model's processor.
+        **kwargs: As in [`~trl.SFTTrainer`].
+    """
+
+    def __init__(self, args: VisionSFTConfig, processing_class: Any, **kwargs: Any) -> None:
+        if args.trainable != "all" and kwargs.get("peft_config") is not None:
+            raise ValueError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
+        set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
+        options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
+        layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
+        self.eval_collator = SFTCollator(GroupCollator(processing_class, args.image_options(), **options))
+        super().__init__(args=args, processing_class=processing_class, data_collator=SFTCollator(layout), **kwargs)
+        if args.trainable == "merger":
+            train_merger(self.model)
+        self.add_callback(SetEpoch(layout))
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch; a second forward says whether every completion token is the most likely one.
+
+        Teacher-forced agreement on every token is the same as greedy decoding giving exactly the reference, each
+        turn after the reference's own earlier turns.
+        """
+        result = super().prediction_step(model, inputs, *args, **kwargs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**self._prepare_inputs(inputs), use_cache=False, fused_lm_head=True)
+        right = (outputs.is_top1 | ~outputs.label_mask.bool()).all(dim=1).float()
+        self._metrics["eval"]["exact_match"].extend(self.accelerator.gather_for_metrics(right).tolist())
+        return result
+
+
+def train_merger(model: torch.nn.Module) -> None:
+    """Freezes all weights but those of the merger, the projector from the vision tower to the language model.
+
+    Raises:
+        ValueError: The model has no module of that name.
+    """
+    model.requires_grad_(False)
+    merger = [weight for name, weight in model.named_parameters() if _MERGER.search(name)]
+    if not merger:
+        raise ValueError(f"trainable is merger, but {type(model).__name__} has none; train a Qwen2-VL, or all of it.")
+    for weight in merger:
+        weight.requires_grad_(True)
+
+
+def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = False) -> list[dict[str, Any]]:
+    """Turns images with a label, captions, or both into prompt-completion rows, one per distinct caption.
+
+    Args:
+        rows (iterable of `dict`): `image`, and `label` (`str`), `captions` (list of `str`) or both.
+        labels_only (`bool`): Only the question for the scene class, one row per image (for evaluation).
+
+    Returns:
+        `list[dict]`: Where there is a label the prompt asks for the scene class, and the completion is the class name,
+        then, as a second turn, the request for a description and the caption: both share one pass of the vision tower.
+        Without a label the prompt is that request.
+    """
+    out: list[dict[str, Any]] = []
+    for row in rows:
+        label, captions = row.get("label"), list(dict.fromkeys(row.get("captions") or []))
+        if labels_only or not captions:
+            turns = [[LABEL_QUESTION, class_name(label)]] if label else []
+        else:
+            ask = [LABEL_QUESTION, class_name(label)] if label else []
+            turns = [[*ask, CAPTION_REQUEST, caption] for caption in captions]
+        for texts in turns:
+            messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+            out.append({"prompt": messages[:1], "completion": messages[1:], "image": row["image"], "row": len(out)})
+    return out
+
+
+def text_rows(rows: Iterable[ImageTextRow]) -> Iterator[dict[str, Any]]:
+    """Turns image-text rows into prompt-completion rows in the normal form.
+
+    Args:
+        rows (iterable of [`ImageTextRow`]): Of any form, mixed or not.
+
+    Yields:
+        `dict`: `prompt`, `completion` (messages), `images` (`{bytes, path}`), `row` (the same for all texts of an
+        image-text row) and `where`. A conversation is one row, whose completion begins with the first turn of the
+        assistant; captions are one row per distinct text, whose prompt asks for a description.
+
+    Raises:
+        DataError: At the first row that cannot be used.
+    """
+    for number, row in enumerate(rows):
+        if row.error is not None:
+            raise row.error
+        for group, turns, first in _trained_turns(row):
+            images = [one if isinstance(one, Mapping) else {"bytes": None, "path": str(one)} for one in group.images]
+            stored = [{"bytes": one.get("bytes"), "path": one.get("path")} for one in images]
+            place = {"row": number, "where": group.where or row.row_id}
+            yield {"prompt": turns[:first], "completion": turns[first:], "images": stored, **place}
+
+
+def _trained_turns(row: ImageTextRow) -> Iterator[tuple[Group, list[dict], int]]:
+    """The conversations of a row, each with the group that holds its images and its first turn that carries loss."""
+    if row.whole:  # its last group has all turns, its first begins what is to be learnt
+        last = row.groups[-1]
+        yield last, [*last.prompt, *last.completions[0]], len(row.groups[0].prompt)
+        return
+    for group in row.groups:
+        prompt = group.prompt
+        if group.images and not completion_text(prompt).strip():  # a caption
+            *before, user = prompt
+            prompt = [*before, {**user, "content": [*user["content"], {"type": "text", "text": CAPTION_REQUEST}]}]
+        distinct: dict[str, list[dict]] = {}
+        for completion in group.completions:
+            distinct.setdefault(completion_text(completion), completion)
+        for completion in distinct.values():
+            yield group, [*prompt, *completion], len(prompt)

@@ -1,0 +1,58 @@
+"""The evaluation rows that a score model ranks most wrongly, with thumbnails, for people to look at.
+
+Written by the main process once per evaluation, through `sample_tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.group import completion_text, group_from_row, prompt_text
+from ..imagery.raster import read_image
+from ..runs.tables import thumbnail, write_table
+
+
+def log_worst_pairs(trainer: Any, dataset: Any, records: Sequence[Mapping[str, Any]], prefix: str) -> Path | None:
+    """Writes and logs the rows where a rejected completion wins by most.
+
+    Args:
+        trainer ([`VisionRewardTrainer`]): Gives the step, the output folder and the options.
+        dataset (`Dataset`): The evaluation rows; a record's `index` is the row's place.
+        records (sequence of `dict`): `index` and `scores` of each row.
+        prefix (`str`): Name of the evaluation, such as `"eval"`.
+
+    Returns:
+        `Path` or `None`: The Parquet file, `None` without records.
+    """
+    args, step = trainer.args, trainer.state.global_step
+    worst = sorted((r for r in records if r["index"] >= 0), key=lambda r: r["scores"][0] - max(r["scores"][1:]))
+    rows = [_row(dataset[r["index"]], r, step, args) for r in worst[: args.worst_pairs]]
+    if not rows:
+        return None
+    path = Path(args.output_dir) / "worst_pairs" / f"{prefix}_{step:06d}.parquet"
+    types = dict.fromkeys(("where", "source", "kind", "prompt", "chosen", "rejected"), "string")
+    types |= {"step": "int64", "chosen_score": "float32", "rejected_score": "float32"}
+    write_table(rows, path, types, f"score/worst_pairs_{prefix}/step_{step:06d}", args.report_to)
+    return path
+
+
+def _row(row: Mapping[str, Any], record: Mapping[str, Any], step: int, args: Any) -> dict[str, Any]:
+    group = group_from_row(row)
+    worst = max(range(1, len(record["scores"])), key=lambda i: record["scores"][i])
+    image = None
+    if group.images and not args.image_blind:
+        image = thumbnail(read_image(group.images[0], args.image_options(), group.where))
+    return {
+        "step": step,
+        "chosen_score": record["scores"][0],
+        "rejected_score": record["scores"][worst],
+        "where": str(row.get("where") or record["index"]),
+        "source": group.source,
+        "kind": group.kind,
+        "prompt": prompt_text(group.prompt),
+        "chosen": completion_text(group.completions[0]),
+        "rejected": completion_text(group.completions[worst]),
+        "image": image,
+    }

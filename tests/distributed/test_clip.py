@@ -1,0 +1,132 @@
+"""Two real processes under `accelerate launch` train as one does, with and without gradient caching, and evaluate."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+from safetensors.torch import load_file
+
+from rs_rlhf.cli.main import main
+from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.models.tiny_clip import save_tiny_clip
+
+ENV = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    "OMP_NUM_THREADS": "1",
+}
+# Plain gradient descent: Adam would hide gradients of the wrong scale.
+FLAGS = ["--max_steps", "3", "--optim", "sgd", "--learning_rate", "0.05", "--lr_scheduler_type", "constant",
+         "--logging_steps", "1", "--save_strategy", "no", "--use_cpu", "true", "--seed", "5",
+         "--disable_tqdm", "true"]  # fmt: skip
+# Starting a process takes longer than training: the two processes run all commands one after the other.
+COMMANDS = """
+import json, sys
+from rs_rlhf.cli.main import main
+
+for command in json.load(open(sys.argv[1])):
+    if main(command):
+        sys.exit(1)
+"""
+
+
+def run(*arguments, expect=0):
+    done = subprocess.run([sys.executable, *arguments], env=ENV, capture_output=True, text=True, timeout=500)
+    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def command(work, family, name, *flags):
+    return ["clip", "--model_name_or_path", str(work / family), "--dataset_name", str(work / "scenes"),
+            "--dataset_train_split", "train", "--output_dir", str(work / name), *FLAGS, *flags]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Scenes with captions, so that captions of one image meet in a batch, and a tiny model of either family."""
+    folder = tmp_path_factory.mktemp("clip_distributed")
+    write_scenes(folder / "scenes", 10, 13, size=64)
+    texts = [text for line in open(folder / "scenes" / "train.jsonl") for text in json.loads(line)["captions"]]
+    for family in ("clip", "siglip"):
+        save_tiny_clip(folder / family, texts, family=family, image_size=32, max_length=24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(work):
+    """Runs of one process on batches of 16, and of two processes on batches of 8 each."""
+    (work / "found.yaml").write_text(
+        "title: t\ntask: retrieval\nlayout: images\npath: scenes\nsplit: validation\nsource: drawn\n"
+    )
+    tasks = ["--eval_tasks", "scenes", str(work / "found.yaml"), "--eval_data_root", str(work)]
+    tasks += ["--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "3"]
+    batch, cached, twice = "--per_device_train_batch_size", "--grad_cache_chunk_size", "--gradient_accumulation_steps"
+    for line in (
+        ["clip", "clip-one", batch, "16", *tasks],
+        ["siglip", "siglip-one", batch, "16"],
+        ["clip", "accumulated-one", batch, "8", twice, "2"],
+    ):
+        assert main(command(work, *line)) == 0
+    several = [
+        ["clip", "clip-two", batch, "8", *tasks],
+        ["clip", "clip-cached", batch, "8", cached, "3"],
+        ["siglip", "siglip-two", batch, "8"],
+        ["siglip", "siglip-cached", batch, "8", cached, "3"],
+        ["clip", "accumulated-cached", batch, "4", twice, "2", cached, "3"],
+    ]
+    (work / "commands.json").write_text(json.dumps([command(work, *line) for line in several]))
+    (work / "commands.py").write_text(COMMANDS)
+    config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
+    run("-m", "accelerate.commands.launch", "--config_file", config, str(work / "commands.py"),
+        str(work / "commands.json"))  # fmt: skip
+    return work
+
+
+def history(folder):
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"]
+
+
+@pytest.mark.parametrize(
+    ("start", "one", "two"),
+    [
+        ("clip", "clip-one", "clip-two"),
+        ("clip", "clip-one", "clip-cached"),
+        ("siglip", "siglip-one", "siglip-two"),
+        ("siglip", "siglip-one", "siglip-cached"),
+        ("clip", "accumulated-one", "accumulated-cached"),
+    ],
+)
+def test_two_processes_train_as_one(trained, start, one, two):
+    before, expected, weights = (load_file(trained / name / "model.safetensors") for name in (start, one, two))
+    logged = [[entry for entry in history(trained / name) if "loss" in entry] for name in (one, two)]
+    assert len(logged[0]) == 3
+    for key in ("loss", "grad_norm", "logit_scale"):
+        values = [[entry[key] for entry in entries] for entries in logged]
+        assert values[1] == pytest.approx(values[0], rel=1e-4), key
+    assert (expected["logit_scale"] - before["logit_scale"]).abs().item() > 1e-4
+    assert max((expected[name] - before[name]).abs().max().item() for name in before) > 1e-3
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_share_the_evaluation(trained):
+    found = [
+        [{k: v for k, v in entry.items() if k.startswith("eval_")} for entry in history(trained / name)
+         if "eval_scenes_top1" in entry]
+        for name in ("clip-one", "clip-two")
+    ]  # fmt: skip
+    assert [len(entries) for entries in found] == [2, 2]  # at step 2, and at the end
+    assert "eval_found_image_to_text_R@1" in found[0][0]
+    for one, two in zip(*found, strict=True):
+        assert two == pytest.approx(one, abs=1e-6)
+
+
+@pytest.mark.slow  # starts DeepSpeed for one sentence
+def test_deepspeed_is_refused_in_one_sentence(work):
+    flags = ["--per_device_train_batch_size", "8", "--accelerate_config", "cpu_zero2"]
+    told = run("-m", "rs_rlhf", *command(work, "clip", "zero", *flags), expect=1)
+    assert "rs-rlhf clip: DeepSpeed and FSDP are not supported" in told

@@ -1,0 +1,85 @@
+"""The speed table of the README is what the benchmark wrote."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+PHASES = {"preparation", "generation", "reward", "loss", "optimizer"}
+
+
+def test_readme_states_the_measured_ratios():
+    measured = json.loads((ROOT / "benchmarks" / "group_speed.json").read_text())
+    table = (ROOT / "README.md").read_text().split("## Speed")[1].split("##")[0]
+    ratios = re.findall(r"(\d+(?:\.\d+)?)×", table.partition("The same at the real sizes")[0])
+    expected = [f"{measured['scoring'][n]['ratio']:.1f}" for n in ("2", "4", "8", "16")]
+    expected.append(f"{measured['training']['ratio']:.1f}")
+    assert ratios == expected
+    bounds = {"2": 1.8, "4": 3.2, "8": 5.5, "16": 7.5}
+    assert all(measured["scoring"][n]["ratio"] >= bound for n, bound in bounds.items())
+    assert measured["training"]["ratio"] >= 1.8
+
+
+@pytest.mark.parametrize("size", ["2b", "7b"])
+def test_readme_states_the_ratios_measured_on_a_gpu(size):
+    measured = json.loads((ROOT / "benchmarks" / f"group_speed_gpu_{size}.json").read_text())
+    assert measured["hardware"] == "NVIDIA H200" and measured["size"] == size
+    parts = [measured["scoring"][n] for n in ("2", "4", "8", "16")] + [measured["training"]]
+    cells = " | ".join(f"{part['ratio']:.1f}× / {part['ratio_one_batch']:.1f}×" for part in parts)
+    assert f"| {size.upper()} | {cells} |" in (ROOT / "README.md").read_text()
+    # the group form is as exact in bfloat16 as plain rows are, up to chance
+    assert all(part["error"]["group"] < 2 * part["error"]["rows"] for part in parts[:-1])
+    assert parts[3]["ratio_one_batch"] > 3 and parts[-1]["ratio_one_batch"] > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("2b", "2B, all weights"), ("7b", "7B, all weights"), ("7b_lora", "7B, LoRA r 64")],
+)
+def test_the_7b_recipe_states_what_a_step_costs_on_a_gpu(name, policy):
+    measured = json.loads((ROOT / "benchmarks" / f"grpo_step_gpu_{name}.json").read_text())
+    assert measured["hardware"] == "NVIDIA H200" and measured["dtype"] == "bfloat16"
+    phases, memory, scoring = measured["step"]["phases"], measured["peak_memory_gib"], measured["scoring"]
+    text = (ROOT / "recipes" / "qwen2-vl-7b-grpo" / "README.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {policy} |")]
+    loss = phases["preparation"] + phases["loss"]
+    assert f"| {measured['step']['step']:.1f} s | {phases['generation']:.1f} s | {phases['reward']:.2f} s |" in line
+    assert f"| {loss:.1f} s | {max(memory.values()):.1f} GiB | {scoring['completions_per_second']:.0f} |" in line
+    assert line.endswith(f"| {scoring['forward_share_of_peak']:.0%} |")
+
+
+def test_the_reward_s_share_of_a_step_was_measured():
+    path = ROOT / "benchmarks" / "grpo_reward.json"
+    measured = json.loads(path.read_text())
+    assert "shared with other work" in measured["note"] and measured["rollouts"] == 8
+    groups, rows = measured["ways"]["groups"], measured["ways"]["rows"]
+    for way in (groups, rows):
+        assert set(way["phases"]) == set(way["shares"]) == PHASES
+        assert len(way["steps"]) == measured["rounds"]
+        assert sum(way["shares"].values()) == pytest.approx(1, abs=0.05)
+    for name in ("generation", "reward", "loss"):
+        assert measured["ratios"][name] == pytest.approx(rows["phases"][name] / groups["phases"][name])
+    assert measured["ratios"]["reward"] >= 3 and groups["shares"]["reward"] < rows["shares"]["reward"]
+
+
+def test_the_gpu_benchmark_runs_to_its_end(tmp_path):
+    output = tmp_path / "step.json"
+    command = [sys.executable, ROOT / "benchmarks" / "grpo_step_gpu.py", "--size", "tiny", "--rounds", "1"]
+    command += ["--prompts", "1", "--rollouts", "2", "--image_side", "56", "--completion_length", "4", "--lora"]
+    command += ["--scored_groups", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, "--output", output], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "scoring:" in done.stdout
+    found = json.loads(output.read_text())
+    assert found["hardware"] and found["device"] == "cpu" and found["size"] == "tiny"
+    assert set(found["step"]["phases"]) == set(found["peak_memory_gib"]) == PHASES
+    assert sum(found["step"]["phases"].values()) == pytest.approx(found["step"]["step"])
+    assert found["matmul_flops_per_second"] > 0 and found["parameters"]["score_model"] > 0
+    keys = {"completions", "tokens", "flops", "forward_seconds", "forward_flops_per_second", "forward_share_of_peak",
+            "whole_seconds", "whole_share_of_peak", "completions_per_second"}  # fmt: skip
+    assert set(found["scoring"]) == keys and found["scoring"]["completions"] == 2

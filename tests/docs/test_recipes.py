@@ -1,0 +1,280 @@
+"""The recipes, run through the command line on tiny models with a few steps."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT, data_folder, picture
+from safetensors.torch import load_file
+from transformers import AutoProcessor
+
+from rs_rlhf import ScoreModel
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+
+
+def run(command, folder):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rs_rlhf", *command], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_the_three_stages_follow_on_from_each_other(tmp_path):
+    save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
+    rows = []
+    for i in range(8):
+        picture(i).save(tmp_path / f"{i}.png")
+        rows.append({"prompt": "", "chosen": "a river.", "rejected": "many trees.", "image": f"{i}.png"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--dataset_name", "pairs.jsonl", "--max_steps", "2", "--bf16", "false", "--use_cpu", "true"]
+    common += ["--learning_rate", "1e-2", "--warmup_steps", "0", "--report_to", "none", "--save_strategy", "no"]
+    common += ["--eval_strategy", "no", "--accelerate_config", "cpu_zero2", "--max_pixels", str(12 * 28 * 28)]
+    trained = {1: ["reward_head"], 2: ["visual", "reward_head"], 3: ["language_model", "reward_head"]}
+    before = None
+    for stage, parts in trained.items():
+        start = ["--model_name_or_path", "tiny"] if stage == 1 else []
+        run(["reward", "--config", f"scorers-qwen2vl-7b/stage{stage}", *start, *common], tmp_path)
+        folder = tmp_path / "out" / "scorers-qwen2vl-7b" / f"stage{stage}"
+        weights = load_file(folder / "model.safetensors")
+        if before is not None:
+            changed = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+            assert changed and all(any(part in name for part in parts) for name in changed)
+            assert all(any(part in name for name in changed) for part in parts)
+        before = weights
+    assert ScoreModel.from_pretrained(folder).config.positions == "mrope"
+
+
+@pytest.mark.parametrize("recipe", ["reward", "blind"])
+def test_the_recipe_on_real_images_runs(recipe, tmp_path):
+    """The commands of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
+    data = data_folder("aid_rsicd")
+    (tmp_path / "out").mkdir()
+    small = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
+    run(["tiny-vlm", "out/aid-rsicd-tiny/captioner", "--texts", f"{data}:validation", *small], tmp_path)
+    for split in ("train", "validation"):
+        pairs = ["--output", f"out/aid-rsicd-tiny/pairs/{split}.jsonl", "--limit", "20", "--pairs-per-image", "5"]
+        run(["data", "pairs", "--input", str(data), "--split", split, *pairs], tmp_path)
+    flags = ["--max_steps", "2", "--per_device_train_batch_size", "8", "--use_cpu", "true", "--save_strategy", "no"]
+    run(["reward", "--config", f"aid-rsicd-tiny/{recipe}", "--eval_steps", "2", *flags], tmp_path)
+    blind = ["--image_blind"] if recipe == "blind" else []
+    table = run(
+        ["eval", "--model", f"out/aid-rsicd-tiny/{recipe}", "--preferences",
+         "out/aid-rsicd-tiny/pairs/validation.jsonl", *blind], tmp_path,
+    )  # fmt: skip
+    assert "kind: another_class | 20 |" in table
+    assert ("Image-shuffle gap" in table) == (recipe == "reward")
+
+
+def test_the_captioner_recipe_runs(tmp_path):
+    data = data_folder("aid_rsicd")
+    run(["tiny-vlm", "out/aid-rsicd-tiny/init", "--hidden_size", "32", "--vision_dim", "32", "--max_pixels", "3136"],
+        tmp_path)  # fmt: skip
+    flags = ["--dataset_name", str(data), "--dataset_train_split", "validation", "--max_steps", "2"]
+    flags += ["--per_device_train_batch_size", "8", "--eval_strategy", "no", "--use_cpu", "true"]
+    run(["sft", "--config", "aid-rsicd-tiny/captioner", *flags], tmp_path)
+    assert (tmp_path / "out" / "aid-rsicd-tiny" / "captioner" / "model.safetensors").is_file()
+
+
+def test_the_rl_recipe_on_real_images_runs(tmp_path):
+    """The commands of the RL part of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
+    data = data_folder("aid_rsicd")
+    small = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
+    out = "out/aid-rsicd-tiny"
+    run(["tiny-vlm", f"{out}/init", "--texts", f"{data}:validation", *small], tmp_path)
+    run(["tiny-vlm", f"{out}/captioner", "--texts", f"{data}:validation", *small, "--seed", "1"], tmp_path)
+    few = ["--max_steps", "2", "--use_cpu", "true"]
+    images = ["--dataset_name", str(data), "--dataset_train_split", "validation", "--max_train_samples", "32"]
+    sft = ["--eval_strategy", "no", "--per_device_train_batch_size", "8"]
+    run(["sft", "--config", "aid-rsicd-tiny/policy", *images, *few, *sft, "--output_dir", f"{out}/policy2"], tmp_path)
+    sampled = ["--policy", f"{out}/policy2", "--input", str(data), "--split", "validation", "-n", "2"]
+    sampled += ["--form", "list"]
+    for split, extra in (("train", ["--choices_extra", "3", "--damaged_extra", "2"]), ("validation", [])):
+        more = ["--limit", "16", "--output", f"{out}/pairs/mistakes_{split}.jsonl", "--choices_extra", "5", *extra]
+        run(["data", "sample-pairs", *sampled, *more], tmp_path)
+    run(["reward", "--config", "aid-rsicd-tiny/rl_reward", *few, "--per_device_train_batch_size", "8",
+         "--eval_steps", "2"], tmp_path)  # fmt: skip
+    log = run(
+        ["grpo", "--config", "aid-rsicd-tiny/grpo", *images, *few, "--dataset_test_split", "validation",
+         "--score_model", f"{out}/rl_reward", "--max_eval_samples", "16", "--per_device_train_batch_size", "16",
+         "--eval_steps", "2", "--logging_steps", "1"], tmp_path,
+    )  # fmt: skip
+    assert "eval_audit/greedy_accuracy" in log and "audit/shuffle_gap" in log and "score/mean" in log
+    assert (tmp_path / out / "grpo" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("recipe", ["zero3", "zero2", "lora"])
+def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, tmp_path):
+    save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
+    model = ScoreModel.from_pretrained(tmp_path / "tiny")
+    model.save_pretrained(tmp_path / "score")
+    AutoProcessor.from_pretrained(tmp_path / "tiny").save_pretrained(tmp_path / "score")
+    folder = tmp_path / "data" / "rs_rl"
+    folder.mkdir(parents=True)
+    rows = []
+    for i, (kind, solution) in enumerate([("em", "rural"), ("iou", "(1,2),(30,40)"), ("open_ended", "a river")] * 2):
+        picture(i).save(folder / f"{i}.png")
+        rows.append({"prompt": "What is it?", "solution": solution, "reward_type": kind, "image": f"{i}.png"})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--model_name_or_path", "tiny", "--score_model", "score", "--max_pixels", str(12 * 28 * 28)]
+    flags += ["--dtype", "float32", "--bf16", "false", "--use_cpu", "true", "--max_completion_length", "8"]
+    flags += ["--gradient_accumulation_steps", "1", "--max_steps", "1", "--report_to", "none", "--num_processes", "2"]
+    flags += ["--dataloader_num_workers", "0", "--gradient_checkpointing", "false"]
+    config = "cpu_zero3" if recipe == "zero3" else "cpu_zero2"
+    log = run(["grpo", "--config", f"qwen2-vl-7b-grpo/{recipe}", *flags, "--accelerate_config", config], tmp_path)
+    assert "rewards/rs_reward/mean" in log and "Used: " + ("sharded" if recipe == "zero3" else "replicated") in log
+    saved = "adapter_model.safetensors" if recipe == "lora" else "model.safetensors"
+    assert (tmp_path / "out" / "qwen2-vl-7b-grpo" / recipe / saved).is_file()
+
+
+def test_the_recipes_readme_states_the_measured_results():
+    folder = ROOT / "recipes" / "aid-rsicd-tiny"
+    seeing, blind = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "results_blind"))
+    text = (folder / "README.md").read_text()
+    for kind, part in seeing["by_kind"].items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {kind} |"))
+        for report in (part, blind["by_kind"][kind]):
+            low, high = report["interval"]
+            assert f"{report['accuracy']:.1%} ({low:.1%} – {high:.1%})" in line
+    # what the recipe shows: the score model sees, beyond what the texts give away
+    assert seeing["by_kind"]["another_class"]["interval"][0] > blind["by_kind"]["another_class"]["interval"][1]
+    assert seeing["shuffled"]["gap"] > 0.1
+
+
+def test_the_recipes_readme_states_the_measured_rl_results():
+    folder = ROOT / "recipes" / "aid-rsicd-tiny"
+    runs = json.loads((folder / "results_grpo.json").read_text())["runs"]
+    text = (folder / "README.md").read_text()
+
+    def share(run, kind):
+        return runs[run][kind]["right"] / runs[run][kind]["answers"]
+
+    rows = {
+        "before": ["policy2"],
+        "GRPO, seed 0 / 1 / 2": [f"grpo_seed{i}" for i in range(3)],
+        "control: another image": [f"shuffled_seed{i}" for i in range(3)],
+        "control: more labels": [f"more_sft_seed{i}" for i in range(3)],
+    }
+    for start, names in rows.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+        for kind in ("sampled", "greedy"):
+            assert " / ".join(f"{share(name, kind):.1%}" for name in names) in line
+    (line,) = [line for line in text.splitlines() if line.startswith("| GRPO, mean ± sd")]
+    for kind in ("sampled", "greedy"):
+        values = [share(name, kind) for name in rows["GRPO, seed 0 / 1 / 2"]]
+        assert f"{statistics.mean(values):.1%} ± {statistics.stdev(values):.1%}" in line
+    # the control: a reward that is shown another image must not improve the policy
+    assert share("shuffled_seed0", "greedy") < 0.1 < share("policy2", "greedy")
+
+
+def test_the_recipes_readme_states_the_measured_best_of_n():
+    folder = ROOT / "recipes" / "aid-rsicd-tiny"
+    found = json.loads((folder / "best_of_n.json").read_text())
+    text = (folder / "README.md").read_text().partition("## Best of N")[2]
+    names = {"score": "score model", "majority": "majority vote", "random": "one at random", "oracle": "oracle"}
+    for method, name in names.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        entries = found["pooled"]["methods"][method]
+        assert [entry["n"] for entry in entries] == [1, 2, 4, 8, 16]
+        for entry in entries:
+            low, high = entry["interval"]
+            assert f"{entry['accuracy']:.1%} ({low:.1%} – {high:.1%})" in line
+    last = {method: found["pooled"]["methods"][method][-1]["accuracy"] for method in names}
+    front = " ".join((ROOT / "README.md").read_text().split())
+    assert f"right for {last['score']:.1%} of the images, a majority vote for {last['majority']:.1%}" in front
+    for other in ("majority", "random"):  # what it must show: better than both, at 8 and at 16
+        for entry in found["pooled"]["differences"][f"score - {other}"][-2:]:
+            low, high = (f"{100 * end:.1f}" for end in entry["interval"])
+            assert entry["interval"][0] > 0
+            assert f"{100 * entry['difference']:.1f}" in text and re.search(rf"{low}\s+to\s+{high}", text)
+
+
+def test_the_recipes_readme_states_the_measured_curation_results():
+    folder = ROOT / "recipes" / "aid-rsicd-curation"
+    found = json.loads((folder / "results.json").read_text())
+    text = (folder / "README.md").read_text()
+    assert all(line in text for line in found["tables"])
+    names = {"full": "all rows", "random": "random 30%", "clip": "CLIP score, top 30%",
+             "clip_image": "CLIP score, every image", "model": "score model, top 30%",
+             "model_image": "score model, every image", "oracle": "oracle 30%"}  # fmt: skip
+
+    def runs(kind, arm, name, same="steps"):
+        wanted = f"{arm}_steps" if arm == "full" and same == "steps" else arm
+        return [run[name] for run in found["runs"] if run["kind"] == kind and run["table_arm"] == wanted]
+
+    for arm, name in names.items():
+        kept, *learned = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        assert f"{found['kept'][arm]['captions']['clean']:.1%} | {found['kept'][arm]['labels']['clean']:.1%}" in kept
+        tables = [same for same in ("steps", "epochs") if any(f"| same {same} |" in line for line in found["tables"])]
+        for same, line in zip(tables, learned, strict=True):
+            for kind, figure in (("clip", "zero-shot accuracy"), ("vlm", "accuracy")):
+                values = runs(kind, arm, figure, same)
+                assert len(values) == 3
+                assert f"{statistics.mean(values):.1%} ± {statistics.stdev(values):.1%}" in line
+    # what it shows, seed by seed: with every image the score model's cut beats all that no oracle made
+    ours = runs("clip", "model_image", "zero-shot accuracy")
+    for arm in ("full", "random", "clip", "clip_image", "model"):
+        others = runs("clip", arm, "zero-shot accuracy")
+        assert all(a > b for a, b in zip(ours, others, strict=True)), arm
+    first = json.loads((folder / "results_first.json").read_text())
+    for arm in ("full", "random", "clip", "model", "oracle"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| first: {names[arm]} |")]
+        wanted = "full_steps" if arm == "full" else arm
+        found_runs = [run for run in first["runs"] if run["kind"] == "clip" and run["table_arm"] == wanted]
+        values = [run["zero-shot accuracy"] for run in found_runs]
+        assert f"{first['kept'][arm]['captions']['clean']:.1%} | {statistics.mean(values):.1%} ±" in line
+    for one in json.loads((folder / "results_why.json").read_text())["runs"]:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {one['texts']} |")]
+        assert line.endswith(f"| {one['zero-shot accuracy']:.1%} |")
+
+
+def test_the_recipes_readme_states_the_measured_rl_gain():
+    folder = ROOT / "recipes" / "aid-rsicd-curation"
+    found = json.loads((folder / "results_grpo.json").read_text())
+    text = (folder / "README.md").read_text()
+    assert all(line in text for line in found["table"])
+
+    def share(bits):
+        assert len(bits) == found["images"] and set(bits) == {"0", "1"}
+        return bits.count("1") / len(bits)
+
+    before = {way: share(bits) for way, bits in found["before"]["spoiled"].items()}
+    shares = {}
+    for arm, name in (
+        ("grpo", "GRPO, the score model alone"), ("shuffled", "control: GRPO, another"), ("wrong", "control: more of")
+    ):  # fmt: skip
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name}")]
+        for way in ("greedy", "sampled"):
+            own = shares[arm, way] = [share(run["right"][way]) for run in found["runs"] if run["arm"] == arm]
+            assert len(own) == 3 and " / ".join(f"{value:.1%}" for value in own) in line
+            assert f"{statistics.mean(own):.1%} ± {statistics.stdev(own):.1%}" in line
+        gain = 100 * (statistics.mean(shares[arm, "greedy"]) - before["greedy"])
+        shown, low, high = map(float, re.search(r"\| ([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\) \|", line).groups())
+        assert shown == pytest.approx(gain, abs=0.051) and low < shown < high
+        if arm == "grpo":
+            assert low > 0  # what it shows: better than before, and in every seed
+            assert all(value > before[way] for way in before for value in shares[arm, way])
+    # the control: a reward that is shown another image makes it worse
+    assert max(shares["shuffled", "greedy"]) < before["greedy"]
+    front = " ".join((ROOT / "README.md").read_text().split())
+    greedy, sampled = shares["grpo", "greedy"], shares["grpo", "sampled"]
+    assert (
+        f"for {statistics.mean(greedy):.1%} ± {statistics.stdev(greedy):.1%} (3 seeds) of the held-out ones" in front
+    )
+    assert f"instead of {before['greedy']:.1%}, and sampled answers for {statistics.mean(sampled):.1%}" in front
+    assert f"another image in the reward {statistics.mean(shares['shuffled', 'greedy']):.1%}" in front
+    wrong = [statistics.mean(shares["wrong", way]) for way in ("greedy", "sampled")]
+    assert f"same labels {wrong[0]:.1%}, sampled {wrong[1]:.1%}" in front
+    tried = json.loads((folder / "results_grpo_tried.json").read_text())
+    for one in tried["runs"]:
+        assert f"| {one['change']} | {one['greedy']:.1%} | {one['sampled']:.1%} |" in text
+    for one in tried["score_models"]:
+        low, high = one["interval"]
+        assert f"| `{one['model']}` | {one['accuracy']:.1%} ({low:.1%} – {high:.1%}) |" in text

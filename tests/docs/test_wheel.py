@@ -1,0 +1,94 @@
+"""A wheel built from the source distribution carries the declarations, and works from any folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+
+import pytest
+from helpers import ROOT
+
+from rs_rlhf import declarations
+
+SOURCES = ["rs_rlhf", *declarations.FOLDERS, "setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"]
+OPTIONAL = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+
+
+def run(*command, cwd, **env):
+    """Runs a command outside the checkout, without its path, and returns what it printed."""
+    plain = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env={**plain, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The `bin` folder of a fresh environment with the wheel; the libraries are this environment's."""
+    folder = tmp_path_factory.mktemp("wheel")
+    checkout, dist = folder / "checkout", folder / "dist"
+    checkout.mkdir()
+    for name in SOURCES + [name for name in OPTIONAL if (ROOT / name).exists()]:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "declared"))
+        else:
+            shutil.copy(ROOT / name, checkout / name)
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    dist.mkdir()
+    run(sys.executable, "-c", build, dist, cwd=checkout)
+    (sdist,) = dist.glob("*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    options = ["--no-deps", "--no-index"]
+    run(*pip, "wheel", *options, "--no-build-isolation", "-w", dist, sdist, cwd=folder)
+    (wheel,) = dist.glob("*.whl")
+    venv.create(folder / "venv", with_pip=False)
+    (binaries,) = [path for path in (folder / "venv").iterdir() if path.name in ("bin", "Scripts")]
+    run(*pip, "--python", binaries / "python", "install", *options, wheel, cwd=folder)
+    # A line of a .pth file adds a folder but follows no .pth file in it: an editable rs-rlhf there stays unseen.
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site / "libraries.pth").write_text("".join(f"{path}\n" for path in sorted(paths)))
+    return binaries
+
+
+def test_declarations_are_found_inside_the_package(installed, tmp_path):
+    code = "import rs_rlhf; from rs_rlhf import declarations as d; print(rs_rlhf.__file__)\n"
+    names = {kind: declarations.names(kind) for kind in declarations.FOLDERS}
+    code += f"for kind, known in {names!r}.items():\n"
+    code += "    assert d.names(kind) == known, (kind, d.names(kind))\n"
+    code += "    print(d.folder(kind))\n"
+    code += "    for name in known: print(d.find(kind, name))\n"
+    lines = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
+    package = lines[0].removesuffix("__init__.py")
+    assert str(ROOT) not in package
+    assert all(line.startswith(f"{package}declared") for line in lines[1:])
+
+
+def test_recipes_keep_their_readme(installed, tmp_path):
+    code = "from rs_rlhf.declarations import folder; print(*folder('recipes').rglob('README.md'), sep='\\n')"
+    lines = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
+    assert len(lines) == len(list((ROOT / "recipes").rglob("README.md")))
+
+
+def test_commands_run_from_another_folder(installed, tmp_path):
+    run(installed / "rs-rlhf", "tiny-vlm", "out", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert (tmp_path / "out" / "config.json").is_file()
+    assert "rs-rlhf" in run(installed / "rs-rlhf", "--version", cwd=tmp_path)
+
+
+def test_a_benchmark_is_evaluated_by_name(installed, tmp_path):
+    run(installed / "rs-rlhf", "tiny-vlm", "model", "--max_pixels", "3136", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    run(installed / "rs-rlhf", "data", "scenes", "scenes", "--n_train", "1", "--n_validation", "8", cwd=tmp_path)
+    asked = ["--model", "model", "--task", "scenes", "--data_root", ".", "--out", "out"]
+    assert "| scenes | model | 8 |" in run(installed / "rs-rlhf", "eval", *asked, cwd=tmp_path)
+    assert "rsvqa-lr" in run(installed / "rs-rlhf", "eval", "--list", cwd=tmp_path)
+
+
+def test_the_report_finds_its_page_in_the_wheel(installed, tmp_path):
+    history = [{"step": step, "loss": 1.0 / (1 + step)} for step in range(3)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": history}))
+    run(installed / "rs-rlhf", "report", ".", cwd=tmp_path)
+    assert "loss" in (tmp_path / "report.html").read_text()

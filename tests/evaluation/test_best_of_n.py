@@ -1,0 +1,310 @@
+"""Best-of-n with real (tiny) models: the command's figures, what moves them, a killed run, and early stopping."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT, picture
+
+from rs_rlhf import ScoreModel
+
+from rs_rlhf import Scorer
+
+from rs_rlhf.cli import main as cli
+from rs_rlhf.metrics.closed_answers import judge_answer
+from rs_rlhf.evaluation.best_of_n import best_answer, verdicts
+from rs_rlhf.data.group import DataError
+from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.data.questions import read_questions
+
+QUESTIONS, N, TOKENS, BUDGET = 20, 6, 6, 500
+SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": TOKENS}
+WORDS = ["river", "forest", "port", "farmland"]
+
+
+@pytest.fixture(scope="module")
+def policy_path(tiny_vlm, tmp_path_factory):
+    """A tiny policy that has learnt to answer any question with one of a few words, any of them."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
+    processor = AutoProcessor.from_pretrained(tiny_vlm)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for _ in range(40):
+        loss = 0
+        for word in WORDS:
+            asked = processor.tokenizer("<|im_start|>assistant\n")["input_ids"]
+            said = processor.tokenizer(f"{word}<|im_end|>")["input_ids"]
+            labels = torch.tensor([[-100] * len(asked) + said])
+            loss = loss + model(input_ids=torch.tensor([asked + said]), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("policy")
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def policy(policy_path):
+    return Policy.from_pretrained(policy_path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scorer(score_model_path):
+    return Scorer.from_pretrained(score_model_path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    rows = []
+    for i in range(QUESTIONS):
+        picture(i).save(root / f"{i}.png")
+        prompt = f"What is {'very ' * (i % 3)}to be seen?"
+        rows.append({"id": f"q{i}", "prompt": prompt, "image": f"{i}.png", "solution": WORDS[i % len(WORDS)]})
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = "title: Test\nsource: drawn here\nlayout: rows\npath: rows.jsonl\n"
+    (root / "asked.yaml").write_text(common + "task: vqa\n")
+    (root / "captioned.yaml").write_text(common + "task: captions\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def command(data, policy_path):
+    def build(out, score_model, *more):
+        sampling = [f"--{name}={value}" for name, value in SAMPLING.items()]
+        return ["best-of-n", "--policy", policy_path, "--score-model", str(score_model), "--data_root", str(data),
+                "--task", str(data / "asked.yaml"), "-n", str(N), "--token_budget", str(BUDGET), *sampling,
+                "--out", str(out), *map(str, more)]  # fmt: skip
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def whole(command, score_model_path, tmp_path_factory):
+    """A run in one go with one seed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert cli.main(command(out, score_model_path)) == 0
+    return out
+
+
+def stored(path):
+    """The answers and the scores of each model, by row, that a run's file holds."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()][1:]
+    answers, scores = {}, {}
+    for line in lines:
+        if "answers" in line:
+            answers.update(zip(line["rows"], line["answers"], strict=True))
+        else:
+            scores.setdefault(line["by"], {}).update(zip(line["rows"], line["scores"], strict=True))
+    return answers, scores
+
+
+def accuracy_of_the_best(data, path, which):
+    """Accuracy at n = N of the best score, reckoned from a run's file and the data alone."""
+    rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
+    answers, scores = stored(path)
+    total = 0.0
+    for i, row in enumerate(rows):
+        own = list(scores.values())[which][i]
+        top = [text for text, score in zip(answers[i], own, strict=True) if score == max(own)]
+        total += sum(judge_answer(text, [row["solution"]])["strict"] for text in top) / len(top)
+    return total / len(rows)
+
+
+def test_the_files_hold_what_was_sampled_scored_and_reckoned(whole, data, scorer):
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "answers_asked_seed0.jsonl", "best_of_n.json", "best_of_n.md", "best_of_n.png",
+    ]  # fmt: skip
+    answers, scores = stored(whole / "answers_asked_seed0.jsonl")
+    assert sorted(answers) == list(range(QUESTIONS)) and {len(own) for own in answers.values()} == {N}
+    (by_score,) = scores.values()
+    assert any(len(set(own)) < N for own in answers.values()), "no duplicates: nothing was tested"
+    for i, own in answers.items():
+        assert len({*zip(own, by_score[i], strict=True)}) == len(set(own)), "equal answers share one score"
+    rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
+    again = scorer.score([str(data / rows[3]["image"])], [rows[3]["prompt"]], [answers[3]])[0]
+    assert by_score[3] == pytest.approx(again, abs=1e-3)
+    results = json.loads((whole / "best_of_n.json").read_text())
+    assert results["questions"] == QUESTIONS and results["sizes"] == [1, 2, 4, 6] and results["seeds"] == [0]
+    methods = results["pooled"]["methods"]
+    assert list(methods) == ["score", "majority", "weighted", "random", "oracle"]
+    right = [[judge_answer(text, [row["solution"]])["strict"] for text in answers[i]] for i, row in enumerate(rows)]
+    assert methods["random"][0]["accuracy"] == pytest.approx(sum(map(sum, right)) / (QUESTIONS * N))
+    assert methods["oracle"][-1]["accuracy"] == pytest.approx(sum(map(any, right)) / QUESTIONS)
+    assert 0.2 < sum(map(any, right)) / QUESTIONS < 1, "nothing to choose between"
+    assert methods["score"][-1]["accuracy"] == pytest.approx(
+        accuracy_of_the_best(data, whole / "answers_asked_seed0.jsonl", 0)
+    )
+    assert all(one["interval"][0] <= one["accuracy"] <= one["interval"][1] for one in methods["score"])
+    malformed = [judge_answer(text, [rows[i]["solution"]])["answer"] is None for i in answers for text in answers[i]]
+    assert results["malformed"] == pytest.approx(sum(malformed) / len(malformed))
+    table = (whole / "best_of_n.md").read_text()
+    assert "| chosen by | n = 1 | n = 2 | n = 4 | n = 6 |" in table and "| score - majority |" in table
+
+
+def test_another_score_model_is_put_to_the_same_answers(whole, command, data, score_model_path, tmp_path, monkeypatch):
+    from transformers import AutoProcessor
+
+    other = ScoreModel.from_pretrained(score_model_path)
+    other.reward_head.weight.data.mul_(-1)
+    other.save_pretrained(tmp_path / "other")
+    AutoProcessor.from_pretrained(score_model_path).save_pretrained(tmp_path / "other")
+    file = tmp_path / "answers_asked_seed0.jsonl"
+    file.write_bytes((whole / "answers_asked_seed0.jsonl").read_bytes())
+    monkeypatch.setattr(Policy, "_generate", lambda *_: pytest.fail("the policy was asked again"))
+    assert cli.main(command(tmp_path, tmp_path / "other")) == 0
+    before, after = (json.loads((out / "best_of_n.json").read_text())["pooled"] for out in (whole, tmp_path))
+    for name in ("majority", "random", "oracle"):
+        assert after["methods"][name] == before["methods"][name]
+    assert after["methods"]["score"][1:] != before["methods"]["score"][1:]
+    assert after["methods"]["score"][-1]["accuracy"] == pytest.approx(accuracy_of_the_best(data, file, 1))
+
+
+def test_several_seeds_and_clip(command, score_model_path, tmp_path, capsys):
+    from rs_rlhf.models.tiny_clip import save_tiny_clip
+
+    clip = save_tiny_clip(tmp_path / "clip")
+    out = tmp_path / "out"
+    assert cli.main(command(out, score_model_path, "--seeds", 1, 2, "--limit", 6, "--clip_model", clip)) == 0
+    printed = capsys.readouterr().out
+    assert "seeds 1, 2" in printed and "best CLIP score" in printed and "±" in printed
+    results = json.loads((out / "best_of_n.json").read_text())
+    assert set(results["by_seed"]) == {"1", "2"} and results["questions"] == 6
+    for name, entries in results["pooled"]["methods"].items():
+        own = [results["by_seed"][seed]["methods"][name][-1]["accuracy"] for seed in ("1", "2")]
+        assert entries[-1]["accuracy"] == pytest.approx(sum(own) / 2)
+        assert entries[-1]["sd"] == pytest.approx(abs(own[0] - own[1]) / math.sqrt(2))
+    answers = [stored(out / f"answers_asked_seed{seed}.jsonl") for seed in (1, 2)]
+    assert answers[0][0] != answers[1][0] and len(answers[0][1]) == 2
+    assert all(-1 <= score <= 1 for own in list(answers[0][1].values())[1].values() for score in own)
+
+
+def test_a_killed_run_goes_on_with_the_same_files(whole, command, score_model_path, tmp_path):
+    line = command(tmp_path, score_model_path)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen([sys.executable, "-m", "rs_rlhf", *line], cwd=ROOT, env=env)
+    file = tmp_path / "answers_asked_seed0.jsonl"
+    while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") > 3):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = file.read_bytes()
+    assert b'"scores"' not in kept and 0 < len(stored_rows(kept)) < QUESTIONS, "killed before or after the middle"
+    file.write_bytes(kept + b'{"rows": [1], "answ')  # what a kill in the middle of a write leaves
+    assert cli.main(line) == 0
+    assert file.read_bytes().startswith(kept)
+    assert stored(file)[0] == stored(whole / file.name)[0]
+    results = [json.loads((out / "best_of_n.json").read_text()) for out in (tmp_path, whole)]
+    assert results[0]["pooled"] == results[1]["pooled"]
+
+
+def test_scoring_goes_on_where_it_was_cut_off(whole, command, score_model_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("rs_rlhf.evaluation.best_of_n.SCORED_TOGETHER", 4)
+    file = tmp_path / "answers_asked_seed0.jsonl"
+    sampled = [line for line in (whole / file.name).read_bytes().splitlines(True) if b'"scores"' not in line]
+    file.write_bytes(b"".join(sampled))
+    assert cli.main(command(tmp_path, score_model_path)) == 0
+    full = file.read_bytes()
+    lines = full.splitlines(True)
+    assert len(lines) == len(sampled) + QUESTIONS // 4
+    file.write_bytes(b"".join(lines[: len(sampled) + 2]) + lines[len(sampled) + 2][:40])
+    scored = []
+    score_groups = Scorer.score_groups
+    monkeypatch.setattr(
+        Scorer,
+        "score_groups",
+        lambda self, groups, **more: scored.append(len(groups)) or score_groups(self, groups, **more),
+    )
+    assert cli.main(command(tmp_path, score_model_path)) == 0
+    assert file.read_bytes() == full and scored == [4, 4, 4]
+
+
+def stored_rows(content):
+    return [i for line in content.splitlines()[1:] for i in json.loads(line)["rows"]]
+
+
+def test_mistakes_are_told_in_a_sentence(whole, command, data, score_model_path, tmp_path, capsys):
+    def told(*line):
+        assert cli.main(list(line)) == 1
+        return capsys.readouterr().err
+
+    line = command(whole, score_model_path)
+    assert "was begun with other settings: temperature (1.0 then, 0.5 now)" in told(*line, "--temperature=0.5")
+    captioned = [str(data / "captioned.yaml") if one.endswith("asked.yaml") else one for one in line]
+    assert "captioned.yaml is a captions task, whose answers are not voted on; give one of classification" in told(
+        *captioned
+    )
+    assert "--seeds holds -1; a seed may not be negative" in told(*line, "--seeds", "-1")
+    assert "n is 0; it must be at least 1" in told(*line, "-n", "0")
+    (tmp_path / "open.jsonl").write_text(json.dumps({"prompt": "What is this?", "id": "a"}) + "\n")
+    row = read_questions(str(tmp_path / "open.jsonl"))[0]
+    with pytest.raises(DataError, match="has no right answer, so nothing can be judged; add a `solution`"):
+        verdicts(row, ["a river"])
+
+
+def test_best_answer_is_the_best_of_what_was_sampled(policy, scorer):
+    options = {**SAMPLING, "seed": 3, "n": 10}
+    best = best_answer(policy, scorer, "What is it?", picture(1), **options)
+    assert (best.sampled, best.saved, len(best.answers)) == (10, 0, 10)
+    assert best.score == max(best.scores) and best.answer == best.answers[best.scores.index(best.score)]
+    assert best.scores == pytest.approx(scorer.score([picture(1)], ["What is it?"], [best.answers])[0], abs=1e-3)
+    assert len(set(best.answers)) > 3 and best.answers[:4] != best.answers[4:8], "each round has draws of its own"
+    other = best_answer(policy, scorer, "What is it?", picture(1), **{**options, "seed": 4})
+    assert other.answers != best.answers
+    assert best_answer(policy, scorer, "What is it?", picture(1), **options, stop_at=best.score + 1) == best
+
+
+def test_early_stopping_saves_samples_and_changes_none(policy, scorer):
+    ask = (policy, scorer, "What is it?", picture(1))
+    options = {**SAMPLING, "seed": 3}
+    full = best_answer(*ask, n=24, **options)
+    early = best_answer(*ask, n=24, **options, stop_at=full.scores[1])
+    assert early.sampled == 4 and early.saved == 20 and early.answers == full.answers[:4]
+    assert early.score == max(full.scores[:4]) >= full.scores[1]
+    patient = best_answer(*ask, n=24, **options, patience=5)
+    place = patient.scores.index(patient.score)
+    assert patient.sampled < 24 and patient.sampled + patient.saved == 24
+    assert patient.answers == full.answers[: patient.sampled] and patient.sampled - 1 - place >= 5
+    with pytest.raises(ValueError, match="patience .0. must be at least 1"):
+        best_answer(*ask, patience=0)
+
+
+class FailingScorer:
+    """What a remote scorer that gave up hands back."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def score_groups(self, groups, *, on_error="raise", show_progress=None):
+        return [[self.score] * len(group.completions) for group in groups]
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf])
+def test_a_missing_score_is_an_error(policy, score):
+    with pytest.raises(ValueError, match="has the score .*, expected a finite number; check the score model"):
+        best_answer(policy, FailingScorer(score), "What is it?", picture(1), n=2, **SAMPLING)
+
+
+def test_the_picture_follows_the_curves(tmp_path):
+    from PIL import Image
+
+    from rs_rlhf.runs.plots import plot_best_of_n
+
+    def drawn(accuracy):
+        entries = [{"n": n, "accuracy": accuracy, "interval": [accuracy - 0.1, accuracy + 0.1]} for n in (1, 2, 4)]
+        plot_best_of_n({"methods": {"score": entries, "random": entries}}, tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.width > 500
+            return image.convert("RGB").tobytes()
+
+    assert drawn(0.5) != drawn(0.6)

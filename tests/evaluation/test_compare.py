@@ -1,0 +1,334 @@
+"""Two runs compared question by question: counted by hand, mirrored, refused, and shown in a real browser."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import picture
+from PIL import Image
+
+from rs_rlhf.cli import main as cli
+from rs_rlhf.evaluation.reader import dataset_hash, read_benchmark
+from rs_rlhf.evaluation.benchmark import load_benchmark
+from rs_rlhf.data.group import DataError
+from rs_rlhf.evaluation.compare import SHOWN, compare, holm, write
+
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \u2028 @@DATA@@"
+
+
+def records(right, *, images=None, output="an answer", **more):
+    """Records of generated answers, right where `right` says so; questions of two types in turn."""
+    return [
+        {"id": f"q{i}", "prompt": f"Question {i}?", "output": f"{output} {i}", "answer": f"answer {i}",
+         "references": [f"class {i}"], "types": [("count", "presence")[i % 2]], "strict": bool(own),
+         "upstream_compat": None, "image": None if images is None else images[i % len(images)],
+         "pixels": [84, 56], "seconds": 0.1, **{key: values[i] for key, values in more.items()}}
+        for i, own in enumerate(right)
+    ]  # fmt: skip
+
+
+def write_run(folder, tasks, model="org/model", **figures):
+    """Writes an output folder in the documented layout; `figures` go to every task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {"model": model, "model_type": "vlm", "tasks": {}, "versions": {"transformers": "5.17.0"}}
+    for task, own in tasks.items():
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in own)
+        (folder / f"samples_{task}.jsonl").write_text(lines, encoding="utf-8")
+        right = [record["strict"] for record in own if "strict" in record]
+        known = {"n": len(own), "dataset_hash": f"hash of {task}", "metric_version": 1, "seed": 0}
+        known |= {"pixel_budget": [3136, 9408], "settings": {"model": model, "temperature": 0.0}, "published": []}
+        if right:
+            known["accuracy"] = sum(map(bool, right)) / len(right)
+        results["tasks"][task] = known | figures
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+# 40 questions: 10 right in both, 2 in A only, 12 in B only, 16 in neither.
+A_RIGHT = [1] * 10 + [1] * 2 + [0] * 12 + [0] * 16
+B_RIGHT = [1] * 10 + [0] * 2 + [1] * 12 + [0] * 16
+
+
+@pytest.fixture
+def runs(tmp_path):
+    a = write_run(tmp_path / "a", {"aid": records(A_RIGHT)}, model="org/a")
+    return a, write_run(tmp_path / "b", {"aid": records(B_RIGHT)[::-1]}, model="org/b")  # another order of the lines
+
+
+def test_counts_and_p_are_those_of_a_calculation_by_hand(runs):
+    (row,) = compare(*runs)["rows"]
+    assert (row["n"], row["a"], row["b"], row["only_a"], row["only_b"]) == (40, 12 / 40, 22 / 40, 2, 12)
+    assert row["difference"] == pytest.approx(0.25) and row["interval"][0] < 0.25 < row["interval"][1]
+    assert row["p"] == pytest.approx(2 * (1 + 14 + 91) / 2**14)  # P(X <= 2) of Binomial(14, 1/2), both sides
+    assert row["p_holm"] == row["p"] and row["verdict"].startswith("B is better at n = 40 (B - A = +25.0 points")
+
+
+def test_swapped_runs_mirror_the_verdict_and_equal_ones_differ_in_nothing(runs):
+    forward, back = (compare(*pair)["rows"][0] for pair in (runs, runs[::-1]))
+    assert back["verdict"].startswith("A is better") and back["p"] == forward["p"]
+    assert back["difference"] == pytest.approx(-forward["difference"])
+    assert back["interval"] == pytest.approx([-forward["interval"][1], -forward["interval"][0]])
+    same = compare(runs[0], runs[0])
+    assert same["rows"][0]["verdict"].startswith("no difference can be told at n = 40") and same["rows"][0]["p"] == 1
+    assert same["flips"] == {"aid": []} and same["notes"] == []
+
+
+def test_figures_that_are_not_right_or_wrong_go_through_the_bootstrap(tmp_path):
+    low, high = [[0.1 + i / 100] for i in range(20)], [[0.2 + i / 100] for i in range(20)]
+    a = write_run(tmp_path / "a", {"rsvg": records([0] * 20, ious=low, score=[1.0] * 20)})
+    b = write_run(tmp_path / "b", {"rsvg": records([0] * 20, ious=high, score=[1.0] * 20)})
+    rows = {row["measure"]: row for row in compare(a, b)["rows"]}
+    assert list(rows) == ["accuracy", "iou", "score"]
+    assert rows["iou"]["difference"] == pytest.approx(0.1) and rows["iou"]["interval"] == pytest.approx([0.1, 0.1])
+    assert rows["iou"]["only_a"] is None and rows["iou"]["verdict"].startswith(
+        "B is better at n = 20 (B - A = +0.1000"
+    )
+    assert [rows[name]["verdict"].startswith("no difference") for name in ("accuracy", "score")] == [True, True]
+
+
+def test_retrieval_counts_first_places(tmp_path):
+    def ranked(ranks):
+        return [
+            {"id": str(i), "image_to_text_rank": own[0], "text_to_image_ranks": own[1:]} for i, own in enumerate(ranks)
+        ]
+
+    a = write_run(tmp_path / "a", {"rsicd": ranked([(1, 2, 1), (3, 1, 1), (2, 5, 5)])})
+    b = write_run(tmp_path / "b", {"rsicd": ranked([(1, 1, 1), (1, 1, 1), (2, 5, 5)])})
+    compared = compare(a, b)
+    to_text, to_image = compared["rows"]
+    assert (to_text["measure"], to_text["a"], to_text["only_a"], to_text["only_b"]) == (
+        "image_to_text_R@1",
+        1 / 3,
+        0,
+        1,
+    )
+    assert to_text["p"] == 1 and to_image["a"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert [flip["id"] for flip in compared["flips"]["rsicd"]] == ["1"]
+
+
+def test_p_values_of_several_tasks_are_corrected(tmp_path):
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06]) and holm([]) == []
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    # 7 to 0: p = 2 / 2**7 = 0.0156, so 0.0469 of three tasks and 0.0625 of four.
+    tasks = ["one", "two", "three", "four"]
+    better = {task: records([1] * 8) if task == "one" else records([0] * 8) for task in tasks}
+    a = write_run(tmp_path / "a", {task: records([0] * 7 + [task == "one"]) for task in tasks})
+    b = write_run(tmp_path / "b", better)
+    three, four = compare(a, b, tasks[:3])["rows"][0], compare(a, b)["rows"][0]
+    assert three["p"] == four["p"] == pytest.approx(2 / 2**7)
+    assert three["p_holm"] == pytest.approx(6 / 2**7) and three["verdict"].startswith("B is better")
+    assert four["p_holm"] == pytest.approx(8 / 2**7) and four["verdict"].startswith("no difference")
+
+
+def test_other_settings_are_told_and_tasks_without_single_figures_too(runs, tmp_path):
+    captions = [{key: value for key, value in one.items() if key != "strict"} for one in records([1] * 3)]
+    settings = {"model": "org/x", "temperature": 0.7}
+    other = write_run(tmp_path / "c", {"captions": captions}, settings=settings, pixel_budget=[1, 2])
+    compared = compare(write_run(tmp_path / "d", {"captions": captions}), other)
+    assert compared["rows"] == [] and compared["flips"] == {}
+    assert "nothing can be paired" in compared["notes"][0]
+    assert "temperature 0.0 / 0.7; pixel_budget [3136, 9408] / [1, 2]" in compared["notes"][1]
+    assert "model" not in compared["notes"][1]
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    a, b = runs
+
+    def other(tasks, **figures):
+        return write_run(tmp_path / "other", tasks, **figures)
+
+    with pytest.raises(DataError, match="A has 40 questions of aid and B 30; they were run on other data: only A has"):
+        compare(a, other({"aid": records(B_RIGHT[:30])}))
+    with pytest.raises(
+        DataError, match="they were run on other data: dataset_hash is hash of aid of A and moved of B"
+    ):
+        compare(a, other({"aid": records(B_RIGHT)}, dataset_hash="moved"))
+    with pytest.raises(DataError, match="judged by other versions: metric_version is 1 of A and 2 of B"):
+        compare(a, other({"aid": records(B_RIGHT)}, metric_version=2))
+    with pytest.raises(DataError, match="results.json of B has no dataset_hash"):
+        compare(a, other({"aid": records(B_RIGHT)}, dataset_hash=None))
+    with pytest.raises(DataError, match="no task is in both .*: A has aid; B has nwpu"):
+        compare(a, other({"nwpu": records(B_RIGHT)}))
+    with pytest.raises(DataError, match="'adi' is not in both .*did you mean 'aid'"):
+        compare(a, b, ["adi"])
+    with pytest.raises(DataError, match="q3.* has no score, though others have"):
+        compare(a, other({"aid": records(B_RIGHT, score=[None if i == 3 else 1.0 for i in range(40)])}))
+    compared = compare(a, other({"aid": records(B_RIGHT, score=[1.0] * 40)}))
+    assert len(compared["rows"]) == 1 and compared["notes"] == ["aid: only B has score, which is not compared."]
+    with pytest.raises(DataError, match="q0.*`strict` is 'yes' .*expected true or false"):
+        compare(a, other({"aid": [records([1])[0] | {"strict": "yes"}, *records(B_RIGHT)[1:]]}))
+
+
+def test_damaged_files_are_named(runs, tmp_path, capsys):
+    a, b = runs
+    lines = (b / "samples_aid.jsonl").read_text().splitlines(keepends=True)
+    (b / "samples_aid.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
+    assert cli.main(["eval", "compare", str(a), str(b)]) == 1
+    assert "samples_aid.jsonl, line 6: not a whole JSON object" in capsys.readouterr().err
+    (b / "samples_aid.jsonl").write_text("".join(lines[:5]))
+    with pytest.raises(DataError, match="5 records, but results.json was made of 40"):
+        compare(a, b)
+    (b / "samples_aid.jsonl").write_text("".join([*lines[:39], lines[4]]))
+    with pytest.raises(DataError, match="line 40: the id 'q35' stands in line 5 too"):
+        compare(a, b)
+    (b / "samples_aid.jsonl").unlink()
+    with pytest.raises(DataError, match="no samples_aid.jsonl"):
+        compare(a, b)
+    (b / "results.json").write_text('{"model": ')
+    with pytest.raises(DataError, match="results.json: not whole JSON"):
+        compare(a, b)
+    with pytest.raises(DataError, match="no results.json in .*nowhere"):
+        compare(a, tmp_path / "nowhere")
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "data").mkdir()
+    for i in range(3):
+        picture(i).save(folder / "data" / f"{i}.png")
+    names = [str(folder / "data" / f"{i}.png") for i in range(3)]
+    a = write_run(folder / "a", {"aid": records(A_RIGHT, images=names)}, "org/a")
+    answers = records(B_RIGHT, images=names)
+    answers[10]["output"] = HOSTILE
+    b = write_run(folder / "b", {"aid": answers}, "org/<b>")
+    assert cli.main(["eval", "compare", str(a), str(b), "--task", "aid", "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def embedded(path):
+    return json.loads(path.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
+
+
+def test_the_files_of_a_comparison(page, capsys):
+    flips = [json.loads(line) for line in (page / "flips_aid.jsonl").read_text().rstrip("\n").split("\n")]
+    ways = [flip["direction"] for flip in flips]
+    assert ways == ["right_to_wrong"] * 2 + ["wrong_to_right"] * 12
+    assert flips[0]["id"] == "q10" and flips[0]["b"]["output"] == HOSTILE and flips[0]["a"]["output"] == "an answer 10"
+    told = json.loads((page / "compare.json").read_text())
+    assert told["flips"] == {"aid": {"right_to_wrong": 2, "wrong_to_right": 12}} and told["rows"][0]["only_b"] == 12
+    table = (page / "compare.md").read_text()
+    assert "| aid | accuracy | 40 | 0.3000 | 0.5500 | +0.2500 |" in table and "- aid, accuracy: B is better" in table
+    text = (page / "compare.html").read_text()
+    assert "<script>window" not in text and "&lt;b&gt;" in text.split("</title>")[0]
+    data = embedded(page / "compare.html")
+    (task,) = data["tasks"]
+    assert len(data["images"]) == 3 and task["total"] == 14 and task["flips"][0]["b"] == HOSTILE
+    assert all(flip["image"] is not None for flip in task["flips"]) and all(
+        uri.startswith("data:image/jpeg;base64,") for uri in data["images"]
+    )
+
+
+def test_pictures_that_cannot_be_shown_have_a_reason_and_cards_a_cap(tmp_path):
+    count = SHOWN + 50
+    paths = [str(tmp_path / "gone.png"), str(tmp_path / "a" / "results.json"), None]
+    a = write_run(tmp_path / "a", {"aid": records([0] * count, images=paths)})
+    b = write_run(tmp_path / "b", {"aid": records([1] * count, images=paths)})
+    write(compare(a, b), tmp_path / "out")
+    (task,) = embedded(tmp_path / "out" / "compare.html")["tasks"]
+    assert task["total"] == count and len(task["flips"]) == SHOWN
+    why = {int(flip["id"][1:]) % 3: flip["why"] for flip in task["flips"]}
+    assert "no such file" in why[0] and "known format" in why[1] and "inside the data's file" in why[2]
+    assert all(flip["image"] is None for flip in task["flips"])
+    assert len((tmp_path / "out" / "flips_aid.jsonl").read_text().splitlines()) == count
+
+
+def test_pictures_are_read_as_the_run_read_them(tmp_path):
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / "wide.png")
+    settings = {"reading": {"stretch": "fixed", "stretch_range": [0.0, 4095.0], "image_root": "elsewhere"}}
+    shown = {}
+    for name, own in (("as_run", settings), ("bare", {"reading": {}})):
+        runs = [
+            write_run(
+                tmp_path / name / side, {"aid": records([i] * 2, images=[str(tmp_path / "wide.png")])}, settings=own
+            )
+            for i, side in enumerate("ab")
+        ]
+        write(compare(*runs), tmp_path / name / "out")
+        shown[name] = embedded(tmp_path / name / "out" / "compare.html")
+    assert len(shown["as_run"]["images"]) == 1 and shown["as_run"]["tasks"][0]["flips"][0]["why"] == ""
+    assert shown["bare"]["images"] == [] and "stretch" in shown["bare"]["tasks"][0]["flips"][0]["why"]
+
+
+def test_pictures_inside_parquet_are_shown_where_the_data_are_given(tmp_path, capsys):
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageColumn
+
+    picture(0).save(tmp_path / "0.png")
+    content = (tmp_path / "0.png").read_bytes()
+    rows = {"image": [{"bytes": content, "path": f"{i}.png"} for i in range(2)], "label": ["Port", "River"]}
+    features = Features({"image": ImageColumn(), "label": Value("string")})
+    (tmp_path / "aid_rsicd").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "aid_rsicd" / "validation-0.parquet")
+    read = read_benchmark(load_benchmark("aid-rsicd"), tmp_path / "aid_rsicd")
+    folders = []
+    for i, side in enumerate("ab"):
+        own = [{**one, "id": row.id} for one, row in zip(records([i] * 2), read, strict=True)]
+        folders.append(str(write_run(tmp_path / side, {"aid-rsicd": own}, dataset_hash=dataset_hash(read))))
+    command = ["eval", "compare", *folders, "--out", str(tmp_path / "out")]
+    for more, count in (
+        ([], 0),
+        (["--data_root", str(tmp_path)], 1),
+        (["--data", f"aid-rsicd={tmp_path}/aid_rsicd"], 1),
+    ):
+        assert cli.main([*command, *more]) == 0
+        data = embedded(tmp_path / "out" / "compare.html")
+        assert len(data["images"]) == count and {flip["why"] == "" for flip in data["tasks"][0]["flips"]} == {
+            count == 1
+        }
+    rows["label"][0] = "Farm"
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "aid_rsicd" / "validation-0.parquet")
+    capsys.readouterr()
+    assert cli.main([*command, "--data_root", str(tmp_path)]) == 1
+    assert "not the data that the questions are of" in capsys.readouterr().err
+    assert cli.main([*command, "--data", "aid-rscid=x"]) == 1
+    assert "--data is given for 'aid-rscid'; did you mean 'aid-rsicd'?" in capsys.readouterr().err
+
+
+def test_scores_of_two_score_models_are_not_compared(tmp_path):
+    def run(name, **settings):
+        return write_run(tmp_path / name, {"vqa": records([1, 0], score=[1.0, 2.0])}, settings=settings)
+
+    a, same = run("a", score_model="s", score_model_hash="1"), run("b", score_model="s", score_model_hash="1")
+    assert [row["measure"] for row in compare(a, same)["rows"]] == ["accuracy", "score"]
+    for other in (run("c", score_model="t", score_model_hash="1"), run("d", score_model="s", score_model_hash="2")):
+        compared = compare(a, other)
+        assert [row["measure"] for row in compared["rows"]] == ["accuracy"]
+        assert "score is not compared" in compared["notes"][0]
+    assert "'s' has other weights" in compared["notes"][0]
+
+
+def test_the_page_filters_stays_inert_and_asks_no_network(browser, page):
+    browser.get((page / "compare.html").as_uri())
+    check_page(browser)
+
+
+def check_page(browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 10).until(
+        lambda it: it.execute_script(
+            "return document.images.length === 14 && [...document.images].every(i => i.complete && i.naturalWidth > 0)"
+        )
+    )
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert urls and all(url.startswith(("file:", "data:")) for url in urls), urls
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return window.hacked === undefined && !document.querySelector('img[src=x]')")
+    assert HOSTILE in browser.execute_script("return document.querySelector('article').textContent")
+
+    def press(text):
+        browser.find_element("xpath", f"//button[starts-with(., '{text}')]").click()
+        shown = "return [...document.querySelectorAll('article')].filter(a => a.offsetParent).map(a => a.className)"
+        return browser.execute_script(shown)
+
+    assert press("right → wrong (2)") == ["right_to_wrong"] * 2
+    assert press("count (7)") == ["right_to_wrong"]  # q10; q11 asks for presence
+    assert "1 shown of 14" in browser.find_element("css selector", "[role=status]").text
+    assert press("wrong → right (12)") == ["wrong_to_right"] * 6
+    assert len(press("presence")) == 6
+    assert "B is better at n = 40" in browser.find_element("css selector", "header").text

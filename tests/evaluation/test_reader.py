@@ -1,0 +1,322 @@
+"""Every declared benchmark, the layouts that training reads too, and the hash of a data set."""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.benchmark_files import change, declared, draw, fails, lr_files, made, prompts, write
+from helpers import ROOT, data_folder, picture
+
+from rs_rlhf import declarations
+from rs_rlhf.evaluation.reader import _check_judged, dataset_hash, read_benchmark, references_of
+from rs_rlhf.evaluation.benchmark import load_benchmark
+from rs_rlhf.data.group import completion_text
+from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.imagery.raster import read_image
+
+
+@pytest.fixture
+def lr(tmp_path):
+    return lr_files(tmp_path)
+
+
+# Every declaration
+
+
+@pytest.mark.parametrize("name", declarations.names("eval"))
+def test_every_declaration_loads_and_says_how_it_is_used(name):
+    benchmark = load_benchmark(name)
+    text = (ROOT / "eval" / f"{name}.yaml").read_text()
+    assert text.startswith("# rs-rlhf eval --model ") and re.search(rf"--task {name}\s", text)
+    assert f"`{name}`" in (ROOT / "eval" / "README.md").read_text() or name.endswith("-authors")
+    assert set(benchmark.core_types) <= set(benchmark.types) and len(set(benchmark.choices)) == len(benchmark.choices)
+    for figure in benchmark.published:
+        assert 0 < figure["value"] <= 100 and re.search(r"arXiv|github", figure["source"])
+
+
+CLASSES = {
+    "aid": 30,
+    "nwpu-resisc45": 45,
+    "meter-ml": 7,
+    "siri-whu": 12,
+    "whu-rs19": 19,
+    "eurosat": 10,
+    "ucmerced": 21,
+}
+FOLDERS = {
+    "aid": "BareLand StorageTanks MediumResidential", "nwpu-resisc45": "sea_ice thermal_power_station wetland",
+    "meter-ml": "CAFOs R&Ts Negative WWTPs ProcPlants Mines Landfills", "siri-whu": "idle_land water",
+    "whu-rs19": "footballField railwayStation", "ucmerced": "mobilehomepark storagetanks baseballdiamond buildings",
+    "eurosat": "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop Residential SeaLake",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_official_class_folders_become_the_declared_words(name, tmp_path):
+    for i, folder in enumerate(FOLDERS[name].split()):
+        draw(tmp_path / folder / f"{i}.png", i)
+    benchmark = declared(name)
+    rows = read_benchmark(benchmark, tmp_path)
+    assert len(rows) == len(FOLDERS[name].split()) and len(rows[0].choices) == CLASSES[name]
+    assert all(row.reference in row.choices and row.reference in prompts([row])[0] for row in rows)
+
+
+def test_the_example_of_the_readme_loads_and_reads(tmp_path):
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "eval" / "README.md").read_text(), re.DOTALL)
+    benchmark = load_benchmark(str(write(tmp_path / "my-harbours.yaml", block[1])))
+    row = re.search(r"`(\{\"id\".*?\})`", (ROOT / "eval" / "README.md").read_text())[1]
+    draw(tmp_path / "1.png")
+    second = {**json.loads(row), "id": "h2", "type": "count", "solution": 3}
+    data = write(tmp_path / "harbours.jsonl", f"{row}\n{json.dumps(second)}\n")
+    rows = read_benchmark(benchmark, data)
+    assert benchmark.name == "my-harbours" and [row.reference for row in rows] == ["yes", "3"]
+    assert [row.id for row in read_benchmark(benchmark, data, core_only=True)] == ["h1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("types: [yes, no]", "types holds True, expected texts; write it in quotes"),
+        ("choices: urban", "choices is 'urban', expected a list"),
+        ("templates: [1]", "templates holds 1, expected texts"),
+        ("core_types: [null]", "core_types holds None"),
+        ("class_names: {1: port}", "class_names holds 1, expected texts; write it in quotes"),
+        ("class_names: [port]", "class_names is ['port'], expected names"),
+        ("numbers: rsvqa", "numbers is 'rsvqa'; did you mean 'rsvqa_lr'?"),
+        ("box_unit: percent", "box_unit is 'percent'. Choices: pixel, 0-1000"),
+        ("box_unit: 1", "box_unit is 1, expected a text; write it in quotes"),
+        ("max_new_tokens: 0", "max_new_tokens is 0, expected a whole number"),
+        ("max_new_tokens: 8.5", "max_new_tokens is 8.5"),
+        ("metric_version: true", "metric_version is True"),
+        ("source: 2503.00743", "source is 2503.00743, expected a text"),
+        ("published: [{model: m, metric: top1, value: '64', source: s}]", "has the value '64', expected a number"),
+        ("published: [64]", "published holds 64"),
+        ("name: a/b", "the benchmark's name is 'a/b'"),
+        ("path: ../d", "path is '../d', expected one below the data root"),
+        ("annotations: /etc/rows.jsonl", "annotations is '/etc/rows.jsonl', expected one below path"),
+        ("images: ../pictures", "images is '../pictures', expected one below path"),
+        ("layout: row", "layout is 'row'; did you mean 'rows'?"),
+        ("class_names: {a: b}", "the layout rows does not read class_names, only split, annotations, images"),
+        ("layout: images\nannotations: a.json", "the layout images does not read annotations"),
+        ("layout: images\nimages: i", "the layout images does not read images"),
+        ("layout: authors\nsplit: test", "the layout authors does not read split"),
+        ("layout: lhrs_bench\nsplit: test", "the layout lhrs_bench does not read split"),
+        ("layout: vrsbench\nsplit: test", "the layout vrsbench does not read split"),
+        ("layout: preferences\nprompt: Why?", "the layout preferences does not read prompt"),
+    ],
+)
+def test_declarations_that_cannot_be_meant_are_refused(tmp_path, line, said):
+    values = {"title": "t", "task": "vqa", "layout": "rows", "path": "d", "source": "s"}
+    lines = [f"{key}: {value}" for key, value in values.items() if f"\n{key}:" not in f"\n{line}"]
+    with pytest.raises(DeclarationError) as error:
+        load_benchmark(str(write(tmp_path / "mine.yaml", "\n".join([*lines, line]))))
+    assert said in str(error.value) and "mine.yaml" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(DeclarationError, match="my benchmark.yaml: the benchmark's name is 'my benchmark'"):
+        load_benchmark(str(write(tmp_path / "my benchmark.yaml", "\n".join(f"{k}: {v}" for k, v in values.items()))))
+
+
+# Images, rows, preferences, pairs
+
+
+def test_images_need_what_the_task_is_about(tmp_path):
+    draw(tmp_path / "BareLand" / "1.png")
+    (row,) = read_benchmark(made(task="classification", layout="images"), tmp_path)
+    assert (row.id, row.reference, row.choices) == ("BareLand/1.png", "bare land", ["bare land"])
+    assert prompts([row]) == ["What is the scene class of this image?"] and Path(row.group.images[0]).is_absolute()
+    fails(made(task="captions", layout="images"), tmp_path, "BareLand/1.png", "no captions")
+    fails(made(task="vqa", layout="images"), tmp_path, "no questions of the task vqa")
+    fails(
+        made(task="classification", layout="images", choices=["port"]), tmp_path, "'bare land' is none of the declared"
+    )
+    fails(made(task="classification", layout="images", split="test"), tmp_path, "nothing of split 'test'")
+    fails(made(task="classification", layout="images"), tmp_path / "gone", "does not exist")
+    write(tmp_path / "said.jsonl", json.dumps({"image": "../out.png", "captions": ["a"]}))
+    fails(made(task="captions", layout="images"), tmp_path / "said.jsonl", "row 1", "leaves image_root")
+
+
+def test_rows_of_every_task(tmp_path):
+    draw(tmp_path / "1.png")
+    row = {"id": "q", "image": "1.png", "prompt": "Which?"}
+    file = write(tmp_path / "rows.jsonl", json.dumps({**row, "boxes": [[1, 2, 3, 4]], "types": ["a", "b"]}))
+    (read,) = read_benchmark(made(task="grounding", layout="rows"), file)
+    assert read.columns["size"] == [84, 56] and read.columns["types"] == ["a", "b"]
+    fails(made(task="vqa", layout="rows"), file, "line 1", "no `solution`")
+    fails(made(task="captions", layout="rows"), file, "no `captions`")
+    write(file, json.dumps({**row, "solution": "B", "choices": ["a port", "a farm"]}))
+    assert read_benchmark(made(task="choice", layout="rows"), file)[0].choices == ["a port", "a farm"]
+    fails(made(task="grounding", layout="rows"), file, "no `boxes`")
+    write(file, json.dumps({**row, "solution": "B"}) + "\n{")
+    fails(made(task="vqa", layout="rows"), file, "line 2", "not JSON")
+    write(file, json.dumps({**row, "image": "2.png", "solution": "B"}))
+    fails(made(task="vqa", layout="rows"), file, "line 1", "2.png", "no such file")
+
+
+def asked_rows(tmp_path, *rows):
+    draw(tmp_path / "1.png")
+    base = {"image": "1.png", "prompt": "Which?"}
+    return write(tmp_path / "rows.jsonl", "\n".join(json.dumps({**base, **row}) for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "said"),
+    [
+        ("choice", {"solution": "C", "choices": ["a port", "a farm"]}, "the reference 'C' is none of the choices"),
+        ("choice", {"solution": "A river", "choices": ["the river", "river"]}, "or several"),
+        ("vqa", {"solution": "a", "references": "b"}, "`references` is 'b' (str), expected a list of texts"),
+        ("vqa", {"solution": "a", "references": ["b", 3]}, "`references` is ['b', 3]"),
+        ("vqa", {"solution": "a", "references": [" "]}, "none empty"),
+        ("captions", {"captions": "a port"}, "`captions` is 'a port'"),
+        ("captions", {"captions": ["a port", ""]}, "or an empty one"),
+        ("grounding", {"boxes": [[1, 2, 3, "4"]]}, "no `boxes`"),
+        ("grounding", {"boxes": [[1, 2, 3, float("nan")]]}, "no `boxes`"),
+        ("grounding", {"boxes": [[1, 2, 3, 4]], "size": [0, 56]}, "no `size`"),
+        ("preference", {"solution": "a"}, "no texts to choose between"),
+    ],
+)
+def test_a_question_that_cannot_be_judged_is_refused_before_it_is_asked(tmp_path, task, row, said):
+    good = {"solution": "a port", "choices": ["a port", "a farm"], "captions": ["a port"], "boxes": [[1, 2, 3, 4]]}
+    fails(
+        made(task=task, layout="rows"), asked_rows(tmp_path, *[good] * (task != "preference"), row), "rows.jsonl", said
+    )
+
+
+def test_choices_in_their_own_words_and_boxes_without_area_are_judged(tmp_path):
+    for solution, choices in (("A, B", ["A, B", "C, D"]), ("river", ["the river", "river"])):
+        file = asked_rows(tmp_path, {"solution": solution, "choices": choices})
+        assert read_benchmark(made(task="choice", layout="rows"), file)[0].reference == solution
+    file = asked_rows(tmp_path, {"boxes": [[5, 5, 5, 9]]})
+    assert read_benchmark(made(task="grounding", layout="rows"), file)[0].columns["boxes"] == [[5, 5, 5, 9]]
+
+
+def test_a_million_questions_of_few_answers_are_checked_in_seconds(tmp_path):
+    file = asked_rows(tmp_path, {"solution": "yes", "choices": ["yes", "no"]})
+    benchmark = made(task="vqa", layout="rows", numbers="rsvqa_hr")
+    (row,) = read_benchmark(benchmark, file)
+    start = time.perf_counter()
+    _check_judged([row] * 100_000, benchmark)
+    assert time.perf_counter() - start < 1
+
+
+def test_references_of(tmp_path):
+    rows = [{"solution": "a", "references": ["b", "c"]}, {"solution": "a", "references": None}, {"solution": "a"}]
+    read = read_benchmark(made(task="vqa", layout="rows"), asked_rows(tmp_path, *rows))
+    assert [references_of(row) for row in read] == [["a", "b", "c"], ["a"], ["a"]]
+    row = {"solution": "port", "captions": ["a port", "ships"]}
+    for task, references in (("vqa", ["port"]), ("captions", ["a port", "ships"])):
+        (one,) = read_benchmark(made(task=task, layout="rows"), asked_rows(tmp_path, row))
+        assert references_of(one) == references
+    (one,) = read_benchmark(
+        made(task="grounding", layout="rows"), asked_rows(tmp_path, {**row, "boxes": [[1, 2, 3, 4]]})
+    )
+    assert references_of(one) == []
+
+
+def test_a_prompt_goes_around_the_prompts_of_rows(tmp_path):
+    benchmark = made(task="choice", layout="rows", prompt="{question}\n{choices}\nA letter.")
+    row = {"solution": "A", "choices": ["a port", "a farm"]}
+    (read,) = read_benchmark(benchmark, asked_rows(tmp_path, row))
+    assert prompts([read]) == ["Which?\nA. a port\nB. a farm\nA letter."] and len(read.group.images) == 1
+    assert "line 1" in read.group.where and read.prompt == prompts([read])[0]
+    messages = [{"role": "user", "content": "Which?"}]
+    fails(benchmark, asked_rows(tmp_path, {**row, "prompt": messages}), "line 1", "`prompt` is a conversation")
+    fails(benchmark, asked_rows(tmp_path, {"solution": "A"}), "the prompt lists {choices}, but 'Which?' has none")
+    benchmark = made(task="classification", layout="rows", prompt="{question} One of {choices}.")
+    rows = read_benchmark(benchmark, asked_rows(tmp_path, {"solution": "port"}, {"solution": "farm"}))
+    assert prompts(rows) == ["Which? One of farm, port."] * 2
+
+
+def test_sizes_are_those_of_the_upright_picture(tmp_path):
+    image = picture(1, 84, 56)
+    image.getexif()[274] = 6
+    image.save(tmp_path / "turned.jpg", exif=image.getexif())
+    (read,) = read_benchmark(
+        made(task="grounding", layout="rows"), asked_rows(tmp_path, {"image": "turned.jpg", "boxes": [[1, 2, 3, 4]]})
+    )
+    assert read.columns["size"] == [56, 84] and read_image(read.group.images[0]).size == (56, 84)
+
+
+def test_sizes_of_tiffs_of_many_bands(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(tmp_path / "b.tif", "w", driver="GTiff", width=40, height=30, count=7, dtype="uint16") as file:
+        file.write(np.ones((7, 30, 40), "uint16"))
+    row = {"image": "b.tif", "boxes": [[1, 2, 3, 4]]}
+    assert read_benchmark(made(task="grounding", layout="rows"), asked_rows(tmp_path, row))[0].columns["size"] == [
+        40,
+        30,
+    ]
+
+
+def test_preferences_keep_their_completions_and_names(tmp_path):
+    draw(tmp_path / "pairs" / "1.png")
+    write(tmp_path / "pairs.json", [{"chosen": "a port", "rejected": ["a farm", "a river"], "image_name": "1.png"}])
+    rows = read_benchmark(made(task="preference", layout="preferences"), tmp_path / "pairs.json")
+    assert [row.id for row in rows] == ["pairs-0", "pairs-0.1"] and rows[0].image_names == ["pairs/1.png"]
+    assert [completion_text(one) for one in rows[1].group.completions] == ["a port", "a river"]
+    row = {
+        "prompt": "",
+        "chosen": "a port",
+        "rejected": "a farm",
+        "kind": "another_class",
+        "source": "s",
+        "image": "9.png",
+    }
+    file = write(tmp_path / "own.jsonl", json.dumps(row))
+    fails(made(task="preference", layout="preferences"), file, "line 1", "9.png", "no such file")
+    write(file, json.dumps({**row, "image": "pairs/1.png"}))
+    (read,) = read_benchmark(made(task="preference", layout="preferences"), file)
+    assert read.columns == {"types": ["another_class"], "source": "s"} and read.group.kind == "another_class"
+    write(file, json.dumps({"chosen": "a port"}))
+    fails(made(task="preference", layout="preferences"), file, "line 1", "no column `rejected`")
+
+
+def test_real_aid_rsicd():
+    folder = data_folder("aid_rsicd")
+    rows = read_benchmark(load_benchmark("aid-rsicd"), folder)
+    assert len(rows) == 1027 and len(rows[0].choices) == 30 and "bare land" in rows[0].choices
+    assert rows[0].group.images[0]["bytes"] and not rows[0].captions
+    rows = read_benchmark(load_benchmark("aid-rsicd-retrieval"), folder)
+    assert len(rows) == 1027 and sum(len(row.captions) for row in rows) == 5135
+
+
+def test_real_aid_rsicd_pairs_are_of_all_kinds():
+    rows = read_benchmark(load_benchmark("aid-rsicd-preference"), data_folder("aid_rsicd"))
+    assert len(rows) == 5035 and all(len(row.group.completions) == 2 for row in rows)
+    kinds = {kind for row in rows for kind in row.columns["types"]}
+    assert kinds == {"another_class", "same_class", "attribute", "wrong_label", "truncated"}
+
+
+# The hash
+
+
+def test_the_hash_moves_with_the_data_and_not_with_their_place(lr, tmp_path):
+    benchmark = declared("rsvqa-lr")
+    first = dataset_hash(read_benchmark(benchmark, lr))
+    elsewhere = Path(shutil.copytree(lr, tmp_path / "elsewhere" / "moved"))
+    assert dataset_hash(read_benchmark(benchmark, elsewhere)) == first and len(first) == 64
+    draw(elsewhere / "Images_LR" / "1.tif", 1, width=65, height=64)
+    assert dataset_hash(read_benchmark(benchmark, elsewhere)) != first
+    change(lr / "LR_split_test_answers.json", "answers", 1, answer="urban")
+    changed = dataset_hash(read_benchmark(benchmark, lr))
+    assert changed != first
+    change(lr / "LR_split_test_questions.json", "questions", 1, type="comp")
+    assert dataset_hash(read_benchmark(declared("rsvqa-lr", types=[]), lr)) not in (first, changed)
+
+
+def test_the_hash_of_stored_bytes_moves_with_one_of_them(tmp_path):
+    from datasets import Dataset, Features, Image, Value
+
+    draw(tmp_path / "a.bmp")
+    content, hashes = bytearray((tmp_path / "a.bmp").read_bytes()), []
+    for value in (7, 8):
+        content[-1] = value
+        rows = {"image": [{"bytes": bytes(content), "path": "a.bmp"}], "label": ["port"]}
+        data = Dataset.from_dict(rows, features=Features({"image": Image(), "label": Value("string")}))
+        data.to_parquet(tmp_path / "test.parquet")
+        hashes.append(
+            dataset_hash(read_benchmark(made(task="classification", layout="images"), tmp_path / "test.parquet"))
+        )
+    assert hashes[0] != hashes[1]

@@ -1,0 +1,169 @@
+"""A policy answers as `generate` does, whatever the batch, and its answers can be had again."""
+
+import shutil
+
+import pytest
+import torch
+from helpers import picture
+from safetensors.torch import load_file, save_file
+
+from rs_rlhf.data.group import make_group
+from rs_rlhf.imagery.raster import ImageError
+from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_vlm):
+    return Policy.from_pretrained(tiny_vlm)
+
+
+@pytest.fixture(scope="module")
+def items():
+    return [
+        ("What is it?", picture(1)),
+        ("A longer question about the scene, is it rural?", picture(2, 56, 112)),
+        ("no image", None),
+        ("two", [picture(3), picture(4)]),
+        ("What is it?", picture(1)),
+    ]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_greedy_is_that_of_generate(family, tiny_vlm, items, tmp_path):
+    path = tiny_vlm
+    if family != "qwen2_vl":
+        path = save_tiny_vlm(tmp_path / family, family=family, min_pixels=56 * 56, max_pixels=12 * 28 * 28)
+    policy = Policy.from_pretrained(path)
+    expected = []
+    for prompt, image in items:
+        inputs = policy._inputs([make_group(prompt, [], image)])
+        if image is None:  # generate takes text positions then
+            inputs.pop("mm_token_type_ids")
+        out = policy.model.generate(**inputs, do_sample=False, max_new_tokens=10, suppress_tokens=policy.never)
+        start = inputs["input_ids"].shape[1]
+        expected.append(policy.tokenizer.batch_decode(out[:, start:], skip_special_tokens=True))
+    assert policy.sample(items, temperature=0, max_new_tokens=10) == expected
+    assert policy.sample(items, 3, temperature=0, max_new_tokens=10) == [own * 3 for own in expected]
+
+
+def test_draws_do_not_depend_on_the_batch(policy, items):
+    torch.manual_seed(1)
+    together = policy.sample(items, 4, max_new_tokens=6)
+    torch.manual_seed(2)
+    assert policy.sample(items, 4, max_new_tokens=6, batch_size=1) == together
+    assert policy.sample(items, 4, max_new_tokens=6, token_budget=400) == together
+    assert policy.sample(items, 4, max_new_tokens=6, seed=1) != together
+    assert len({*together[0]}) > 1 and together[0] != together[4]  # the same question has its own draws
+    assert torch.initial_seed() == 2  # nobody else's random numbers are touched
+    groups = [make_group(prompt, ["ignored"], image) for prompt, image in items]
+    assert policy.sample(groups, 4, max_new_tokens=6) == together
+    assert policy.sample([], 4) == []
+
+
+def test_what_is_done_is_left_out(policy, items):
+    whole = dict(enumerate(policy.sample(items, 2, max_new_tokens=4, batch_size=2)))
+    first = next(policy.sample_batches(items, 2, max_new_tokens=4, batch_size=2))[0]
+    rest = policy.sample_batches(items, 2, max_new_tokens=4, batch_size=2, done=first)
+    again = {i: own for batch, texts in rest for i, own in zip(batch, texts, strict=True)}
+    assert again == {i: own for i, own in whole.items() if i not in first}
+
+
+def test_processes_share_the_batches_of_one(policy, items):
+    options = {"max_new_tokens": 4, "token_budget": 120}
+    whole = list(policy.sample_batches(items, 2, **options))
+    shares = [list(policy.sample_batches(items, 2, **options, share=(rank, 2))) for rank in (0, 1)]
+    assert len(whole) > 2 and shares == [whole[0::2], whole[1::2]]
+    first = whole[0][0]
+    assert list(policy.sample_batches(items, 2, **options, share=(0, 2), done=first)) == whole[2::2]
+    assert list(policy.sample_batches(items[:1], share=(1, 2))) == []
+    with pytest.raises(ValueError, match="share is .2, 2., expected .rank, world."):
+        policy.sample(items, share=(2, 2))
+
+
+def test_pixels_are_those_the_model_sees(policy):
+    group = make_group("two", [], [picture(1, 900, 300), picture(2, 30, 40)])
+    sizes = policy.pixels(group)
+    grids = policy._inputs([group])["image_grid_thw"]
+    assert [(1, height // 14, width // 14) for width, height in sizes] == [tuple(grid) for grid in grids.tolist()]
+    assert sizes[0][0] > sizes[0][1] and sizes[0] != (900, 300) and policy.pixels(make_group("none", [])) == []
+    with pytest.raises(ImageError, match="q.jsonl, line 3: image 'nowhere.png'"):
+        policy.pixels(make_group("a", [], "nowhere.png", where="q.jsonl, line 3"))
+
+
+def test_draws_follow_the_probabilities(policy):
+    shares = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    logits = torch.full((20000, len(policy.tokenizer)), -torch.inf)
+    places = [k for k in range(20, 30) if k not in policy.never][:4]
+    logits[:, places] = shares.log()
+    draws = torch.rand(20000, generator=torch.Generator().manual_seed(0))
+
+    def frequencies(**options):
+        given = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | options
+        chosen = policy._choose(logits.clone(), draws, **given)
+        return [(chosen == place).float().mean().item() for place in places]
+
+    assert frequencies() == pytest.approx(shares.tolist(), abs=0.01)
+    assert frequencies(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.01)
+    assert frequencies(top_p=0.7) == pytest.approx([0.625, 0.375, 0, 0], abs=0.01)
+    assert frequencies(temperature=1e-3) == [1, 0, 0, 0]
+    assert frequencies(temperature=0, top_p=0.9) == [1, 0, 0, 0]
+
+
+def test_vision_tokens_are_never_said_and_end_tokens_end(policy):
+    logits = torch.zeros(1, len(policy.tokenizer) + 8)
+    logits[:, policy.never] = 50.0
+    logits[:, len(policy.tokenizer) :] = 60.0
+    logits[:, 40] = 40.0
+    assert policy._choose(logits, torch.tensor([0.5]), 1.0, 1.0, 0).tolist() == [40]
+    assert policy.tokenizer.convert_tokens_to_ids("<|image_pad|>") in policy.never
+    assert policy.tokenizer.convert_tokens_to_ids("<|im_end|>") in policy.end_ids
+
+
+def test_adapter_is_merged(tiny_vlm, policy, items, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = get_peft_model(model, lora)
+    model.save_pretrained(tmp_path / "adapter")
+    adapted = Policy.from_pretrained(tmp_path / "adapter")
+    answers = adapted.sample(items, temperature=0, max_new_tokens=8)
+    assert answers != policy.sample(items, temperature=0, max_new_tokens=8)
+    # A PEFT model as it stands in training answers alike.
+    assert Policy(model, adapted.processor).sample(items, temperature=0, max_new_tokens=8) == answers
+
+
+def test_pickled_weights_are_refused(tiny_vlm, tmp_path):
+    from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
+
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny_vlm, pickled)
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"cannot be loaded as a policy.*no file named model\.safetensors"):
+        Policy.from_pretrained(pickled)
+    args = VisionGRPOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        VisionGRPOTrainer(str(pickled), lambda completions, **_: [0.0] * len(completions), args)
+
+
+def test_mistakes_are_told(policy, tiny_vlm, score_model_path, tmp_path):
+    with pytest.raises(ValueError, match="is no policy: its architectures are .*ScoreModel"):
+        Policy.from_pretrained(score_model_path)
+    with pytest.raises(ValueError, match="cannot be loaded as a policy"):
+        Policy.from_pretrained(tmp_path / "nothing")
+    for wrong in ({"temperature": -1}, {"top_p": 0}, {"n": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(ValueError, match="must be at least 1|correct the one"):
+            policy.sample([("a", None)], **wrong)
+    missing = make_group("a", [], "nowhere.png", where="q.jsonl, line 3")
+    with pytest.raises(ImageError, match="q.jsonl, line 3: image 'nowhere.png'"):
+        policy.sample([missing])
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_vlm, cut)
+    weights = load_file(cut / "model.safetensors")
+    weights.pop(next(name for name in weights if "layers.1" in name))
+    save_file(weights, cut / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="1 weights are missing, such as .*layers.1"):
+        Policy.from_pretrained(cut)

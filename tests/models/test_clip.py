@@ -1,0 +1,198 @@
+"""Dual encoders: parity with transformers, padding and batches, the CLIP score, errors, and the tiny models."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import picture
+
+from rs_rlhf.models.clip import ClipModel, ClipScorer
+from rs_rlhf.data.group import DataError, make_group
+from rs_rlhf.imagery.raster import ImageError
+from rs_rlhf.models.tiny_clip import build_clip_tokenizer, main, save_tiny_clip
+
+TEXTS = ["a river.", "many green trees and several buildings near a river", "two storage tanks"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Paths of a tiny CLIP and a tiny SigLIP."""
+    folder = tmp_path_factory.mktemp("clip")
+    options = {"image_size": 32, "max_length": 24}
+    return {family: save_tiny_clip(folder / family, family=family, **options) for family in ("clip", "siglip")}
+
+
+@pytest.fixture(scope="module")
+def clip(clips):
+    return ClipModel.from_pretrained(clips["clip"], device="cpu")
+
+
+def cosines(image, texts):
+    return (image @ texts.T).tolist()
+
+
+def test_cosines_are_those_of_the_forward_of_clip(clips, clip):
+    from transformers import CLIPModel, CLIPProcessor
+
+    model, processor = CLIPModel.from_pretrained(clips["clip"]), CLIPProcessor.from_pretrained(clips["clip"])
+    pictures = [picture(1), picture(2, 40, 90)]
+    with torch.no_grad():
+        output = model(**processor(text=TEXTS, images=pictures, return_tensors="pt", padding=True))
+    features = clip.image_features(pictures), clip.text_features(TEXTS)
+    assert features[0].shape == (2, 64) and features[0].dtype == torch.float32
+    torch.testing.assert_close(features[0] @ features[1].T * model.logit_scale.exp(), output.logits_per_image)
+
+
+def test_cosines_are_those_of_the_forward_of_siglip(clips):
+    from transformers import SiglipModel, SiglipProcessor
+
+    model, processor = SiglipModel.from_pretrained(clips["siglip"]), SiglipProcessor.from_pretrained(clips["siglip"])
+    inputs = processor(text=TEXTS, images=[picture(1)], return_tensors="pt", padding="max_length", max_length=24)
+    inputs.pop("attention_mask", None)  # the released checkpoints' tokenizers give none
+    with torch.no_grad():
+        logits = model(**inputs).logits_per_image
+    ours = ClipModel.from_pretrained(clips["siglip"], device="cpu")
+    scores = ours.image_features([picture(1)]) @ ours.text_features(TEXTS).T
+    torch.testing.assert_close(scores * model.logit_scale.exp() + model.logit_bias, logits)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_company_and_batch_size_do_not_matter(clips, family):
+    whole = ClipModel.from_pretrained(clips[family], device="cpu")
+    small = ClipModel.from_pretrained(clips[family], device="cpu", batch_size=1)
+    pictures = [picture(i, 30 + 10 * i, 40) for i in range(4)]
+    torch.testing.assert_close(whole.image_features(pictures), small.image_features(pictures), atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole.text_features(TEXTS), small.text_features(TEXTS), atol=1e-5, rtol=0)
+    assert (whole.text_features(TEXTS[:1]) @ whole.text_features(TEXTS[1:2]).T).item() < 0.999
+
+
+def test_images_of_every_form_and_unit_length(clip, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    data = {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
+    features = clip.image_features([str(tmp_path / "a.png"), picture(1), np.asarray(picture(1)), data])
+    torch.testing.assert_close(features, features[:1].expand(4, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
+
+
+def test_texts_that_are_cut_are_counted(clip):
+    fits, long = "river " * 22, "river " * 23  # with the start and end tokens 24 and 25
+    features, cut = clip.encode_texts([fits, "a river.", long])
+    assert cut == [False, False, True]
+    torch.testing.assert_close(features[2], features[0])
+    with pytest.warns(UserWarning, match="^2 of 3 texts are longer than the model's 24 tokens"):
+        clip.text_features([long, long, fits])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip.text_features([fits])
+
+
+def test_scores_are_cosines_of_image_and_answer_in_the_order_of_the_groups(clip):
+    groups = [make_group("What is it?", TEXTS[: 1 + i % 3], picture(i), where=f"row {i}") for i in range(5)]
+    scores = ClipScorer(clip, batch_size=2).score_groups(groups)
+    for i, own in enumerate(scores):
+        texts = clip.text_features(TEXTS[: 1 + i % 3])
+        assert own == pytest.approx(cosines(clip.image_features([picture(i)])[0], texts), abs=1e-5)
+    thinking = make_group("", ["<think>long</think> <answer>a river.</answer>"], picture(0))
+    assert ClipScorer(clip).score_groups([thinking])[0] == pytest.approx(scores[0], abs=1e-5)
+    assert ClipScorer(clip).score_groups([make_group("", [], picture(0))]) == [[]]
+
+
+def test_several_images_count_by_their_mean(clip):
+    features = clip.image_features([picture(1), picture(2)])
+    mean = features.mean(0) / features.mean(0).norm()
+    group = make_group("", TEXTS, [picture(1), picture(2)])
+    assert ClipScorer(clip).score_groups([group])[0] == pytest.approx(
+        cosines(mean, clip.text_features(TEXTS)), abs=1e-5
+    )
+
+
+def test_groups_that_cannot_be_read_are_raised_or_returned(clip, tmp_path):
+    groups = [
+        make_group("", TEXTS, picture(1), where="a.jsonl, line 1"),
+        make_group("", TEXTS, None, where="a.jsonl, line 2"),
+        make_group("", TEXTS, str(tmp_path / "missing.png"), where="a.jsonl, line 3"),
+        make_group("", TEXTS, picture(2), where="a.jsonl, line 4"),
+    ]
+    scorer = ClipScorer(clip)
+    with pytest.raises(DataError, match="a.jsonl, line 2: no image"):
+        scorer.score_groups(groups)
+    with pytest.raises(ImageError, match="a.jsonl, line 3.*missing.png"):
+        scorer.score_groups(groups[2:])
+    first, second, third, last = scorer.score_groups(groups, on_error="return")
+    assert isinstance(second, DataError) and isinstance(third, ImageError)
+    assert first == pytest.approx(scorer.score_groups(groups[:1])[0], abs=1e-5)
+    assert last == pytest.approx(scorer.score_groups(groups[3:])[0], abs=1e-5)
+
+
+def test_the_scorer_loads_by_path_and_warns_once_of_all_cut_texts(clips):
+    scorer = ClipScorer.from_pretrained(clips["siglip"], device="cpu")
+    groups = [make_group("", ["river " * 30, "a river."], picture(i)) for i in range(40)]
+    with pytest.warns(UserWarning) as told:
+        scorer.score_groups(groups)
+    assert [str(one.message) for one in told if "longer" in str(one.message)] == [
+        "40 of 80 texts are longer than the model's 24 tokens: their ends are cut off."
+    ]
+
+
+def test_what_is_no_dual_encoder_is_refused(tiny_vlm, clips, tmp_path):
+    with pytest.raises(ValueError, match="no dual encoder"):
+        ClipModel.from_pretrained(tiny_vlm, device="cpu")
+    with pytest.raises(ValueError, match="cannot be loaded as a CLIP"):
+        ClipModel.from_pretrained(tmp_path / "nothing", device="cpu")
+    model = ClipModel.from_pretrained(clips["clip"], device="cpu")
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        ClipModel(model.model, model.processor.image_processor)
+
+
+def test_missing_weights_are_refused(clips, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    ClipModel.from_pretrained(clips["clip"], device="cpu").processor.save_pretrained(tmp_path)
+    weights = load_file(f"{clips['clip']}/model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ClipModel.from_pretrained(clips["clip"], device="cpu").model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="1 weights are missing, such as text_projection.weight"):
+        ClipModel.from_pretrained(tmp_path, device="cpu")
+
+
+def test_features_that_are_not_finite_are_refused(clips):
+    model = ClipModel.from_pretrained(clips["clip"], device="cpu")
+    model.model.text_projection.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        model.text_features(TEXTS)
+
+
+def test_no_text_has_an_unknown_token():
+    tokenizer = build_clip_tokenizer(["a river near the harbour", "a river"], vocab_size=540)
+    ids = tokenizer("A RIVER in Zürich ☃")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and ids.index(tokenizer.eos_token_id) == len(ids) - 1
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "a river in zürich ☃"
+    assert tokenizer.tokenize("a river") == ["a</w>", "river</w>"] and len(tokenizer) <= 540
+    with pytest.raises(ValueError, match="at least 514"):
+        build_clip_tokenizer(["a"], vocab_size=300)
+
+
+def test_the_command_writes_a_model_that_loads(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    picture(1).save(tmp_path / "images" / "a.png")
+    (tmp_path / "train.jsonl").write_text('{"image": "images/a.png", "captions": ["an odd quarry ."]}\n')
+    arguments = [str(tmp_path / "tiny"), "--texts", f"{tmp_path}:train", "--image_size", "32", "--projection_dim", "8"]
+    assert main(arguments) == 0
+    assert str(tmp_path / "tiny") in capsys.readouterr().out
+    model = ClipModel.from_pretrained(tmp_path / "tiny", device="cpu")
+    assert model.image_features([picture(1)]).shape == (1, 8)
+    assert "quarry</w>" in model.processor.tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="Unknown family 'clap'"):
+        save_tiny_clip(tmp_path / "x", family="clap")
+    with pytest.raises(ValueError, match="multiple of patch_size"):
+        save_tiny_clip(tmp_path / "x", image_size=30)
+
+
+def test_the_seed_decides_the_weights(tmp_path):
+    paths = [
+        save_tiny_clip(tmp_path / name, seed=seed, image_size=32) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    a, b, c = (ClipModel.from_pretrained(path, device="cpu").image_features([picture(1)]) for path in paths)
+    assert torch.equal(a, b) and not torch.allclose(a, c, atol=1e-2)

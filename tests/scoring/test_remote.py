@@ -1,0 +1,215 @@
+"""The remote scorer against real servers: scores as in process, errors as in process, and servers that come and go."""
+
+import base64
+import os
+import pickle
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from helpers import picture
+from PIL import Image
+from helpers.serving import Served
+
+from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
+from rs_rlhf.scoring.batching import model_hash
+from rs_rlhf.data.group import DataError
+from rs_rlhf.imagery.raster import ImageError
+from rs_rlhf.scoring.remote import ModelMismatch, RemoteScorer, ScorerUnavailable
+
+TEXTS = ["a river.", "many trees beside a road.", "two planes on a runway."]
+DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port
+BANDS = {"bands": (4, 3, 2), "stretch": "percentile"}
+
+
+@pytest.fixture(scope="module")
+def server(score_model_path):
+    with Served(score_model_path) as served:
+        yield served
+        assert "Traceback" not in "".join(served.errors)
+
+
+@pytest.fixture(scope="module")
+def scorer(score_model_path):
+    return Scorer.from_pretrained(score_model_path, device="cpu")
+
+
+@pytest.fixture
+def remote(server):
+    return RemoteScorer(server.url, retries=1, backoff=0.05)
+
+
+def same(one, other, within=1e-5):
+    assert len(one) == len(other)
+    for row, expected in zip(one, other, strict=True):
+        assert row == pytest.approx(expected, abs=within)
+
+
+def geotiff(path, bands: int, dtype: str) -> str:
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(0, 250 if dtype == "uint8" else 4000, (bands, 90, 120)).astype(dtype)
+    shape = {"width": 120, "height": 90, "count": bands, "dtype": dtype}
+    with rasterio.open(path, "w", driver="GTiff", **shape) as file:
+        file.write(values)
+    return str(path)
+
+
+def test_all_forms_score_as_in_process(remote, scorer, tmp_path):
+    picture(1, 200, 150).save(tmp_path / "a.png")
+    picture(2, 200, 150).save(tmp_path / "b.jpg", quality=80)
+    picture(3).save(tmp_path / "c.bmp")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Which?"}, {"type": "image"}, {"type": "image"}]},
+    ]
+    images = [
+        str(tmp_path / "a.png"),
+        tmp_path / "b.jpg",
+        (tmp_path / "b.jpg").read_bytes(),
+        {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"},
+        str(tmp_path / "c.bmp"),
+        geotiff(tmp_path / "d.tif", 3, "uint8"),
+        picture(4, 300, 100),
+        np.asarray(picture(5)),
+        [picture(6), tmp_path / "a.png"],
+        None,
+        Image.new("RGBA", (60, 60), (200, 10, 10, 90)),
+    ]
+    prompts = ["", "What is it?", None, "", "", "", "", "Rural or urban?", messages, "Why?", ""]
+    completions = [TEXTS[: 1 + i % 3] for i in range(len(images))]
+    completions[8] = [[{"role": "assistant", "content": text}] for text in TEXTS]
+    same(remote.score(images, prompts, completions), scorer.score(images, prompts, completions))
+    assert remote.score() == remote.score(completions=[]) == [] and remote.score(completions=[[]]) == [[]]
+
+
+def test_the_clients_image_options_hold(remote, score_model_path, tmp_path):
+    options = ImageOptions(image_root=str(tmp_path), **BANDS)
+    geotiff(tmp_path / "e.tif", 4, "uint16")
+    local = Scorer.from_pretrained(score_model_path, device="cpu", image_options=options)
+    remote.image_options = options
+    same(remote.score(["e.tif"], None, [TEXTS]), local.score(["e.tif"], None, [TEXTS]))
+    with pytest.raises(ImageError, match="row 0: .*leaves image_root"):
+        remote.score(["../e.tif"], None, [TEXTS])
+
+
+def test_the_servers_image_options_are_applied_once(score_model_path, tmp_path):
+    path = geotiff(tmp_path / "e.tif", 4, "uint16")
+    local = Scorer.from_pretrained(score_model_path, device="cpu", image_options=ImageOptions(**BANDS))
+    expected = local.score([path], None, [TEXTS])
+    with Served(score_model_path, "--bands", "4", "3", "2", "--stretch", "percentile") as served:
+        (far,) = RemoteScorer(served.url).score([path], None, [TEXTS])
+        image = {"base64": base64.b64encode(Path(path).read_bytes()).decode()}
+        request = {"groups": [{"completions": TEXTS, "images": [image]}]}
+        (sent,) = httpx.post(f"{served.url}/v1/score", json=request).json()["scores"]
+    assert far == pytest.approx(expected[0], abs=1e-5)
+    assert sent == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_the_hash_is_the_models_wherever_it_lies(remote, score_model_path, tmp_path):
+    shutil.copytree(score_model_path, tmp_path / "copy")
+    copy = Scorer.from_pretrained(tmp_path / "copy", device="cpu")
+    assert model_hash(copy) == remote.model()["hash"]
+    for change in ({"prompt_form": "user-turn"}, {"max_pixels": 56 * 56}, {"positions": "sequential"}):
+        assert model_hash(Scorer.from_pretrained(tmp_path / "copy", device="cpu", **change)) != model_hash(copy)
+
+
+def test_errors_are_those_of_the_scorer(remote, scorer, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    picture(1).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:100])
+    sources = [picture(1), tmp_path / "bad.png", tmp_path / "cut.png", tmp_path / "none.png", None, picture(2)]
+    texts = [["a"], ["b"], ["c"], ["d"], ["<|image_pad|>"], ["f", "g"]]
+    groups = [make_group("", texts[i], sources[i], row=i, where=f"row {i}") for i in range(6)]
+    far = remote.score_groups(groups, on_error="return")
+    near = scorer.score_groups(groups, on_error="return")
+    for i, kind in enumerate([list, ImageError, ImageError, ImageError, DataError, list]):
+        assert type(far[i]) is type(near[i]) is kind
+        if kind is not list:
+            assert str(far[i]).startswith(f"row {i}: ")
+    same([far[0], far[5]], [near[0], near[5]])
+    with pytest.raises(ImageError, match=r"row 1: .*bad\.png"):
+        remote.score_groups(groups)
+    with pytest.raises(DataError, match="row 4: 1 image tokens in the text but 0 images"):
+        remote.score_groups(groups[4:])
+    with pytest.raises(ValueError, match="images has 1 entries but completions has 2"):
+        remote.score([None], None, [["a"], ["b"]])
+
+
+def test_large_jobs_go_in_requests_of_the_servers_size(remote, scorer):
+    shared = picture(1)
+    groups = [make_group("", [f"text {i}"], shared) for i in range(150)] + [make_group("", ["a b"] * 70, shared)]
+    chunks = list(remote._chunks(groups, [[]] * len(groups), "raise"))
+    assert [len(chunk.groups) for chunk in chunks] == [64, 64, 24] and {len(chunk.images) for chunk in chunks} == {1}
+    same(remote.score_groups(groups), scorer.score_groups(groups), 1e-4)
+
+
+def test_a_copy_in_another_process_scores_too(remote, scorer):
+    expected = scorer.score(completions=[TEXTS])
+    same(remote.score(completions=[TEXTS]), expected)
+    copy = pickle.loads(pickle.dumps(remote))
+    same(copy.score(completions=[TEXTS]), expected)
+    assert copy.model_hash == remote.model_hash
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # the open connection must be left alone
+        os.write(writer, str(remote.score(completions=[TEXTS])[0][0]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert float(os.read(reader, 100)) == pytest.approx(expected[0][0], abs=1e-5)
+    same(remote.score(completions=[TEXTS]), expected)
+
+
+def test_a_dead_server_is_passed_over_and_none_is_an_error(server, scorer):
+    several = RemoteScorer(f"{DEAD}, {server.url}/", retries=0)
+    for _ in range(4):
+        same(several.score(completions=[TEXTS]), scorer.score(completions=[TEXTS]))
+    nobody = RemoteScorer([DEAD], retries=1, backoff=0.01)
+    with pytest.raises(ScorerUnavailable, match=r"no reward server answered in 2 tries; the last: http.*Connect"):
+        nobody.score(completions=[TEXTS])
+    failed, empty = nobody.score_groups([make_group("", ["a"]), make_group("", [])], on_error="return")
+    assert isinstance(failed, ScorerUnavailable) and empty == []
+    for wrong in ("", "localhost:8000", []):
+        with pytest.raises(ValueError, match="expected one or more addresses"):
+            RemoteScorer(wrong)
+
+
+def test_a_restart_is_waited_for_and_another_model_refused(score_model_path, scorer, tmp_path):
+    from transformers import AutoProcessor
+
+    expected = scorer.score([picture(1), None], None, [TEXTS, TEXTS[:1]])
+    first = Served(score_model_path, token="sesame")
+    with pytest.raises(ScorerUnavailable, match="answered 401: the bearer token"):
+        RemoteScorer(first.url, token="wrong").score(completions=[TEXTS])
+    with pytest.raises(ModelMismatch, match="expected 0000"):
+        RemoteScorer(first.url, token="sesame", expected_hash="0" * 64).score(completions=[TEXTS])
+    remote = RemoteScorer(first.url, token="sesame", retries=60, backoff=0.2)
+    answers, under_way = [], threading.Event()
+
+    def run() -> None:
+        for turn in range(100):
+            answers.append(remote.score([picture(1), None], None, [TEXTS, TEXTS[:1]]))
+            if turn == 20:
+                under_way.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert under_way.wait(60)
+    first.kill()
+    with Served(score_model_path, port=first.port, token="sesame"):
+        thread.join(90)
+        assert len(answers) == 100  # none was lost
+    for answer in answers:
+        same(answer, expected)
+
+    torch.manual_seed(1)
+    other = ScoreModel.from_pretrained(score_model_path)
+    other.reward_head.weight.data.normal_()
+    other.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(score_model_path).save_pretrained(tmp_path)
+    with Served(tmp_path, port=first.port, token="sesame"):
+        with pytest.raises(ModelMismatch, match="Scores of two models must not be mixed"):
+            remote.score_groups([make_group("", TEXTS)], on_error="return")

@@ -1,0 +1,121 @@
+"""What a real run writes to W&B, read from its offline file; and the page of the same run."""
+
+import json
+import struct
+
+import pytest
+import wandb
+from helpers import picture
+from PIL import Image
+
+from rs_rlhf import VisionRewardConfig, VisionRewardTrainer
+from rs_rlhf.data.rows import load_preferences
+from rs_rlhf.runs.report import write_report
+from rs_rlhf.runs.tables import THUMBNAIL
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def run(tiny_vlm, tmp_path_factory):
+    """Trains a score model for three steps with two evaluations; returns the run's folder."""
+    folder = tmp_path_factory.mktemp("offline")
+    lines = []
+    for i in range(6):
+        picture(i).save(folder / f"{i}.png")
+        row = {"image": str(folder / f"{i}.png"), "chosen": f"a river {i % 3}.", "rejected": "many trees."}
+        lines.append(json.dumps(row | {"kind": "ab"[i % 2]}) + "\n")
+    (folder / "pairs.jsonl").write_text("".join(lines))
+    data = load_preferences(str(folder / "pairs.jsonl"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_DIR", str(folder))
+        patch.setenv("WANDB_DATA_DIR", str(folder / "staged"))
+        args = VisionRewardConfig(
+            output_dir=str(folder / "run"), bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="wandb",
+            per_device_train_batch_size=2, per_device_eval_batch_size=4, logging_steps=1, max_steps=STEPS,
+            eval_strategy="steps", eval_steps=2, worst_pairs=4, save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        wandb.teardown()  # wandb keeps the folder of the process's first run, which another test may have made
+        trainer = VisionRewardTrainer(tiny_vlm, args, train_dataset=data, eval_dataset=data)
+        trainer.train()
+        trainer.save_state()
+        wandb.finish()
+    return folder
+
+
+def records(content, block=32768):
+    """Parses a `.wandb` file: LevelDB's log format behind 7 bytes (wandb 0.31 ships no reader in Python any more)."""
+    assert content[:4] == b":W&B"
+    at, data = 7, b""
+    while at + 7 <= len(content):
+        if (room := block - at % block) < 7:  # a block's end that holds no header
+            at += room
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        if kind == 0:  # zeros to the block's end
+            at += room
+            continue
+        data += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield data
+            data = b""
+
+
+def logged(folder):
+    """The history of a run's `.wandb` file (a `dict` per log, keys to values), and its artifacts."""
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    history, artifacts = [], []
+    for data in records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "artifact":
+            artifacts.append(record.artifact)
+        if record.WhichOneof("record_type") == "history":
+            history.append({})
+            for item in record.history.item:  # a table comes as one item per property of it
+                *outer, key = item.nested_key or [item.key]
+                (history[-1].setdefault(outer[0], {}) if outer else history[-1])[key] = json.loads(item.value_json)
+    return history, artifacts
+
+
+def test_keys_lie_under_our_prefixes_and_samples_only_where_expected(run):
+    history, artifacts = logged(run)
+    keys = {key for entry in history for key in entry if not key.startswith("_")}
+    numbers = {key for entry in history for key, value in entry.items() if isinstance(value, int | float)}
+    for key in ("score/accuracy", "score/margin", "score/mean", "score/accuracy_kind/a"):
+        assert f"train/{key}" in numbers and f"eval/{key}" in numbers, key
+    assert {"eval/score/shuffle_gap", "train/loss", "eval/loss", "train/global_step"} <= numbers
+    assert {key.split("/")[0] for key in keys} == {"train", "eval", "score"}
+    tables = {key: value for entry in history for key, value in entry.items() if isinstance(value, dict)}
+    assert set(tables) == {f"score/worst_pairs_eval/step_{step:06d}" for step in (2, STEPS)}  # a key per evaluation
+    assert all(value["_type"] == "table-file" and value["nrows"] == 4 for value in tables.values())
+    assert keys - numbers == set(tables)
+
+    (media,) = run.glob("wandb/offline-run-*/files/media")
+    files = [path for path in media.rglob("*") if path.is_file()]
+    assert len(files) == 2 and all(path.parent == media / "table" / "score" / "worst_pairs_eval" for path in files)
+    assert len(artifacts) == 2 and all(artifact.type == "run_table" for artifact in artifacts)
+    for artifact in artifacts:  # a table's pictures lie in its artifact
+        entries = {entry.path: entry.local_path for entry in artifact.manifest.contents}
+        pictures = [local for path, local in entries.items() if path.startswith("media/images/")]
+        assert len(pictures) == 4 and len(entries) == 5
+        for picture_file in pictures:
+            with Image.open(picture_file) as image:
+                assert max(image.size) <= THUMBNAIL
+
+
+def test_the_page_of_the_same_run(run, tmp_path):
+    data = write_report(run / "run", tmp_path / "page.html")
+    assert [table["title"] for table in data["tables"]] == ["Worst pairs"]
+    assert [entry["step"] for entry in data["tables"][0]["steps"]] == [2, STEPS]
+    assert 4 <= len(data["images"]) <= 6 and data["warnings"] == []
+    groups = {group["name"]: {chart["name"] for chart in group["charts"]} for group in data["groups"]}
+    assert {"score/accuracy", "score/accuracy_kind/b", "score/shuffle_gap"} <= groups["score"] and "loss" in groups[
+        "train"
+    ]
+    assert [pair["right"]["name"] for pair in data["compared"]] == ["eval_score/accuracy", "score/accuracy"]
+    assert dict(data["facts"])["Steps"] == f"{STEPS} of {STEPS}"
