@@ -39,17 +39,29 @@ OUT = Path("out/aid-rsicd-curation")
 POOL = OUT / "pool/pool.jsonl"
 RECIPE = Path("recipes/aid-rsicd-curation")
 ARMS = ("full", "random", "clip", "clip_image", "model", "model_image", "oracle")
-NAMES = {"start": "before", "full": "all rows", "random": "random 30%", "clip": "CLIP score, top 30%",
-         "model": "score model, top 30%", "clip_image": "CLIP score, every image",
-         "model_image": "score model, every image", "oracle": "oracle 30%"}  # fmt: skip
-CONTROLS = {"mix": "clean and damaged at random, as many of each as the score model's",
-            "easy": "clean, those with the highest scores"}  # fmt: skip
+NAMES = {
+    "start": "before",
+    "full": "all rows",
+    "random": "random 30%",
+    "clip": "CLIP score, top 30%",
+    "model": "score model, top 30%",
+    "clip_image": "CLIP score, every image",
+    "model_image": "score model, every image",
+    "oracle": "oracle 30%",
+}
+CONTROLS = {
+    "mix": "clean and damaged at random, as many of each as the score model's",
+    "easy": "clean, those with the highest scores",
+}
 KEEP = 0.3
 FIGURES = {
-    "clip": {"zero-shot accuracy": "eval_aid-rsicd_top1", "text R@5": "eval_aid-rsicd-retrieval_image_to_text_R@5",
-             "image R@5": "eval_aid-rsicd-retrieval_text_to_image_R@5"},
+    "clip": {
+        "zero-shot accuracy": "eval_aid-rsicd_top1",
+        "text R@5": "eval_aid-rsicd-retrieval_image_to_text_R@5",
+        "image R@5": "eval_aid-rsicd-retrieval_text_to_image_R@5",
+    },
     "vlm": {"accuracy": "eval_exact_match"},
-}  # fmt: skip
+}
 
 
 def command(*arguments: str, core: int | None = None, log: Path) -> float:
@@ -60,8 +72,10 @@ def command(*arguments: str, core: int | None = None, log: Path) -> float:
     with log.open("w") as file:
         done = subprocess.run(
             [*pin, sys.executable, "-m", "rs_rlhf", *arguments],
-            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     if done.returncode:
         sys.exit(f"rs-rlhf {' '.join(arguments)} failed; see {log}")
     return time.perf_counter() - start
@@ -241,8 +255,13 @@ def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, A
     for axis, (kind, name) in zip(axes[1:], panels, strict=True):
         arms = ["full_steps" if arm == "full" and same == "steps" else arm for arm in ARMS]
         own = [[run[name] for run in runs if run["kind"] == kind and run["table_arm"] == arm] for arm in arms]
-        axis.bar(range(len(ARMS)), [statistics.mean(one) for one in own], color=colors,
-                 yerr=[statistics.stdev(one) for one in own], capsize=3)  # fmt: skip
+        axis.bar(
+            range(len(ARMS)),
+            [statistics.mean(one) for one in own],
+            color=colors,
+            yerr=[statistics.stdev(one) for one in own],
+            capsize=3,
+        )
         axis.axhline(start[kind][name], color="black", linestyle="--", linewidth=0.8)
         axis.set_title(f"{'CLIP' if kind == 'clip' else 'VLM'} {name}, same {same} (dashed: before)", fontsize="small")
     for axis in axes:
@@ -256,8 +275,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on its own core")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--same", nargs="+", choices=("steps", "epochs"), default=["steps", "epochs"],
-                        help="which comparisons to make; `epochs` takes more than 3 times the steps")  # fmt: skip
+    parser.add_argument(
+        "--same",
+        nargs="+",
+        choices=("steps", "epochs"),
+        default=["steps", "epochs"],
+        help="which comparisons to make; `epochs` takes more than 3 times the steps",
+    )
     parser.add_argument("--why", action="store_true", help="also train CLIP on controls, seed 0: results_why.json")
     args = parser.parse_args()
     data = {arm: cut(arm) for arm in ARMS}
@@ -282,8 +306,10 @@ def main() -> None:
         runs = list(pool.map(lambda one: job(*one), todo))
         labels = [run for run in runs if run["kind"] == "vlm" and run["arm"] in ("clip", "model")]
         runs += [{**run, "table_arm": f"{run['arm']}_image"} for run in labels]  # their labels are the same rows
-        steps = {kind: next(run["steps"] for run in runs if run["kind"] == kind and run["arm"] == "model")
-                 for kind in FIGURES}  # fmt: skip
+        steps = {
+            kind: next(run["steps"] for run in runs if run["kind"] == kind and run["arm"] == "model")
+            for kind in FIGURES
+        }
         limits = {kind: [steps[kind] if same == "steps" else None for same in args.same] for kind in FIGURES}
         full = [(kind, "full", seed, limit) for seed in args.seeds for kind in FIGURES for limit in limits[kind]]
         runs += list(pool.map(lambda one: job(*one), full))

@@ -28,9 +28,9 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 
-from rs_rlhf.evaluation.reader import read_benchmark
 from rs_rlhf.evaluation.benchmark import load_benchmark
 from rs_rlhf.evaluation.protocols import vlm_protocol
+from rs_rlhf.evaluation.reader import read_benchmark
 from rs_rlhf.evaluation.run import read_lines, run_task
 from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
@@ -56,8 +56,14 @@ def write_data(root: Path) -> Path:
 
 def harness(policy: Policy, declaration: Path, batch_size: int | None, budget: int) -> tuple[float, list[str]]:
     """One whole task; returns its seconds and the answers."""
-    options = {"temperature": 0, "top_p": 1.0, "max_new_tokens": NEW_TOKENS, "seed": 0, "token_budget": budget,
-               "batch_size": batch_size}  # fmt: skip
+    options = {
+        "temperature": 0,
+        "top_p": 1.0,
+        "max_new_tokens": NEW_TOKENS,
+        "seed": 0,
+        "token_budget": budget,
+        "batch_size": batch_size,
+    }
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
         benchmark = load_benchmark(str(declaration))
@@ -131,10 +137,13 @@ def main() -> None:
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "batched_speedup": round(statistics.median(ratios), 2),
         "overhead_over_generate": round(statistics.median(overheads), 3),
-        "differing_answers": differ, "questions": COUNT, "rounds": args.rounds, "threads": args.threads,
+        "differing_answers": differ,
+        "questions": COUNT,
+        "rounds": args.rounds,
+        "threads": args.threads,
         "machine": platform.processor(),
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     print(json.dumps(report, indent=2))
     if args.output:
         args.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -29,8 +29,8 @@ from transformers import AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.models.collator import split_rows
-from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 
 
 def build(folder: str, size: str | None, device: str):
@@ -110,8 +110,10 @@ def scoring(model, collator, n: int, device: str, rounds: int) -> dict:
     """Times one group of n completions: as a group, as rows in batches of 2, as rows in one batch."""
     batch = collator([group(n, 0)])
     rows, whole = as_row_batches(batch, 2), as_row_batches(batch, n)
-    batches = {name: [on(device, b) for b in many] for name, many in
-               (("group", [batch]), ("rows", rows), ("rows_one_batch", whole))}  # fmt: skip
+    batches = {
+        name: [on(device, b) for b in many]
+        for name, many in (("group", [batch]), ("rows", rows), ("rows_one_batch", whole))
+    }
     with torch.inference_mode():
         difference = errors(model, batches)
         if model.dtype == torch.float32:

@@ -31,12 +31,25 @@ GRPO = ["grpo", "--config", str(RECIPE / "grpo.yaml")]
 ARMS = {
     "grpo": GRPO,
     "shuffled": [*GRPO, "--shuffle_reward_images", "true"],
-    "wrong": ["sft", "--config", str(RECIPE / "vlm.yaml"), "--model_name_or_path", str(OUT / "spoiled"), "--max_steps",
-              "440", "--dataset_name", str(OUT / "labels/full")],
-}  # fmt: skip
-NAMES = {"captioner": "before the wrong labels", "spoiled": "after them, where all arms start",
-         "grpo": "GRPO, the score model alone", "shuffled": "control: GRPO, another image in the reward",
-         "wrong": "control: more of the same labels"}  # fmt: skip
+    "wrong": [
+        "sft",
+        "--config",
+        str(RECIPE / "vlm.yaml"),
+        "--model_name_or_path",
+        str(OUT / "spoiled"),
+        "--max_steps",
+        "440",
+        "--dataset_name",
+        str(OUT / "labels/full"),
+    ],
+}
+NAMES = {
+    "captioner": "before the wrong labels",
+    "spoiled": "after them, where all arms start",
+    "grpo": "GRPO, the score model alone",
+    "shuffled": "control: GRPO, another image in the reward",
+    "wrong": "control: more of the same labels",
+}
 WAYS = {"greedy": [], "sampled": ["--temperature", "1"]}
 
 
@@ -99,8 +112,10 @@ def table(before: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]]) 
         cells = []
         for way in WAYS:
             shares = [statistics.mean(run["right"][way]) for run in own]
-            cells += [" / ".join(f"{share:.1%}" for share in shares),
-                      f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"]  # fmt: skip
+            cells += [
+                " / ".join(f"{share:.1%}" for share in shares),
+                f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}",
+            ]
         after = [statistics.mean(values) for values in zip(*(run["right"]["greedy"] for run in own), strict=True)]
         gain, (low, high), _ = paired_bootstrap(before["spoiled"]["greedy"], after)
         cells.insert(2, f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")

@@ -39,9 +39,9 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from rs_rlhf import ScoreModel, Scorer
-from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.shards import planned, read_scores
 from rs_rlhf.curation.worker import Work
+from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]
@@ -133,11 +133,14 @@ def decode(scorer: Scorer, data: Path, args: argparse.Namespace) -> dict[str, An
     share, cpu_share = np.median(shares, 0)
     seconds = {name: [round(float(one[0]), 2) for one in values] for name, values in times.items()}
     return {
-        "share": round(float(share), 3), "cpu_share": round(float(cpu_share), 3),
+        "share": round(float(share), 3),
+        "cpu_share": round(float(cpu_share), 3),
         "shares": [round(float(one), 3) for one in shares[:, 0]],
-        "share_of_fastest": round(min(seconds["in_memory"]) / min(seconds["score"]), 3), "seconds": seconds,
-        "rows_per_second": round(len(groups) / min(seconds["score"]), 1), "batches": len(batches),
-    }  # fmt: skip
+        "share_of_fastest": round(min(seconds["in_memory"]) / min(seconds["score"]), 3),
+        "seconds": seconds,
+        "rows_per_second": round(len(groups) / min(seconds["score"]), 1),
+        "batches": len(batches),
+    }
 
 
 def shared(scorer: Scorer, alone: Path, together: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -155,22 +158,42 @@ def processes(model: Path, data: Path, args: argparse.Namespace) -> dict[str, An
     """Whole commands, one and two at a time, in turns."""
     speeds: dict[int, list[float]] = {1: [], 2: []}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rs_rlhf", "score", "--input", str(data), "--model", str(model),
-               "--rows_per_shard", str(args.rows_per_shard), "--num_workers", str(args.num_workers)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "rs_rlhf",
+        "score",
+        "--input",
+        str(data),
+        "--model",
+        str(model),
+        "--rows_per_shard",
+        str(args.rows_per_shard),
+        "--num_workers",
+        str(args.num_workers),
+    ]
     for _ in range(args.rounds):
         for count in speeds:
             with tempfile.TemporaryDirectory() as out:
-                run = [subprocess.Popen([*command, "--output", out], env=environment, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL) for _ in range(count)]  # fmt: skip
+                run = [
+                    subprocess.Popen(
+                        [*command, "--output", out],
+                        env=environment,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
+                    for _ in range(count)
+                ]
                 if any(one.wait() for one in run):
                     raise SystemExit("a process failed")
                 summary = json.loads((Path(out) / "summary.json").read_text())
             speeds[count].append(summary["texts_per_second"])
     ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
     return {
-        "speedup": round(statistics.median(ratios), 2), "speedups": [round(one, 2) for one in ratios],
+        "speedup": round(statistics.median(ratios), 2),
+        "speedups": [round(one, 2) for one in ratios],
         "texts_per_second": {str(count): values for count, values in speeds.items()},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -195,10 +218,15 @@ def main() -> None:
         report["shared"] = shared(scorer, data, five, args)
         report["processes"] = processes(model, data, args)
     report |= {
-        "rows": args.rows, "rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers,
-        "rounds": args.rounds, "threads": args.threads, "cores": os.cpu_count(), "device": str(scorer.model.device),
+        "rows": args.rows,
+        "rows_per_shard": args.rows_per_shard,
+        "num_workers": args.num_workers,
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "cores": os.cpu_count(),
+        "device": str(scorer.model.device),
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     print(json.dumps(report, indent=2))
     if args.output:
         args.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -28,8 +28,8 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from rs_rlhf import ScoreModel, Scorer, make_group
-from rs_rlhf.scoring.remote import RemoteScorer
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+from rs_rlhf.scoring.remote import RemoteScorer
 
 CLIENTS = (1, 8, 32)
 SERVE = [sys.executable, "-m", "rs_rlhf", "serve"]
@@ -123,8 +123,11 @@ def main() -> None:
         "ways": {name: summary(values, times["in process"], count) for name, values in times.items()},
     }
     for name, row in results["ways"].items():
-        print(f"{name:<20} {row['completions_per_second']:7.1f} completions/s, {row['ratio_of_fastest']:.2f}x of the "
-              f"fastest, {row['ratio_of_medians']:.2f}x of the medians", flush=True)
+        print(
+            f"{name:<20} {row['completions_per_second']:7.1f} completions/s, {row['ratio_of_fastest']:.2f}x of the "
+            f"fastest, {row['ratio_of_medians']:.2f}x of the medians",
+            flush=True,
+        )
     if args.output:
         Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
 

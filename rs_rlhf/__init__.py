@@ -10,30 +10,42 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 _HOMES = {
-    "Group": "data",
-    "make_group": "data",
-    "load_preferences": "readers",
-    "GroupCollator": "groups",
-    "ImageOptions": "imagery",
-    "read_image": "imagery",
-    "ScoreModel": "score_model",
-    "Scorer": "scorer",
-    "VisionRewardConfig": "reward_trainer",
-    "VisionRewardTrainer": "reward_trainer",
+    "Group": "data.group",
+    "make_group": "data.group",
+    "load_preferences": "data.rows",
+    "GroupCollator": "models.collator",
+    "ImageOptions": "imagery.sources",
+    "read_image": "imagery.raster",
+    "ScoreModel": "models.score_model",
+    "Scorer": "scoring.scorer",
+    "RemoteScorer": "scoring.remote",
+    "Policy": "models.policies.policy",
+    "best_answer": "evaluation.best_of_n",
+    "VisionRewardConfig": "trainers.reward",
+    "VisionRewardTrainer": "trainers.reward",
+    "VisionGRPOConfig": "trainers.grpo",
+    "VisionGRPOTrainer": "trainers.grpo",
+    "RSRLHFError": "errors",
 }
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
-    from .data import Group, make_group
-    from .groups import GroupCollator
-    from .imagery import ImageOptions, read_image
-    from .readers import load_preferences
-    from .reward_trainer import VisionRewardConfig, VisionRewardTrainer
-    from .score_model import ScoreModel
-    from .scorer import Scorer
+    from .data.group import Group, make_group
+    from .data.rows import load_preferences
+    from .errors import RSRLHFError
+    from .evaluation.best_of_n import best_answer
+    from .imagery.raster import read_image
+    from .imagery.sources import ImageOptions
+    from .models.collator import GroupCollator
+    from .models.policies.policy import Policy
+    from .models.score_model import ScoreModel
+    from .scoring.remote import RemoteScorer
+    from .scoring.scorer import Scorer
+    from .trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
+    from .trainers.reward import VisionRewardConfig, VisionRewardTrainer
 
 
 def __getattr__(name: str) -> Any:

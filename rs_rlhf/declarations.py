@@ -14,12 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .errors import DeclarationError
+
 FOLDERS = ("recipes", "reward_models", "eval", "accelerate_configs")
 T = TypeVar("T")
-
-
-class DeclarationError(ValueError):
-    """A declaration that does not exist or cannot be used."""
 
 
 def folder(kind: str) -> Path:

@@ -5,31 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several run side by side
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def data_folder(name: str) -> Path:
-    """Returns a folder of the real data, or skips the test where it is not there."""
-    folder = Path(os.environ.get("RS_RLHF_DATA", ROOT.parent / "shared" / "data")) / name
-    if not folder.is_dir():
-        pytest.skip(f"the real data is not on this machine ({name}; set RS_RLHF_DATA)")
-    return folder
-
-
-def picture(seed: int, width: int = 84, height: int = 56) -> Image.Image:
-    """Draws a picture that differs for every seed: blocks of colour."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +43,10 @@ def score_model_path(tmp_path_factory, tiny_vlm):
     return str(path)
 
 
-BROWSER_FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
+BROWSER_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
 
 
 @pytest.fixture(scope="session")

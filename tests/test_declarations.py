@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rs_rlhf import declarations
-from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.errors import DeclarationError
 
 ALL = [(kind, name) for kind in declarations.FOLDERS for name in declarations.names(kind)]
 RECIPES = declarations.names("recipes")
@@ -31,7 +31,7 @@ def test_a_recipe_parses_through_its_parser(name, tmp_path, monkeypatch):
 
     path = declarations.find("recipes", name)
     command = re.search(r"rs-rlhf (\w+) ", path.read_text(encoding="utf-8").splitlines()[0]).group(1)
-    parser = importlib.import_module(f"rs_rlhf.train_{command}").make_parser()
+    parser = importlib.import_module(f"rs_rlhf.cli.{command}").make_parser()
     # use_cpu: bf16 needs it on a machine without a GPU.
     flags = ["--use_cpu", "true", "--output_dir", str(tmp_path)]
     config, flags, launch_flags = launch.split_arguments(parser, ["--config", name, *flags])

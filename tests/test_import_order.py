@@ -1,31 +1,43 @@
-"""Imports run downward, as the table in CONTRIBUTING.md says."""
+"""Imports run one way through the rooms, and no package imports `cli`."""
 
 import ast
-import re
 
 from helpers import ROOT
 
-TABLE = re.findall(r"^\| (\d) \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-FLOORS = {name: int(floor) for floor, names in TABLE for name in re.findall(r"`(\w+)`", names)}
-MODULES = {path.stem: path for path in (ROOT / "rs_rlhf").glob("*.py") if not path.stem.startswith("__")}
+PACKAGE = ROOT / "rs_rlhf"
+ORDER = [
+    {"imagery", "metrics", "runs"},
+    {"data"},
+    {"models"},
+    {"scoring"},
+    {"preferences", "rewards", "curation"},
+    {"evaluation"},
+    {"trainers"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 
-def imported(path):
-    """Modules of the package that a file imports, at the top or inside a function."""
+def imported_rooms(path):
+    """Rooms that a module imports, at the top or inside a function."""
+    package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            yield from [node.module] if node.module else [alias.name for alias in node.names if alias.name in MODULES]
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("rs_rlhf")):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            names = [*base, *(node.module or "").split(".")] if node.module else [*base]
+            yield from [names[1]] if len(names) > 1 else [alias.name for alias in node.names]
 
 
-def test_every_module_has_its_floor():
-    assert set(FLOORS) == set(MODULES)
+def test_every_room_has_its_level():
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(LEVEL)
 
 
-def test_imports_run_downward():
+def test_imports_run_one_way():
     upward = [
-        f"{name} -> {other}"
-        for name, path in MODULES.items()
-        for other in imported(path)
-        if FLOORS[other] > FLOORS[name]
+        f"{path.relative_to(PACKAGE)} -> {other}"
+        for room, level in LEVEL.items()
+        for path in (PACKAGE / room).rglob("*.py")
+        for other in imported_rooms(path)
+        if LEVEL.get(other, -1) > level or (other != room and LEVEL.get(other, -1) == level)
     ]
     assert upward == []

@@ -21,10 +21,9 @@ from typing import Any
 from trl import ModelConfig, ScriptArguments
 
 from .. import __version__
+from ..errors import DataError, DeclarationError
 from ..models.clip import ClipModel
 from ..trainers.clip import ClipTrainer, ImageTextPairs, VisionClipConfig
-from ..data.group import DataError
-from ..declarations import DeclarationError
 from .launch import TrainingParser, check_common, run
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")
@@ -86,14 +85,20 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
     tasks = read_tasks(script_args)
     with training_args.main_process_first(desc="reading the pairs"):
         pairs = load_pairs(
-            str(script_args.dataset_name), script_args.dataset_train_split, image_root=training_args.image_root,
-            image_column=script_args.image_column, text_column=script_args.text_column,
-            limit=script_args.max_train_samples, seed=training_args.seed,
-        )  # fmt: skip
+            str(script_args.dataset_name),
+            script_args.dataset_train_split,
+            image_root=training_args.image_root,
+            image_column=script_args.image_column,
+            text_column=script_args.text_column,
+            limit=script_args.max_train_samples,
+            seed=training_args.seed,
+        )
     clip = ClipModel.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, dtype=model_args.dtype or "float32",
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
-    )  # fmt: skip
+    )
     trainer = ClipTrainer(clip.model, training_args, clip.processor, pairs, tasks)
     say = trainer.accelerator.print
     say(f"{len(pairs)} pairs of {len(pairs.rows)} images in {script_args.dataset_name}")
@@ -179,8 +184,12 @@ def _rows(data: Any) -> Iterator[dict[str, Any]]:
             raise row.error
         where = row.groups[0].where or row.row_id
         if len(row.images) != 1:
-            raise DataError(f"{len(row.images)} images, expected one: a dual encoder compares one image with texts; "
-                            "leave the row out", "images", where)  # fmt: skip
+            raise DataError(
+                f"{len(row.images)} images, expected one: a dual encoder compares one image with texts; "
+                "leave the row out",
+                "images",
+                where,
+            )
         source = row.images[0]
         stored = {"bytes": None, "path": source}
         if isinstance(source, dict):
@@ -197,8 +206,12 @@ def _refuse_mixed_splits(texts: Any) -> None:
     held_out = sorted(name for name, start in starts.items() if start in HELD_OUT)
     trained = sorted(name for name, start in starts.items() if start == "train")
     if held_out and trained:
-        raise DataError(f"holds files to train on ({trained[0]}) and held-out ones ({held_out[0]}); give "
-                        "--dataset_train_split train", "dataset_train_split", texts.name)  # fmt: skip
+        raise DataError(
+            f"holds files to train on ({trained[0]}) and held-out ones ({held_out[0]}); give "
+            "--dataset_train_split train",
+            "dataset_train_split",
+            texts.name,
+        )
 
 
 def warn_cut(pairs: ImageTextPairs, clip: ClipModel) -> None:
@@ -209,8 +222,11 @@ def warn_cut(pairs: ImageTextPairs, clip: ClipModel) -> None:
     flat = [one for i in sorted({pairs.row_of(i) for i in drawn}) for one in column[i]]
     cut = sum(len(ids) > clip.max_text_tokens for ids in clip.processor.tokenizer(flat, verbose=False)["input_ids"])
     if cut:
-        warnings.warn(f"{cut / len(flat):.1%} of the texts (of {len(flat)} looked at) are longer than the model's "
-                      f"{clip.max_text_tokens} tokens: their ends are cut off.", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            f"{cut / len(flat):.1%} of the texts (of {len(flat)} looked at) are longer than the model's "
+            f"{clip.max_text_tokens} tokens: their ends are cut off.",
+            stacklevel=2,
+        )
 
 
 def last_figures(trainer: ClipTrainer) -> dict[str, float] | None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..declarations import DeclarationError
+from ..errors import DeclarationError
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
 OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
@@ -86,9 +86,17 @@ def prepare(out: Path, args: Any) -> None:
         if code := pair_files.main([*options, "--output", str(out / "scenes" / f"{split}_pairs.jsonl")]):
             raise SystemExit(code)
     save_tiny_vlm(
-        out / "init", 96, 2, 96, 3, args.seed, min_pixels=112 * 112, max_pixels=112 * 112, vocab_size=800,
+        out / "init",
+        96,
+        2,
+        96,
+        3,
+        args.seed,
+        min_pixels=112 * 112,
+        max_pixels=112 * 112,
+        vocab_size=800,
         texts=pair_files.image_texts(f"{out / 'scenes'}:train"),
-    )  # fmt: skip
+    )
 
 
 def _options(out: Path, args: Any, steps: int) -> dict[str, Any]:
@@ -119,9 +127,9 @@ def train_captioner(out: Path, args: Any) -> None:
     from transformers import AutoProcessor
     from trl import ModelConfig
 
-    from . import sft as train_sft
     from ..models.score_model import ScoreModel
     from ..trainers.sft import VisionSFTConfig
+    from . import sft as train_sft
 
     options = VisionSFTConfig(**_options(out / "captioner", args, args.captioner_steps), augment=True)
     script = train_sft.SFTScriptArguments(dataset_name=str(out / "scenes"))
@@ -145,8 +153,8 @@ def train_policy(out: Path, args: Any) -> None:
     """Trains the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
     from trl import ModelConfig
 
-    from . import grpo as train_grpo
     from ..trainers.grpo import VisionGRPOConfig
+    from . import grpo as train_grpo
 
     common = _options(out / "grpo", args, args.grpo_steps)
     common |= {"learning_rate": 2e-4, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 5}
@@ -185,8 +193,8 @@ def train_score_model(out: Path, args: Any) -> None:
     """Trains the score model."""
     from trl import ModelConfig
 
-    from . import reward as train_reward
     from ..trainers.reward import VisionRewardConfig
+    from . import reward as train_reward
 
     options = _options(out / "reward", args, args.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
     files = [str(out / "scenes" / name) for name in ("train_pairs.jsonl", "train_mistakes.jsonl")]
@@ -196,8 +204,8 @@ def train_score_model(out: Path, args: Any) -> None:
 
 def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:
     from ..data.group import group_from_row
-    from ..evaluation.preferences import evaluate_preferences
     from ..data.rows import load_preferences
+    from ..evaluation.preferences import evaluate_preferences
 
     data = load_preferences(str(out / "scenes" / "validation_pairs.jsonl"))
     return evaluate_preferences(_scorer(out, model), [group_from_row(row) for row in data], seed=seed)
@@ -212,8 +220,8 @@ def _scorer(out: Path, model: Path) -> Any:
 
 def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: int) -> str:
     """Writes `demo.json` and `demo.png`, and returns the table as Markdown."""
-    from ..imagery.raster import ImageOptions, read_image
     from ..data.captioned_images import load_images
+    from ..imagery.raster import ImageOptions, read_image
     from ..runs.plots import plot_preferences
 
     rows = load_images(out / "scenes", "validation")

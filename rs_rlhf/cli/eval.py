@@ -18,12 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-
-from .. import declarations
-from ..metrics.answers import THINK_ANSWER
-from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
+from .. import __version__, declarations
+from ..errors import OptionError
 from ..evaluation.benchmark import MODEL_TYPES, Benchmark, data_path, data_root, load_benchmark
+from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
+from ..metrics.answers import THINK_ANSWER
 
 SYSTEM_PROMPTS = ("none", "think-answer")
 # Options that only some kinds of model read; others refuse them.
@@ -35,20 +34,7 @@ NOT_READ = ("image_root",)  # a benchmark's images lie where its data are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `rs-rlhf eval`, `rs-rlhf eval compare` or `rs-rlhf eval export`, and returns the exit code."""
-    argv = list(argv or [])
-    if argv[:1] == ["compare"]:
-        from ..evaluation import compare as eval_compare
-
-        return eval_compare.main(argv[1:])
-    if argv[:1] == ["export"]:
-        from ..evaluation import export as eval_export
-
-        return eval_export.main(argv[1:])
-    if any(one.split("=")[0] == "--preferences" for one in argv):
-        from ..evaluation import preferences as preference_eval
-
-        return preference_eval.main(argv)
+    """Runs `rs-rlhf eval run`, and returns the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.list:
@@ -56,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name in ("model", "task"):
         if getattr(args, name) is None:
-            raise ValueError(f"no --{name}; give --model M --task a,b, or --list to see the tasks.")
+            raise OptionError(f"no --{name}; give --model M --task a,b, or --list to see the tasks.")
     _run(args, parser)
     return 0
 
@@ -69,32 +55,66 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--list", action="store_true", help="list the benchmarks and stop")
-    add("--model", help="folder (a LoRA adapter's too), hub id, or name in reward_models/ (score models); with "
-        "--endpoint the model that it is asked for")  # fmt: skip
+    add(
+        "--model",
+        help="folder (a LoRA adapter's too), hub id, or name in reward_models/ (score models); with "
+        "--endpoint the model that it is asked for",
+    )
     add("--task", "--tasks", help="benchmarks by name or YAML file, separated by commas")
-    add("--model-type", "--model_type", dest="model_type", choices=MODEL_TYPES,
-        help="what the model is (default: what the task is usually put to)")  # fmt: skip
+    add(
+        "--model-type",
+        "--model_type",
+        dest="model_type",
+        choices=MODEL_TYPES,
+        help="what the model is (default: what the task is usually put to)",
+    )
     add("--out", "--output_dir", dest="out", type=Path, default=Path("out/eval"), help="(default: out/eval)")
-    add("--data_root", "--data-root", help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or "
-        "../shared/data)")  # fmt: skip
+    add(
+        "--data_root",
+        "--data-root",
+        help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or ../shared/data)",
+    )
     add("--data", action="append", default=[], metavar="TASK=PATH", help="where one benchmark's data lie instead")
-    add("--core_only", "--core-only", action="store_true",
-        help="only the question types that VLM papers report (RSVQA: without counting and area)")  # fmt: skip
+    add(
+        "--core_only",
+        "--core-only",
+        action="store_true",
+        help="only the question types that VLM papers report (RSVQA: without counting and area)",
+    )
     add("--limit", type=int, help="questions of each task at most, drawn by the seed")
     add("--seed", type=int, default=0, help="seed of all draws (default: 0)")
     add("--overwrite", action="store_true", help="begin anew where the folder holds answers of other settings")
-    add("--system_prompt", "--system-prompt", choices=SYSTEM_PROMPTS, default="none", help="think-answer: ask for "
-        "<think>…</think><answer>…</answer>, the form that models trained with RS rewards answer in")  # fmt: skip
+    add(
+        "--system_prompt",
+        "--system-prompt",
+        choices=SYSTEM_PROMPTS,
+        default="none",
+        help="think-answer: ask for "
+        "<think>…</think><answer>…</answer>, the form that models trained with RS rewards answer in",
+    )
     add("--temperature", type=float, default=0.0, help="(default: 0, greedy)")
     add("--top_p", "--top-p", type=float, default=1.0, help="(default: 1.0)")
-    add("--max_new_tokens", "--max-new-tokens", type=int, help="longest answer (default: the task's; 1024 with "
-        "think-answer)")  # fmt: skip
-    add("--token_budget", "--token-budget", type=int, default=16384,
-        help="tokens of a batch with their answers at most (default: 16384)")  # fmt: skip
+    add(
+        "--max_new_tokens",
+        "--max-new-tokens",
+        type=int,
+        help="longest answer (default: the task's; 1024 with think-answer)",
+    )
+    add(
+        "--token_budget",
+        "--token-budget",
+        type=int,
+        default=16384,
+        help="tokens of a batch with their answers at most (default: 16384)",
+    )
     add("--batch_size", "--batch-size", type=int, help="also at most so many questions a batch")
     add("--backend", choices=("auto", "vllm"), default="auto", help="what runs the model (default: auto, here)")
-    add("--endpoint", metavar="URL", help="an OpenAI-compatible endpoint that answers, such as "
-        "http://localhost:8000/v1; its key is read from RS_RLHF_EVAL_KEY or OPENAI_API_KEY")  # fmt: skip
+    add(
+        "--endpoint",
+        metavar="URL",
+        help="an OpenAI-compatible endpoint that answers, such as "
+        "http://localhost:8000/v1; its key is read from RS_RLHF_EVAL_KEY or OPENAI_API_KEY",
+    )
     add("--score_model", "--score-model", help="also score every answer of a vlm with this score model")
     add("--dtype", help="such as bfloat16 (default: the checkpoint's)")
     for name in ("min_pixels", "max_pixels"):
@@ -121,14 +141,14 @@ def read_task(name: str, args: argparse.Namespace) -> tuple[Benchmark, list[Any]
     Raises:
         ValueError: The benchmark or its data are not there, or cannot be used.
     """
-    from ..evaluation.reader import dataset_hash, read_benchmark
     from ..data.questions import limited
+    from ..evaluation.reader import dataset_hash, read_benchmark
 
     benchmark = load_benchmark(name)
     given = dict(one.partition("=")[::2] for one in args.data)
     path = Path(given[benchmark.name]) if benchmark.name in given else data_path(benchmark, data_root(args.data_root))
     if not path.exists():
-        raise ValueError(f"--data {benchmark.name}={path}: no such file or folder.")
+        raise OptionError(f"--data {benchmark.name}={path}: no such file or folder.")
     if args.core_only and not benchmark.core_types:
         print(f"{benchmark.name} declares no core types: --core_only leaves nothing out of it")
     rows = read_benchmark(benchmark, path, core_only=args.core_only)
@@ -148,7 +168,7 @@ def check_data_flags(args: argparse.Namespace, names: Sequence[str]) -> None:
     for one in args.data:
         name, equals, path = one.partition("=")
         if not equals or not path or name not in names:
-            raise ValueError(f"--data {one}: expected TASK=PATH with TASK one of {', '.join(names)}.")
+            raise OptionError(f"--data {one}: expected TASK=PATH with TASK one of {', '.join(names)}.")
 
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[str], str]:
@@ -157,25 +177,25 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[l
 
     tasks = [name.strip() for name in args.task.split(",") if name.strip()]
     if not tasks:
-        raise ValueError("--task names no benchmark; --list shows them.")
+        raise OptionError("--task names no benchmark; --list shows them.")
     benchmarks = [load_benchmark(name) for name in tasks]
     check_data_flags(args, [one.name for one in benchmarks])
     kinds = {one.name: kind_of_model(one, args.model_type) for one in benchmarks}
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{name} for a {kind}" for name, kind in kinds.items())
-        raise ValueError(f"one --model cannot be put to all of these: {told}; run them one by one.")
+        raise OptionError(f"one --model cannot be put to all of these: {told}; run them one by one.")
     kind = kinds[benchmarks[0].name]
     for name, kinds_that_read in READ_BY.items():
         if kind not in kinds_that_read and getattr(args, name) != parser.get_default(name):
-            raise ValueError(f"--{name} is not read when a model of type {kind} is evaluated; leave it out.")
+            raise OptionError(f"--{name} is not read when a model of type {kind} is evaluated; leave it out.")
     for name in ("batch_size", "max_new_tokens", "token_budget"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
+            raise OptionError(f"--{name} is {getattr(args, name)}, expected at least 1.")
     needed = {"wandb": "wandb"} if args.report_to == "wandb" else {}
     needed |= {"pycocoevalcap": "rs-rlhf[captions]"} if any(one.task == "captions" for one in benchmarks) else {}
     for module, package in needed.items():
         if find_spec(module) is None:
-            raise ValueError(f'{module} is not installed; pip install "{package}".')
+            raise OptionError(f'{module} is not installed; pip install "{package}".')
     return tasks, kind
 
 
@@ -210,8 +230,15 @@ def _load(kind: str, args: argparse.Namespace) -> Any:
     if kind == "vlm":
         from ..models.policies.load import load_answerer
 
-        return load_answerer(args.model, backend=args.backend, endpoint=args.endpoint, image_options=options,
-                             dtype=args.dtype, min_pixels=args.min_pixels, max_pixels=args.max_pixels)  # fmt: skip
+        return load_answerer(
+            args.model,
+            backend=args.backend,
+            endpoint=args.endpoint,
+            image_options=options,
+            dtype=args.dtype,
+            min_pixels=args.min_pixels,
+            max_pixels=args.max_pixels,
+        )
     if kind == "clip":
         from ..models.clip import ClipModel
 
@@ -238,8 +265,14 @@ def _protocol(
         return eval_protocols.score_protocol(benchmark, model, args.seed)
     thinks = args.system_prompt == "think-answer"
     longest = args.max_new_tokens or (1024 if thinks else benchmark.max_new_tokens)
-    options = {"temperature": args.temperature, "top_p": args.top_p, "max_new_tokens": longest, "seed": args.seed,
-               "token_budget": args.token_budget, "batch_size": args.batch_size}  # fmt: skip
+    options = {
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "max_new_tokens": longest,
+        "seed": args.seed,
+        "token_budget": args.token_budget,
+        "batch_size": args.batch_size,
+    }
     return eval_protocols.vlm_protocol(benchmark, model, options, THINK_ANSWER if thinks else None, scorer)
 
 
@@ -249,10 +282,18 @@ def _settings(kind: str, data_hash: str, args: argparse.Namespace) -> dict[str, 
 
     given = {name: getattr(args, name) for name in _reading() if getattr(args, name) != _default(name)}
     settings = {
-        "model": args.model, "model_hash": model_stamp(_folder(args.model, kind)), "model_type": kind,
-        "dataset_hash": data_hash, "core_only": args.core_only, "limit": args.limit, "seed": args.seed,
-        "min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "dtype": args.dtype, "reading": given,
-    }  # fmt: skip
+        "model": args.model,
+        "model_hash": model_stamp(_folder(args.model, kind)),
+        "model_type": kind,
+        "dataset_hash": data_hash,
+        "core_only": args.core_only,
+        "limit": args.limit,
+        "seed": args.seed,
+        "min_pixels": args.min_pixels,
+        "max_pixels": args.max_pixels,
+        "dtype": args.dtype,
+        "reading": given,
+    }
     if kind == "vlm":
         settings |= {"backend": args.backend, "endpoint": args.endpoint, "score_model": args.score_model}
         if args.score_model is not None:
@@ -296,11 +337,19 @@ def _task_results(
 
     versions = {"rs-rlhf": __version__} | {one: version(one) for one in ("torch", "transformers", "trl", "accelerate")}
     return {
-        **figures, "title": benchmark.title, "task": benchmark.task, "model_type": settings["model_type"],
-        "model": settings["model"], "dataset_hash": settings["dataset_hash"],
-        "metric_version": benchmark.metric_version, "seed": settings["seed"], "pixel_budget": budget,
-        "settings": settings, "published": benchmark.published, "versions": versions,
-    }  # fmt: skip
+        **figures,
+        "title": benchmark.title,
+        "task": benchmark.task,
+        "model_type": settings["model_type"],
+        "model": settings["model"],
+        "dataset_hash": settings["dataset_hash"],
+        "metric_version": benchmark.metric_version,
+        "seed": settings["seed"],
+        "pixel_budget": budget,
+        "settings": settings,
+        "published": benchmark.published,
+        "versions": versions,
+    }
 
 
 def _write(args: argparse.Namespace, kind: str, name: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -359,8 +408,16 @@ def _line(name: str, model: str, figures: dict[str, Any]) -> str:
     if "calibration" in figures:
         rest["calibration_error"] = figures["calibration"]["error"]
     told = ", ".join(f"{key} {value:.4g}" for key, value in rest.items() if isinstance(value, (int, float)))
-    cells = (name, model, figures["n"], percent(figures.get("accuracy")), interval,
-             percent(figures.get("upstream_compat")), percent(figures.get("parse_failures")), told)  # fmt: skip
+    cells = (
+        name,
+        model,
+        figures["n"],
+        percent(figures.get("accuracy")),
+        interval,
+        percent(figures.get("upstream_compat")),
+        percent(figures.get("parse_failures")),
+        told,
+    )
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 

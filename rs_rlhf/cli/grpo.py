@@ -14,11 +14,11 @@ from typing import Any
 
 from trl import ModelConfig, ScriptArguments, get_peft_config
 
+from ..errors import DeclarationError
 from ..metrics.answers import THINK_ANSWER
-from ..declarations import DeclarationError
 from ..trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
-from .launch import TrainingParser, check_common, run
 from ..trainers.grpo_data import load_prompts
+from .launch import TrainingParser, check_common, run
 
 
 @dataclass

@@ -22,7 +22,7 @@ import yaml
 from trl import TrlParser
 
 from .. import declarations
-from ..declarations import DeclarationError
+from ..errors import DeclarationError
 
 EPILOG = (
     "Beside these: --config PATH|NAME, a YAML recipe whose keys are the flags above; --accelerate_config PATH|NAME "

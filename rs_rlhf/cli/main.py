@@ -1,7 +1,8 @@
-"""`rs-rlhf COMMAND …`: finds the command and runs it; what a command does lives in its own module.
+"""The `rs-rlhf` program: finds a command, runs it, and turns errors and Ctrl-C into one sentence.
 
-Modules are imported when their command runs, so that `rs-rlhf --help` answers at once. A mistake of the user ends in
-one sentence on standard error and exit code 1; whatever else goes wrong keeps its traceback.
+A command's module is imported when the command runs, so that `rs-rlhf --help` answers at once. An [`RSRLHFError`] ends
+in one sentence on standard error and exit code 1 (`--debug` or `RS_RLHF_DEBUG=1` adds its traceback); every other
+exception is a bug and keeps its traceback. Ctrl-C ends in one sentence and exit code 130.
 
 Left out: a command registry (the table below is all there is), shell completion.
 """
@@ -11,43 +12,70 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+from typing import NamedTuple
 
-from .. import __version__
+from ..errors import RSRLHFError
+from ..version import __version__
 
-# Command -> one line for --help, and `module:function` that takes the arguments and returns the exit code.
+RESTART = "the same command starts again from the beginning"
+RESUME = "the same command resumes"
+CHECKPOINT = "the same command with --resume_from_checkpoint true resumes from the last checkpoint"
+STOPPED = "the server no longer answers"
+
+
+class Command(NamedTuple):
+    """One line for `--help`, the `module:function` that runs the command, and what follows Ctrl-C."""
+
+    summary: str
+    target: str
+    interrupted: str = RESTART
+
+
 COMMANDS = {
-    "reward": ("train a score model on preference pairs", "train_reward:command"),
-    "sft": ("fine-tune a vision-language model on image-text data", "train_sft:command"),
-    "grpo": ("improve a vision-language model with the score model as its reward", "train_grpo:command"),
-    "serve": ("score over HTTP: the reward server", "server:main"),
-    "report": ("write one HTML page about a training run, without W&B", "run_report:main"),
-    "dashboard": ("lay out a W&B workspace for the runs of a project", "dashboard:main"),
-    "eval": ("evaluate a model on benchmarks; compare and export results", "evaluate:main"),
-    "best-of-n": ("sample N answers a question and let the score model choose", "best_of_n:main"),
-    "score": ("score image-text data of any size, on any number of processes", "score_texts:main"),
-    "curate": ("keep the best part of scored data, with a report", "curate:main"),
-    "browse": ("look through scored data and move the cut, in a browser", "browse:main"),
-    "clip": ("fine-tune a CLIP on image-text data", "train_clip:command"),
-    "plot": ("draw the learning curve of a training run", "reports:main"),
-    "demo": ("the whole path in minutes, on made-up scenes and a tiny model", "demo:main"),
-    "data check": ("list every problem of preference files", "data_check:main"),
-    "data pairs": ("make preference pairs from captioned or labelled images", "pair_files:main"),
-    "data sample-pairs": ("make preference pairs from a policy's wrong answers", "sampled_pairs:main"),
-    "data dpo": ("order candidate answers by a score model, for TRL's DPOTrainer", "preference_export:main"),
-    "data damage": ("make a noisy pool of image-text rows, the damage known", "damaged_texts:main"),
-    "data scenes": ("write made-up overhead scenes with captions and classes", "cli:write_scenes"),
-    "tiny-clip": ("write a tiny random CLIP model", "tiny_clip:main"),
-    "tiny-vlm": ("write a tiny random vision-language model", "cli:write_tiny_vlm"),
-    "env": ("print the versions that a bug report needs", "cli:print_versions"),
+    "reward": Command("train a score model on preference pairs", "cli.reward:command", CHECKPOINT),
+    "sft": Command("fine-tune a vision-language model on image-text data", "cli.sft:command", CHECKPOINT),
+    "grpo": Command(
+        "improve a vision-language model with the score model as its reward", "cli.grpo:command", CHECKPOINT
+    ),
+    "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:command", CHECKPOINT),
+    "serve": Command("score over HTTP: the reward server", "scoring.server:main", STOPPED),
+    "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
+    "curate": Command("keep the best part of scored data, with a report", "curation.curate:main"),
+    "browse": Command("look through scored data and move the cut, in a browser", "curation.browser.app:main", STOPPED),
+    "best-of-n": Command(
+        "sample N answers a question and let the score model choose", "evaluation.best_of_n:main", RESUME
+    ),
+    "eval run": Command(
+        "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval:main", RESUME
+    ),
+    "eval compare": Command("compare two evaluations, question by question", "evaluation.compare:main"),
+    "eval export": Command(
+        "write an evaluation as lm-evaluation-harness does, or log it to W&B", "evaluation.export:main"
+    ),
+    "eval preferences": Command("measure a score model on preference files", "evaluation.preferences:main"),
+    "report": Command("write one HTML page about a training run, without W&B", "runs.report:main"),
+    "plot": Command("draw the learning curve of a training run", "runs.plots:main"),
+    "dashboard": Command("lay out a W&B workspace for the runs of a project", "runs.dashboard:main"),
+    "data check": Command("list every problem of preference files", "preferences.check:main"),
+    "data pairs": Command("make preference pairs from captioned or labelled images", "data.captioned_images:main"),
+    "data sample-pairs": Command(
+        "make preference pairs from a policy's wrong answers", "preferences.mistakes:main", RESUME
+    ),
+    "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "preferences.dpo:main"),
+    "data damage": Command("make a noisy pool of image-text rows, the damage known", "preferences.noisy_pool:main"),
+    "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.main:write_scenes"),
+    "tiny-clip": Command("write a tiny random CLIP model", "models.tiny_clip:main"),
+    "tiny-vlm": Command("write a tiny random vision-language model", "cli.main:write_tiny_vlm"),
+    "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),
+    "env": Command("print the versions that a bug report needs", "cli.main:print_versions"),
 }
-PACKAGES = (
-    "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "qwen-vl-utils",
-)  # fmt: skip
+FAMILIES = ("data", "eval")  # commands of two words
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "qwen-vl-utils")
 TINY_VLM_OPTIONS = {
     "hidden_size": "width of the language model",
     "num_layers": "layers of the language model",
@@ -70,42 +98,67 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (sequence of `str`, *optional*): Arguments; those of the process when left out.
 
     Returns:
-        `int`: Exit code: 0, or 1 after a mistake of the user.
+        `int`: Exit code: 0, 1 after a mistake of the user, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv or os.environ.get("RS_RLHF_DEBUG", "0") not in ("", "0")
+    argv = [argument for argument in argv if argument != "--debug"]
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())
         return 0 if argv else 1
     if argv[0] in ("-V", "--version"):
         print(f"rs-rlhf {__version__}")
         return 0
-    name = " ".join(argv[:2]) if argv[0] == "data" else argv[0]
-    if name in ("data", "data -h", "data --help"):
-        print(help_text("data "))
-        return 0 if name != "data" else 1
+    name, rest = command_name(argv)
+    if rest in ([], ["-h"], ["--help"]) and name in FAMILIES:
+        print(help_text(f"{name} "))
+        return 0 if rest else 1
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         guess = f"; did you mean {near[0]!r}?" if near else "."
         print(f"rs-rlhf: no command {name!r}{guess} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 1
-    module, function = COMMANDS[name][1].split(":")
     try:
-        return getattr(import_module(f"rs_rlhf.{module}"), function)(argv[len(name.split()) :])
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after an error that it has told
+        return run(name, rest)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after an error that it has printed
         return 1 if stop.code else 0
-    except (ValueError, OSError) as error:
-        if not is_told(error):
-            raise
+    except RSRLHFError as error:
+        if debug:
+            traceback.print_exc()
         print(f"rs-rlhf {name}: {sentence(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr)
+        return 130
+
+
+def command_name(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits arguments into the command's name and the rest; `eval --model …` is `eval run --model …`."""
+    first, rest = argv[0], list(argv[1:])
+    if first not in FAMILIES or not rest:
+        return first, rest
+    if first == "eval" and rest[0].startswith("-") and rest not in (["-h"], ["--help"]):
+        old = any(argument.split("=")[0] == "--preferences" for argument in rest)
+        return ("eval preferences" if old else "eval run"), rest
+    if rest[0] in ("-h", "--help"):
+        return first, rest[:1]
+    return f"{first} {rest[0]}", rest[1:]
+
+
+def run(name: str, argv: list[str]) -> int:
+    """Imports a command's module and runs it with these arguments; returns the exit code."""
+    module, function = COMMANDS[name].target.split(":")
+    return getattr(import_module(f"rs_rlhf.{module}"), function)(argv)
 
 
 def help_text(prefix: str = "") -> str:
     """Returns the help of all commands, or of those whose names begin with `prefix`."""
-    lines = [f"  {name:<18} {text}" for name, (text, _) in COMMANDS.items() if name.startswith(prefix)]
+    lines = [f"  {name:<18} {one.summary}" for name, one in COMMANDS.items() if name.startswith(prefix)]
     return "\n".join(
         [
-            f"usage: rs-rlhf [--version] {prefix.upper()}COMMAND …",
+            f"usage: rs-rlhf [--version] [--debug] {prefix}COMMAND …",
             "",
             "RLHF for remote-sensing vision-language models, on top of TRL.",
             "",
@@ -114,16 +167,6 @@ def help_text(prefix: str = "") -> str:
             "`rs-rlhf COMMAND --help` lists a command's options.",
         ]
     )
-
-
-def is_told(error: Exception) -> bool:
-    """Whether an error's message is written for the user: one of our own classes, or raised by our own code."""
-    from ..data.group import DataError
-    from ..declarations import DeclarationError
-    from ..imagery.raster import ImageError
-
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return isinstance(error, DataError | DeclarationError | ImageError) or raised_in.parent == Path(__file__).parent
 
 
 def sentence(error: Exception) -> str:

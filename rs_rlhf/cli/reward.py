@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from trl import ModelConfig, ScriptArguments
 
-from ..imagery.arguments import image_flags
-from ..data.group import DataError
-from ..declarations import DeclarationError
-from .launch import TrainingParser, check_common, run
-from ..preferences.reader import load_with_images
 from ..data.rows import common_folder, split_paths
-from ..trainers.reward import VisionRewardConfig, VisionRewardTrainer
+from ..errors import DataError, DeclarationError
+from ..imagery.arguments import image_flags
+from ..preferences.reader import load_with_images
 from ..trainers.mixins import evaluated_last
+from ..trainers.reward import VisionRewardConfig, VisionRewardTrainer
+from .launch import TrainingParser, check_common, run
 
 if TYPE_CHECKING:
     from datasets import Dataset

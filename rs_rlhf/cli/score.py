@@ -19,15 +19,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import DataError, OptionError
 from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
-from ..data.group import DataError
 
 SCORERS = ("model", "clip", "length", "random")
 # Options that only some scorers read; others refuse them.
 READ_BY = {
-    "model": ("model", "clip"), "dtype": ("model", "clip"), "prompt_form": ("model",), "token_budget": ("model",),
-    "min_pixels": ("model",), "max_pixels": ("model",), "seed": ("random",),
-}  # fmt: skip
+    "model": ("model", "clip"),
+    "dtype": ("model", "clip"),
+    "prompt_form": ("model",),
+    "token_budget": ("model",),
+    "min_pixels": ("model",),
+    "max_pixels": ("model",),
+    "seed": ("random",),
+}
 NOT_READ = ("image_hosts",)  # image-text rows have no URLs
 READING_FLAGS = [name for name in READING if name not in (*NOT_READ, "image_root")]
 
@@ -57,25 +62,50 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--input", required=True, help="Parquet, JSONL, JSON, CSV or WebDataset file, or a folder of them")
     add("--split", help="split of a folder (default: all of it)")
-    add("--output", "--output_dir", "--output-dir", type=Path, required=True, metavar="DIR",
-        help="folder of the scores")  # fmt: skip
-    add("--scorer", choices=SCORERS, default="model",
-        help="what scores: a score model (default), a CLIP, the number of words, or chance")  # fmt: skip
+    add(
+        "--output",
+        "--output_dir",
+        "--output-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the scores",
+    )
+    add(
+        "--scorer",
+        choices=SCORERS,
+        default="model",
+        help="what scores: a score model (default), a CLIP, the number of words, or chance",
+    )
     add("--model", help="folder, hub id, or name in reward_models/ (score models)")
-    add("--rows_per_shard", "--rows-per-shard", type=int, default=2048,
-        help="rows scored together and written to one file; they are in memory at once (default: 2048)")  # fmt: skip
-    add("--num_workers", "--num-workers", type=int, default=2,
-        help="threads that read images and lay out batches (default: 2)")  # fmt: skip
-    add("--token_budget", "--token-budget", type=int, default=4096,
-        help="tokens of a batch at most (default: 4096)")  # fmt: skip
+    add(
+        "--rows_per_shard",
+        "--rows-per-shard",
+        type=int,
+        default=2048,
+        help="rows scored together and written to one file; they are in memory at once (default: 2048)",
+    )
+    add(
+        "--num_workers",
+        "--num-workers",
+        type=int,
+        default=2,
+        help="threads that read images and lay out batches (default: 2)",
+    )
+    add("--token_budget", "--token-budget", type=int, default=4096, help="tokens of a batch at most (default: 4096)")
     for name in ("min_pixels", "max_pixels"):
         text = ImageArguments.__dataclass_fields__[name].metadata["help"]
         add(f"--{name}", f"--{name.replace('_', '-')}", type=int, help=text)
     add("--prompt_form", "--prompt-form", help="question-answer, empty-question or user-turn (default: the model's)")
     add("--dtype", help="such as bfloat16 (default: the checkpoint's)")
     add("--seed", type=int, default=0, help="seed of --scorer random (default: 0)")
-    add("--max_error_fraction", "--max-error-fraction", type=float, default=0.05,
-        help="stop when more than this share of the rows cannot be scored (default: 0.05)")  # fmt: skip
+    add(
+        "--max_error_fraction",
+        "--max-error-fraction",
+        type=float,
+        default=0.05,
+        help="stop when more than this share of the rows cannot be scored (default: 0.05)",
+    )
     add("--limit", type=int, help="only the first rows")
     add("--image_column", "--image-column", help="column of the images (default: told by its name)")
     add("--text_column", "--text-column", help="column of the texts (default: told by its name)")
@@ -86,33 +116,45 @@ def _parser() -> argparse.ArgumentParser:
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuses what cannot be run or would be ignored."""
     if args.scorer in READ_BY["model"] and args.model is None:
-        raise ValueError("no --model; give one to score with, or --scorer length or random.")
+        raise OptionError("no --model; give one to score with, or --scorer length or random.")
     for name, readers in READ_BY.items() | {(flag, READ_BY["dtype"]) for flag in READING_FLAGS}:
         if args.scorer not in readers and getattr(args, name) != parser.get_default(name):
-            raise ValueError(f"--{name} is not read with --scorer {args.scorer}; leave it out.")
+            raise OptionError(f"--{name} is not read with --scorer {args.scorer}; leave it out.")
     for name, least in (("rows_per_shard", 1), ("num_workers", 0), ("token_budget", 1), ("limit", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
-            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least {least}.")
+            raise OptionError(f"--{name} is {getattr(args, name)}, expected at least {least}.")
     if not 0 <= args.max_error_fraction <= 1:
-        raise ValueError(f"--max_error_fraction is {args.max_error_fraction}, expected a number from 0 to 1.")
+        raise OptionError(f"--max_error_fraction is {args.max_error_fraction}, expected a number from 0 to 1.")
     if args.output.resolve() in (Path(args.input).resolve(), Path(args.input, "data").resolve()):
-        raise ValueError(f"--output {args.output} is where --input {args.input} is read from: scores would be taken "
-                         "for data; choose another folder.")  # fmt: skip
+        raise OptionError(
+            f"--output {args.output} is where --input {args.input} is read from: scores would be taken "
+            "for data; choose another folder."
+        )
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..data.image_text_dataset import open_image_texts
     from ..curation.shards import missing_units, planned
     from ..curation.worker import Work
+    from ..data.image_text_dataset import open_image_texts
 
-    source = open_image_texts(args.input, args.split, image_root=args.image_root, image_column=args.image_column,
-                              text_column=args.text_column)  # fmt: skip
+    source = open_image_texts(
+        args.input,
+        args.split,
+        image_root=args.image_root,
+        image_column=args.image_column,
+        text_column=args.text_column,
+    )
     settings = {
-        "input": os.path.abspath(args.input) if os.path.exists(args.input) else args.input, "split": args.split,
+        "input": os.path.abspath(args.input) if os.path.exists(args.input) else args.input,
+        "split": args.split,
         "image_root": None if args.image_root is None else os.path.abspath(args.image_root),
-        "image_column": args.image_column, "text_column": args.text_column, "limit": args.limit,
-        "rows_per_shard": args.rows_per_shard, "scorer": scorer_settings(args), "stamp": source.stamp,
-    }  # fmt: skip
+        "image_column": args.image_column,
+        "text_column": args.text_column,
+        "limit": args.limit,
+        "rows_per_shard": args.rows_per_shard,
+        "scorer": scorer_settings(args),
+        "stamp": source.stamp,
+    }
 
     def units() -> list[Any]:
         return limited(source.units(args.rows_per_shard), args.limit, args.input)
@@ -158,7 +200,7 @@ def scorer_arguments(options: Mapping[str, Any]) -> argparse.Namespace:
     for name in options:
         if name not in known or name in data:
             choices = ", ".join(sorted(known - set(data)))
-            raise ValueError(f"{name!r} is no option of a scorer; choose from {choices}.")
+            raise OptionError(f"{name!r} is no option of a scorer; choose from {choices}.")
     args = parser.parse_args(["--input", "input", "--output", "output"])
     for name, value in options.items():
         setattr(args, name, value)
@@ -176,8 +218,20 @@ def scorer_settings(args: argparse.Namespace) -> dict[str, Any]:
     """
     from ..evaluation.run import model_stamp
 
-    own: dict[str, Any] = dict.fromkeys(("model", "model_stamp", "revision", "prompt_form", "positions", "min_pixels",
-                                         "max_pixels", "dtype", "seed", *READING_FLAGS))  # fmt: skip
+    own: dict[str, Any] = dict.fromkeys(
+        (
+            "model",
+            "model_stamp",
+            "revision",
+            "prompt_form",
+            "positions",
+            "min_pixels",
+            "max_pixels",
+            "dtype",
+            "seed",
+            *READING_FLAGS,
+        )
+    )
     own = {"kind": args.scorer, **own, "model": args.model, "dtype": args.dtype}
     if args.scorer == "random":
         own["seed"] = args.seed
@@ -190,11 +244,14 @@ def scorer_settings(args: argparse.Namespace) -> dict[str, Any]:
         card = find_card(args.model)
         options = card.image_options(image_options_from(args))
         own |= {
-            "model_stamp": model_stamp(card.model), "revision": card.revision, "positions": card.positions,
-            "prompt_form": args.prompt_form or card.prompt_form, "min_pixels": args.min_pixels or card.min_pixels,
+            "model_stamp": model_stamp(card.model),
+            "revision": card.revision,
+            "positions": card.positions,
+            "prompt_form": args.prompt_form or card.prompt_form,
+            "min_pixels": args.min_pixels or card.min_pixels,
             "max_pixels": args.max_pixels or card.max_pixels,
             **{name: getattr(options, name) for name in READING_FLAGS},
-        }  # fmt: skip
+        }
     return own
 
 
@@ -219,9 +276,14 @@ def load_scorer(args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str]]
         from ..scoring.scorer import Scorer
 
         scorer = Scorer.from_pretrained(
-            args.model, prompt_form=args.prompt_form, min_pixels=args.min_pixels, max_pixels=args.max_pixels,
-            token_budget=args.token_budget, num_workers=args.num_workers, **options,
-        )  # fmt: skip
+            args.model,
+            prompt_form=args.prompt_form,
+            min_pixels=args.min_pixels,
+            max_pixels=args.max_pixels,
+            token_budget=args.token_budget,
+            num_workers=args.num_workers,
+            **options,
+        )
         tokenizer = scorer.processor.tokenizer
 
     def count_tokens(texts: Sequence[str]) -> list[int]:
@@ -270,8 +332,10 @@ def _conclude(folder: Path) -> None:
 def summary_text(summary: Mapping[str, Any], folder: Path) -> str:
     """Returns a summary in words."""
     failed = f", {summary['failed_texts']} could not be" if summary["failed_texts"] else ""
-    lines = [f"{summary['rows']} rows: {summary['texts']} texts scored in {summary['seconds']:.1f} s "
-             f"({summary['texts_per_second']:.4g} texts/s){failed} -> {folder}"]  # fmt: skip
+    lines = [
+        f"{summary['rows']} rows: {summary['texts']} texts scored in {summary['seconds']:.1f} s "
+        f"({summary['texts_per_second']:.4g} texts/s){failed} -> {folder}"
+    ]
     lines += [f"  {one['count']} as {one['rows'][0]}: {one['message']}" for one in summary["errors"].values()]
     return "\n".join(lines)
 

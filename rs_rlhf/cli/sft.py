@@ -20,15 +20,14 @@ from typing import Any
 from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
-from ..data.group import DataError
-from ..declarations import DeclarationError
-from ..data.image_text_dataset import FORMATS
-from .launch import TrainingParser, check_common, run
 from ..data.captioned_images import load_images, split_files
-from ..data.text_records import first_byte
-from ..trainers.sft import VisionSFTConfig, VisionSFTTrainer, conversation_rows, text_rows
+from ..data.image_text_dataset import FORMATS
 from ..data.row_cache import stored_rows
+from ..data.text_records import first_byte
+from ..errors import DataError, DeclarationError
 from ..trainers.mixins import evaluated_last
+from ..trainers.sft import VisionSFTConfig, VisionSFTTrainer, conversation_rows, text_rows
+from .launch import TrainingParser, check_common, run
 
 FORM_VERSION = 1  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
 # Columns that say more of an image than its captions and its class do.
@@ -192,8 +191,8 @@ def load_rows(
       has `conversations`, `messages`, `completion`, `answer`, `text`, `title`, `txt` or a column named here. Read by
       [`~rs_rlhf.data.captioned_images.load_images`] and laid out by [`~rs_rlhf.trainers.sft.conversation_rows`].
     - Everything else that [`~rs_rlhf.data.image_text_dataset.open_image_texts`] reads, and every folder with a
-      `curation.json`: each row by its own form, see [`~rs_rlhf.trainers.sft.text_rows`]; labels are not asked for. The rows are
-      written once to the `datasets` cache, not held in memory.
+      `curation.json`: each row by its own form, see [`~rs_rlhf.trainers.sft.text_rows`]; labels are not asked for.
+      The rows are written once to the `datasets` cache, not held in memory.
 
     Args:
         path (`str`): File or folder.

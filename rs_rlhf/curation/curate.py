@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.group import DataError
+from ..errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from .cut import Cut, Samples
@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 KEEP = 0.3
 LENGTH = 0.3  # Spearman's correlation of score and length from which the report warns
 OPTIONS = (
-    "by", "best_of_every_image", "per", "aggregate", "dedup", "near_distance", "exclude_images_of", "exclude_near",
+    "by",
+    "best_of_every_image",
+    "per",
+    "aggregate",
+    "dedup",
+    "near_distance",
+    "exclude_images_of",
+    "exclude_near",
     "allow_partial",
-)  # fmt: skip
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,39 +60,94 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("scores", nargs="?", metavar="SCORES", help="folder that `rs-rlhf score` has written")
-    add("--output", "--output_dir", "--output-dir", type=Path, required=True, metavar="DIR",
-        help="folder to write; of several cuts, the folder of theirs (keep-0.3, …)")  # fmt: skip
-    add("--keep", type=float, nargs="+", metavar="F", help="fractions to keep, more than 0 and at most 1; rounded, "
-        f"halves up; of equal scores those first in the data (default: {KEEP})")  # fmt: skip
+    add(
+        "--output",
+        "--output_dir",
+        "--output-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write; of several cuts, the folder of theirs (keep-0.3, …)",
+    )
+    add(
+        "--keep",
+        type=float,
+        nargs="+",
+        metavar="F",
+        help="fractions to keep, more than 0 and at most 1; rounded, "
+        f"halves up; of equal scores those first in the data (default: {KEEP})",
+    )
     add("--threshold", type=float, nargs="+", metavar="X", help="keep scores of X and higher, instead of --keep")
-    add("--by", choices=("source", "label", "none"), default="none",
-        help="keep the fraction of every source, or of every class, by itself (default: none)")  # fmt: skip
-    add("--best_of_every_image", "--best-of-every-image", action="store_true", help="with --keep: the best of every "
-        "image comes before the second best of any, so that no image is lost before its last text")
-    add("--per", choices=("text", "row"), default="text", help="text: conversations as a whole, other rows' texts one "
-        "by one (default); row: all rows as a whole")  # fmt: skip
-    add("--aggregate", choices=("mean", "min"), default="mean",
-        help="the score of what is kept as a whole, from those of its texts (default: mean)")  # fmt: skip
-    add("--dedup", choices=("none", "exact", "near"), default="none",
+    add(
+        "--by",
+        choices=("source", "label", "none"),
+        default="none",
+        help="keep the fraction of every source, or of every class, by itself (default: none)",
+    )
+    add(
+        "--best_of_every_image",
+        "--best-of-every-image",
+        action="store_true",
+        help="with --keep: the best of every "
+        "image comes before the second best of any, so that no image is lost before its last text",
+    )
+    add(
+        "--per",
+        choices=("text", "row"),
+        default="text",
+        help="text: conversations as a whole, other rows' texts one by one (default); row: all rows as a whole",
+    )
+    add(
+        "--aggregate",
+        choices=("mean", "min"),
+        default="mean",
+        help="the score of what is kept as a whole, from those of its texts (default: mean)",
+    )
+    add(
+        "--dedup",
+        choices=("none", "exact", "near"),
+        default="none",
         help="exact: of samples with the same image bytes, question and text the best; an image with other texts "
         "stays. near: also, of images that look alike, only the one whose texts' mean score is best. "
-        "(default: none)")  # fmt: skip
-    add("--near_distance", "--near-distance", type=int, default=4, metavar="BITS", help="images look alike if their "
-        "perceptual hashes differ in at most so many of 64 bits (default: 4)")  # fmt: skip
-    add("--exclude_images_of", "--exclude-images-of", nargs="+", action="extend", default=[],
-        metavar="PATH[:SPLIT]", help="drop rows whose picture is in these evaluation sets (Parquet, JSONL, CSV, "
-        "folder of classes)")  # fmt: skip
+        "(default: none)",
+    )
+    add(
+        "--near_distance",
+        "--near-distance",
+        type=int,
+        default=4,
+        metavar="BITS",
+        help="images look alike if their perceptual hashes differ in at most so many of 64 bits (default: 4)",
+    )
+    add(
+        "--exclude_images_of",
+        "--exclude-images-of",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH[:SPLIT]",
+        help="drop rows whose picture is in these evaluation sets (Parquet, JSONL, CSV, folder of classes)",
+    )
     add("--exclude_near", "--exclude-near", action="store_true", help="drop those too that look like one of them")
     add("--compare", metavar="SCORES", help="other scores of the same input, such as CLIP's, to compare with")
     add("--allow_partial", "--allow-partial", action="store_true", help="take scores of a run that is not finished")
-    add("--max_images_in_report", "--max-images-in-report", type=int, default=60, metavar="N",
-        help="images in report.html (default: 60)")  # fmt: skip
+    add(
+        "--max_images_in_report",
+        "--max-images-in-report",
+        type=int,
+        default=60,
+        metavar="N",
+        help="images in report.html (default: 60)",
+    )
     add("--overwrite", action="store_true", help="replace folders that an earlier `rs-rlhf curate` has written")
     add("--ids", metavar="FILE", help="keep exactly what this kept_ids.parquet lists, of --input; needs no SCORES")
     add("--input", metavar="DATA", help="with --ids: the data, as for `rs-rlhf score`")
     add("--split", help="with --ids: split of the data")
-    for name, what in (("image_root", "folder that image paths start from"), ("image_column", "column of the images"),
-                       ("text_column", "column of the texts")):  # fmt: skip
+    for name, what in (
+        ("image_root", "folder that image paths start from"),
+        ("image_column", "column of the images"),
+        ("text_column", "column of the texts"),
+    ):
         add(f"--{name}", f"--{name.replace('_', '-')}", help=f"with --ids: {what}")
     return parser
 
@@ -98,39 +160,39 @@ def _check(args: argparse.Namespace) -> None:
     from .near_duplicates import FARTHEST
 
     if args.scores is None:
-        raise ValueError("no SCORES; give a folder that `rs-rlhf score` has written, or --ids with --input.")
+        raise OptionError("no SCORES; give a folder that `rs-rlhf score` has written, or --ids with --input.")
     for name in ("input", "split", "image_root", "image_column", "text_column"):
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for --ids; SCORES say themselves what was scored: leave it out.")
+            raise OptionError(f"--{name} is for --ids; SCORES say themselves what was scored: leave it out.")
     if args.keep is not None and args.threshold is not None:
-        raise ValueError("--keep and --threshold are both given; give one of them.")
+        raise OptionError("--keep and --threshold are both given; give one of them.")
     for value in args.keep or ():
         if not 0 < value <= 1:
-            raise ValueError(f"--keep is {value:g}, expected a fraction of more than 0 and at most 1, such as 0.3.")
+            raise OptionError(f"--keep is {value:g}, expected a fraction of more than 0 and at most 1, such as 0.3.")
     if args.best_of_every_image and args.threshold is not None:
-        raise ValueError("--best_of_every_image goes with --keep; a threshold is of the score alone.")
+        raise OptionError("--best_of_every_image goes with --keep; a threshold is of the score alone.")
     for value in args.threshold or ():
         if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError(f"--threshold is {value}, expected a number.")
+            raise OptionError(f"--threshold is {value}, expected a number.")
     values = args.keep or args.threshold or [KEEP]
     if len({f"{value:g}" for value in values}) < len(values):
-        raise ValueError(f"--{'threshold' if args.threshold else 'keep'} names a value twice; name each once.")
+        raise OptionError(f"--{'threshold' if args.threshold else 'keep'} names a value twice; name each once.")
     if not 0 <= args.near_distance <= FARTHEST:
-        raise ValueError(f"--near_distance is {args.near_distance}, expected 0 to {FARTHEST} bits.")
+        raise OptionError(f"--near_distance is {args.near_distance}, expected 0 to {FARTHEST} bits.")
     if args.exclude_near and not args.exclude_images_of:
-        raise ValueError("--exclude_near is given without --exclude_images_of; name the evaluation sets.")
+        raise OptionError("--exclude_near is given without --exclude_images_of; name the evaluation sets.")
     if args.max_images_in_report < 0:
-        raise ValueError(f"--max_images_in_report is {args.max_images_in_report}, expected 0 or more.")
+        raise OptionError(f"--max_images_in_report is {args.max_images_in_report}, expected 0 or more.")
 
 
 def _check_ids(args: argparse.Namespace) -> None:
     defaults = _parser().parse_args(["--output", "x"])
     if args.input is None:
-        raise ValueError("--ids needs --input, the data that its ids are of.")
+        raise OptionError("--ids needs --input, the data that its ids are of.")
     for name in ("scores", "keep", "threshold", "compare", "max_images_in_report", *OPTIONS):
         if getattr(args, name) != getattr(defaults, name):
             what = "SCORES are" if name == "scores" else f"--{name} is"
-            raise ValueError(f"{what} given with --ids, which already says what is kept; leave one of them out.")
+            raise OptionError(f"{what} given with --ids, which already says what is kept; leave one of them out.")
 
 
 def targets(args: argparse.Namespace) -> list[tuple[Path, dict[str, float]]]:
@@ -149,12 +211,12 @@ def curate(args: argparse.Namespace) -> None:
     """Makes all cuts of the parsed options and writes their folders."""
     import numpy as np
 
+    from .cut import KEPT, cut
     from .gallery import make_gallery
     from .report import markdown, page
-    from .cut import KEPT, cut
-    from .writer import check_folder, write_folder
-    from .shards import read_manifest
     from .samples import compare_with, leave_out, read_scored
+    from .shards import read_manifest
+    from .writer import check_folder, write_folder
 
     source = read_manifest(args.scores)["input"]
     for folder, _ in targets(args):
@@ -163,8 +225,14 @@ def curate(args: argparse.Namespace) -> None:
     compared = "" if args.compare is None else compare_with(scored, args.compare, args.aggregate, args.allow_partial)
     # Not kept in a folder that only others may write into.
     keep = scored.folder / "pictures" if os.access(scored.folder, os.W_OK) else None
-    left = leave_out(scored, args.exclude_images_of, exclude_near=args.exclude_near, dedup=args.dedup,
-                     distance=args.near_distance, keep=keep)  # fmt: skip
+    left = leave_out(
+        scored,
+        args.exclude_images_of,
+        exclude_near=args.exclude_near,
+        dedup=args.dedup,
+        distance=args.near_distance,
+        keep=keep,
+    )
     could = scored.samples.candidates()
     strata = scored.samples.strata(args.by)[0]
     scores = np.where(could, scored.samples.score, np.float32(np.nan))
@@ -176,8 +244,9 @@ def curate(args: argparse.Namespace) -> None:
             highest = (
                 f"the highest score is {np.nanmax(scores):.4g}" if could.any() else "nothing is left to choose from"
             )
-            raise DataError(f"nothing of {len(kept)} samples would be kept with {_told(way)}: {highest}",
-                            where=str(args.scores))  # fmt: skip
+            raise DataError(
+                f"nothing of {len(kept)} samples would be kept with {_told(way)}: {highest}", where=str(args.scores)
+            )
         made.append((folder, way, kept, cuts))
     for folder, way, kept, cuts in made:
         samples = replace(scored.samples, status=np.where(kept, KEPT, scored.samples.status).astype(np.int8))
@@ -201,8 +270,10 @@ def _summary(figures: Mapping[str, Any], written: Mapping[str, Any], folder: Pat
     others = [f"{samples[name]} {text}" for name, text in FATES.items() if samples[name]]
     lowest = [one["score"] for one in figures["strata"] if one["score"] is not None]
     scores = f"scores from {min(lowest):.4g}" if len(lowest) == 1 else f"{len(lowest)} cuts"
-    return (f"{samples['kept']} of {samples['all']} samples kept ({scores}; {'; '.join(others) or 'all of them'}): "
-            f"{written['kept_rows']} of {written['rows']} rows -> {folder}")  # fmt: skip
+    return (
+        f"{samples['kept']} of {samples['all']} samples kept ({scores}; {'; '.join(others) or 'all of them'}): "
+        f"{written['kept_rows']} of {written['rows']} rows -> {folder}"
+    )
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
@@ -272,8 +343,10 @@ def _notes(scored: Scored, figures: Mapping[str, Any], args: argparse.Namespace)
     """What a reader of the report should not miss."""
     notes = []
     if scored.missing:
-        notes.append(f"The scores are not complete: {scored.missing} of {len(scored.units)} shards are missing, and "
-                     "nothing of their rows is kept.")  # fmt: skip
+        notes.append(
+            f"The scores are not complete: {scored.missing} of {len(scored.units)} shards are missing, and "
+            "nothing of their rows is kept."
+        )
     if limit := scored.manifest.get("limit"):
         notes.append(f"Only the first {limit} rows were scored (--limit); nothing of the others is kept.")
     empty = [one["name"] or "(none)" for one in figures["strata"] if one["candidates"] and not one["kept"]]
@@ -282,13 +355,16 @@ def _notes(scored: Scored, figures: Mapping[str, Any], args: argparse.Namespace)
         notes.append(f"Nothing is kept of {len(empty)} of {len(figures['strata'])} strata: {some}.")
     equal = sum(one["equal_dropped"] for one in figures["strata"])
     if equal:
-        notes.append(f"{equal} samples were dropped with exactly the lowest score kept, since they come later in the "
-                     "data.")  # fmt: skip
+        notes.append(
+            f"{equal} samples were dropped with exactly the lowest score kept, since they come later in the data."
+        )
     rho = figures["length_spearman"]
     if rho is not None and abs(rho) >= LENGTH:
         longer = "longer" if rho > 0 else "shorter"
-        notes.append(f"The score goes with the length of the text (Spearman's correlation {rho:.2f}): {longer} texts "
-                     "are kept more often.")  # fmt: skip
+        notes.append(
+            f"The score goes with the length of the text (Spearman's correlation {rho:.2f}): {longer} texts "
+            "are kept more often."
+        )
     if args.dedup != "none":
         notes.append("Images of the same bytes with other texts are no duplicates: they stay.")
     return notes
@@ -311,13 +387,25 @@ def _lists(scored: Scored, samples: Samples, left: LeftOut, figures: Mapping[str
     pairs = np.array(left.near, np.int64).reshape(-1, 2)
     near = zip(*(scored.row_ids(column).to_pylist() for column in pairs.T), strict=True)
     lists = [
-        {"title": "Texts without a score", "columns": ["texts", "first of them", "why"], "rows": errors,
-         "count": len(errors)},
-        {"title": "Images that are in an evaluation set", "columns": ["row", "evaluation image", "how"],
-         "rows": left.excluded, "count": figures["rows"]["excluded"]},
-        {"title": "Near-duplicate images, row by row", "columns": ["left out", "stays"], "rows": list(map(list, near)),
-         "count": left.near_images},
-    ]  # fmt: skip
+        {
+            "title": "Texts without a score",
+            "columns": ["texts", "first of them", "why"],
+            "rows": errors,
+            "count": len(errors),
+        },
+        {
+            "title": "Images that are in an evaluation set",
+            "columns": ["row", "evaluation image", "how"],
+            "rows": left.excluded,
+            "count": figures["rows"]["excluded"],
+        },
+        {
+            "title": "Near-duplicate images, row by row",
+            "columns": ["left out", "stays"],
+            "rows": list(map(list, near)),
+            "count": left.near_images,
+        },
+    ]
     return [one for one in lists if one["rows"]]
 
 
@@ -351,11 +439,22 @@ def apply_ids(args: argparse.Namespace) -> None:
     from .writer import check_folder, read_ids, write_folder
 
     check_folder(args.output, args.overwrite, [args.input, args.ids])
-    inputs = open_image_texts(args.input, args.split, image_root=args.image_root, image_column=args.image_column,
-                              text_column=args.text_column)  # fmt: skip
+    inputs = open_image_texts(
+        args.input,
+        args.split,
+        image_root=args.image_root,
+        image_column=args.image_column,
+        text_column=args.text_column,
+    )
     ids = read_ids(args.ids, inputs)
-    about = {"ids": args.ids, "split": args.split, "image_column": args.image_column, "text_column": args.text_column,
-             "stamp": inputs.stamp, "settings": {},
-             "figures": {"rows": {"kept": len(pc.unique(ids["row_id"]))}, "texts": {"kept": len(ids)}}}  # fmt: skip
+    about = {
+        "ids": args.ids,
+        "split": args.split,
+        "image_column": args.image_column,
+        "text_column": args.text_column,
+        "stamp": inputs.stamp,
+        "settings": {},
+        "figures": {"rows": {"kept": len(pc.unique(ids["row_id"]))}, "texts": {"kept": len(ids)}},
+    }
     written = write_folder(args.output, inputs, ids, about, {})
     print(f"{len(ids)} texts of {written['kept_rows']} of {written['rows']} rows kept -> {args.output}")

@@ -14,6 +14,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from ..errors import OptionError
+
 AGGREGATES = ("mean", "min")
 
 
@@ -81,7 +83,7 @@ def sample_scores(
         ValueError: An unknown aggregate.
     """
     if aggregate not in AGGREGATES:
-        raise ValueError(f"the aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}")
+        raise OptionError(f"the aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}")
     first = first_texts(samples)
     if not first.size:
         return np.zeros(0, np.float32)
@@ -136,9 +138,9 @@ def cut(
         ValueError: Not exactly one of the three ways is given, or the fraction is outside (0, 1].
     """
     if sum(way is not None for way in (keep, threshold, counts)) != 1:
-        raise ValueError("give one of `keep`, `threshold` and `counts`")
+        raise OptionError("give one of `keep`, `threshold` and `counts`")
     if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"the fraction to keep is {keep}, expected more than 0 and at most 1")
+        raise OptionError(f"the fraction to keep is {keep}, expected more than 0 and at most 1")
     kept = np.zeros(len(scores), bool)
     places = np.flatnonzero(np.isfinite(scores))
     rank = np.zeros(len(scores), np.int64) if images is None else ranks(scores, strata, images)

@@ -140,6 +140,14 @@ def _histograms(samples: Samples, cuts: Sequence[Cut], by: str) -> list[dict[str
             for fate in (KEPT, DROPPED)
         )
         name = "all" if number is None else samples.sources[number]
-        made.append({"name": name, "low": low, "high": high, "kept": kept, "dropped": dropped,
-                     "cut": None if stratum is None else at.get(stratum)})  # fmt: skip
+        made.append(
+            {
+                "name": name,
+                "low": low,
+                "high": high,
+                "kept": kept,
+                "dropped": dropped,
+                "cut": None if stratum is None else at.get(stratum),
+            }
+        )
     return made

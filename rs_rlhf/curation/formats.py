@@ -18,9 +18,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.group import DataError
-from ..data.image_text_dataset import DATASET_FILE, FORMATS, ImageTexts
 from ..data.image_text import IMAGE_COLUMNS, with_texts
+from ..data.image_text_dataset import DATASET_FILE, FORMATS, ImageTexts
 from ..data.packed_records import (
     Member,
     dataset_tables,
@@ -32,6 +31,7 @@ from ..data.packed_records import (
     tar_samples,
 )
 from ..data.text_records import csv_head, first_byte, parsed_line
+from ..errors import DataError
 
 __all__ = ["write_kept"]
 
@@ -128,16 +128,23 @@ def write_kept(
         for new, target in ready:
             new.replace(target)
     except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror or error}); make room or choose another folder, then "
-                        "start again: nothing is left of what was written", "", str(out)) from error  # fmt: skip
+        raise DataError(
+            f"cannot be written ({error.strerror or error}); make room or choose another folder, then "
+            "start again: nothing is left of what was written",
+            "",
+            str(out),
+        ) from error
     finally:  # what has taken its place is no longer here
         for new, _ in ready:
             new.unlink(missing_ok=True)
         shutil.rmtree(out / mark, ignore_errors=True)
     return {
-        "rows": choose.rows, "kept_rows": choose.chosen, "shortened_rows": choose.shortened,
-        "files": [target.relative_to(out).as_posix() for _, target in ready], "files_without_rows": empty,
-    }  # fmt: skip
+        "rows": choose.rows,
+        "kept_rows": choose.chosen,
+        "shortened_rows": choose.shortened,
+        "files": [target.relative_to(out).as_posix() for _, target in ready],
+        "files_without_rows": empty,
+    }
 
 
 def _checked_target(data: ImageTexts, out: Path, overwrite: bool) -> list[Path]:
@@ -153,14 +160,18 @@ def _checked_target(data: ImageTexts, out: Path, overwrite: bool) -> list[Path]:
     there |= {path for path in (*out.glob("*.arrow"), *(out / name for name in _SAVED)) if path.exists()}
     there |= {out / file for file in data.files if (out / file).exists()}
     if there and not overwrite:
-        raise DataError(f"holds data already ({min(there).relative_to(out)}); choose another folder, or overwrite", "",
-                        str(out))  # fmt: skip
+        raise DataError(
+            f"holds data already ({min(there).relative_to(out)}); choose another folder, or overwrite", "", str(out)
+        )
     own = {out / file for file in data.files}
     saved = data.dataset is not None
     other = [path for path in there - own if not (saved and (path.suffix == ".arrow" or path.name in _SAVED))]
     if other:
-        raise DataError(f"holds other data ({min(other).relative_to(out)}), which is not overwritten; choose another "
-                        "folder", "", str(out))  # fmt: skip
+        raise DataError(
+            f"holds other data ({min(other).relative_to(out)}), which is not overwritten; choose another folder",
+            "",
+            str(out),
+        )
     return sorted(there)
 
 
@@ -324,6 +335,9 @@ def _write_dataset(data: ImageTexts, out: Path, mark: str, choose: _Chooser) -> 
 
 
 _WRITERS: dict[str, Callable[[ImageTexts, str, Path, Path, _Chooser], None]] = {
-    "parquet": _write_parquet, "jsonl": _write_records, "json": _write_records, "csv": _write_records,
+    "parquet": _write_parquet,
+    "jsonl": _write_records,
+    "json": _write_records,
+    "csv": _write_records,
     "webdataset": _write_shard,
-}  # fmt: skip
+}

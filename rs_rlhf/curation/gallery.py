@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .figures import FATES
-from .cut import DROPPED, KEPT, Cut, Samples
 from ..data.group import completion_text, prompt_text
 from ..data.image_text import ImageTextRow
-from ..imagery.raster import ImageError, read_image
-from .near_duplicates import read_rows
+from ..errors import ImageError
+from ..imagery.raster import read_image
 from ..runs.report_tables import TEXT, Images
 from ..runs.tables import thumbnail
+from .cut import DROPPED, KEPT, Cut, Samples
+from .figures import FATES
+from .near_duplicates import read_rows
 from .samples import Scored
 
 PARTS = 6  # texts of a sample that are shown
@@ -131,14 +132,23 @@ def _card(scored: Scored, samples: Samples, number: int, row: ImageTextRow) -> d
         prompt, completion = answers[place] if place < len(answers) else ([], [])
         asked, said = cut_off(prompt_text(prompt[-1:])), cut_off(completion_text(completion))
         parts.append({"asked": asked, "text": said, "score": f"{score:.4g}" if after - first > 1 else ""})
-    about = [samples.sources[samples.source[number]], samples.labels[samples.label[number]],
-             f"{samples.tokens[number]} tokens", row.row_id]  # fmt: skip
+    about = [
+        samples.sources[samples.source[number]],
+        samples.labels[samples.label[number]],
+        f"{samples.tokens[number]} tokens",
+        row.row_id,
+    ]
     score = f"{samples.score[number]:.4g}"
     if samples.other is not None:
         other = samples.other[number]
         score += f" (other score: {f'{other:.4g}' if np.isfinite(other) else 'none'})"
-    return {"parts": parts, "more": max(0, after - first - PARTS), "score": score,
-            "about": " · ".join(filter(None, about)), "fate": FATES[samples.status[number]]}  # fmt: skip
+    return {
+        "parts": parts,
+        "more": max(0, after - first - PARTS),
+        "score": score,
+        "about": " · ".join(filter(None, about)),
+        "fate": FATES[samples.status[number]],
+    }
 
 
 def cut_off(text: str) -> str:

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.group import DataError
-from ..imagery.sources import ImageError, ImageOptions, locate
-from ..data.image_text_dataset import ImageTexts, Unit
-from ..data.image_text import ImageTextRow
-from ..imagery.raster import content_hash, read_image
 from ..data.captioned_images import load_images, split_of
+from ..data.image_text import ImageTextRow
+from ..data.image_text_dataset import ImageTexts, Unit
+from ..errors import DataError, ImageError, OptionError
+from ..imagery.raster import content_hash, read_image
+from ..imagery.sources import ImageOptions, locate
 from ..runs.sample_log import progress
 
 FARTHEST = 10  # bits: beyond it most pairs of unlike pictures would be compared, and some taken for alike
@@ -51,7 +51,7 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np
         `tuple`: Places in `a` and in `b`, int64 `(pairs,)` each.
     """
     if not 0 <= distance <= FARTHEST:
-        raise ValueError(f"the distance of near-duplicates is {distance}, expected 0 to {FARTHEST} bits")
+        raise OptionError(f"the distance of near-duplicates is {distance}, expected 0 to {FARTHEST} bits")
     edges = [round(64 * i / (distance + 1)) for i in range(distance + 2)]
     for low, high in zip(edges, edges[1:], strict=False):
         piece = np.uint64(low), np.uint64((1 << (high - low)) - 1)
@@ -145,8 +145,10 @@ def read_rows(inputs: ImageTexts, units: Sequence[Unit], row_ids: Any) -> Iterat
                 if at == len(row_ids) or not _holds(unit, after, row_ids[at]):
                     break
     if at < len(row_ids):
-        raise DataError(f"has no row {row_ids[at]} any more; the scores are of what it was before: put it back or "
-                        "score anew", where=inputs.name)  # fmt: skip
+        raise DataError(
+            f"has no row {row_ids[at]} any more; the scores are of what it was before: put it back or score anew",
+            where=inputs.name,
+        )
 
 
 def _holds(unit: Unit, after: Unit | None, row_id: Any) -> bool:
@@ -237,8 +239,14 @@ def look_at_rows(
 
     if near:
         perceptual_hash(Image.new("L", (32, 32)))  # says at once what is not installed
-    schema = pa.schema([("image_hash", pa.string()), ("contents", pa.list_(pa.string())),
-                        ("hashes", pa.list_(pa.uint64())), ("error", pa.string())])  # fmt: skip
+    schema = pa.schema(
+        [
+            ("image_hash", pa.string()),
+            ("contents", pa.list_(pa.string())),
+            ("hashes", pa.list_(pa.uint64())),
+            ("error", pa.string()),
+        ]
+    )
     known = _known(folder, schema, near)
     todo = pc.invert(pc.is_in(image_hashes, value_set=known["image_hash"].combine_chunks()))
     row_ids, image_hashes = row_ids.filter(todo), image_hashes.filter(todo)

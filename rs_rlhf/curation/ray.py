@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..data.group import DataError
+from ..errors import DataError
 
 
 class ScoreStage:
@@ -62,8 +62,11 @@ class ScoreStage:
         for raw in batch.to_pylist():
             name = raw.pop(self.id_column, None)
             if name is None:
-                raise DataError(f"a row has no `{self.id_column}`; id_column must name a column that tells rows "
-                                f"apart, the columns are {', '.join(batch.column_names)}", self.id_column)  # fmt: skip
+                raise DataError(
+                    f"a row has no `{self.id_column}`; id_column must name a column that tells rows "
+                    f"apart, the columns are {', '.join(batch.column_names)}",
+                    self.id_column,
+                )
             named: dict[str, Any] = {"root": self.image_root, "where": str(name), "source": self.source}
             rows.append(image_text_row(raw, str(name), **named, **self.columns))
         lines = score_rows(rows, self.scorer, self.count_tokens, self.num_workers)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .figures import BINS
 from ..runs.report_tables import fill_page
+from .figures import BINS
 
 LINES = 60  # rows of a table by source or class
 FATES = {
@@ -70,10 +70,16 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
 
 def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
     rows = [
-        [one["name"] or "(none)", _count(one["candidates"]), _count(one["kept"]), _number(one["score"]),
-         _count(one["equal_kept"]), _count(one["equal_dropped"])]
+        [
+            one["name"] or "(none)",
+            _count(one["candidates"]),
+            _count(one["kept"]),
+            _number(one["score"]),
+            _count(one["equal_kept"]),
+            _count(one["equal_dropped"]),
+        ]
         for one in sorted(strata, key=lambda one: -one["candidates"])[:LINES]
-    ]  # fmt: skip
+    ]
     text = "The lowest score kept, and how many samples have exactly this score; the order of the data decides which "
     text += f"of them are kept.{_cut_off(strata)}"
     columns = ["" if by == "none" else by, "to choose from", "kept", "lowest kept", "equal, kept", "equal, dropped"]
@@ -82,10 +88,17 @@ def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
 
 def _groups(groups: Sequence[Mapping[str, Any]], title: str, what: str) -> Table:
     rows = [
-        [one["name"] or "(none)", _count(one["samples"]), _count(one["candidates"]), _count(one["kept"]),
-         _share(one["share"]), _number(one["mean"]), _number(one["mean_kept"])]
+        [
+            one["name"] or "(none)",
+            _count(one["samples"]),
+            _count(one["candidates"]),
+            _count(one["kept"]),
+            _share(one["share"]),
+            _number(one["mean"]),
+            _number(one["mean_kept"]),
+        ]
         for one in groups[:LINES]
-    ]  # fmt: skip
+    ]
     columns = [what, "samples", "to choose from", "kept", "share kept", "mean score", "mean of kept"]
     return Table(title, _cut_off(groups).strip(), columns, rows)
 
@@ -217,7 +230,7 @@ def page(report: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str
     parts = [f"<section id='s{i}'><h2>{escape(name)}</h2>{part}</section>" for i, (name, part) in enumerate(sections)]
     head = f"<header><h1>{escape(report['title'])}</h1><dl>{facts}</dl>{notes}</header>"
     body = f"{head}<nav aria-label='Sections'><ul>{links}</ul></nav><main>{''.join(parts)}</main>"
-    return fill_page("curation_report.html", report["title"], None, BODY=body)
+    return fill_page("curation/report.html", report["title"], None, BODY=body)
 
 
 def _charts(histograms: Sequence[Mapping[str, Any]]) -> str:

@@ -20,8 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import near_duplicates
+from ..data.image_text import ImageTextRow
+from ..data.image_text_dataset import ImageTexts, Unit
+from ..errors import DataError
 from ..imagery.arguments import READING
+from ..imagery.sources import ImageOptions
+from . import near_duplicates
 from .cut import (
     COPY,
     DROPPED,
@@ -35,10 +39,6 @@ from .cut import (
     number_samples,
     sample_scores,
 )
-from ..data.group import DataError
-from ..imagery.sources import ImageOptions
-from ..data.image_text_dataset import ImageTexts, Unit
-from ..data.image_text import ImageTextRow
 from .shards import missing_units, open_scored, read_manifest, read_scores, read_shard, shard_path
 
 COLUMNS = ("row_id", "text_index", "score", "tokens", "image_hash", "error", "whole", "source", "label")
@@ -132,21 +132,34 @@ def read_scored(folder: str | Path, *, per: str = "text", aggregate: str = "mean
         _coded(table[name]) for name in ("image_hash", "source", "label")
     )
     samples = Samples(
-        score=scores, first=first, row=np.cumsum(starts)[first] - 1,
+        score=scores,
+        first=first,
+        row=np.cumsum(starts)[first] - 1,
         texts=np.add.reduceat(usable, first, dtype=np.int64),
         tokens=np.add.reduceat(np.where(usable, tokens, 0), first, dtype=np.int64),
-        source=sources[first], sources=source_names.to_pylist(),
-        label=labels[first], labels=label_names.to_pylist(),
+        source=sources[first],
+        sources=source_names.to_pylist(),
+        label=labels[first],
+        labels=label_names.to_pylist(),
         status=np.where(fine, DROPPED, ERROR).astype(np.int8),
-    )  # fmt: skip
+    )
     own = manifest["scorer"]
     options = {name: own.get(name) for name in READING if name not in ("image_root", "image_hosts")}
     return Scored(
-        Path(folder), manifest, inputs, [Unit(**unit) for unit in manifest["units"]],
+        Path(folder),
+        manifest,
+        inputs,
+        [Unit(**unit) for unit in manifest["units"]],
         ImageOptions(**{name: value for name, value in options.items() if value is not None}),
-        len(missing_units(manifest, folder)), table.select(["row_id", "text_index", "error"]), lines, whole,
-        sample, images[first], image_names, samples,
-    )  # fmt: skip
+        len(missing_units(manifest, folder)),
+        table.select(["row_id", "text_index", "error"]),
+        lines,
+        whole,
+        sample,
+        images[first],
+        image_names,
+        samples,
+    )
 
 
 def _one(column: Any) -> pa.Array:
@@ -171,8 +184,12 @@ def compare_with(scored: Scored, folder: str | Path, aggregate: str = "mean", pa
     manifest = read_manifest(folder)
     for key in SAME_ROWS:
         if manifest.get(key) != scored.manifest.get(key):
-            raise DataError(f"its scores are of another input than those of {scored.folder}: {key} differs; give "
-                            "scores of the same data", key, str(folder))  # fmt: skip
+            raise DataError(
+                f"its scores are of another input than those of {scored.folder}: {key} differs; give "
+                "scores of the same data",
+                key,
+                str(folder),
+            )
     other = read_scores(folder, ("row_id", "text_index", "score"), partial=partial)
     own = scored.lines.select(["row_id", "text_index"])
     if not own.equals(other.select(["row_id", "text_index"])):
@@ -282,8 +299,10 @@ def leave_out(
         pictures = _pictures(scored, dedup == "near" or exclude_near, keep, left)
     if excluded:
         if evaluation.unread:
-            left.notes.append("Evaluation images that could not be decoded and were compared by their bytes only: "
-                              f"{evaluation.unread} of {evaluation.images}.")  # fmt: skip
+            left.notes.append(
+                "Evaluation images that could not be decoded and were compared by their bytes only: "
+                f"{evaluation.unread} of {evaluation.images}."
+            )
         found = near_duplicates.find_in_evaluation(pictures, evaluation, distance if exclude_near else None)
         _leave_out_excluded(scored, found, left)
     if dedup != "none":
@@ -302,13 +321,20 @@ def _pictures(scored: Scored, near: bool, keep: Path | None, left: LeftOut) -> p
     names = scored.image_names.take(pa.array(scored.images[first]))
     seen = pc.not_equal(names, "")
     pictures = near_duplicates.look_at_rows(
-        scored.inputs, scored.units, scored.row_ids(first).filter(seen), names.filter(seen), scored.options,
-        near=near, folder=keep,
-    )  # fmt: skip
+        scored.inputs,
+        scored.units,
+        scored.row_ids(first).filter(seen),
+        names.filter(seen),
+        scored.options,
+        near=near,
+        folder=keep,
+    )
     pictures = pictures.filter(pc.is_in(pictures["image_hash"], value_set=names))
     if failed := pictures.filter(pc.is_valid(pictures["error"]))["error"].to_pylist():
-        left.notes.append("Images that could not be decoded and were compared by their bytes only: "
-                          f"{len(failed)}, such as {failed[0]}.")  # fmt: skip
+        left.notes.append(
+            "Images that could not be decoded and were compared by their bytes only: "
+            f"{len(failed)}, such as {failed[0]}."
+        )
     return pictures
 
 

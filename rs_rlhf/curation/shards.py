@@ -26,9 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.group import DataError, first_line
-from ..evaluation.run import replace_text
+from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts, Unit, open_image_texts
+from ..errors import DataError
+from ..evaluation.run import replace_text
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -92,11 +93,15 @@ def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequenc
             return manifest
         with claimed(folder, "running") as nobody:
             if begun or not nobody:
-                raise DataError(f"holds scores of another run: {'; '.join(told)}. Choose another --output, or set "
-                                "that back", where=str(folder))  # fmt: skip
+                raise DataError(
+                    f"holds scores of another run: {'; '.join(told)}. Choose another --output, or set that back",
+                    where=str(folder),
+                )
     elif begun:
-        raise DataError("holds shards of scores but no manifest.json, which says of what; put it back or choose "
-                        "another --output", where=str(folder))  # fmt: skip
+        raise DataError(
+            "holds shards of scores but no manifest.json, which says of what; put it back or choose another --output",
+            where=str(folder),
+        )
     manifest = {"version": VERSION, **settings, "units": [asdict(unit) for unit in units()]}
     if not manifest["units"]:
         raise DataError("no rows; there is nothing to score", where=str(settings.get("input")))
@@ -112,8 +117,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
-        raise DataError("no manifest.json; expected a folder that `rs-rlhf score --output` has written",
-                        where=str(folder))  # fmt: skip
+        raise DataError(
+            "no manifest.json; expected a folder that `rs-rlhf score --output` has written", where=str(folder)
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -121,8 +127,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), list):
         raise DataError("no `units`; expected what `rs-rlhf score` has written", "units", str(path))
     if manifest.get("version") != VERSION:
-        raise DataError(f"is of version {manifest.get('version')!r}, this rs-rlhf reads {VERSION}; score anew with it",
-                        "version", str(path))  # fmt: skip
+        raise DataError(
+            f"is of version {manifest.get('version')!r}, this rs-rlhf reads {VERSION}; score anew with it",
+            "version",
+            str(path),
+        )
     return manifest
 
 
@@ -159,8 +168,11 @@ def open_scored(folder: str | Path) -> ImageTexts:
     source = open_image_texts(manifest["input"], manifest.get("split"), **options)
     stamp = json.loads(json.dumps(source.stamp))
     if stamp != manifest["stamp"]:
-        raise DataError(f"{_difference('stamp', manifest['stamp'], stamp)}; the scores in {folder} are of what it was "
-                        "before: put it back or score anew", where=str(manifest["input"]))  # fmt: skip
+        raise DataError(
+            f"{_difference('stamp', manifest['stamp'], stamp)}; the scores in {folder} are of what it was "
+            "before: put it back or score anew",
+            where=str(manifest["input"]),
+        )
     return source
 
 
@@ -203,8 +215,10 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
         except BlockingIOError:
             free = False
         except OSError as error:
-            raise DataError(f"the file system gives no lock ({error.strerror}); choose an --output on another one",
-                            where=str(locks / name)) from error  # fmt: skip
+            raise DataError(
+                f"the file system gives no lock ({error.strerror}); choose an --output on another one",
+                where=str(locks / name),
+            ) from error
         yield free
     finally:
         os.close(lock)
@@ -282,8 +296,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _unwritten(path: Path, error: OSError) -> DataError:
     reason = error.strerror or str(error)
-    return DataError(f"cannot be written ({reason}); finished shards are kept: mend that and run the same command "
-                     "again", where=str(path))  # fmt: skip
+    return DataError(
+        f"cannot be written ({reason}); finished shards are kept: mend that and run the same command again",
+        where=str(path),
+    )
 
 
 def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -295,8 +311,11 @@ def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(shard, columns=None if columns is None else list(columns), partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"cannot be read ({first_line(error)}); delete it, and the same `rs-rlhf score` "
-                        "command scores its rows again", where=str(shard)) from error  # fmt: skip
+        raise DataError(
+            f"cannot be read ({first_line(error)}); delete it, and the same `rs-rlhf score` "
+            "command scores its rows again",
+            where=str(shard),
+        ) from error
 
 
 def shard_facts(table: pa.Table) -> dict[str, Any]:
@@ -326,8 +345,10 @@ def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, par
     missing = set(missing_units(manifest, folder))
     count = len(manifest["units"])
     if missing and not partial:
-        raise DataError(f"{len(missing)} of {count} shards are missing; the same `rs-rlhf score` command goes on with "
-                        "them", where=str(folder))  # fmt: skip
+        raise DataError(
+            f"{len(missing)} of {count} shards are missing; the same `rs-rlhf score` command goes on with them",
+            where=str(folder),
+        )
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
     parts = [read_shard(shard_path(folder, manifest, i), columns) for i in range(count) if i not in missing]
     return pa.concat_tables([schema.empty_table(), *(part.replace_schema_metadata(None) for part in parts)])
@@ -369,10 +390,15 @@ def summarize(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     seconds = _covered(spans)
     ordered = dict(sorted(errors.items(), key=lambda item: -item[1]["count"]))
     return {
-        "rows": rows, "texts": texts, "failed_texts": failed, "errors": ordered, "seconds": round(seconds, 3),
+        "rows": rows,
+        "texts": texts,
+        "failed_texts": failed,
+        "errors": ordered,
+        "seconds": round(seconds, 3),
         "texts_per_second": round((texts + failed) / max(seconds, 1e-9), 2),
-        "process_seconds": round(sum(stop - start for start, stop in spans), 3), "shards": len(spans),
-    }  # fmt: skip
+        "process_seconds": round(sum(stop - start for start, stop in spans), 3),
+        "shards": len(spans),
+    }
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:

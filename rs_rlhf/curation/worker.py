@@ -19,9 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data.group import DataError, first_line
-from ..imagery.sources import source_key
+from ..data.group import first_line
 from ..data.image_text_dataset import Unit
+from ..errors import DataError
+from ..imagery.sources import source_key
 from .shards import SCHEMA, claimed, drop_leftovers, missing_units, reason, shard_path, write_shard
 
 POLL_SECONDS = 0.5
@@ -108,8 +109,11 @@ class Work:
             count += len(some)
             yield some
         if unit.rows not in (-1, count):
-            raise DataError(f"row {unit.first + count} and those after it are gone; the input has changed since the "
-                            "run was planned: score anew to another --output", where=unit.file)  # fmt: skip
+            raise DataError(
+                f"row {unit.first + count} and those after it are gone; the input has changed since the "
+                "run was planned: score anew to another --output",
+                where=unit.file,
+            )
 
     def _count_errors(self, rows: int, lines: Sequence[Mapping[str, Any]], last: bool) -> None:
         """Stops when too many rows have failed, before their shard is written: mended, they will be scored."""
@@ -159,8 +163,13 @@ def score_rows(
 
 def _lines(row: Any, results: Iterator[Any], image: str | DataError) -> list[dict[str, Any]]:
     """The lines of a shard that a row gives, without `tokens`; takes the row's results from those of all."""
-    own = {"row_id": row.row_id, "image_hash": image if isinstance(image, str) else "", "whole": row.whole,
-           "source": _storable(row.source), "label": _storable(row.label)}  # fmt: skip
+    own = {
+        "row_id": row.row_id,
+        "image_hash": image if isinstance(image, str) else "",
+        "whole": row.whole,
+        "source": _storable(row.source),
+        "label": _storable(row.label),
+    }
     if row.error is not None:
         return [{**own, "text_index": 0, "score": None, "error": _storable(row.error.detail), "text": None}]
     scored: list[tuple[float | None, str | None]] = []
@@ -169,8 +178,10 @@ def _lines(row: Any, results: Iterator[Any], image: str | DataError) -> list[dic
         if error is not None:
             scored += [(None, _storable(str(error).removeprefix(f"{row.row_id}: ")))] * len(group.completions)
         else:
-            scored += [(one, None) if math.isfinite(one) else (None, f"the score is {one}, not a finite number")
-                       for one in result]  # fmt: skip
+            scored += [
+                (one, None) if math.isfinite(one) else (None, f"the score is {one}, not a finite number")
+                for one in result
+            ]
     return [
         {**own, "text_index": k, "score": score, "error": error, "text": text}
         for k, (text, (score, error)) in enumerate(zip(row.texts, scored, strict=True))
@@ -226,8 +237,9 @@ def _memory_told(score_groups: Callable[..., list[Any]], groups: Sequence[Any], 
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        raise DataError(f"out of memory ({first_line(error)}); run the same command with a smaller "
-                        "--token_budget, it goes on") from error  # fmt: skip
+        raise DataError(
+            f"out of memory ({first_line(error)}); run the same command with a smaller --token_budget, it goes on"
+        ) from error
 
 
 @contextmanager
@@ -251,8 +263,9 @@ def _progress(manifest: Mapping[str, Any], folder: Path) -> Iterator[Callable[[i
     own_rows = own_texts = 0
     if is_first():
         print(f"scoring {total} {what}s in {len(rows)} shards, {first} {what}s done -> {folder}", file=sys.stderr)
-    with tqdm(total=total, initial=first, desc="Scoring", unit=what,
-              disable=not (is_first() and sys.stderr.isatty())) as bar:  # fmt: skip
+    with tqdm(
+        total=total, initial=first, desc="Scoring", unit=what, disable=not (is_first() and sys.stderr.isatty())
+    ) as bar:
 
         def advance(more_rows: int, more_texts: int) -> None:
             nonlocal looked, told, own_rows, own_texts
@@ -266,7 +279,10 @@ def _progress(manifest: Mapping[str, Any], folder: Path) -> Iterator[Callable[[i
             bar.update(there - bar.n)
             if bar.disable and now - told > 30:
                 told, left = now, (now - begin) / max(there - first, 1) * (total - there)
-                print(f"Scoring: {there} of {total} {what}s, {speed:.4g} texts/s, {left / 60:.0f} min left",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"Scoring: {there} of {total} {what}s, {speed:.4g} texts/s, {left / 60:.0f} min left",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
         yield advance

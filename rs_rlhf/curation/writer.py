@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.group import DataError, first_line
-from ..evaluation.run import replace_text
+from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts
-from .formats import write_kept
+from ..errors import DataError
+from ..evaluation.run import replace_text
 from ..runs.sample_log import progress
+from .formats import write_kept
 
 IDS = pa.schema([("row_id", pa.string()), ("text_index", pa.int32())])
 MANY = 1 << 16  # rows that become Python objects at once
@@ -73,8 +74,11 @@ class KeptRows:
 
 def absent(count: int, example: str, name: str) -> DataError:
     """The error of rows that are to be kept but are not there."""
-    return DataError(f"rows that are to be kept are not in the data: {count}, such as {example!r}; give the data that "
-                     "the list was made of, in the same version", where=name)  # fmt: skip
+    return DataError(
+        f"rows that are to be kept are not in the data: {count}, such as {example!r}; give the data that "
+        "the list was made of, in the same version",
+        where=name,
+    )
 
 
 def _grouped(ids: pa.Table) -> Iterator[tuple[str, frozenset[int]]]:
@@ -102,8 +106,12 @@ def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
         if missing := [name for name in IDS.names if name not in table.column_names]:
-            raise DataError(f"no column `{missing[0]}` (columns: {', '.join(table.column_names)}); expected a "
-                            "kept_ids.parquet of `rs-rlhf curate`", missing[0], where)  # fmt: skip
+            raise DataError(
+                f"no column `{missing[0]}` (columns: {', '.join(table.column_names)}); expected a "
+                "kept_ids.parquet of `rs-rlhf curate`",
+                missing[0],
+                where,
+            )
         ids = table.select(IDS.names).cast(IDS).combine_chunks()
         halves = pc.split_pattern(ids["row_id"], ":", max_splits=1, reverse=True)
         number = pc.cast(pc.list_element(halves, 1), pa.int64())
@@ -111,8 +119,10 @@ def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
     except FileNotFoundError:
         raise DataError("no such file; give a kept_ids.parquet of `rs-rlhf curate`", where=where) from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot be read as a list of rows ({first_line(error)}); give a kept_ids.parquet of "
-                        "`rs-rlhf curate`", where=where) from None  # fmt: skip
+        raise DataError(
+            f"cannot be read as a list of rows ({first_line(error)}); give a kept_ids.parquet of `rs-rlhf curate`",
+            where=where,
+        ) from None
     if not len(ids) or ids["row_id"].null_count or ids["text_index"].null_count:
         what = "lists no rows" if not len(ids) else "has rows without an id"
         raise DataError(f"{what}; give a kept_ids.parquet of `rs-rlhf curate`", where=where)
@@ -177,8 +187,14 @@ def write_folder(
         pq.write_table(ids, new / "kept_ids.parquet")
         for name, text in texts.items():
             _write(new / name, text)
-        own = {"version": 1, **about, "input": inputs.name, "image_root": str(Path(inputs.root).resolve()),
-               "format": inputs.format, "written": written}  # fmt: skip
+        own = {
+            "version": 1,
+            **about,
+            "input": inputs.name,
+            "image_root": str(Path(inputs.root).resolve()),
+            "format": inputs.format,
+            "written": written,
+        }
         _write(new / "curation.json", json.dumps(own, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         if place.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -186,8 +202,9 @@ def write_folder(
         new.rename(place)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror or error}); make room or choose another --output",
-                        where=str(folder)) from error  # fmt: skip
+        raise DataError(
+            f"cannot be written ({error.strerror or error}); make room or choose another --output", where=str(folder)
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return written

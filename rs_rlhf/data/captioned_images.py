@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import DataError, ImageError, OptionError
+from ..imagery.raster import ImageOptions, content_hash, read_image
 from ..imagery.sources import resolve_path
-from ..imagery.raster import ImageError, ImageOptions, content_hash, read_image
 from ..preferences.damage import KINDS, NEEDS, PROMPTS, build_pairs, class_name
 from ..preferences.lists import LIST_KINDS, build_lists
 
@@ -41,13 +42,13 @@ def _texts(entry: Mapping[str, Any], where: str) -> tuple[list[str], str | None]
     """The captions and the class name of a row."""
     captions, caption, label = entry.get("captions"), entry.get("caption"), entry.get("label")
     if isinstance(captions, str):
-        raise ValueError(f"{where}: `captions` must be a list of texts; a single one is `caption`.")
+        raise OptionError(f"{where}: `captions` must be a list of texts; a single one is `caption`.")
     if captions is not None and not (isinstance(captions, list) and all(isinstance(one, str) for one in captions)):
-        raise ValueError(f"{where}: `captions` must be a list of texts, not {captions!r:.60}.")
+        raise OptionError(f"{where}: `captions` must be a list of texts, not {captions!r:.60}.")
     if caption is not None and not isinstance(caption, str):
-        raise ValueError(f"{where}: `caption` must be a text, not {caption!r:.60}; several are a list `captions`.")
+        raise OptionError(f"{where}: `caption` must be a text, not {caption!r:.60}; several are a list `captions`.")
     if label is not None and not isinstance(label, str):
-        raise ValueError(f"{where}: `label` must be the class name, not {label!r:.60}; map numbers to names first.")
+        raise OptionError(f"{where}: `label` must be the class name, not {label!r:.60}; map numbers to names first.")
     return list(captions or ([caption] if caption else [])), label or None
 
 
@@ -59,9 +60,9 @@ def stored_image(value: Any, where: str, root: str) -> dict[str, Any] | str:
         return value
     path = value.get("path") if isinstance(value, dict) else value
     if path is None or path == "":
-        raise ValueError(f"{where}: the image is missing; add it or remove the row.")
+        raise OptionError(f"{where}: the image is missing; add it or remove the row.")
     if not isinstance(path, str):
-        raise ValueError(f"{where}: `image` is {path!r:.60}, expected a path, bytes or {{'bytes', 'path'}}.")
+        raise OptionError(f"{where}: `image` is {path!r:.60}, expected a path, bytes or {{'bytes', 'path'}}.")
     return str(resolve_path(path, ImageOptions(image_root=root), where))
 
 
@@ -71,7 +72,7 @@ def _merged(entries: Iterable[tuple[int, Mapping[str, Any]]], file: Path, root: 
     for number, entry in entries:
         name, where = entry.get("image"), f"{file}, row {number}"
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{where}: no `image` path (keys: {', '.join(map(str, entry))}); add one.")
+            raise OptionError(f"{where}: no `image` path (keys: {', '.join(map(str, entry))}); add one.")
         captions, label = _texts(entry, where)
         if name not in rows:
             image = stored_image(name, where, root)
@@ -88,9 +89,11 @@ def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     entry = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"{file}, line {number}: not JSON ({error}); write one object a line.") from None
+                    raise OptionError(f"{file}, line {number}: not JSON ({error}); write one object a line.") from None
                 if not isinstance(entry, dict):
-                    raise ValueError(f"{file}, line {number}: expected a JSON object with `image`, not {entry!r:.40}.")
+                    raise OptionError(
+                        f"{file}, line {number}: expected a JSON object with `image`, not {entry!r:.40}."
+                    )
                 yield number, entry
 
 
@@ -102,7 +105,7 @@ def _parquet(file: Path, root: str) -> Iterator[dict[str, Any]]:
     table = pq.ParquetFile(file)
     features = datasets.Features.from_arrow_schema(table.schema_arrow)
     if "image" not in features:
-        raise ValueError(f"{file}: no `image` column (columns: {', '.join(features)}); rename the image column.")
+        raise OptionError(f"{file}: no `image` column (columns: {', '.join(features)}); rename the image column.")
     label = features.get("label")
     number = 0
     for batch in table.iter_batches(batch_size=256):
@@ -156,7 +159,7 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
     """
     root = Path(path)
     if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
+        raise DataError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
     files = split_files(root, split) if root.is_dir() else [root]
     rows: list[dict[str, Any]] = []
     for file in files:
@@ -169,12 +172,12 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
             with file.open(newline="", encoding="utf-8") as lines:
                 rows += _merged(enumerate(csv.DictReader(lines), start=1), file, start)
         else:
-            raise ValueError(f"{file}: expected .parquet, .jsonl or .csv, or a folder of images by class.")
+            raise OptionError(f"{file}: expected .parquet, .jsonl or .csv, or a folder of images by class.")
     if not files and (not split or (root / split).is_dir()):
         rows += _image_folder(root / split if split else root)
     if not rows:
         what = f"nothing of split {split!r}" if split else "no images"
-        raise ValueError(
+        raise OptionError(
             f"{root}: {what} found; expected {split or '*'}*.parquet, {split or '*'}.jsonl, {split or '*'}.csv or "
             f"{split + '/' if split else ''}class/*.jpg. Check the path{', or leave the split out' if split else ''}."
         )
@@ -251,7 +254,7 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
     image; `checked` ones have been decoded before.
     """
     if not folder.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"--images-dir {folder} is outside {root}, where image paths start; choose one in it.")
+        raise OptionError(f"--images-dir {folder} is outside {root}, where image paths start; choose one in it.")
     todo: dict[Path, tuple[str, Any]] = {}
     for row in rows:
         image = row["image"]
@@ -264,7 +267,7 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
         if target.suffix.lower() not in _IMAGE_SUFFIXES:
             target = target.with_name(target.name + ".png")
         if target in todo:
-            raise ValueError(f"Rows {todo[target][0]!r} and {row['id']!r} would both be {target}; rename one.")
+            raise OptionError(f"Rows {todo[target][0]!r} and {row['id']!r} would both be {target}; rename one.")
         if not checked:
             _check_image(image, row.get("where", ""))
         todo[target] = (row["id"], source or image["bytes"])
@@ -272,7 +275,7 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
     for target, (_, content) in todo.items():
         data = content.read_bytes() if isinstance(content, Path) else content
         if target.exists() and not overwrite and target.read_bytes() != data:
-            raise FileExistsError(f"{target} exists with other content; choose another --images-dir or --overwrite.")
+            raise OptionError(f"{target} exists with other content; choose another --images-dir or --overwrite.")
     for target, (_, content) in todo.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
@@ -300,23 +303,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--input", required=True, help="Parquet, JSONL or CSV file, a folder of them, or a folder of images by class")
-    add("--split",
+    add(
+        "--split",
         help="split of the input folder to read, e.g. train (default: all of it); train leaves out the images that "
-        "are also in the folder's validation, test or other evaluation splits")  # fmt: skip
-    add("--image_root", "--image-root", metavar="DIR",
-        help="image paths in the input start here, and images lie in it (default: their file's folder)")  # fmt: skip
+        "are also in the folder's validation, test or other evaluation splits",
+    )
+    add(
+        "--image_root",
+        "--image-root",
+        metavar="DIR",
+        help="image paths in the input start here, and images lie in it (default: their file's folder)",
+    )
     add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
-    add("--images_dir", "--images-dir", type=Path,
+    add(
+        "--images_dir",
+        "--images-dir",
+        type=Path,
         help="where images that are not below the output's folder are written, once each "
-        "(default: images/SPLIT beside the output)")  # fmt: skip
-    add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
-        help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
+        "(default: images/SPLIT beside the output)",
+    )
+    add(
+        "--exclude_images_of",
+        "--exclude-images-of",
+        action="append",
+        default=[],
+        metavar="PATH[:SPLIT]",
+        help="drop images whose decoded pixels occur in this other data too; may be repeated",
+    )
     add("--kinds", default=",".join(KINDS), help="comma-separated kinds of damage (default: all)")
-    add("--pairs_per_image", "--pairs-per-image", type=int, default=5,
-        help="attempts (lists: lists) per image, the kinds taking turns (default: 5)")  # fmt: skip
-    add("--form", choices=("pairs", "list"), default="pairs",
+    add(
+        "--pairs_per_image",
+        "--pairs-per-image",
+        type=int,
+        default=5,
+        help="attempts (lists: lists) per image, the kinds taking turns (default: 5)",
+    )
+    add(
+        "--form",
+        choices=("pairs", "list"),
+        default="pairs",
         help="pairs, or lists of one right text against many wrong ones (for --ranked_rejected false): of the class, "
-        "and of captions against those of other classes, with a wrong attribute, and cut short")  # fmt: skip
+        "and of captions against those of other classes, with a wrong attribute, and cut short",
+    )
     add("--rejected", type=int, default=8, help="rejected texts of a list (default: 8)")
     add("--seed", type=int, default=0, help="seed of all choices (default: 0)")
     add("--limit", type=int, help="use at most this many images, drawn by the seed")
@@ -327,9 +355,9 @@ def _parser() -> argparse.ArgumentParser:
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuses an output that is not JSON lines, or that is there and may not be replaced."""
     if output.suffix != ".jsonl":
-        raise ValueError(f"--output {output}: only .jsonl is written, with each image once as a file; end it so.")
+        raise OptionError(f"--output {output}: only .jsonl is written, with each image once as a file; end it so.")
     if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+        raise OptionError(f"{output} exists; choose another --output or pass --overwrite.")
 
 
 def read_input(args: argparse.Namespace, limit: int | None = None) -> tuple[list[dict[str, Any]], bool]:
@@ -350,7 +378,7 @@ def read_input(args: argparse.Namespace, limit: int | None = None) -> tuple[list
         rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), limit))]
         print(f"{len(rows)} of them used (--limit)")
     if not rows:
-        raise ValueError("No images are left; check --input, --split and --exclude-images-of.")
+        raise OptionError("No images are left; check --input, --split and --exclude-images-of.")
     return rows, excluded is not None
 
 
@@ -360,9 +388,13 @@ def numbered(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_output(
-    made: Sequence[Mapping[str, Any]], rows: Sequence[dict[str, Any]], args: argparse.Namespace, folder: Path,
-    checked: bool, what: str,
-) -> None:  # fmt: skip
+    made: Sequence[Mapping[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    args: argparse.Namespace,
+    folder: Path,
+    checked: bool,
+    what: str,
+) -> None:
     """Writes a command's `--output`, and the images of `rows` that are not below its folder; says how many.
 
     Args:
@@ -388,7 +420,7 @@ def write_output(
 def _run(args: argparse.Namespace) -> None:
     check_output(args.output, args.overwrite)
     if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit is {args.limit}; it must be at least 1.")
+        raise OptionError(f"--limit is {args.limit}; it must be at least 1.")
     rows, checked = read_input(args, args.limit)
     # All pairs first: a wrong kind or row must not leave images behind. They share the rows' image objects.
     stats: dict[str, Counter[str]] = {}
@@ -396,7 +428,7 @@ def _run(args: argparse.Namespace) -> None:
     given = numbered(rows)
     if args.form == "list":
         if args.kinds != ",".join(KINDS):
-            raise ValueError("--kinds is for pairs; a list has all kinds that it can: leave it out.")
+            raise OptionError("--kinds is for pairs; a list has all kinds that it can: leave it out.")
         kinds, count = list(LIST_KINDS), args.pairs_per_image
         pairs = list(build_lists(given, rejected=args.rejected, lists_per_image=count, seed=args.seed, stats=stats))
     else:

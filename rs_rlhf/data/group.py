@@ -21,26 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import DataError
+
 ImageSource = Any  # as in `image_files`: path, bytes, {"bytes", "path"}, PIL image or array
 COLUMNS = "prompt, chosen, rejected, image or images, margin, source, kind, id"
 ROLES = ("system", "user", "assistant", "tool")
 _PLACEHOLDER = re.compile(r"\n?<image>\n?")
 _UNREAD = ("tool_calls", "reasoning_content", "thinking")  # templates render these: not to be dropped
-
-
-class DataError(ValueError):
-    """A row or file that cannot be used as it is.
-
-    Args:
-        detail (`str`): What is wrong, what was expected, what to do.
-        key (`str`): The column at fault, if one is.
-        where (`str`): File and row, such as `"train.jsonl, line 12"`.
-    """
-
-    def __init__(self, detail: str, key: str = "", where: str = "") -> None:
-        """See the class."""
-        super().__init__(f"{where}: {detail}" if where else detail)
-        self.detail, self.key = detail, key
 
 
 @dataclass
@@ -160,8 +147,11 @@ def inspect_row(row: Any, row_number: int = -1, where: str = "") -> tuple[Group 
 def _row_completions(row: Mapping) -> list[tuple[str, Any]]:
     missing = [key for key in ("chosen", "rejected") if key not in row]
     if missing:
-        raise DataError(f"no column {' and '.join(f'`{k}`' for k in missing)}; the columns are "
-                        f"{', '.join(map(str, row)) or 'none'}, expected {COLUMNS}; rename them", missing[0])
+        raise DataError(
+            f"no column {' and '.join(f'`{k}`' for k in missing)}; the columns are "
+            f"{', '.join(map(str, row)) or 'none'}, expected {COLUMNS}; rename them",
+            missing[0],
+        )
     chosen, rejected = row["chosen"], row["rejected"]
     if not isinstance(chosen, str) and not _is_conversation(chosen):
         raise DataError(f"`chosen` is {short(chosen)}, expected one text or one list of messages", "chosen")
@@ -172,8 +162,11 @@ def _row_completions(row: Mapping) -> list[tuple[str, Any]]:
             isinstance(one, str) or _is_conversation(one) for one in rejected
         ):
             return [("chosen", chosen), *((f"rejected[{i}]", one) for i, one in enumerate(rejected))]
-    raise DataError(f"`rejected` is {short(rejected)}, expected one completion or a list, best to worst: texts, or "
-                    "lists of messages", "rejected")
+    raise DataError(
+        f"`rejected` is {short(rejected)}, expected one completion or a list, best to worst: texts, or "
+        "lists of messages",
+        "rejected",
+    )
 
 
 def _is_conversation(value: Any) -> bool:
@@ -231,8 +224,11 @@ def _source(source: Any, key: str) -> ImageSource:
         source = os.fspath(source)
     if (isinstance(source, (str, bytes)) and source) or hasattr(source, "shape") or hasattr(source, "getbands"):
         return source
-    raise DataError(f"`{key}` holds {short(source)}, expected a path, {{bytes, path}}, a PIL image or an array; "
-                    "leave the column out or null for a text-only row", key)
+    raise DataError(
+        f"`{key}` holds {short(source)}, expected a path, {{bytes, path}}, a PIL image or an array; "
+        "leave the column out or null for a text-only row",
+        key,
+    )
 
 
 def _messages(value: Any, key: str, role: str) -> list[dict]:
@@ -267,8 +263,10 @@ def _part(part: Any, key: str) -> dict:
     if kind == "image":
         payload = next((part[name] for name in ("image", "path", "url") if part.get(name) is not None), None)
         return {"type": "image"} if payload is None else {"type": "image", "image": _source(payload, key)}
-    raise DataError(f'`{key}` has the part {short(part)}, expected {{"type": "image"}} or '
-                    '{"type": "text", "text": a string}', key)
+    raise DataError(
+        f'`{key}` has the part {short(part)}, expected {{"type": "image"}} or {{"type": "text", "text": a string}}',
+        key,
+    )
 
 
 def _build(prompt: Any, completions: Sequence[Any], keys: Sequence[str], images: list, meta: Mapping) -> Group:
@@ -278,15 +276,21 @@ def _build(prompt: Any, completions: Sequence[Any], keys: Sequence[str], images:
     if implicit:
         messages, normal = _split_prompt(normal)
         if given and given.strip() not in prompt_text(messages):
-            raise DataError("`prompt` is a string that is not part of the prompt turns in `chosen` and `rejected`; "
-                            "remove those turns or the column", "prompt")
+            raise DataError(
+                "`prompt` is a string that is not part of the prompt turns in `chosen` and `rejected`; "
+                "remove those turns or the column",
+                "prompt",
+            )
     else:
         messages = _messages("" if given is None else given, "prompt", "user")
     for key, completion in zip(keys, normal, strict=True):
         if not completion or completion[0]["role"] != "assistant":
             start = f"begins with a {completion[0]['role']!r} turn" if completion else "has no messages"
-            raise DataError(f"`{key}` {start} after the prompt, expected an assistant turn: all completions must "
-                            "answer the same prompt", key)
+            raise DataError(
+                f"`{key}` {start} after the prompt, expected an assistant turn: all completions must "
+                "answer the same prompt",
+                key,
+            )
         if any(part["type"] == "image" for message in completion for part in message["content"]):
             raise DataError(f"`{key}` has an image placeholder; images belong to the prompt, move or remove it", key)
     messages, ordered = _place_images(messages, images)
@@ -335,7 +339,9 @@ def _place_images(messages: list[dict], images: list) -> tuple[list[dict], list]
         raise DataError(
             f"{empty} image placeholder{'s' * (empty != 1)} in the prompt but {len(images)} "
             f"image{'s' * (len(images) != 1)}; give one image per placeholder, or remove the placeholders to have the "
-            "images put at the start of the first user turn", "images")
+            "images put at the start of the first user turn",
+            "images",
+        )
     supply = iter(images)
     return messages, [part.pop("image") if "image" in part else next(supply) for part in slots]
 

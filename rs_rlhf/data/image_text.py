@@ -18,16 +18,24 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from .group import DataError, Group, completion_text, make_group, short
-from ..imagery.sources import ImageError
+from ..errors import DataError, ImageError
 from .captioned_images import stored_image
+from .group import Group, completion_text, make_group, short
 
 IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
 TEXT_COLUMNS = ("captions", "txt", "caption", "text", "title")
 # A set with one of these and none of the above was meant to have images: not to be taken for text.
 UNREAD_IMAGE_COLUMNS = (
-    "image_name", "image_path", "image_file", "image_url", "image_bytes", "img", "img_path", "file_name", "img_name",
-)  # fmt: skip
+    "image_name",
+    "image_path",
+    "image_file",
+    "image_url",
+    "image_bytes",
+    "img",
+    "img_path",
+    "file_name",
+    "img_name",
+)
 FORMS = "conversations, messages, prompt + completion, question + answer, captions, caption, text or title"
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
@@ -170,8 +178,11 @@ def with_texts(row: Mapping[str, Any], kept: Collection[int], text_column: str |
     if set(kept) == set(range(count)):
         return row
     if key is None or not set(kept) < set(range(count)):
-        raise DataError(f"the texts {sorted(kept)} are to be kept of {count}, but only those of a list can be kept "
-                        "one by one; keep or drop the row as a whole", key or "")  # fmt: skip
+        raise DataError(
+            f"the texts {sorted(kept)} are to be kept of {count}, but only those of a list can be kept "
+            "one by one; keep or drop the row as a whole",
+            key or "",
+        )
     return {**row, key: [text for i, text in enumerate(row[key]) if i in kept]}
 
 
@@ -210,13 +221,18 @@ def _label(row: Mapping[str, Any], labels: Mapping[str, Sequence[str]] | None) -
 
 def _require(row: Mapping[str, Any], column: str, option: str) -> None:
     if column not in row:
-        raise DataError(f"no column `{column}`, which {option} names; the columns are "
-                        f"{', '.join(map(str, row)) or 'none'}; name one of them", column)  # fmt: skip
+        raise DataError(
+            f"no column `{column}`, which {option} names; the columns are "
+            f"{', '.join(map(str, row)) or 'none'}; name one of them",
+            column,
+        )
 
 
 def _no_text(row: Mapping[str, Any]) -> DataError:
-    return DataError(f"no text column; the columns are {', '.join(map(str, row)) or 'none'}, expected {FORMS}; name "
-                     "the columns with text_column and image_column")  # fmt: skip
+    return DataError(
+        f"no text column; the columns are {', '.join(map(str, row)) or 'none'}, expected {FORMS}; name "
+        "the columns with text_column and image_column"
+    )
 
 
 def _turns(value: Any) -> bool:
@@ -237,8 +253,9 @@ def _form(row: Mapping[str, Any], text_column: str | None) -> tuple[list[Any], b
         named = [one for one in ("conversations", "messages", *_PAIRS.values(), *TEXT_COLUMNS) if one in row]
         if not named:
             raise _no_text(row)
-        raise DataError(f"the text is missing: `{named[0]}` is null or its question is; write it or remove the row",
-                        named[0])  # fmt: skip
+        raise DataError(
+            f"the text is missing: `{named[0]}` is null or its question is; write it or remove the row", named[0]
+        )
     if key in ("conversations", "messages"):
         return _messages(value, key), True
     if key in _PAIRS:
@@ -283,8 +300,9 @@ def _messages(value: Any, key: str) -> list[dict]:
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]  # HF `Sequence`
     if not _turns(value):
-        raise DataError(f"`{key}` is {short(value)}, expected a list of turns {{from, value}} or {{role, content}}",
-                        key)  # fmt: skip
+        raise DataError(
+            f"`{key}` is {short(value)}, expected a list of turns {{from, value}} or {{role, content}}", key
+        )
     messages = []
     for turn in value:
         if turn.get("from") is None or "value" not in turn:
@@ -313,8 +331,11 @@ def _conversation(messages: list[Any], images: Any, meta: Mapping[str, Any]) -> 
         if turn["role"] != "assistant" or i < start:
             continue
         if any(part["type"] == "image" for part in turn["content"]):
-            raise DataError("an assistant turn has an image placeholder; images belong to the turns of the user, move "
-                            "or remove it", "images")  # fmt: skip
+            raise DataError(
+                "an assistant turn has an image placeholder; images belong to the turns of the user, move "
+                "or remove it",
+                "images",
+            )
         seen = sum(part["type"] == "image" for message in normal.prompt[:i] for part in message["content"])
         groups.append(Group(normal.prompt[:i], [[turn]], normal.images[:seen], **meta))
     if not groups:
@@ -332,8 +353,11 @@ def _check_texts(groups: Sequence[Group], key: str) -> None:
             try:
                 completion_text([message]).encode()
             except UnicodeEncodeError:
-                raise DataError(f"`{key}` has characters that are no text (not UTF-8, or half a surrogate pair); save "
-                                "it as UTF-8 or remove the row", key) from None  # fmt: skip
+                raise DataError(
+                    f"`{key}` has characters that are no text (not UTF-8, or half a surrogate pair); save "
+                    "it as UTF-8 or remove the row",
+                    key,
+                ) from None
 
 
 def _found(image: Any, where: str, root: str) -> Any:

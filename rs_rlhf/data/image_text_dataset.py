@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .group import DataError, first_line
+from ..errors import DataError, OptionError
+from .group import first_line
 from .image_text import ImageTextRow, check_columns, image_text_row, source_of
 from .packed_records import (
     dataset_tables,
@@ -38,8 +39,13 @@ from .text_records import Record, check_text, csv_head, csv_records, first_byte,
 __all__ = ["FORMATS", "ImageTexts", "Unit", "open_image_texts"]
 
 FORMATS = {
-    ".parquet": "parquet", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset",
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tar": "webdataset",
+}
 DATASET_FILE = "dataset"  # stands for the file in the ids of a data set's rows
 _SUFFIXES = ", ".join(FORMATS)
 _TOLD_BYTES = 10**9  # finding the rows of a larger file takes long enough to say so
@@ -118,7 +124,7 @@ class ImageTexts:
             ValueError: `rows` is less than 1.
         """
         if rows < 1:
-            raise ValueError(f"rows of a unit is {rows}; it must be at least 1.")
+            raise OptionError(f"rows of a unit is {rows}; it must be at least 1.")
         if self.streaming:
             return [Unit(name, 0, -1, i, i + 1) for i, name in enumerate(_part_names(self.dataset))]
         if self.dataset is not None:
@@ -163,9 +169,15 @@ class ImageTexts:
         with naming(path, self.name):
             for number, raw in enumerate(self._raw_rows(unit, path), unit.first):
                 yield image_text_row(
-                    raw, f"{unit.file}:{number}", root=self.root, where=f"{named}, row {number}", source=source,
-                    image_column=self.image_column, text_column=self.text_column, labels=labels,
-                )  # fmt: skip
+                    raw,
+                    f"{unit.file}:{number}",
+                    root=self.root,
+                    where=f"{named}, row {number}",
+                    source=source,
+                    image_column=self.image_column,
+                    text_column=self.text_column,
+                    labels=labels,
+                )
 
     def __iter__(self) -> Iterator[ImageTextRow]:
         """All rows, one file after the other, without cutting them first."""
@@ -281,8 +293,12 @@ def _files(path: Path, split: str | None) -> list[Path]:
     if not found:
         of_split = f" that begins with {split!r}" if split else ""
         there = sorted(one.name for one in path.iterdir())[:5]
-        raise DataError(f"no data file{of_split} in the folder (it has {', '.join(there) or 'nothing'}), expected "
-                        f"{_SUFFIXES}, or what save_to_disk writes", "", str(path))  # fmt: skip
+        raise DataError(
+            f"no data file{of_split} in the folder (it has {', '.join(there) or 'nothing'}), expected "
+            f"{_SUFFIXES}, or what save_to_disk writes",
+            "",
+            str(path),
+        )
     return sorted(next(iter(found.values())))
 
 
@@ -370,8 +386,12 @@ def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Map
             raise DataError(f"no split {chosen!r}, it has {', '.join(data)}; name one of them", "split", name)
         data = data[chosen]
     if not hasattr(data, "with_format"):
-        raise DataError(f"is a {type(data).__name__}, expected a path, the id of a data set on the Hub, a Dataset or "
-                        "an IterableDataset", "", name)  # fmt: skip
+        raise DataError(
+            f"is a {type(data).__name__}, expected a path, the id of a data set on the Hub, a Dataset or "
+            "an IterableDataset",
+            "",
+            name,
+        )
     if data.features is not None:
         check_columns(list(data.features), name, options["image_column"], options["text_column"])
     folder = name if os.path.isdir(name) else ""

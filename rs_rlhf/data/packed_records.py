@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .group import DataError, first_line
+from ..errors import DataError
+from .group import first_line
 
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
 _BATCH_BYTES = 8 * 2**20
@@ -34,8 +35,11 @@ def opened_parquet(path: Path) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"cannot be read as Parquet ({first_line(error)}): damaged, or cut short; write the file "
-                        "again", "", str(path)) from None  # fmt: skip
+        raise DataError(
+            f"cannot be read as Parquet ({first_line(error)}): damaged, or cut short; write the file again",
+            "",
+            str(path),
+        ) from None
 
 
 def row_group_bounds(file: Any) -> list[int]:
@@ -121,8 +125,10 @@ def tar_samples(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Member]]]:
             if sample:
                 yield tar, sample
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"cannot be read as a tar file ({first_line(error)}): not a tar file, compressed, or cut "
-                        "short; write it again") from None  # fmt: skip
+        raise DataError(
+            f"cannot be read as a tar file ({first_line(error)}): not a tar file, compressed, or cut "
+            "short; write it again"
+        ) from None
 
 
 def tar_content(tar: tarfile.TarFile, member: Member) -> bytes:
@@ -137,8 +143,9 @@ def tarfile_head(path: Path) -> Iterator[None]:
         with tarfile.open(path, "r:"):
             yield
     except tarfile.TarError as error:
-        raise DataError(f"cannot be read as a tar file ({error}); write it again, uncompressed", "",
-                        str(path)) from None  # fmt: skip
+        raise DataError(
+            f"cannot be read as a tar file ({error}); write it again, uncompressed", "", str(path)
+        ) from None
 
 
 def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | None, ...] = ()) -> Any:

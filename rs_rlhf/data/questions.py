@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from .group import DataError, Group, make_group, short, string_column
-from .captioned_images import exclude_images, load_images, place_images, split_files, stored_image
+from ..errors import DataError, OptionError
 from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
+from .captioned_images import exclude_images, load_images, place_images, split_files, stored_image
+from .group import Group, make_group, short, string_column
 from .rows import image_folder, iter_rows, row_label
 
 OPEN_ENDED = "open_ended"
@@ -84,7 +85,7 @@ def read_questions(
         left = {id(row) for row in kept}
         raw = [row for row in raw if not row.get("image") or id(row) in left]
     if not raw:
-        raise ValueError(f"{path}: no rows are left; check the input, the split and what is excluded.")
+        raise OptionError(f"{path}: no rows are left; check the input, the split and what is excluded.")
     return [_question(row, i, open_ended) for i, row in enumerate(raw)]
 
 
@@ -93,7 +94,7 @@ def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> li
     if limit is None or limit >= len(rows):
         return list(rows)
     if limit < 1:
-        raise ValueError(f"--limit is {limit}; it must be at least 1.")
+        raise OptionError(f"--limit is {limit}; it must be at least 1.")
     print(f"{limit} of them used (--limit)")
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from .group import COLUMNS, DataError, first_line, group_from_row, short, string_column
+from ..errors import DataError
+from .group import COLUMNS, first_line, group_from_row, short, string_column
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -164,8 +165,12 @@ def _parts_of(file: str, split: str | None) -> list[tuple[str, Any]]:
         chosen = [one for one in found if split is None or split == re.split(r"[-_.]", one.name)[0]]
         if not chosen:
             of_split = f" of the split {split!r}" if split else ""
-            raise DataError(f"no .parquet or .jsonl file{of_split} in the folder, nor a .json list; it has "
-                            f"{', '.join(sorted(names)) or 'none'}", "", file)
+            raise DataError(
+                f"no .parquet or .jsonl file{of_split} in the folder, nor a .json list; it has "
+                f"{', '.join(sorted(names)) or 'none'}",
+                "",
+                file,
+            )
         return [(str(one), one) for one in chosen]
     return [(file, _dataset(file, split))]
 
@@ -271,9 +276,15 @@ def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None
             group = group_from_row(row, number, row_label(name, number))
             empty = False
             yield {
-                "prompt": group.prompt, "chosen": group.completions[0], "rejected": group.completions[1:],
-                "images": [_stored(source, image_root) for source in group.images], "margin": group.margin,
-                "source": group.source, "kind": group.kind, "id": string_column(row, "id"), "row": number,
+                "prompt": group.prompt,
+                "chosen": group.completions[0],
+                "rejected": group.completions[1:],
+                "images": [_stored(source, image_root) for source in group.images],
+                "margin": group.margin,
+                "source": group.source,
+                "kind": group.kind,
+                "id": string_column(row, "id"),
+                "row": number,
                 "where": group.where,
             }
     if empty:

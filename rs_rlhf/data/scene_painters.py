@@ -22,10 +22,17 @@ Colour = tuple[int, int, int]
 Facts = dict[str, Any]
 
 _COLOURS: dict[str, Colour] = {
-    "white": (236, 236, 232), "grey": (150, 152, 154), "blue": (58, 104, 186), "red": (188, 62, 50),
-    "green": (78, 142, 66), "dark green": (30, 76, 36), "yellow": (214, 190, 84), "brown": (134, 96, 60),
-    "orange": (216, 130, 56), "black": (40, 40, 44),
-}  # fmt: skip
+    "white": (236, 236, 232),
+    "grey": (150, 152, 154),
+    "blue": (58, 104, 186),
+    "red": (188, 62, 50),
+    "green": (78, 142, 66),
+    "dark green": (30, 76, 36),
+    "yellow": (214, 190, 84),
+    "brown": (134, 96, 60),
+    "orange": (216, 130, 56),
+    "black": (40, 40, 44),
+}
 _WATER: dict[str, Colour] = {"blue": (44, 92, 150), "green": (52, 110, 92), "brown": (134, 112, 78)}
 _GROUND: dict[str, Colour] = {"green": (104, 136, 78), "brown": (146, 122, 92), "grey": (140, 140, 134)}
 
@@ -326,8 +333,15 @@ def draw_scene(label: str, rng: random.Random, pixels: int) -> tuple[Image.Image
     pen = _Pen(ImageDraw.Draw(image), pixels, rng.uniform(0, math.tau), rng)
     pen.rect(0, 0, 2, 2, pen.shade(_GROUND[ground]))
     second = rng.choice(["none", "has_pond", "has_trees"])
-    facts: Facts = {"object": "", "count": None, "color": "", "ground": ground, "has_road": rng.random() < 0.5,
-                    "has_pond": False, "has_trees": False}  # fmt: skip
+    facts: Facts = {
+        "object": "",
+        "count": None,
+        "color": "",
+        "ground": ground,
+        "has_road": rng.random() < 0.5,
+        "has_pond": False,
+        "has_trees": False,
+    }
     # A pond beside a lake or a river, and trees beside a forest, could not be told from the scene itself.
     if second != "none" and (label, second) != ("forest", "has_trees") and label not in ("lake", "river"):
         facts[second] = True

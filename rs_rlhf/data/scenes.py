@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..errors import OptionError
 from .scene_painters import PAINTERS, Facts, draw_scene
 
 __all__ = ["CLASSES", "Scene", "make_scene", "make_scenes", "write_scenes"]
@@ -114,12 +115,12 @@ def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
     ```
     """
     if size < 32:
-        raise ValueError(f"size is {size} pixels; below 32 the counted objects merge: pass size >= 32.")
+        raise OptionError(f"size is {size} pixels; below 32 the counted objects merge: pass size >= 32.")
     rng = random.Random(f"scene:{seed}")
     drawn = rng.choice(CLASSES)
     label = drawn if label is None else label
     if label not in PAINTERS:
-        raise ValueError(f"Unknown scene class {label!r}; choose one of: {', '.join(CLASSES)}.")
+        raise OptionError(f"Unknown scene class {label!r}; choose one of: {', '.join(CLASSES)}.")
     noise = np.random.default_rng(seed)
     image, facts = draw_scene(label, rng, size * _SUPERSAMPLE)
     pixels_in = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
@@ -157,7 +158,7 @@ def write_scenes(path: str | Path, n_train: int, n_validation: int, seed: int = 
     """
     for split, n, first in (("train", n_train, 0), ("validation", n_validation, _SPLIT_SEEDS)):
         if n > _SPLIT_SEEDS:
-            raise ValueError(f"{split}: {n} scenes asked for; one data seed holds {_SPLIT_SEEDS}: use a second seed.")
+            raise OptionError(f"{split}: {n} scenes asked for; one data seed holds {_SPLIT_SEEDS}: use a second seed.")
         folder = Path(path) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
         with (Path(path) / f"{split}.jsonl").open("w", encoding="utf-8") as lines:

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from .group import DataError, first_line, short
+from ..errors import DataError
+from .group import first_line, short
 
 CHUNK_BYTES = 2**20
 _BOM = codecs.BOM_UTF8
@@ -54,8 +55,11 @@ def check_text(path: Path, name: str) -> None:
     if path.suffix == ".jsonl" and first == b"[":
         raise DataError("is a list, expected one object a line; rename it to .json", "", name)
     if path.suffix == ".json" and first != b"[":
-        raise DataError("is not a JSON list of rows; rename a file with one object a line to .jsonl, or write the "
-                        "rows as a list", "", name)  # fmt: skip
+        raise DataError(
+            "is not a JSON list of rows; rename a file with one object a line to .jsonl, or write the rows as a list",
+            "",
+            name,
+        )
 
 
 def jsonl_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
@@ -192,8 +196,9 @@ def _nothing_left(window: _Window) -> None:
 
 
 def _damaged(window: _Window, what: str) -> DataError:
-    return DataError(f"not JSON in the row at byte {window.offset} ({what}); the file is damaged or was cut short, "
-                     "write it again")  # fmt: skip
+    return DataError(
+        f"not JSON in the row at byte {window.offset} ({what}); the file is damaged or was cut short, write it again"
+    )
 
 
 class CsvHead(NamedTuple):
@@ -241,9 +246,10 @@ def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
             if len(value) == len(head.columns):
                 value = dict(zip(head.columns, value, strict=True))
             else:
-                value = DataError(f"{len(value)} fields, expected the {len(head.columns)} of the header "
-                                  f"({', '.join(head.columns)}); put texts with a {head.delimiter!r} in quotes",
-                                  )  # fmt: skip
+                value = DataError(
+                    f"{len(value)} fields, expected the {len(head.columns)} of the header "
+                    f"({', '.join(head.columns)}); put texts with a {head.delimiter!r} in quotes",
+                )
         yield record._replace(value=value)
 
 
@@ -276,13 +282,16 @@ def _csv_rows(path: Path, start: int, stop: int, delimiter: str) -> Iterator[Rec
             except csv.Error as error:
                 value = DataError(f"not CSV ({first_line(error)}), at byte {offset} of the file; correct the line")
                 if len(taken) > 1:
-                    raise DataError(f"the record at byte {offset} does not end ({first_line(error)}); close its quote"
-                                    ) from None  # fmt: skip
+                    raise DataError(
+                        f"the record at byte {offset} does not end ({first_line(error)}); close its quote"
+                    ) from None
             if value is None:
                 return
             if ended:  # the last record asked for another line, so it is still inside a quote
-                raise DataError(f"ends inside the quoted field of the record at byte {offset}; the file was cut "
-                                "short, or close the quote")  # fmt: skip
+                raise DataError(
+                    f"ends inside the quoted field of the record at byte {offset}; the file was cut "
+                    "short, or close the quote"
+                )
             raw = b"".join(taken)
             if value:  # blank lines are no records
                 yield Record(offset, raw, value)

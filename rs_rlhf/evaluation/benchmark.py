@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import declarations
-from ..metrics.closed_answers import SCHEMES
+from ..declarations import did_you_mean
+from ..errors import DeclarationError, OptionError
 from ..metrics.answers import BOX_UNITS
-from ..declarations import DeclarationError, did_you_mean
+from ..metrics.closed_answers import SCHEMES
 
 # Task -> the kinds of model that it can be put to, the usual one first.
 TASKS: dict[str, tuple[str, ...]] = {
@@ -104,19 +105,20 @@ class Benchmark:
         for key, choices in allowed:
             value = getattr(self, key)
             if value not in choices:
-                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}")
+                raise OptionError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}")
         for key, start in (("path", "the data root"), ("annotations", "path"), ("images", "path")):
             value = getattr(self, key) or ""
             if os.path.isabs(value) or ".." in Path(value).parts:
-                raise ValueError(f"{key} is {value!r}, expected one below {start}.")
+                raise OptionError(f"{key} is {value!r}, expected one below {start}.")
         if self.name:
             check_name(self.name)
         read = LAYOUTS[self.layout]
         for one in fields(self):
             unset = getattr(self, one.name) in (one.default, [], {})
             if not unset and one.name not in read and any(one.name in keys for keys in LAYOUTS.values()):
-                raise ValueError(f"the layout {self.layout} does not read {one.name}, only {', '.join(read)}; take "
-                                 "it out.")  # fmt: skip
+                raise OptionError(
+                    f"the layout {self.layout} does not read {one.name}, only {', '.join(read)}; take it out."
+                )
 
 
 def _check_kinds(benchmark: Benchmark) -> None:
@@ -126,24 +128,24 @@ def _check_kinds(benchmark: Benchmark) -> None:
         value = getattr(benchmark, one.name)
         kind = str(one.type)
         if kind.startswith("str") and not (isinstance(value, str) or (value is None and "None" in kind)):
-            raise ValueError(f"{one.name} is {value!r:.60}, expected a text; {quotes}")
+            raise OptionError(f"{one.name} is {value!r:.60}, expected a text; {quotes}")
         if kind == "int" and (type(value) is not int or value < 1):
-            raise ValueError(f"{one.name} is {value!r:.60}, expected a whole number of at least 1.")
+            raise OptionError(f"{one.name} is {value!r:.60}, expected a whole number of at least 1.")
         if kind.startswith("list") and not isinstance(value, list):
-            raise ValueError(f"{one.name} is {value!r:.60}, expected a list.")
+            raise OptionError(f"{one.name} is {value!r:.60}, expected a list.")
         for text in value if kind == "list[str]" else ():
             if not isinstance(text, str):
-                raise ValueError(f"{one.name} holds {text!r:.60}, expected texts; {quotes}")
+                raise OptionError(f"{one.name} holds {text!r:.60}, expected texts; {quotes}")
     if not isinstance(benchmark.class_names, dict):
-        raise ValueError(f"class_names is {benchmark.class_names!r:.60}, expected names and their words.")
+        raise OptionError(f"class_names is {benchmark.class_names!r:.60}, expected names and their words.")
     for text in (one for pair in benchmark.class_names.items() for one in pair):
         if not isinstance(text, str):
-            raise ValueError(f"class_names holds {text!r:.60}, expected texts; {quotes}")
+            raise OptionError(f"class_names holds {text!r:.60}, expected texts; {quotes}")
     for entry in benchmark.published:
         if not isinstance(entry, dict) or set(entry) != {"model", "metric", "value", "source"}:
-            raise ValueError(f"published holds {entry!r:.80}, expected model, metric, value and source.")
+            raise OptionError(f"published holds {entry!r:.80}, expected model, metric, value and source.")
         if type(entry["value"]) not in (int, float):
-            raise ValueError(f"published has the value {entry['value']!r:.60}, expected a number (percent).")
+            raise OptionError(f"published has the value {entry['value']!r:.60}, expected a number (percent).")
 
 
 def check_name(name: str) -> None:
@@ -153,7 +155,7 @@ def check_name(name: str) -> None:
         ValueError: It holds something else than letters, digits, `_`, `-` and `.`.
     """
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"the benchmark's name is {name!r}, expected letters, digits, _, - and . only; rename it.")
+        raise OptionError(f"the benchmark's name is {name!r}, expected letters, digits, _, - and . only; rename it.")
 
 
 def load_benchmark(name_or_path: str) -> Benchmark:

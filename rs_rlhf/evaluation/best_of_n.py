@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
-from .reader import references_of
-from .benchmark import load_benchmark
-from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
-from ..data.group import DataError, Group, make_group
 from ..cli.eval import NOT_READ, check_data_flags, read_task
+from ..data.group import Group, make_group
 from ..data.questions import QuestionRow
+from ..errors import DataError, OptionError
+from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
+from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
 from ..runs.sample_log import SampleLog, progress
+from .benchmark import load_benchmark
+from .reader import references_of
 
 TASKS = ("classification", "vqa", "choice")  # what has one short right answer
 METRICS = ("strict", "upstream_compat")
@@ -105,7 +106,7 @@ def best_answer(
         ('urban', 4)
     """
     if n < 1 or batch < 1 or (patience is not None and patience < 1):
-        raise ValueError(f"n ({n}), batch ({batch}) and patience ({patience}) must be at least 1.")
+        raise OptionError(f"n ({n}), batch ({batch}) and patience ({patience}) must be at least 1.")
     group = make_group(prompt, [], image)
     size = min(batch, n)
     known: dict[str, float] = {}
@@ -114,9 +115,14 @@ def best_answer(
     best = 0
     # A round is an item of its own, whose place gives it random numbers of its own; it is sampled when asked for.
     rounds = policy.sample_batches(
-        [group] * math.ceil(n / size), size, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
-        seed=seed, batch_size=1,
-    )  # fmt: skip
+        [group] * math.ceil(n / size),
+        size,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        batch_size=1,
+    )
     for _, (texts,) in rounds:
         texts = texts[: n - len(answers)]
         new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -144,7 +150,7 @@ def _group_scores(scorer: Any, groups: Sequence[Group], texts: Sequence[Sequence
             raise row
         for text, score in zip(own, row, strict=True):
             if score is None or not math.isfinite(score):
-                raise ValueError(
+                raise OptionError(
                     f"{group.where or 'the question'}: the answer {text!r:.60} has the score {score}, expected a "
                     "finite number; check the score model."
                 )
@@ -190,8 +196,11 @@ def verdicts(row: QuestionRow, outputs: Sequence[str], numbers: str | None = Non
 
     references = references_of(row)
     if not references:
-        raise DataError("the question has no right answer, so nothing can be judged; add a `solution`", "solution",
-                        row.group.where or row.id)  # fmt: skip
+        raise DataError(
+            "the question has no right answer, so nothing can be judged; add a `solution`",
+            "solution",
+            row.group.where or row.id,
+        )
     known = {text: judge_answer(text, references, choices=row.choices, numbers=numbers) for text in set(outputs)}
     return [known[text] for text in outputs]
 
@@ -207,8 +216,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip_model", "--clip-model", help="also choose by the CLIP score of this dual encoder")
     add("--task", required=True, help="benchmark by name or YAML file; one whose answers are short")
     add("--out", "--output_dir", dest="out", type=Path, required=True, help="folder to write to")
-    add("--data_root", "--data-root", help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or "
-        "../shared/data)")  # fmt: skip
+    add(
+        "--data_root",
+        "--data-root",
+        help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or ../shared/data)",
+    )
     add("--data", action="append", default=[], metavar="TASK=PATH", help="where the benchmark's data lie instead")
     add("--core_only", "--core-only", action="store_true", help="only the question types that VLM papers report")
     add("--limit", type=int, help="questions at most, drawn by a fixed seed")
@@ -217,8 +229,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=0.85, help="(default: 0.85)")
     add("--top_p", "--top-p", type=float, default=0.95, help="(default: 0.95)")
     add("--max_new_tokens", "--max-new-tokens", type=int, default=50, help="longest answer (default: 50)")
-    add("--token_budget", "--token-budget", type=int, default=16384,
-        help="tokens of a batch's answers with their prompts at most (default: 16384)")  # fmt: skip
+    add(
+        "--token_budget",
+        "--token-budget",
+        type=int,
+        default=16384,
+        help="tokens of a batch's answers with their prompts at most (default: 16384)",
+    )
     add("--metric", choices=METRICS, default="strict", help="what a right answer is (default: strict)")
     add("--overwrite", action="store_true", help="begin anew where the folder holds answers of other settings")
     add("--dtype", help="such as bfloat16 (default: the checkpoint's)")
@@ -243,13 +260,22 @@ def _sampled(
             continue
         if policy is None:
             policy = load_answerer(
-                args.policy, image_options=image_options_from(args), min_pixels=args.min_pixels,
-                max_pixels=args.max_pixels, dtype=args.dtype,
-            )  # fmt: skip
+                args.policy,
+                image_options=image_options_from(args),
+                min_pixels=args.min_pixels,
+                max_pixels=args.max_pixels,
+                dtype=args.dtype,
+            )
         batches = policy.sample_batches(
-            [row.group for row in rows], args.n, temperature=args.temperature, top_p=args.top_p,
-            max_new_tokens=args.max_new_tokens, seed=seed, token_budget=args.token_budget, done=set(log.answers),
-        )  # fmt: skip
+            [row.group for row in rows],
+            args.n,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            max_new_tokens=args.max_new_tokens,
+            seed=seed,
+            token_budget=args.token_budget,
+            done=set(log.answers),
+        )
         with progress(len(rows), len(log.answers), f"Sampling, seed {seed}") as advance:
             for batch, texts in batches:
                 log.add_answers(batch, texts)
@@ -257,9 +283,13 @@ def _sampled(
 
 
 def _scored(
-    rows: Sequence[QuestionRow], settings: dict[str, Any], files: dict[int, Path], model: str, clip: bool,
+    rows: Sequence[QuestionRow],
+    settings: dict[str, Any],
+    files: dict[int, Path],
+    model: str,
+    clip: bool,
     args: argparse.Namespace,
-) -> tuple[list[list[list[str]]], list[list[list[float]]]]:  # fmt: skip
+) -> tuple[list[list[list[str]]], list[list[list[float]]]]:
     """Returns the answers and the scores of every question, for each seed; scores what has no scores yet."""
     from .run import model_stamp
 
@@ -293,22 +323,35 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from .run import model_stamp
 
     if PartialState().num_processes > 1:
-        raise ValueError("rs-rlhf best-of-n runs in one process; start it without accelerate launch.")
+        raise OptionError("rs-rlhf best-of-n runs in one process; start it without accelerate launch.")
     sizes = sizes_up_to(args.n)
     seeds = list(dict.fromkeys(args.seeds))
     if min(seeds) < 0:
-        raise ValueError(f"--seeds holds {min(seeds)}; a seed may not be negative.")
+        raise OptionError(f"--seeds holds {min(seeds)}; a seed may not be negative.")
     declared = load_benchmark(args.task)
     check_data_flags(args, [declared.name])
     kind = declared.task
     if kind not in TASKS:
-        raise ValueError(f"{args.task} is a {kind} task, whose answers are not voted on; give one of "
-                         f"{', '.join(TASKS)}.")  # fmt: skip
+        raise OptionError(
+            f"{args.task} is a {kind} task, whose answers are not voted on; give one of {', '.join(TASKS)}."
+        )
     benchmark, rows, data_hash = read_task(args.task, args)
     args.out.mkdir(parents=True, exist_ok=True)
     files = {seed: args.out / f"answers_{benchmark.name}_seed{seed}.jsonl" for seed in seeds}
-    names = ("policy", "limit", "n", "temperature", "top_p", "max_new_tokens", "token_budget", "dtype", "min_pixels",
-             "max_pixels", "core_only", *(name for name in READING if name not in NOT_READ))  # fmt: skip
+    names = (
+        "policy",
+        "limit",
+        "n",
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "token_budget",
+        "dtype",
+        "min_pixels",
+        "max_pixels",
+        "core_only",
+        *(name for name in READING if name not in NOT_READ),
+    )
     settings = {name: getattr(args, name) for name in names}
     settings |= {"policy_hash": model_stamp(args.policy), "task": benchmark.name, "dataset_hash": data_hash}
     _sampled(rows, settings, files, args)
@@ -318,25 +361,38 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     runs = [
         [
             question_curves(
-                [one["answer"] for one in own], [float(one[args.metric]) for one in own], scores[r][q],
-                clip[r][q] if clip else None, sizes, seed=[seed, q],
+                [one["answer"] for one in own],
+                [float(one[args.metric]) for one in own],
+                scores[r][q],
+                clip[r][q] if clip else None,
+                sizes,
+                seed=[seed, q],
             )
             for q, own in enumerate(judged[r])
         ]
         for r, seed in enumerate(seeds)
-    ]  # fmt: skip
+    ]
     flat = [one for run in judged for own in run for one in own]
     return {
-        "task": benchmark.name, "title": benchmark.title, "policy": args.policy, "score_model": args.score_model,
-        "clip_model": args.clip_model, "metric": args.metric, "metric_version": benchmark.metric_version,
-        "questions": len(rows), "n": args.n, "sizes": sizes, "seeds": seeds, "dataset_hash": data_hash,
+        "task": benchmark.name,
+        "title": benchmark.title,
+        "policy": args.policy,
+        "score_model": args.score_model,
+        "clip_model": args.clip_model,
+        "metric": args.metric,
+        "metric_version": benchmark.metric_version,
+        "questions": len(rows),
+        "n": args.n,
+        "sizes": sizes,
+        "seeds": seeds,
+        "dataset_hash": data_hash,
         "malformed": sum(one["answer"] is None for one in flat) / len(flat),
         "distinct": sum(len(set(own)) for run in answers for own in run) / (len(rows) * len(seeds)),
         "settings": settings | {"score_model_hash": model_stamp(args.score_model)},
         "pooled": curve_figures(runs, sizes),
         "by_seed": {str(seed): curve_figures([run], sizes) for seed, run in zip(seeds, runs, strict=True)},
         "versions": _versions(),
-    }  # fmt: skip
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -350,9 +406,12 @@ def markdown(results: dict[str, Any]) -> str:
     several = len(results["seeds"]) > 1
     sizes = " | ".join(f"n = {n}" for n in results["sizes"])
     rule = "|---" * (len(results["sizes"]) + 1) + "|"
-    lines = [f"Best of n on {results['task']}: {results['questions']} questions, {results['n']} answers each, "
-             f"{'seeds' if several else 'seed'} {', '.join(map(str, results['seeds']))}; {results['metric']} accuracy "
-             "with 95% intervals" + (", ± sd of the seeds" if several else "") + ".", ""]  # fmt: skip
+    lines = [
+        f"Best of n on {results['task']}: {results['questions']} questions, {results['n']} answers each, "
+        f"{'seeds' if several else 'seed'} {', '.join(map(str, results['seeds']))}; {results['metric']} accuracy "
+        "with 95% intervals" + (", ± sd of the seeds" if several else "") + ".",
+        "",
+    ]
     lines += [f"| chosen by | {sizes} |", rule]
     for name, entries in results["pooled"]["methods"].items():
         cells = [
@@ -367,8 +426,11 @@ def markdown(results: dict[str, Any]) -> str:
             f"{one['difference']:+.1%} ({one['interval'][0]:+.1%} to {one['interval'][1]:+.1%})" for one in entries
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", f"Answers that could not be parsed: {results['malformed']:.1%}. Distinct answers of a question: "
-              f"{results['distinct']:.1f} of {results['n']}."]  # fmt: skip
+    lines += [
+        "",
+        f"Answers that could not be parsed: {results['malformed']:.1%}. Distinct answers of a question: "
+        f"{results['distinct']:.1f} of {results['n']}.",
+    ]
     return "\n".join(lines)
 
 
@@ -384,8 +446,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ValueError, OSError: A mistake in the input, told in one sentence.
     """
-    from .run import replace_text
     from ..runs.plots import plot_best_of_n
+    from .run import replace_text
 
     args = _parser().parse_args(argv)
     results = _run(args)

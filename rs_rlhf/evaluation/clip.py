@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.group import DataError, Group, ImageSource
+from ..data.group import Group, ImageSource
+from ..errors import DataError, OptionError
 from ..metrics.preferences import wilson_interval
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.clip import ClipModel
     from ..data.questions import QuestionRow
+    from ..models.clip import ClipModel
 
 RECALL_AT = (1, 5, 10)
 _BLOCK = 1 << 24  # cosines held at a time: 64 MiB in float32
@@ -67,7 +68,7 @@ def encode_batches(
 
     rank, world = share
     if batch_size < 1 or not 0 <= rank < world:
-        raise ValueError(f"batch_size is {batch_size} and share {share}; expected at least 1, and 0 <= rank < world.")
+        raise OptionError(f"batch_size is {batch_size} and share {share}; expected at least 1, and 0 <= rank < world.")
     for places in consecutive_batches(len(rows), batch_size, share, done):
         yield places, _image_features(model, [rows[i] for i in places])
 
@@ -79,8 +80,12 @@ def _image_features(model: ClipModel, rows: Sequence[QuestionRow]) -> torch.Tens
 
 def _image(group: Group, where: str) -> ImageSource:
     if len(group.images) != 1:
-        raise DataError(f"{len(group.images)} images, expected one: a dual encoder compares one image with texts; "
-                        "leave the row out", "images", where)  # fmt: skip
+        raise DataError(
+            f"{len(group.images)} images, expected one: a dual encoder compares one image with texts; "
+            "leave the row out",
+            "images",
+            where,
+        )
     return group.images[0]
 
 
@@ -100,10 +105,10 @@ def class_features(model: ClipModel, names: Sequence[str], templates: Sequence[s
     """
     if not names or len(set(names)) < len(names):
         twice = sorted({name for name in names if list(names).count(name) > 1})
-        raise ValueError(f"{len(names)} class names, {twice} more than once; expected some, all different.")
+        raise OptionError(f"{len(names)} class names, {twice} more than once; expected some, all different.")
     wrong = [one for one in templates if "{c}" not in one]
     if not templates or wrong:
-        raise ValueError(f"templates are {list(templates)}; expected at least one, each with {{c}} for the class.")
+        raise OptionError(f"templates are {list(templates)}; expected at least one, each with {{c}} for the class.")
     texts = [template.replace("{c}", name) for name in names for template in templates]
     means = model.text_features(texts).reshape(len(names), len(templates), -1).mean(1)
     return means / means.norm(dim=-1, keepdim=True)
@@ -129,8 +134,11 @@ def zero_shot_record(
         DataError: The reference is no class.
     """
     if reference not in names:
-        raise DataError(f"the class {reference!r} is none of the {len(names)} names, such as {names[0]!r}; correct "
-                        "the reference or the benchmark's class_names", "reference")  # fmt: skip
+        raise DataError(
+            f"the class {reference!r} is none of the {len(names)} names, such as {names[0]!r}; correct "
+            "the reference or the benchmark's class_names",
+            "reference",
+        )
     scores = (class_features @ image_features).tolist()
     order = sorted(range(len(names)), key=lambda i: -scores[i])  # stable
     rank = order.index(list(names).index(reference)) + 1
@@ -158,7 +166,7 @@ def zero_shot_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ValueError: No records.
     """
     if not records:
-        raise ValueError("no records to summarise; evaluate at least one image.")
+        raise OptionError("no records to summarise; evaluate at least one image.")
     n = len(records)
     hits = {f"top{k}": sum(record["rank"] <= k for record in records) for k in (1, 5)}
     parts: dict[str, list[bool]] = {}
@@ -197,8 +205,11 @@ def retrieval_raw(model: ClipModel, rows: Sequence[QuestionRow]) -> list[dict[st
     """
     for row in rows:
         if not row.captions:
-            raise DataError("no captions; retrieval looks for them, so give some or leave the row out", "captions",
-                            row.group.where or row.id)  # fmt: skip
+            raise DataError(
+                "no captions; retrieval looks for them, so give some or leave the row out",
+                "captions",
+                row.group.where or row.id,
+            )
     images = _image_features(model, rows)
     texts, cut = model.encode_texts([caption for row in rows for caption in row.captions])
     records, start = [], 0
@@ -243,8 +254,10 @@ def retrieval_finish(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if ranked == len(raws):
         return [dict(raw) for raw in raws]
     if ranked:
-        raise ValueError(f"{ranked} of {len(raws)} records are ranked already; ranks are of one set of images and "
-                         "texts, so evaluate all of it anew.")  # fmt: skip
+        raise OptionError(
+            f"{ranked} of {len(raws)} records are ranked already; ranks are of one set of images and "
+            "texts, so evaluate all of it anew."
+        )
     owner = np.repeat(np.arange(len(raws)), [len(raw["captions"]) for raw in raws])
     captions = [caption for raw in raws for caption in raw["captions"]]
     packed = [text for raw in raws for text in raw["text_features"]]
@@ -253,8 +266,10 @@ def retrieval_finish(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     pictures = [raw["image_features"] for raw in raws]
     images, image_at = _distinct(pictures, pictures)
     if images.shape[1] != texts.shape[1]:
-        raise ValueError(f"image vectors of {images.shape[1]} and text vectors of {texts.shape[1]} numbers; the "
-                         "records are of different models: evaluate anew.")  # fmt: skip
+        raise OptionError(
+            f"image vectors of {images.shape[1]} and text vectors of {texts.shape[1]} numbers; the "
+            "records are of different models: evaluate anew."
+        )
     to_text = _image_to_text(images[image_at], texts, text_at, owner)
     to_image = _text_to_image(texts[text_at], images, image_at, owner)
     shared = _shared(captions, owner)
@@ -275,7 +290,7 @@ def _distinct(keys: Sequence[str], packed: Sequence[str]) -> tuple[np.ndarray, n
         if number.setdefault(key, len(number)) == len(vectors):
             vectors.append(_unpacked(text))
     if len({len(vector) for vector in vectors}) != 1:
-        raise ValueError("the stored vectors are of different lengths; they are of different models: evaluate anew.")
+        raise OptionError("the stored vectors are of different lengths; they are of different models: evaluate anew.")
     return np.stack(vectors), np.array([number[key] for key in keys])
 
 
@@ -332,7 +347,7 @@ def retrieval_figures(records: Sequence[Mapping[str, Any]], seed: int = 0, round
         ValueError: No records.
     """
     if not records:
-        raise ValueError("no records to summarise; evaluate at least one image.")
+        raise OptionError("no records to summarise; evaluate at least one image.")
     n = len(records)
     ranks = np.array([record["image_to_text_rank"] for record in records])
     counts = np.array([len(record["text_to_image_ranks"]) for record in records])

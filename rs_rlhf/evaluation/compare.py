@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
-from ..data.group import DataError
 from ..declarations import did_you_mean
-from .export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
+from ..errors import DataError, OptionError
 from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, fill_page, spread
+from .export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
 
 ALPHA = 0.05
 SHOWN = 200  # flips per task in the page
@@ -43,8 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="output folder of another model on the same data")
     parser.add_argument("--task", nargs="+", metavar="T", help="tasks to compare (default: all that both have)")
     parser.add_argument("--out", metavar="DIR", help="write compare.md, .json, .html and flips_TASK.jsonl there")
-    parser.add_argument("--data_root", "--data-root", metavar="DIR", help="folder that the benchmarks' data lie in: "
-                        "shows in the page the pictures that lie inside Parquet files")  # fmt: skip
+    parser.add_argument(
+        "--data_root",
+        "--data-root",
+        metavar="DIR",
+        help="folder that the benchmarks' data lie in: shows in the page the pictures that lie inside Parquet files",
+    )
     parser.add_argument("--data", action="append", default=[], metavar="TASK=PATH", help="the same for one benchmark")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     args = parser.parse_args(argv)
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out:
         data = dict(one.partition("=")[::2] for one in args.data)
         if unknown := next((task for task in data if task not in compared["flips"]), None):
-            raise ValueError(f"--data is given for {unknown!r}{did_you_mean(unknown, compared['flips'])}")
+            raise OptionError(f"--data is given for {unknown!r}{did_you_mean(unknown, compared['flips'])}")
         for path in write(compared, Path(args.out), args.data_root, data):
             print(f"-> {path}")
     return 0
@@ -302,8 +306,8 @@ def _stored_pictures(
     task: str, figures: Mapping[str, Any], root: str | None, data: Mapping[str, str]
 ) -> dict[str, Any]:
     """Id -> image of a benchmark's questions, read from its data again."""
-    from .reader import dataset_hash, read_benchmark
     from .benchmark import data_path, data_root, load_benchmark
+    from .reader import dataset_hash, read_benchmark
 
     benchmark = load_benchmark(task)
     path = Path(data[task]) if task in data else data_path(benchmark, data_root(root))
@@ -311,8 +315,9 @@ def _stored_pictures(
         rows = read_benchmark(benchmark, path, core_only=core_only)
         if dataset_hash(rows) == figures["dataset_hash"]:
             return {row.id: row.group.images[0] for row in rows if row.group.images}
-    raise DataError(f"{task}: these are not the data that the questions are of; correct --data_root or --data",
-                    where=str(path))  # fmt: skip
+    raise DataError(
+        f"{task}: these are not the data that the questions are of; correct --data_root or --data", where=str(path)
+    )
 
 
 def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]) -> str:
@@ -329,7 +334,7 @@ def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]
     sides = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
     verdicts = [f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
     page = {**sides, "verdicts": verdicts, "notes": compared["notes"], "tasks": tasks, "images": images.uris}
-    return fill_page("eval_gallery.html", f"{sides['a']} - {sides['b']}", page)
+    return fill_page("evaluation/gallery.html", f"{sides['a']} - {sides['b']}", page)
 
 
 def _card(flip: Mapping[str, Any], images: Images, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,15 +23,22 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
-from . import run as eval_run
-from ..data.group import DataError, short
-from .run import read_lines
+from ..data.group import short
+from ..errors import DataError, ImageError, OptionError
 from ..runs.report_tables import spread
+from . import run as eval_run
+from .run import read_lines
 
 FORMATS = ("lm-eval", "wandb")
 # Measure of a single answer -> whether it is right or wrong (McNemar's).
-MEASURES = {"accuracy": True, "image_to_text_R@1": True, "text_to_image_R@1": False, "iou": False, "score": False,
-            "upstream_compat": True}  # fmt: skip
+MEASURES = {
+    "accuracy": True,
+    "image_to_text_R@1": True,
+    "text_to_image_R@1": False,
+    "iou": False,
+    "score": False,
+    "upstream_compat": True,
+}
 
 
 # Reading
@@ -130,7 +137,7 @@ def thumbnail_of(record: Mapping[str, Any], figures: Mapping[str, Any]) -> tuple
         `tuple`: A thumbnail (see [`sample_tables.thumbnail`]) or `None`, and why there is none.
     """
     from ..imagery.arguments import ImageArguments
-    from ..imagery.raster import ImageError, read_image
+    from ..imagery.raster import read_image
     from ..runs.tables import thumbnail
 
     if not record.get("image"):
@@ -172,24 +179,32 @@ def lm_eval_results(results: Mapping[str, Any]) -> dict[str, Any]:
         own = {
             "results": {"alias": task, **shown},
             "group_subtasks": [],
-            "configs": {"task": task, "num_fewshot": 0, "repeats": 1, "metadata": {"version": version, **metadata},
-                        "output_type": "generate_until" if worded else "multiple_choice"},
+            "configs": {
+                "task": task,
+                "num_fewshot": 0,
+                "repeats": 1,
+                "metadata": {"version": version, **metadata},
+                "output_type": "generate_until" if worded else "multiple_choice",
+            },
             "versions": version,
             "n-shot": 0,
             "higher_is_better": {name: name != "parse_failures" for name in metrics},
             "n-samples": {"original": n, "effective": n},
-        }  # fmt: skip
+        }
         for name in names:
             parts[name][task] = own[name]
     return {
         **parts,
-        "config": {"model": ", ".join(kinds), "model_args": f"pretrained={model}",
-                   "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values()), None)},
+        "config": {
+            "model": ", ".join(kinds),
+            "model_args": f"pretrained={model}",
+            "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values()), None),
+        },
         "model_source": "rs-rlhf",
         "model_name": model,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", model).strip(".") or "model",
         "transformers_version": (results.get("versions") or {}).get("transformers"),
-    }  # fmt: skip
+    }
 
 
 def _lm_eval_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,8 +305,12 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
         folder = Path(directory) / exported["model_name_sanitized"]
         path = folder / f"results_{stamp}.json"
         if path in texts:
-            raise DataError(f"{model} and another model would both be written to {folder}; evaluate them into folders "
-                            "of their own", "model", str(out))  # fmt: skip
+            raise DataError(
+                f"{model} and another model would both be written to {folder}; evaluate them into folders "
+                "of their own",
+                "model",
+                str(out),
+            )
         for task, figures in tasks.items():
             own = lm_eval_samples(read_samples(out, task, figures), task)
             hashes = "".join(one[f"{what}_hash"] for one in own for what in ("doc", "prompt", "target"))
@@ -385,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"-> {path}")
         return 0
     if args.limit < 0:
-        raise ValueError(f"--limit is {args.limit}; it must be 0 (no tables) or more.")
+        raise OptionError(f"--limit is {args.limit}; it must be 0 (no tables) or more.")
     results = read_results(args.run)
     samples = {task: read_samples(args.run, task, own) for task, own in results["tasks"].items()}
     log_to_wandb(results, samples, args.project, args.name, args.limit)

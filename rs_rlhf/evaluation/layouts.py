@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.captioned_images import stored_image
+from ..data.group import make_group, short
+from ..data.questions import QuestionRow
+from ..errors import DataError, OptionError
 from ..metrics.answers import Box, parse_boxes
 from .benchmark import Benchmark
-from ..data.group import DataError, make_group, short
-from ..data.captioned_images import stored_image
-from ..data.questions import QuestionRow
 
 _TOKENS = re.compile(r"<(\d+(?:\.\d+)?)>")
 
@@ -46,7 +47,7 @@ def ask(benchmark: Benchmark, question: str, choices: Sequence[str] = ()) -> str
         ValueError: The prompt is to list choices, and there are none.
     """
     if "{choices}" in benchmark.prompt and not choices:
-        raise ValueError(
+        raise OptionError(
             f"{benchmark.name}: the prompt lists {{choices}}, but {question!r:.60} has none; declare them."
         )
     listed = ", ".join(choices)
@@ -172,8 +173,12 @@ def rsvqa(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """
     found = sorted(path.glob(f"*_split_{benchmark.split}_questions.json")) if path.is_dir() else []
     if len(found) != 1:
-        raise DataError(f"{len(found)} files *_split_{benchmark.split}_questions.json, expected one; put the official "
-                        "files of one resolution there", "split", str(path))  # fmt: skip
+        raise DataError(
+            f"{len(found)} files *_split_{benchmark.split}_questions.json, expected one; put the official "
+            "files of one resolution there",
+            "split",
+            str(path),
+        )
     file = found[0]
     start = file.name.removesuffix("questions.json")
     answers = _active(path / f"{start}answers.json", "answers")
@@ -186,25 +191,34 @@ def rsvqa(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         question, image = _get(row, "question", str, where), _get(row, "img_id", int, where)
         own = [answers.get(one) for one in _get(row, "answers_ids", list, where)]
         if not own or None in own:
-            raise DataError(f"its answers {row['answers_ids']} are not all in {start}answers.json, or not active; "
-                            "get both files again", "answers_ids", where)  # fmt: skip
+            raise DataError(
+                f"its answers {row['answers_ids']} are not all in {start}answers.json, or not active; "
+                "get both files again",
+                "answers_ids",
+                where,
+            )
         if image not in images:
-            raise DataError(f"its image {image} is not in {start}images.json, or not active; get both files again",
-                            "img_id", where)  # fmt: skip
+            raise DataError(
+                f"its image {image} is not in {start}images.json, or not active; get both files again", "img_id", where
+            )
         if image not in paths:
             paths[image] = stored_image(f"{image}.tif", where, str(folder))
         texts = [_get(one, "answer", str, f"{path / start}answers.json, answer {one['id']}") for one in own if one]
         columns = {"types": [_get(row, "type", str, where).lower()], "references": texts[1:]}
         known: dict[str, Any] = {"reference": texts[0], "choices": list(benchmark.choices), "columns": columns}
         asked = ask(benchmark, question, benchmark.choices)
-        rows.append(make_row(benchmark, str(_get(row, "id", int, where)), asked, paths[image], f"{image}.tif", where,
-                             **known))  # fmt: skip
+        rows.append(
+            make_row(benchmark, str(_get(row, "id", int, where)), asked, paths[image], f"{image}.tif", where, **known)
+        )
     return rows
 
 
 def _active(file: Path, key: str) -> dict[int, Mapping[str, Any]]:
-    return {_get(row, "id", int, f"{file}, entry {i}"): row
-            for i, row in enumerate(read_json(file, key)) if row.get("active")}  # fmt: skip
+    return {
+        _get(row, "id", int, f"{file}, entry {i}"): row
+        for i, row in enumerate(read_json(file, key))
+        if row.get("active")
+    }
 
 
 def authors(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
@@ -216,8 +230,9 @@ def authors(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """
     files = [path] if path.is_file() else sorted(path.glob(benchmark.annotations or "*.json"))
     if not files:
-        raise DataError(f"no file {benchmark.annotations or '*.json'}; put the authors' JSON there", "annotations",
-                        str(path))  # fmt: skip
+        raise DataError(
+            f"no file {benchmark.annotations or '*.json'}; put the authors' JSON there", "annotations", str(path)
+        )
     rows = []
     for file in files:
         for number, row in enumerate(read_json(file)):
@@ -291,8 +306,19 @@ def lhrs_bench(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
                 raise DataError(f"`type` {unknown[0]} is not in the file's `qtype` ({', '.join(names)})", "type", at)
             columns = {"types": [names[one].strip().lower() for one in types]}
             prompt = ask(benchmark, _get(pair, "question", str, at), choices)
-            rows.append(make_row(benchmark, f"{number}-{k}", prompt, image, name, at, reference=answer[0],
-                                 choices=choices, columns=columns))  # fmt: skip
+            rows.append(
+                make_row(
+                    benchmark,
+                    f"{number}-{k}",
+                    prompt,
+                    image,
+                    name,
+                    at,
+                    reference=answer[0],
+                    choices=choices,
+                    columns=columns,
+                )
+            )
     return rows
 
 
@@ -307,8 +333,11 @@ def dior_rsvg(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     listed = path / f"{benchmark.split}.txt"
     files = sorted((path / (benchmark.annotations or "Annotations")).glob("*.xml"))
     if not listed.is_file() or not files:
-        raise DataError(f"expected {benchmark.annotations or 'Annotations'}/*.xml and {listed.name}; put the official "
-                        "files there", "annotations", str(path))  # fmt: skip
+        raise DataError(
+            f"expected {benchmark.annotations or 'Annotations'}/*.xml and {listed.name}; put the official files there",
+            "annotations",
+            str(path),
+        )
     wanted = _places(listed)
     folder, rows, count = _folder(benchmark, path, "JPEGImages"), [], 0
     for file in files:
@@ -324,14 +353,27 @@ def dior_rsvg(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
             image, text = stored_image(name, where, str(folder)), (thing.findtext("description") or "").strip()
             corners = [thing.findtext(f"bndbox/{key}") or "" for key in ("xmin", "ymin", "xmax", "ymax")]
             if not text or not all(re.fullmatch(r"\s*\d+(\.\d+)?\s*", one) for one in corners):
-                raise DataError(f"<description> is {short(text)}, <bndbox> {short(corners)}, expected a text and four "
-                                "numbers", "description", where)  # fmt: skip
+                raise DataError(
+                    f"<description> is {short(text)}, <bndbox> {short(corners)}, expected a text and four numbers",
+                    "description",
+                    where,
+                )
             box: Box = tuple(map(float, corners))  # type: ignore[assignment]
-            rows.append(make_row(benchmark, str(count - 1), ask(benchmark, text), image, name, where,
-                                 columns=_boxed([box], str(image))))  # fmt: skip
+            rows.append(
+                make_row(
+                    benchmark,
+                    str(count - 1),
+                    ask(benchmark, text),
+                    image,
+                    name,
+                    where,
+                    columns=_boxed([box], str(image)),
+                )
+            )
     if wanted and max(wanted) >= count:
-        raise DataError(f"place {max(wanted)} is listed, but the annotations have {count} objects; get them again", "",
-                        str(listed))  # fmt: skip
+        raise DataError(
+            f"place {max(wanted)} is listed, but the annotations have {count} objects; get them again", "", str(listed)
+        )
     return rows
 
 
@@ -357,8 +399,11 @@ def vrsbench(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         image = str(stored_image(name, where, str(folder)))
         spots = [float(one) for one in _TOKENS.findall(_get(row, "ground_truth", str, where))]
         if not spots or len(spots) % 4 or max(spots) > 100:
-            raise DataError(f"`ground_truth` is {short(row['ground_truth'])}, expected {{<x1><y1><x2><y2>}} in 0-100",
-                            "ground_truth", where)  # fmt: skip
+            raise DataError(
+                f"`ground_truth` is {short(row['ground_truth'])}, expected {{<x1><y1><x2><y2>}} in 0-100",
+                "ground_truth",
+                where,
+            )
         pixels = [one * image_size(image)[i % 2] / 100 for i, one in enumerate(spots)]
         boxes: list[Any] = [pixels[i : i + 4] for i in range(0, len(pixels), 4)]
         types = [] if row.get("unique") is None else ["unique" if row["unique"] else "non_unique"]

@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..imagery.arguments import add_image_flags, image_options_from
 from ..data.group import Group, group_from_row
+from ..imagery.arguments import add_image_flags, image_options_from
 from ..metrics.preferences import comparisons, top1, wilson_interval
 
 

@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..metrics.closed_answers import judge_answer, said_text
-from .reader import references_of
-from .benchmark import TASKS, Benchmark
-from ..data.group import DataError, Group, completion_text, make_group
-from .run import Batches, Protocol, Raw
-from .preferences import partners_of, preference_report, score_preferences
+from ..data.group import Group, completion_text, make_group
 from ..data.questions import QuestionRow
+from ..errors import DataError, OptionError
 from ..metrics.accuracy import accuracy_figures, bootstrap_interval, grounding_figures, grounding_verdict
+from ..metrics.closed_answers import judge_answer, said_text
+from .benchmark import TASKS, Benchmark
+from .preferences import partners_of, preference_report, score_preferences
+from .reader import references_of
+from .run import Batches, Protocol, Raw
 
 SCORE_ROWS = 32  # groups of a batch of a score model's task: what a killed run loses at most
 
@@ -119,7 +120,7 @@ def score_protocol(benchmark: Benchmark, scorer: Callable[[], Any], seed: int = 
             for i in places:
                 row = rows[i]
                 if not row.choices:
-                    raise ValueError(
+                    raise OptionError(
                         f"{row.group.where or row.id}: the question has no choices for a score model to pick from; "
                         f"declare them, or evaluate a vlm on {benchmark.name}."
                     )
@@ -178,8 +179,8 @@ def clip_protocol(
         rows (sequence of [`QuestionRow`]): The questions; their choices are the classes.
         batch_size (`int`): Images a batch.
     """
-    from . import clip as clip_eval
     from ..models.policies.sampling import consecutive_batches
+    from . import clip as clip_eval
 
     def no_verdict(row: QuestionRow, said: Raw) -> Raw:
         return {}
@@ -190,13 +191,22 @@ def clip_protocol(
             for places in consecutive_batches(len(rows), batch_size, share, done):
                 yield places, clip_eval.retrieval_raw(model(), [rows[i] for i in places])
 
-        return Protocol(encode, no_verdict, clip_eval.retrieval_figures, model, clip_eval.retrieval_finish,
-                        {"batch_size": batch_size})  # fmt: skip
+        return Protocol(
+            encode,
+            no_verdict,
+            clip_eval.retrieval_figures,
+            model,
+            clip_eval.retrieval_finish,
+            {"batch_size": batch_size},
+        )
     templates = benchmark.templates or ["{c}"]
     names = rows[0].choices
     if other := next((row for row in rows if row.choices != names), None):
-        raise DataError("its choices are not those of the first question, expected one set of classes for all",
-                        "choices", other.group.where or other.id)  # fmt: skip
+        raise DataError(
+            "its choices are not those of the first question, expected one set of classes for all",
+            "choices",
+            other.group.where or other.id,
+        )
 
     def classify(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         features = clip_eval.class_features(model(), names, templates)
@@ -219,7 +229,7 @@ def kind_of_model(benchmark: Benchmark, given: str | None) -> str:
     """
     kinds = TASKS[benchmark.task]
     if given is not None and given not in kinds:
-        raise ValueError(
+        raise OptionError(
             f"{benchmark.name} is a {benchmark.task} task, for models of type {' or '.join(kinds)}, not {given}; "
             "leave it out, or give another --model-type."
         )

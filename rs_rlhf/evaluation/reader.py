@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from . import layouts
-from ..metrics.closed_answers import judge_answer
-from .layouts import ask, make_row, words
-from .benchmark import Benchmark
-from ..data.group import DataError, completion_text, group_from_row, make_group, prompt_text, short, string_column
 from ..data.captioned_images import load_images, stored_image
-from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, build_pairs
+from ..data.group import completion_text, group_from_row, make_group, prompt_text, short, string_column
 from ..data.questions import QuestionRow, read_questions
 from ..data.rows import image_folder, iter_rows, row_label
+from ..errors import DataError
 from ..metrics.accuracy import grounding_verdict
+from ..metrics.closed_answers import judge_answer
+from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, build_pairs
+from . import layouts
+from .benchmark import Benchmark
+from .layouts import ask, make_row, words
 
 PAIR_SEED = 0  # of the layout `pairs`: another seed is another benchmark
 
@@ -56,8 +57,11 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
     if not rows:
-        raise DataError(f"no questions left: the data have none of split {benchmark.split!r}; check the data and the "
-                        "declaration", "split", f"{benchmark.name}, {path}")  # fmt: skip
+        raise DataError(
+            f"no questions left: the data have none of split {benchmark.split!r}; check the data and the declaration",
+            "split",
+            f"{benchmark.name}, {path}",
+        )
     for row in rows:
         row.columns.setdefault("types", [])
     if benchmark.task == "classification":
@@ -68,8 +72,11 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
     seen: dict[str, str] = {}
     for row in rows:
         if row.id in seen:
-            raise DataError(f"the id {row.id!r} is that of {seen[row.id]} too; ids must be unique, rename one", "id",
-                            row.group.where or row.id)  # fmt: skip
+            raise DataError(
+                f"the id {row.id!r} is that of {seen[row.id]} too; ids must be unique, rename one",
+                "id",
+                row.group.where or row.id,
+            )
         seen[row.id] = row.group.where or "another row"
     return rows
 
@@ -89,8 +96,11 @@ def references_of(row: QuestionRow) -> list[str]:
         return list(row.captions)
     more = row.columns.get("references")
     if more is not None and not (isinstance(more, list) and all(isinstance(one, str) for one in more)):
-        raise DataError(f"`references` is {short(more)}, expected a list of texts; write further right answers as one",
-                        "references", row.group.where or row.id)  # fmt: skip
+        raise DataError(
+            f"`references` is {short(more)}, expected a list of texts; write further right answers as one",
+            "references",
+            row.group.where or row.id,
+        )
     return [row.reference] * bool(row.reference) + (more or [])
 
 
@@ -157,8 +167,12 @@ def _of_types(rows: list[QuestionRow], types: Sequence[str], key: str, name: str
         return rows
     known = sorted({one for row in rows for one in row.columns["types"]})
     if missing := [one for one in types if one not in known]:
-        raise DataError(f"`{key}` asks for {missing[0]!r}, but the questions' types are {', '.join(known) or 'none'}; "
-                        "correct the declaration", key, name)  # fmt: skip
+        raise DataError(
+            f"`{key}` asks for {missing[0]!r}, but the questions' types are {', '.join(known) or 'none'}; "
+            "correct the declaration",
+            key,
+            name,
+        )
     return [row for row in rows if set(row.columns["types"]) & set(types)]
 
 
@@ -172,15 +186,20 @@ def _fill_choices(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
     for row in rows:
         row.choices = row.choices or choices
         if row.reference not in row.choices:
-            raise DataError(f"the class {row.reference!r} is none of the declared choices ({', '.join(row.choices)}); "
-                            "correct `choices` or `class_names`", "choices", row.group.where or row.id)  # fmt: skip
+            raise DataError(
+                f"the class {row.reference!r} is none of the declared choices ({', '.join(row.choices)}); "
+                "correct `choices` or `class_names`",
+                "choices",
+                row.group.where or row.id,
+            )
 
 
 def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Labelled or captioned images, see [`load_images`]."""
     if benchmark.task not in ("classification", "captions", "retrieval"):
-        raise DataError(f"the layout `images` has no questions of the task {benchmark.task}; use `rows`", "layout",
-                        benchmark.name)  # fmt: skip
+        raise DataError(
+            f"the layout `images` has no questions of the task {benchmark.task}; use `rows`", "layout", benchmark.name
+        )
     labelled = benchmark.task == "classification"
     raw = load_images(path, benchmark.split)
     root = os.path.realpath(path if path.is_dir() else path.parent)
@@ -191,8 +210,12 @@ def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         if os.path.isabs(name):
             name = os.path.relpath(one["image"], root) if isinstance(one["image"], str) else PurePath(name).name
         if not one.get("label" if labelled else "captions"):
-            raise DataError(f"no {'label' if labelled else 'captions'}, which {benchmark.task} needs; add what is "
-                            "missing or remove the row", "label" if labelled else "captions", where)  # fmt: skip
+            raise DataError(
+                f"no {'label' if labelled else 'captions'}, which {benchmark.task} needs; add what is "
+                "missing or remove the row",
+                "label" if labelled else "captions",
+                where,
+            )
         known: dict[str, Any] = {"captions": list(one["captions"])}
         if labelled:
             known = {"reference": words(one["label"], benchmark), "choices": choices}
@@ -231,8 +254,12 @@ def _ask_within(row: QuestionRow, benchmark: Benchmark) -> None:
     """Puts the declared prompt around the row's own."""
     group = row.group
     if not isinstance(row.prompt, str):
-        raise DataError(f"`prompt` is a conversation, around which {benchmark.name}'s `prompt` does not go; write it "
-                        "as a text, or declare none", "prompt", group.where)  # fmt: skip
+        raise DataError(
+            f"`prompt` is a conversation, around which {benchmark.name}'s `prompt` does not go; write it "
+            "as a text, or declare none",
+            "prompt",
+            group.where,
+        )
     row.prompt = ask(benchmark, row.prompt, row.choices)
     row.group = make_group(row.prompt, [], group.images, row=group.row, where=group.where, source=group.source)
 
@@ -240,13 +267,15 @@ def _ask_within(row: QuestionRow, benchmark: Benchmark) -> None:
 def _check_boxes(row: QuestionRow) -> None:
     boxes, size = row.columns.get("boxes"), row.columns.get("size")
     if not (isinstance(boxes, list) and boxes and all(_numbers(box, 4) for box in boxes)):
-        raise DataError(f"no `boxes`, expected [[x1, y1, x2, y2], …] in pixels, not {short(boxes)}", "boxes",
-                        row.group.where)  # fmt: skip
+        raise DataError(
+            f"no `boxes`, expected [[x1, y1, x2, y2], …] in pixels, not {short(boxes)}", "boxes", row.group.where
+        )
     if size is None and isinstance(image := next(iter(row.group.images), None), str):
         size = list(layouts.image_size(image))
     if not (isinstance(size, list) and _numbers(size, 2) and min(size) > 0):
-        raise DataError(f"no `size`, expected the image's [width, height] in pixels, not {short(size)}", "size",
-                        row.group.where)  # fmt: skip
+        raise DataError(
+            f"no `size`, expected the image's [width, height] in pixels, not {short(size)}", "size", row.group.where
+        )
     row.columns["size"], row.reference = size, ""
 
 
@@ -272,8 +301,10 @@ def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
 def _preference(own: str, row: Any, number: int, where: str, root: str) -> QuestionRow:
     group = group_from_row(row, number, where)
     group.images = [stored_image(image, where, root) for image in group.images]
-    names = [os.path.relpath(one, os.path.realpath(root)) if isinstance(one, str) else str(one.get("path") or own)
-             for one in group.images]  # fmt: skip
+    names = [
+        os.path.relpath(one, os.path.realpath(root)) if isinstance(one, str) else str(one.get("path") or own)
+        for one in group.images
+    ]
     columns = {"types": [group.kind] if group.kind else [], "source": group.source}
     return QuestionRow(group, group.prompt, own, names, columns=columns)
 
@@ -282,8 +313,10 @@ def _pairs(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Pairs made of captioned or labelled images, as `rs-rlhf data pairs` makes them with the seed [`PAIR_SEED`]."""
     raw = load_images(path, benchmark.split)
     root = os.path.realpath(path if path.is_dir() else path.parent)
-    return [_preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", root)
-            for number, pair in enumerate(build_pairs(raw, seed=PAIR_SEED))]  # fmt: skip
+    return [
+        _preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", root)
+        for number, pair in enumerate(build_pairs(raw, seed=PAIR_SEED))
+    ]
 
 
 READERS: dict[str, Callable[[Benchmark, Path], list[QuestionRow]]] = {

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..data.group import DataError, prompt_text
+from ..data.group import prompt_text
 from ..data.questions import QuestionRow
+from ..errors import DataError, OptionError
 from ..runs.sample_log import progress
 
 Raw = dict[str, Any]
@@ -118,7 +119,7 @@ def _conclude(
     found = {record["id"]: record for record in _stored(name, out, place)}
     missing = [row.id for row in rows if row.id not in found]
     if missing:
-        raise ValueError(f"{name}: {len(missing)} questions have no answer, such as {missing[0]}; run it again.")
+        raise OptionError(f"{name}: {len(missing)} questions have no answer, such as {missing[0]}; run it again.")
     records = protocol.finish([found[row.id] for row in rows])
     records = [{**record, **protocol.judge(row, record)} for row, record in zip(rows, records, strict=True)]
     path = out / f"samples_{name}.jsonl"
@@ -183,15 +184,17 @@ def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mappin
         if old == settings:
             continue
         if not overwrite:
-            raise ValueError(f"{path} holds answers of another run: {_difference(old, settings)}; choose another "
-                             "--out, set that back, or pass --overwrite.")  # fmt: skip
+            raise OptionError(
+                f"{path} holds answers of another run: {_difference(old, settings)}; choose another "
+                "--out, set that back, or pass --overwrite."
+            )
         path.unlink()
         if path == whole:
             with results_of(out) as results:
                 results["tasks"].pop(name)
     if whole.exists() and not stored:
         if not (_parts(name, out) or overwrite):
-            raise ValueError(
+            raise OptionError(
                 f"{whole} is there, but results.json does not say of which run; choose another --out, or pass "
                 "--overwrite to answer anew."
             )
@@ -203,7 +206,7 @@ def _first_line(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as lines:
             return dict(json.loads(next(lines)))
     except (ValueError, TypeError):
-        raise ValueError(f"{path}, line 1: not the settings of a run; delete the file and run again.") from None
+        raise OptionError(f"{path}, line 1: not the settings of a run; delete the file and run again.") from None
 
 
 def _difference(old: Any, new: Mapping[str, Any]) -> str:
@@ -222,7 +225,7 @@ def _stored(name: str, out: Path, place: Mapping[str, int]) -> Iterator[Raw]:
             if path != whole and number == 1:
                 continue
             if record.get("id") not in place:
-                raise ValueError(
+                raise OptionError(
                     f"{path}, line {number}: the data has no question {record.get('id')!r}; the file is of another "
                     "version of the data: choose another --out or pass --overwrite."
                 )
@@ -243,7 +246,7 @@ def read_lines(path: Path) -> list[Raw]:
             except ValueError:
                 record = None
             if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: not a whole JSON object; delete the line and run again.")
+                raise OptionError(f"{path}, line {number}: not a whole JSON object; delete the line and run again.")
             records.append(record)
     return records
 

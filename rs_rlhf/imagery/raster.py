@@ -19,7 +19,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from .sources import DEFAULTS, ImageError, ImageOptions, ImageSource, check_size, locate, opened
+from ..errors import ImageError, OptionError
+from .sources import DEFAULTS, ImageOptions, ImageSource, check_size, locate, opened
 
 __all__ = ["ImageError", "ImageOptions", "content_hash", "fit_pixel_budget", "image_size", "read_image"]
 
@@ -142,7 +143,7 @@ def _tiff_tags(stream: IO[bytes], head: bytes) -> TiffImagePlugin.ImageFileDirec
     tags.load(stream)
     stream.seek(0)
     if 256 not in tags or 257 not in tags:
-        raise ValueError("the first directory of the TIFF gives no width and height")
+        raise OptionError("the first directory of the TIFF gives no width and height")
     return tags
 
 

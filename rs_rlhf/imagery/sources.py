@@ -19,16 +19,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from ..errors import ImageError
+
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
 """A path or URL, a PIL image, an array `(H, W)` or `(H, W, C)`, encoded bytes, or HF datasets' `{"bytes", "path"}`."""
 
 STRETCHES = ("percentile", "fixed")
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30
-
-
-class ImageError(ValueError):
-    """An image cannot be read as asked; the message names the image, what is wrong and what to do."""
 
 
 def _is_number(value: Any) -> bool:

@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .closed_answers import said_text
+from ..errors import OptionError
 from .answers import BOX_UNITS, paired_ious, parse_boxes, to_unit
+from .closed_answers import said_text
 from .preferences import wilson_interval
 
 BOX_AREAS = (("S", 32**2), ("M", 96**2), ("L", math.inf))  # pixels of the original image, up to and with the bound
@@ -65,7 +66,7 @@ def paired_bootstrap(
     import numpy as np
 
     if len(a) != len(b):
-        raise ValueError(f"{len(a)} values of A and {len(b)} of B, expected as many; they must be paired.")
+        raise OptionError(f"{len(a)} values of A and {len(b)} of B, expected as many; they must be paired.")
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     means = _drawn_means(differences, seed, rounds)
     seen = float(differences.mean())
@@ -82,7 +83,7 @@ def _drawn_means(values: Any, seed: int, rounds: int) -> Any:
 
     values = np.asarray(values, dtype=float)
     if not len(values):
-        raise ValueError("no values, expected at least one; an interval needs answers.")
+        raise OptionError("no values, expected at least one; an interval needs answers.")
     random = np.random.default_rng(seed)
     block = max(1, 1_000_000 // len(values))
     return np.concatenate(
@@ -142,7 +143,7 @@ def accuracy_figures(records: Sequence[Record]) -> dict[str, Any]:
 
 def _accuracy(records: Sequence[Record]) -> dict[str, Any]:
     if not records:
-        raise ValueError("no sample records, expected at least one; there is nothing to report.")
+        raise OptionError("no sample records, expected at least one; there is nothing to report.")
     n, right = len(records), sum(bool(one["strict"]) for one in records)
     lenient = [one.get("upstream_compat") for one in records]
     return {
@@ -196,10 +197,10 @@ def grounding_verdict(output: str, boxes: Sequence[Sequence[float]], size: Seque
         1.0
     """
     if unit not in BOX_UNITS:
-        raise ValueError(f"the unit of boxes is {unit!r}, expected one of {', '.join(BOX_UNITS)}.")
+        raise OptionError(f"the unit of boxes is {unit!r}, expected one of {', '.join(BOX_UNITS)}.")
     right = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
     if not right:
-        raise ValueError("there are no right boxes, expected at least one [x1, y1, x2, y2]; add it.")
+        raise OptionError("there are no right boxes, expected at least one [x1, y1, x2, y2]; add it.")
     width, height = size
     found = []
     for box in parse_boxes(said_text(output)):

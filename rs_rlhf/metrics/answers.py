@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import OptionError
+
 _NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _INSIDE = r"(?:(?!</?(?:think|answer)>).)*"  # a second answer, or text between the parts, must not pass as content
@@ -108,7 +110,7 @@ def to_unit(box: Box, unit: str, size: tuple[int, int] | None = None) -> Box:
     """
     side = BOX_UNITS[unit]
     if side is None and size is None:
-        raise ValueError("boxes in pixels need the image's (width, height)")
+        raise OptionError("boxes in pixels need the image's (width, height)")
     width, height = (side, side) if side is not None else size  # type: ignore[misc]
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
@@ -139,7 +141,7 @@ def paired_ious(answers: Sequence[Box], solutions: Sequence[Box], by_order: bool
         ValueError: Their numbers differ.
     """
     if len(answers) != len(solutions):
-        raise ValueError(f"{len(answers)} boxes cannot be paired with {len(solutions)}")
+        raise OptionError(f"{len(answers)} boxes cannot be paired with {len(solutions)}")
     table = [[iou(answer, solution) for answer in answers] for solution in solutions]
     if by_order or len(table) < 2:
         return [row[i] for i, row in enumerate(table)]

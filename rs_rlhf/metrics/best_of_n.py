@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..errors import OptionError
+
 SUBSETS = 200  # of a vote: more than this many are drawn, fewer are counted through
 DIFFERENCES = (("score", "majority"), ("score", "random"))
 
@@ -33,7 +35,7 @@ def sizes_up_to(n: int) -> list[int]:
         [1, 2, 4, 8, 10]
     """
     if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1.")
+        raise OptionError(f"n is {n}; it must be at least 1.")
     return [1 << k for k in range(n.bit_length()) if 1 << k < n] + [n]
 
 

@@ -17,6 +17,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import OptionError
+
 # METEOR reads one line a caption whose fields " ||| " parts, and the tokenizer one line a caption.
 _BREAKS = re.compile(r"\s+|\|{2,}")
 
@@ -41,11 +43,12 @@ def caption_figures(outputs: Sequence[str], references: Sequence[Sequence[str]])
         1.0
     """
     if not outputs or len(outputs) != len(references):
-        raise ValueError(f"{len(outputs)} captions and references of {len(references)} images; expected as many, and "
-                         "at least one.")  # fmt: skip
+        raise OptionError(
+            f"{len(outputs)} captions and references of {len(references)} images; expected as many, and at least one."
+        )
     for place, own in enumerate(references):
         if isinstance(own, str) or not own:
-            raise ValueError(f"caption {place} has the references {own!r:.60}, expected a list of at least one text.")
+            raise OptionError(f"caption {place} has the references {own!r:.60}, expected a list of at least one text.")
     bleu, cider, meteor, rouge = _scorers()
     java = shutil.which("java") is not None
     said = [[_one_line(one)] for one in outputs]
@@ -54,7 +57,7 @@ def caption_figures(outputs: Sequence[str], references: Sequence[Sequence[str]])
     result, given = tokens(said), {i: [one for one in own if one] for i, own in tokens(human).items()}
     for place, left in given.items():
         if not left:
-            raise ValueError(f"caption {place} has the references {references[place]!r:.60}, which hold no word.")
+            raise OptionError(f"caption {place} has the references {references[place]!r:.60}, which hold no word.")
 
     figures: dict[str, Any] = {}
     for order, value in enumerate(bleu(4).compute_score(given, result, verbose=0)[0], start=1):
@@ -87,7 +90,7 @@ def _scorers() -> tuple[Any, Any, Any, Any]:
         from pycocoevalcap.meteor.meteor import Meteor
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
-        raise ValueError(
+        raise OptionError(
             f'captions are measured with pycocoevalcap ({error}); pip install "rs-rlhf[captions]".'
         ) from None
     return Bleu, Cider, Meteor, Rouge
@@ -110,9 +113,9 @@ def _ptb_tokens(captions: Sequence[Sequence[str]]) -> dict[int, list[str]]:
     try:
         found = PTBTokenizer().tokenize(full) if full else {}
     except OSError as error:  # it writes a file beside its program
-        raise ValueError(f"the PTB tokenizer could not be run ({error}); check that java runs.") from None
+        raise OptionError(f"the PTB tokenizer could not be run ({error}); check that java runs.") from None
     if {i: len(own) for i, own in found.items()} != {i: len(own) for i, own in full.items()}:
-        raise ValueError("the PTB tokenizer returned other lines than it was given; check that java runs.")
+        raise OptionError("the PTB tokenizer returned other lines than it was given; check that java runs.")
     return {i: found.get(i, [""]) for i in range(len(captions))}
 
 
@@ -123,6 +126,6 @@ def _meteor(scorer: Any, given: dict[int, list[str]], result: dict[int, list[str
     try:
         return float(scorer().compute_score(given, result)[0])
     except (OSError, ValueError) as error:  # the process has ended; it needs 2 GB
-        raise ValueError(
+        raise OptionError(
             f"METEOR's java process gave no score ({error}); check that java runs and has 2 GB."
         ) from None

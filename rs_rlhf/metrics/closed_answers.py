@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..errors import OptionError
 from .answers import has_answer
 
 SCHEMES = ("rsvqa_lr", "rsvqa_hr")
@@ -27,17 +28,24 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _WORDS = {word: i for i, word in enumerate([*_ONES, "seventeen", "eighteen", "nineteen"])}
 _WORDS |= {word: 10 * i for i, word in enumerate(_TENS, start=2)}
 _ARTICLES = {"a", "an", "the"}
-_UNITS = ((r"(?:square|sq)\.? ?(?:kilomet(?:er|re)s?|km)|km ?\^ ?2", "km2"),
-          (r"(?:square|sq)\.? ?(?:met(?:er|re)s?|m)|m ?\^ ?2|sqm", "m2"),
-          (r"kilomet(?:er|re)s?", "km"), (r"met(?:er|re)s?", "m"), (r"hectares?", "ha"))  # fmt: skip
+_UNITS = (
+    (r"(?:square|sq)\.? ?(?:kilomet(?:er|re)s?|km)|km ?\^ ?2", "km2"),
+    (r"(?:square|sq)\.? ?(?:met(?:er|re)s?|m)|m ?\^ ?2|sqm", "m2"),
+    (r"kilomet(?:er|re)s?", "km"),
+    (r"met(?:er|re)s?", "m"),
+    (r"hectares?", "ha"),
+)
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(km2|m2|km|m|ha)?")
 # A number behind one of these is a bound, or is denied: not an answer.
 _BOUNDS = {"than", "least", "most", "under", "over", "above", "below", "not", "between"}
 _RANGE = re.compile(r"between (\d+)(?:m2)? and (\d+)(?:m2)?|more than (\d+)(?:m2)?")
 _EDGES = (0, 10, 100, 1000)
 
-_STATED = re.compile(r"(?:the )?(?:\b(?:correct|right|final|best) )?\b(?:answer|choice|option)"
-                     r"(?:\s+is\b\s*:?|\s*[:=])\s*(?:option\b\s*:?)?", re.I)  # fmt: skip
+_STATED = re.compile(
+    r"(?:the )?(?:\b(?:correct|right|final|best) )?\b(?:answer|choice|option)"
+    r"(?:\s+is\b\s*:?|\s*[:=])\s*(?:option\b\s*:?)?",
+    re.I,
+)
 _LETTER = re.compile(r"(?:option\s+)?[(\[]?([A-Za-z])(?:\s*([)\].:,]|-(?=\s)|\n)|(?=\s|$))", re.I)
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*(?=\S)")
 _ALSO = re.compile(r"(?:or\b|and\b|&|/|,)?\s*\(?[A-Z]\)?(?:[.,]|$|\s+(?:or|and)\b)", re.I)
@@ -70,10 +78,12 @@ def judge_answer(
         {'answer': None, 'strict': False, 'upstream_compat': True}
     """
     if not references or not all(one.strip() for one in references):
-        raise ValueError(f"references are {list(references)!r:.80}, expected at least one and none empty; a question "
-                         "without a right answer cannot be judged.")  # fmt: skip
+        raise OptionError(
+            f"references are {list(references)!r:.80}, expected at least one and none empty; a question "
+            "without a right answer cannot be judged."
+        )
     if numbers is not None and numbers not in SCHEMES:
-        raise ValueError(f"numbers is {numbers!r}, expected one of {', '.join(SCHEMES)}.")
+        raise OptionError(f"numbers is {numbers!r}, expected one of {', '.join(SCHEMES)}.")
     said = said_text(output)
     if not choices and all(re.fullmatch(r"[A-Za-z]", one.strip()) for one in references):
         choices = LETTERS
@@ -285,7 +295,7 @@ def bucket(answer: str, scheme: str) -> str | None:
         ('between 0 and 10', 'between 10 and 100', 'between 100m2 and 1000m2', None)
     """
     if scheme not in SCHEMES:
-        raise ValueError(f"the scheme is {scheme!r}, expected one of {', '.join(SCHEMES)}.")
+        raise OptionError(f"the scheme is {scheme!r}, expected one of {', '.join(SCHEMES)}.")
     return _bucket(answer, scheme, bare=False)
 
 
@@ -297,13 +307,16 @@ def _bucket(answer: str, scheme: str, bare: bool) -> str | None:
         return None
     if not unit and "m2" in text:
         return None
-    names = {(low, high): f"between {low}{unit} and {high}{unit}"
-             for low, high in zip(_EDGES, _EDGES[1:], strict=False)}  # fmt: skip
+    names = {
+        (low, high): f"between {low}{unit} and {high}{unit}" for low, high in zip(_EDGES, _EDGES[1:], strict=False)
+    }
     above = f"more than {_EDGES[-1]}{unit}"
     ranges = _RANGE.findall(text)
     if ranges:
-        named = {above if more == str(_EDGES[-1]) else names.get((int(low or -1), int(high or -1)))
-                 for low, high, more in ranges}  # fmt: skip
+        named = {
+            above if more == str(_EDGES[-1]) else names.get((int(low or -1), int(high or -1)))
+            for low, high, more in ranges
+        }
         others = any(_NUMBER.fullmatch(word) for word in _RANGE.sub(" ", text).split())
         return named.pop() if len(named) == 1 and not others else None
     number = _only_number(text.split())
@@ -330,8 +343,9 @@ def _judge_choice(said: str, references: Sequence[str], choices: Sequence[str]) 
     right = [place(one) for one in references]
     if None in right:
         wrong = references[right.index(None)]
-        raise ValueError(f"the reference {wrong!r:.60} is none of the choices {', '.join(choices):.100}, or several; "
-                         "correct it.")  # fmt: skip
+        raise OptionError(
+            f"the reference {wrong!r:.60} is none of the choices {', '.join(choices):.100}, or several; correct it."
+        )
     chosen = place(said)
     return (None, False) if chosen is None else (plain(texts[chosen]), chosen in right)
 

@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
+from ..data.group import Group, ImageSource, completion_text
+from ..errors import DataError, ImageError, OptionError
+from ..imagery.raster import ImageOptions, read_image
 from ..metrics.answers import extract_answer
-from ..data.group import DataError, Group, ImageSource, completion_text
-from ..imagery.raster import ImageError, ImageOptions, read_image
 
 
 class ClipModel:
@@ -52,13 +53,17 @@ class ClipModel:
         self, model: Any, processor: Any, image_options: ImageOptions | None = None, *, batch_size: int = 64
     ) -> None:
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-            raise ValueError(f"{type(model).__name__} is no dual encoder of images and texts; give a CLIP-like model.")
+            raise OptionError(
+                f"{type(model).__name__} is no dual encoder of images and texts; give a CLIP-like model."
+            )
         for part in ("tokenizer", "image_processor"):
             if not hasattr(processor, part):
-                raise ValueError(f"the processor of the {type(model).__name__} has no {part}; save the whole "
-                                 "processor beside the weights.")  # fmt: skip
+                raise OptionError(
+                    f"the processor of the {type(model).__name__} has no {part}; save the whole "
+                    "processor beside the weights."
+                )
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+            raise OptionError(f"batch_size is {batch_size}; it must be at least 1.")
         self.model = model.eval()
         self.processor = processor
         self.image_options = image_options or ImageOptions()
@@ -104,11 +109,11 @@ class ClipModel:
             loaded: Any = AutoModel.from_pretrained(path, output_loading_info=True, **options)
             processor = AutoProcessor.from_pretrained(path, revision=revision)
         except OSError as error:
-            raise ValueError(f"{path} cannot be loaded as a CLIP: {str(error).strip().splitlines()[0]}") from error
+            raise OptionError(f"{path} cannot be loaded as a CLIP: {str(error).strip().splitlines()[0]}") from error
         model, info = loaded
         clip = cls(model, processor, image_options, batch_size=batch_size)
         if missing := sorted(info["missing_keys"]):
-            raise ValueError(
+            raise OptionError(
                 f"{path}: {len(missing)} weights are missing, such as {missing[0]}; save the whole model."
             )
         model.to(device or PartialState().device)
@@ -187,7 +192,9 @@ class ClipModel:
         output = encoder(**moved)
         features = (output if isinstance(output, torch.Tensor) else output.pooler_output).float().cpu()
         if not features.isfinite().all():  # of these, every comparison is false, and any rank would be the first
-            raise ValueError(f"the model gave features that are not finite in {self.model.dtype}; load it in float32.")
+            raise OptionError(
+                f"the model gave features that are not finite in {self.model.dtype}; load it in float32."
+            )
         return normalize(features, dim=-1)
 
     def _joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
@@ -285,8 +292,11 @@ class ClipScorer:
             group = groups[i]
             where = group.where or f"group {i}"
             if not group.images:
-                raise DataError("no image; a CLIP score compares an image with a text: add one or leave the row out",
-                                "images", where)  # fmt: skip
+                raise DataError(
+                    "no image; a CLIP score compares an image with a text: add one or leave the row out",
+                    "images",
+                    where,
+                )
             keys.append([source if isinstance(source, str) else id(source) for source in group.images])
             for key, source in zip(keys[-1], group.images, strict=True):
                 found.setdefault(key, (source, where))

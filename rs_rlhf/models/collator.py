@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
+from ..data.group import Group, completion_text
+from ..errors import DataError, ImageError, OptionError
 from ..imagery.augment import rotate_flip
-from ..data.group import DataError, Group, completion_text
+from ..imagery.raster import ImageOptions, fit_pixel_budget, image_size, read_image
 from ..imagery.sources import source_key
-from ..imagery.raster import ImageError, ImageOptions, fit_pixel_budget, image_size, read_image
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
@@ -41,7 +42,7 @@ def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: 
     old_min, old_max = pixel_budget(processor)
     low, high = min_pixels or old_min, max_pixels or old_max
     if low > high:
-        raise ValueError(
+        raise OptionError(
             f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels."
         )
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
@@ -107,7 +108,7 @@ class GroupCollator:
         max_length: int | None = None,
     ) -> None:
         if prompt_form not in PROMPT_FORMS:
-            raise ValueError(f"Unknown prompt form {prompt_form!r}; choose one of {', '.join(PROMPT_FORMS)}.")
+            raise OptionError(f"Unknown prompt form {prompt_form!r}; choose one of {', '.join(PROMPT_FORMS)}.")
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_options = image_options or ImageOptions()
@@ -118,7 +119,7 @@ class GroupCollator:
         self.max_length = max_length
         self.image_token_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         if self.tokenizer.pad_token_id is None:
-            raise ValueError("The processor's tokenizer has no pad token; set `processor.tokenizer.pad_token`.")
+            raise OptionError("The processor's tokenizer has no pad token; set `processor.tokenizer.pad_token`.")
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
         """Lays out the groups.

@@ -1,9 +1,9 @@
 """The score model: a Qwen2-VL-family backbone without its LM head, and a bias-free linear `reward_head`.
 
 `ScoreModel` says how good a text is for an image with one number, read at the last token of the text (ScoreRS,
-arXiv 2503.00743). One forward serves plain padded rows and the group form of `rs_rlhf.models.collator`: the vision tower runs
-once per distinct image, a group's prompt once per group. Positions are always computed here and passed on, so that
-the backbone keeps no state between calls.
+arXiv 2503.00743). One forward serves plain padded rows and the group form of `rs_rlhf.models.collator`: the
+vision tower runs once per distinct image, a group's prompt once per group. Positions are always
+computed here and passed on, so that the backbone keeps no state between calls.
 
 Left out: a KV cache expanded over completions (it must not be used for training, and plain rows with shared vision
 features serve the cases where the tree form does not pay), video inputs, and `torch.compile`.
@@ -25,6 +25,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
+from ..errors import OptionError
 from .collator import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -84,7 +85,7 @@ class ScoreModel(PreTrainedModel):
 
     def __init__(self, config: Any) -> None:
         if config.model_type not in FAMILIES:
-            raise ValueError(
+            raise OptionError(
                 f"ScoreModel needs a backbone of the Qwen2-VL family ({', '.join(FAMILIES)}), "
                 f"got {config.model_type!r}."
             )
@@ -130,7 +131,7 @@ class ScoreModel(PreTrainedModel):
         architectures = list(config.architectures or [])
         scored = {"ScoreModel", "Qwen2Reward"} & set(architectures)
         if not scored and not any(name.endswith("ForConditionalGeneration") for name in architectures):
-            raise ValueError(
+            raise OptionError(
                 f"{path}: architectures is {architectures}; expected a causal vision-language model "
                 "(…ForConditionalGeneration), a saved ScoreModel, or the published ScoreRS layout (Qwen2Reward)."
             )
@@ -261,7 +262,7 @@ class ScoreModel(PreTrainedModel):
         self, ids: torch.Tensor, mask: torch.Tensor, images: Any, grids: Any, index: list[int]
     ) -> torch.Tensor:
         if not mask.any(dim=1).all():
-            raise ValueError("A row has no attended token, so there is nothing to score; drop empty rows.")
+            raise OptionError("A row has no attended token, so there is nothing to score; drop empty rows.")
         positions = self._positions(ids, mask.bool(), grids, index)
         hidden = self._hidden(ids, mask, positions, images, index)
         last, exists = last_tokens(mask.long() - 1, rows=True)
@@ -280,9 +281,7 @@ class ScoreModel(PreTrainedModel):
         if images is not None:
             placed = type(images)(pooler_output=tuple(images.pooler_output[i] for i in index))
             if getattr(images, "deepstack_features", None) is not None:
-                placed.deepstack_features = [
-                    tuple(layer[i] for i in index) for layer in images.deepstack_features
-                ]
+                placed.deepstack_features = [tuple(layer[i] for i in index) for layer in images.deepstack_features]
         return self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -297,9 +296,9 @@ class ScoreModel(PreTrainedModel):
             return (attended.long().cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
         placed = grids[index] if grids is not None and index else None
         types = (ids == self.config.image_token_id).int()
-        return self.model.get_rope_index(
-            ids, mm_token_type_ids=types, image_grid_thw=placed, attention_mask=attended
-        )[0]
+        return self.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=placed, attention_mask=attended)[
+            0
+        ]
 
     def _images_per_row(self, ids: torch.Tensor) -> list[int]:
         image = ids == self.config.image_token_id
@@ -310,7 +309,7 @@ class ScoreModel(PreTrainedModel):
 
 def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
     return value
 
 
@@ -322,7 +321,7 @@ def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
 def _check_keys(path: str, info: dict[str, Any], head_may_be_new: bool) -> None:
     missing = set(info["missing_keys"])
     if HEAD in missing and not head_may_be_new:
-        raise ValueError(
+        raise OptionError(
             f"{path}: the checkpoint says that it is a score model but has no {HEAD}; it was saved without its head. "
             "Save with ScoreModel.save_pretrained, or with peft keep reward_head in modules_to_save."
         )
@@ -335,7 +334,7 @@ def _check_keys(path: str, info: dict[str, Any], head_may_be_new: bool) -> None:
         if keys
     ]
     if problems:
-        raise ValueError(f"{path}: the weights do not fit a ScoreModel; {'; '.join(problems)}.")
+        raise OptionError(f"{path}: the weights do not fit a ScoreModel; {'; '.join(problems)}.")
 
 
 def _merge_adapter(
@@ -346,10 +345,10 @@ def _merge_adapter(
 
     weights = path / "adapter_model.safetensors"
     if not weights.is_file():
-        raise ValueError(f"{path}: adapter_config.json is there but adapter_model.safetensors is not.")
+        raise OptionError(f"{path}: adapter_config.json is there but adapter_model.safetensors is not.")
     with safe_open(weights, "pt") as file:
         if not any("reward_head" in key for key in file.keys()):  # noqa: SIM118 (not a dict)
-            raise ValueError(
+            raise OptionError(
                 f"{path}: the adapter holds no reward_head; train it with modules_to_save=['reward_head']."
             )
     adapter = json.loads((path / "adapter_config.json").read_text())

@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..errors import OptionError
+
 FAMILIES = ("clip", "siglip")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _DEFAULT_TEXTS = (
@@ -48,7 +50,7 @@ def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_lengt
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     known = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     if vocab_size < len(known) + 2:
-        raise ValueError(f"vocab_size is {vocab_size}; CLIP's tokenizer needs at least {len(known) + 2}.")
+        raise OptionError(f"vocab_size is {vocab_size}; CLIP's tokenizer needs at least {len(known) + 2}.")
     backend = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -107,18 +109,21 @@ def save_tiny_clip(
     import transformers
 
     if family not in FAMILIES:
-        raise ValueError(f"Unknown family {family!r}; choose one of {', '.join(FAMILIES)}.")
+        raise OptionError(f"Unknown family {family!r}; choose one of {', '.join(FAMILIES)}.")
     if image_size % patch_size or hidden_size % num_heads or vision_dim % num_heads:
-        raise ValueError(
+        raise OptionError(
             f"image_size ({image_size}) must be a multiple of patch_size ({patch_size}), and hidden_size "
             f"({hidden_size}) and vision_dim ({vision_dim}) of num_heads ({num_heads})."
         )
     tokenizer = build_clip_tokenizer(_DEFAULT_TEXTS if texts is None else texts, vocab_size, max_length)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {
-        "vocab_size": len(tokenizer), "max_position_embeddings": max_length, "pad_token_id": tokenizer.pad_token_id,
-        **_tower(hidden_size, num_layers, num_heads), **ends,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": max_length,
+        "pad_token_id": tokenizer.pad_token_id,
+        **_tower(hidden_size, num_layers, num_heads),
+        **ends,
+    }
     vision = {"image_size": image_size, "patch_size": patch_size, **_tower(vision_dim, vision_depth, num_heads)}
     side = {"height": image_size, "width": image_size}
     if family == "siglip":
@@ -164,13 +169,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--family", default="clip", help="clip (default) or siglip")
     helps = {
-        "seed": "seed of the random weights", "hidden_size": "width of the text tower",
-        "num_layers": "layers of the text tower", "vision_dim": "width of the vision tower",
-        "vision_depth": "layers of the vision tower", "num_heads": "attention heads of either tower",
-        "projection_dim": "length of the features", "image_size": "side of the picture in pixels",
-        "patch_size": "side of a patch in pixels", "max_length": "tokens of a text at most",
+        "seed": "seed of the random weights",
+        "hidden_size": "width of the text tower",
+        "num_layers": "layers of the text tower",
+        "vision_dim": "width of the vision tower",
+        "vision_depth": "layers of the vision tower",
+        "num_heads": "attention heads of either tower",
+        "projection_dim": "length of the features",
+        "image_size": "side of the picture in pixels",
+        "patch_size": "side of a patch in pixels",
+        "max_length": "tokens of a text at most",
         "vocab_size": "size of the vocabulary at most",
-    }  # fmt: skip
+    }
     defaults = inspect.signature(save_tiny_clip).parameters
     for name, text in helps.items():
         value = defaults[name].default

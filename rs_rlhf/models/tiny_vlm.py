@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from ..errors import OptionError
+
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -171,7 +173,7 @@ def save_tiny_vlm(
 
     names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
     if family not in names:
-        raise ValueError(f"Unknown family {family!r}; choose one of {', '.join(names)}.")
+        raise OptionError(f"Unknown family {family!r}; choose one of {', '.join(names)}.")
     tokenizer = build_tokenizer(_DEFAULT_TEXTS if texts is None else texts, vocab_size)
     ids = tokenizer.convert_tokens_to_ids
     config = getattr(transformers, f"{names[family]}Config")(

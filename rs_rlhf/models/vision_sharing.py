@@ -37,9 +37,7 @@ def share_vision(model: Any) -> None:
         features = original(self, torch.cat([patches[i] for i in first]), image_grid_thw[first], **kwargs)
         features.pooler_output = tuple(features.pooler_output[i] for i in index)
         if getattr(features, "deepstack_features", None) is not None:  # Qwen3-VL: per layer, per image
-            features.deepstack_features = [
-                tuple(layer[i] for i in index) for layer in features.deepstack_features
-            ]
+            features.deepstack_features = [tuple(layer[i] for i in index) for layer in features.deepstack_features]
         return features
 
     get_image_features.shared = True  # type: ignore[attr-defined]

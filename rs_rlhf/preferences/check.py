@@ -19,10 +19,11 @@ from hashlib import blake2b
 from itertools import combinations
 from typing import Any
 
-from ..imagery.arguments import add_image_flags, image_options_from
-from ..data.group import DataError, Group, completion_text, inspect_row, prompt_text
-from ..imagery.raster import ImageError, ImageOptions, content_hash
+from ..data.group import Group, completion_text, inspect_row, prompt_text
 from ..data.rows import common_folder, image_folder, iter_rows, row_label, split_paths
+from ..errors import DataError, ImageError
+from ..imagery.arguments import add_image_flags, image_options_from
+from ..imagery.raster import ImageOptions, content_hash
 
 
 @dataclass
@@ -140,22 +141,35 @@ class _Check:
         for (i, a), (j, b) in combinations(enumerate(texts), 2):
             if _plain(a) == _plain(b):
                 aside = "" if a == b else " but for case and spaces"
-                self.problem(file, number, names[j], f"`{names[i]}` and `{names[j]}` are equal{aside}, expected "
-                             "different texts; remove or correct the row")
-        base = [repr(group.prompt), *(one or repr(source) for one, source in
-                                      zip(hashes, group.images, strict=True))]
+                self.problem(
+                    file,
+                    number,
+                    names[j],
+                    f"`{names[i]}` and `{names[j]}` are equal{aside}, expected "
+                    "different texts; remove or correct the row",
+                )
+        base = [repr(group.prompt), *(one or repr(source) for one, source in zip(hashes, group.images, strict=True))]
         whole = _digest(*base, *texts)
         first = self.rows.get(whole)
         if first is not None:
-            self.problem(file, number, "", f"a duplicate of {row_label(*first)} (same prompt, images, chosen and "
-                         "rejected); remove one")
+            self.problem(
+                file,
+                number,
+                "",
+                f"a duplicate of {row_label(*first)} (same prompt, images, chosen and rejected); remove one",
+            )
         else:
             self.rows[whole] = file, number
             for a, b in combinations(texts, 2):
                 other = self.pairs.get(_digest(*base, b, a))
                 if other is not None and a != b:
-                    self.problem(file, number, "chosen", f"contradicts {row_label(*other)}, which prefers the two "
-                                 "texts the other way round; remove one")
+                    self.problem(
+                        file,
+                        number,
+                        "chosen",
+                        f"contradicts {row_label(*other)}, which prefers the two "
+                        "texts the other way round; remove one",
+                    )
                 self.pairs.setdefault(_digest(*base, a, b), (file, number))
         return self.report.total_problems == before
 
@@ -164,8 +178,13 @@ class _Check:
             if not evaluation:
                 self.images.setdefault(one, (file, number))
             elif one in self.images:
-                self.problem(file, number, "image", f"the image is also in the training row "
-                             f"{row_label(*self.images[one])} (same content); remove it from one of them")
+                self.problem(
+                    file,
+                    number,
+                    "image",
+                    f"the image is also in the training row "
+                    f"{row_label(*self.images[one])} (same content); remove it from one of them",
+                )
 
     def count(self, group: Group) -> None:
         report = self.report
@@ -207,8 +226,9 @@ def check_files(
     options = options or ImageOptions()
     if image_root is not None:
         options = replace(options, image_root=os.fspath(image_root))
-    named = [(path, evaluation) for paths, evaluation in ((files, False), (eval_files, True))
-             for path in split_paths(paths)]
+    named = [
+        (path, evaluation) for paths, evaluation in ((files, False), (eval_files, True)) for path in split_paths(paths)
+    ]
     own_folders = options.image_root is None
     if own_folders and named:
         try:
@@ -243,8 +263,10 @@ def format_report(report: Report) -> str:
     if hidden:
         lines.append(f"... and {hidden} more")
     lines.append(f"{report.total_problems or 'no'} problem{'s' * (report.total_problems != 1)}")
-    lines.append(f"{report.rows} good rows: {report.rows - report.text_only} with images ({report.images} images, "
-                 f"{report.different_images} different), {report.text_only} text-only")
+    lines.append(
+        f"{report.rows} good rows: {report.rows - report.text_only} with images ({report.images} images, "
+        f"{report.different_images} different), {report.text_only} text-only"
+    )
     for title, counter in (("source", report.sources), ("kind", report.kinds)):
         counts = ", ".join(f"{name or '(none)'} {count}" for name, count in counter.most_common())
         lines.append(f"rows per {title}: {counts or '(none)'}")

@@ -25,8 +25,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["ImagePool", "KINDS", "NEEDS", "PROMPTS", "build_pairs", "class_name", "damage_attribute", "near_equal",
-           "truncated"]
+from ..errors import OptionError
+
+__all__ = [
+    "ImagePool",
+    "KINDS",
+    "NEEDS",
+    "PROMPTS",
+    "build_pairs",
+    "class_name",
+    "damage_attribute",
+    "near_equal",
+    "truncated",
+]
 
 # Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
 PROMPTS: dict[str, str] = {
@@ -47,13 +58,21 @@ NEEDS = {
     "truncated": "captions",
 }
 _LABEL_TEXTS = (
-    "{}", "{} .", "the scene class is {} .", "this is an aerial image of {} .", "an aerial image of {}",
+    "{}",
+    "{} .",
+    "the scene class is {} .",
+    "this is an aerial image of {} .",
+    "an aerial image of {}",
     "the image shows the scene class {} .",
-)  # fmt: skip
+)
 _EMPTY_TEXTS = (
-    "an aerial image .", "there are some things in the picture .", "this is a picture .",
-    "it is an image from above .", "there is something in the image .", "a remote sensing image .",
-)  # fmt: skip
+    "an aerial image .",
+    "there are some things in the picture .",
+    "this is a picture .",
+    "it is an image from above .",
+    "there is something in the image .",
+    "a remote sensing image .",
+)
 
 # Attribute -> families of groups. Words of one group can be true of the same thing, so a word is only ever replaced
 # by one of another group of its family, and only if no caption of the image uses that other group.
@@ -62,20 +81,36 @@ _FAMILIES: dict[str, list[list[str]]] = {
     "number": [["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], list("23456789")],
     "quantity": [["many numerous", "few"]],
     "size": [
-        ["large big huge vast", "small tiny"], ["tall", "low"], ["long", "short"], ["wide broad", "narrow"],
-        ["dense", "sparse scarce"], ["densely", "sparsely"],
+        ["large big huge vast", "small tiny"],
+        ["tall", "low"],
+        ["long", "short"],
+        ["wide broad", "narrow"],
+        ["dense", "sparse scarce"],
+        ["densely", "sparsely"],
     ],
     "shape": [
-        ["straight", "curved crooked winding twisted"], ["rectangular", "circular round oval", "triangular"],
+        ["straight", "curved crooked winding twisted"],
+        ["rectangular", "circular round oval", "triangular"],
         ["rectangle", "circle oval", "triangle"],
     ],
     "object": [
-        ["river lake pond sea ocean", "airport", "church", "stadium playground", "mountain hill", "desert beach",
-         "forest", "bridge viaduct overpass road highway", "port harbor harbour dock", "school", "factory",
-         "meadow farmland lawn"],
+        [
+            "river lake pond sea ocean",
+            "airport",
+            "church",
+            "stadium playground",
+            "mountain hill",
+            "desert beach",
+            "forest",
+            "bridge viaduct overpass road highway",
+            "port harbor harbour dock",
+            "school",
+            "factory",
+            "meadow farmland lawn",
+        ],
         ["planes aircraft airplanes", "boats ships", "cars vehicles"],
     ],
-}  # fmt: skip
+}
 # Word -> attribute, its family and its group within the family.
 _WORDS: dict[str, tuple[str, list[str], str]] = {
     word: (name, family, group)
@@ -96,9 +131,8 @@ _AFTER_OBJECT = frozenset(
 _FUNCTION_WORDS = frozenset(
     "a an the of in on at by to with and or is are was were be been it its this that there here some many several few "
     "near next close around between two both side sides one "
-    "located found piece pieces area picture image which where has have together lot"
-    .split()
-)  # fmt: skip
+    "located found piece pieces area picture image which where has have together lot".split()
+)
 
 
 def class_name(label: str) -> str:
@@ -256,16 +290,16 @@ def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Row with `id`, `captions` and `label` always present, or an error that says what is missing."""
     where = row.get("where") or f"Row {number}"
     if not row.get("image"):
-        raise ValueError(f"{where}: no `image`; expected a path or {{'bytes', 'path'}}.")
+        raise OptionError(f"{where}: no `image`; expected a path or {{'bytes', 'path'}}.")
     captions = row.get("captions") or ([row["caption"]] if row.get("caption") else [])
     if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"{where}: `captions` must be a list of strings, not {captions!r}.")
+        raise OptionError(f"{where}: `captions` must be a list of strings, not {captions!r}.")
     captions = [caption.strip() for caption in captions if caption.strip()]
     label = row.get("label")
     if label is not None and not isinstance(label, str):
-        raise ValueError(f"{where}: `label` must be the class name, not {label!r}; map numbers to names first.")
+        raise OptionError(f"{where}: `label` must be the class name, not {label!r}; map numbers to names first.")
     if not captions and not label:
-        raise ValueError(f"{where}: neither `captions` nor `label`; a pair needs one of them.")
+        raise OptionError(f"{where}: neither `captions` nor `label`; a pair needs one of them.")
     image = row["image"]
     name = image if isinstance(image, (str, os.PathLike)) else image.get("path") or number
     return {**row, "id": str(row.get("id") or name), "captions": captions, "label": label or ""}
@@ -330,14 +364,14 @@ def build_pairs(
     ```
     """
     if not kinds:
-        raise ValueError(f"No kinds given; choose from: {', '.join(KINDS)}.")
+        raise OptionError(f"No kinds given; choose from: {', '.join(KINDS)}.")
     for kind in kinds:
         if kind not in PROMPTS:
             near = difflib.get_close_matches(kind, KINDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown kind {kind!r}; choose from: {', '.join(KINDS)}.{hint}")
+            raise OptionError(f"Unknown kind {kind!r}; choose from: {', '.join(KINDS)}.{hint}")
     if pairs_per_image < 1:
-        raise ValueError(f"pairs_per_image is {pairs_per_image}; it must be at least 1.")
+        raise OptionError(f"pairs_per_image is {pairs_per_image}; it must be at least 1.")
     stats = {} if stats is None else stats
     made, skipped = stats.setdefault("made", Counter()), stats.setdefault("skipped", Counter())
     pool = ImagePool(list(rows))
@@ -355,7 +389,12 @@ def build_pairs(
             seen.add(pair[:2])
             made[kind] += 1
             yield {
-                "prompt": PROMPTS[kind] if kind == "wrong_label" else answer_prompt, "chosen": pair[0],
-                "rejected": pair[1], "image": row["image"], "kind": kind, "source": row.get("source", ""),
-                "id": f"{row['id']}#{turn}", "rejected_from": pair[2],
-            }  # fmt: skip
+                "prompt": PROMPTS[kind] if kind == "wrong_label" else answer_prompt,
+                "chosen": pair[0],
+                "rejected": pair[1],
+                "image": row["image"],
+                "kind": kind,
+                "source": row.get("source", ""),
+                "id": f"{row['id']}#{turn}",
+                "rejected_from": pair[2],
+            }

@@ -24,12 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..metrics.answers import message_text
-from ..imagery.arguments import image_options_from
-from ..data.group import DataError, Group, make_group, short
-from .judges import candidates_of
+from ..data.group import Group, make_group, short
 from ..data.questions import QuestionRow, limited, placed_images, read_questions
+from ..errors import DataError, OptionError
+from ..imagery.arguments import image_options_from
+from ..metrics.answers import message_text
 from ..runs.sample_log import SampleLog, progress
+from .judges import candidates_of
 from .mistakes import add_options, print_counts, sampled_answers
 
 if TYPE_CHECKING:
@@ -59,9 +60,14 @@ def dpo_row(
     if gap <= 0 or gap < margin:
         return None, "below the margin"
     row = {
-        "prompt": group.prompt, "chosen": group.completions[best], "rejected": group.completions[worst],
-        "images": list(images), "chosen_score": scores[best], "rejected_score": scores[worst], "source": group.source,
-    }  # fmt: skip
+        "prompt": group.prompt,
+        "chosen": group.completions[best],
+        "rejected": group.completions[worst],
+        "images": list(images),
+        "chosen_score": scores[best],
+        "rejected_score": scores[worst],
+        "source": group.source,
+    }
     return row, ""
 
 
@@ -137,9 +143,12 @@ def _scored(args: argparse.Namespace, groups: Sequence[Group], log: SampleLog, c
 
 
 def _rows(
-    args: argparse.Namespace, rows: Sequence[QuestionRow], images: Sequence[Sequence[Any]], counts: Counter[str],
+    args: argparse.Namespace,
+    rows: Sequence[QuestionRow],
+    images: Sequence[Sequence[Any]],
+    counts: Counter[str],
     log: SampleLog,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     answers: Sequence[Sequence[str]]
     answers = sampled_answers(args, rows, log) if args.policy is not None else [_given_candidates(r) for r in rows]
     groups = []
@@ -166,23 +175,30 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser, candidates=True)
     add = parser.add_argument
     add("--model", required=True, help="name in reward_models/, folder, or hub id of a score model")
-    add("--margin", type=float, default=0.0,
-        help="the best and the worst answer make a row only if their scores differ by at least this (default: 0)")
+    add(
+        "--margin",
+        type=float,
+        default=0.0,
+        help="the best and the worst answer make a row only if their scores differ by at least this (default: 0)",
+    )
     return parser
 
 
 def _run(args: argparse.Namespace) -> None:
     output: Path = args.output
     if output.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"--output {output}: expected a .jsonl or .parquet file.")
+        raise OptionError(f"--output {output}: expected a .jsonl or .parquet file.")
     if output.exists() and not args.overwrite:
-        raise FileExistsError(f"{output} exists; choose another --output or pass --overwrite.")
+        raise OptionError(f"{output} exists; choose another --output or pass --overwrite.")
     if args.margin < 0:
-        raise ValueError(f"--margin is {args.margin}; it must not be negative.")
+        raise OptionError(f"--margin is {args.margin}; it must not be negative.")
     rows = read_questions(
-        args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
+        args.input,
+        args.split,
+        image_root=args.image_root,
+        exclude_images_of=args.exclude_images_of,
         open_ended=args.open_ended,
-    )  # fmt: skip
+    )
     rows = limited(rows, args.limit, args.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     images: Sequence[Sequence[Any]]

@@ -18,11 +18,12 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from ..imagery.arguments import image_options_from
-from ..models.policies.chat_client import EndpointError, ask_endpoint, data_url, endpoint_address, endpoint_client
 from ..data.group import make_group, prompt_text
-from ..imagery.raster import ImageOptions
 from ..data.questions import QuestionRow
+from ..errors import EndpointError, OptionError
+from ..imagery.arguments import image_options_from
+from ..imagery.raster import ImageOptions
+from ..models.policies.chat_client import ask_endpoint, data_url, endpoint_address, endpoint_client
 from ..runs.sample_log import SampleLog, progress
 
 Scores = list[float | None]
@@ -75,7 +76,7 @@ class RewardJudge:
             try:
                 self.reward = getattr(import_module(module), attribute)
             except (ImportError, AttributeError, ValueError) as error:
-                raise ValueError(
+                raise OptionError(
                     f"--judge {name} cannot be imported ({error}); give a path such as module.function."
                 ) from None
         if isinstance(self.reward, type):
@@ -92,7 +93,7 @@ class RewardJudge:
         columns |= {"images": [row.group.images for row, _ in flat], "captions": [row.captions for row, _ in flat]}
         scores = self.reward(prompts=prompts, completions=completions, **columns)
         if len(scores) != len(flat):
-            raise ValueError(f"--judge {self.name} gave {len(scores)} rewards for {len(flat)} answers.")
+            raise OptionError(f"--judge {self.name} gave {len(scores)} rewards for {len(flat)} answers.")
         supply = iter(scores)
         return [[None if (s := next(supply)) is None or s != s else float(s) for _ in own] for own in answers]
 
@@ -148,7 +149,7 @@ class EndpointJudge:
             return score_of(ask_endpoint(client, self.address, body, tries=self.tries, wait=self.wait))
         except EndpointError as error:
             if error.status in (401, 403, 404):
-                raise ValueError(
+                raise OptionError(
                     f"the judge at {error}; check --judge_url, --judge_name and the key in {KEY_VARIABLE}."
                 ) from None
             return None
@@ -181,19 +182,35 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose a judge and say what is made of its scores."""
     add = parser.add_argument
     one = parser.add_mutually_exclusive_group()
-    one.add_argument("--judge", metavar="MODULE.FUNCTION",
+    one.add_argument(
+        "--judge",
+        metavar="MODULE.FUNCTION",
         help="a reward callable in TRL's signature that scores answers without a single reference, such as "
-        "rs_rlhf.rewards.score_reward")  # fmt: skip
-    one.add_argument("--judge_url", "--judge-url", metavar="URL",
+        "rs_rlhf.rewards.score_reward",
+    )
+    one.add_argument(
+        "--judge_url",
+        "--judge-url",
+        metavar="URL",
         help="an OpenAI-compatible endpoint that scores them, such as http://localhost:8000/v1; its key, if it asks "
-        f"for one, is read from the environment variable {KEY_VARIABLE}")  # fmt: skip
-    one.add_argument("--judge_model", "--judge-model", metavar="PATH",
-        help="a (larger) vision-language model that scores them here")  # fmt: skip
+        f"for one, is read from the environment variable {KEY_VARIABLE}",
+    )
+    one.add_argument(
+        "--judge_model", "--judge-model", metavar="PATH", help="a (larger) vision-language model that scores them here"
+    )
     add("--judge_name", "--judge-name", default="default", help="model that the endpoint is asked for")
-    add("--margin", type=float, default=0.0, help="judged answers make a pair only if their scores differ by at least "
-        "this, and at all (default: 0)")  # fmt: skip
-    add("--judged", choices=("worst", "all"), default="worst",
-        help="against the best answer, the worst or all others (default: worst)")  # fmt: skip
+    add(
+        "--margin",
+        type=float,
+        default=0.0,
+        help="judged answers make a pair only if their scores differ by at least this, and at all (default: 0)",
+    )
+    add(
+        "--judged",
+        choices=("worst", "all"),
+        default="worst",
+        help="against the best answer, the worst or all others (default: worst)",
+    )
 
 
 def judge_from(args: argparse.Namespace) -> Any:
@@ -232,7 +249,7 @@ def judged_scores(
                 log.add_scores(list(good), list(good.values()))
             failed_rows = 0 if good else failed_rows + len(part)
             if failed_rows >= MAX_FAILED:
-                raise ValueError(
+                raise OptionError(
                     f"the judge gave no score to any answer of {failed_rows} rows on end; see that it runs and "
                     "replies with a number, then start again: what was sampled and judged is kept."
                 )
@@ -266,10 +283,13 @@ def judged_pairs(
         there are none where nothing lies far enough below the best.
     """
     ranked = sorted(
-        ((score, count, text) for (text, count), score in zip(candidates.items(), scores, strict=True)
-         if score is not None),
+        (
+            (score, count, text)
+            for (text, count), score in zip(candidates.items(), scores, strict=True)
+            if score is not None
+        ),
         key=lambda entry: (-entry[0], -entry[1]),
-    )  # fmt: skip
+    )
     if not ranked:
         return "", 0.0, []
     best, _, chosen = ranked[0]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..errors import OptionError
 from .damage import PROMPTS, ImagePool, class_name, damage_attribute, truncated
 
 LIST_KINDS = ("another_class", "attribute", "truncated", "wrong_label")
@@ -45,7 +46,7 @@ def build_lists(
         ValueError: Fewer than one rejected text or list.
     """
     if rejected < 1 or lists_per_image < 1:
-        raise ValueError(f"rejected ({rejected}) and lists_per_image ({lists_per_image}) must be at least 1.")
+        raise OptionError(f"rejected ({rejected}) and lists_per_image ({lists_per_image}) must be at least 1.")
     stats = {} if stats is None else stats
     made, skipped = stats.setdefault("made", Counter()), stats.setdefault("skipped", Counter())
     pool = ImagePool(list(rows))
@@ -68,8 +69,15 @@ def build_lists(
                 skipped["wrong_label" if kind == "labels" else "another_class"] += 1
                 continue
             made.update(texts.values())
-            yield {"prompt": prompt, "chosen": chosen, "rejected": list(texts), "image": row["image"], "kind": kind,
-                   "source": row.get("source", ""), "id": f"{row['id']}#list{turn}"}  # fmt: skip
+            yield {
+                "prompt": prompt,
+                "chosen": chosen,
+                "rejected": list(texts),
+                "image": row["image"],
+                "kind": kind,
+                "source": row.get("source", ""),
+                "id": f"{row['id']}#list{turn}",
+            }
 
 
 def _wrong_captions(

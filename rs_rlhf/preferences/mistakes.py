@@ -26,12 +26,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics import answers as answer_forms
-from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
-from .judges import add_judge_options, candidates_of, judge_from, judged_pairs, judged_scores
 from ..data.captioned_images import check_output
 from ..data.questions import QuestionRow, limited, placed_images, read_questions
+from ..errors import OptionError
+from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
+from ..metrics import answers as answer_forms
 from ..runs.sample_log import SampleLog, progress
+from .judges import add_judge_options, candidates_of, judge_from, judged_pairs, judged_scores
 
 MAX_CHOICES = 200
 # Order of a list of rejected, best first: what is well-formed and likely, what is well-formed, what is not.
@@ -191,43 +192,90 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     add_judge_options(parser)
     add = parser.add_argument
-    add("--choices", metavar="A,B,… or FILE",
+    add(
+        "--choices",
+        metavar="A,B,… or FILE",
         help="well-formed answers, separated by commas or one a line in a file (default: the references in the data "
-        f"if there are at most {MAX_CHOICES}); a row's own column `choices` goes first")  # fmt: skip
-    add("--damaged_extra", "--damaged-extra", type=int, default=0, metavar="K",
+        f"if there are at most {MAX_CHOICES}); a row's own column `choices` goes first",
+    )
+    add(
+        "--damaged_extra",
+        "--damaged-extra",
+        type=int,
+        default=0,
+        metavar="K",
         help="also reject K damaged forms of the right answer (cut short, repeated, run together with another; kind "
-        "damaged; default: 0)")  # fmt: skip
-    add("--choices_extra", "--choices-extra", type=int, default=0, metavar="K",
-        help="also K random wrong choices as rejected, so that a score model sees all well-formed ones")  # fmt: skip
-    add("--keep", choices=("all", "hard"),
+        "damaged; default: 0)",
+    )
+    add(
+        "--choices_extra",
+        "--choices-extra",
+        type=int,
+        default=0,
+        metavar="K",
+        help="also K random wrong choices as rejected, so that a score model sees all well-formed ones",
+    )
+    add(
+        "--keep",
+        choices=("all", "hard"),
         help="all distinct wrong answers, or the --max_rejected hardest (default: all, or hard where --max_rejected "
-        "is given): well-formed before malformed, then the most frequent")  # fmt: skip
+        "is given): well-formed before malformed, then the most frequent",
+    )
     add("--max_rejected", "--max-rejected", type=int, metavar="M", help="see --keep (default: 1 where it is hard)")
-    add("--form", choices=("pairs", "list"), default="pairs",
-        help="one row for each rejected answer, or one row for each question (default: pairs)")  # fmt: skip
+    add(
+        "--form",
+        choices=("pairs", "list"),
+        default="pairs",
+        help="one row for each rejected answer, or one row for each question (default: pairs)",
+    )
     return parser
 
 
 def add_options(parser: argparse.ArgumentParser, candidates: bool = False) -> None:
     """Adds the options that say what is sampled and how; `candidates`: rows may bring their answers along."""
     add = parser.add_argument
-    add("--policy", required=not candidates,
+    add(
+        "--policy",
+        required=not candidates,
         help="folder (a LoRA adapter's too) or hub id of a causal vision-language model"
-        + " that is sampled; without it rows have `completions`, a list of texts" * candidates)  # fmt: skip
-    add("--input", "--data", required=True,
+        + " that is sampled; without it rows have `completions`, a list of texts" * candidates,
+    )
+    add(
+        "--input",
+        "--data",
+        required=True,
         help="labelled or captioned images as for `rs-rlhf data pairs`, or JSONL, JSON or Parquet rows with `prompt`, "
-        "`image` or `images`, and `solution` (or `answer`) or `captions`")  # fmt: skip
-    add("--open_ended", "--open-ended", action="store_true",
+        "`image` or `images`, and `solution` (or `answer`) or `captions`",
+    )
+    add(
+        "--open_ended",
+        "--open-ended",
+        action="store_true",
         help="ask for a description of images that have captions, even if they have a class: there is no single right "
-        "answer then")  # fmt: skip
+        "answer then",
+    )
     add("--split", help="split of the input folder to read; train leaves out images that are also in its other splits")
-    add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
-        help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
-    add("--output", required=True, type=Path,
+    add(
+        "--exclude_images_of",
+        "--exclude-images-of",
+        action="append",
+        default=[],
+        metavar="PATH[:SPLIT]",
+        help="drop images whose decoded pixels occur in this other data too; may be repeated",
+    )
+    add(
+        "--output",
+        required=True,
+        type=Path,
         help="JSONL file to write; image paths in it are relative to its folder"
-        + ". Or a Parquet file, which holds the images" * candidates)  # fmt: skip
-    add("--images_dir", "--images-dir", type=Path,
-        help="where images that are not below the output's folder are written (default: images/SPLIT beside it)")
+        + ". Or a Parquet file, which holds the images" * candidates,
+    )
+    add(
+        "--images_dir",
+        "--images-dir",
+        type=Path,
+        help="where images that are not below the output's folder are written (default: images/SPLIT beside it)",
+    )
     add("--limit", type=int, help="use at most this many rows, drawn by the seed")
     add("--overwrite", action="store_true", help="replace an existing output, and answers sampled with other settings")
     add("--seed", type=int, default=0, help="seed of all draws (default: 0)")
@@ -236,8 +284,13 @@ def add_options(parser: argparse.ArgumentParser, candidates: bool = False) -> No
     add("--top_p", "--top-p", type=float, default=1.0, help="(default: 1.0)")
     add("--top_k", "--top-k", type=int, default=0, help="(default: 0, off)")
     add("--max_new_tokens", "--max-new-tokens", type=int, default=32, help="longest answer (default: 32)")
-    add("--token_budget", "--token-budget", type=int, default=16384,
-        help="tokens of a batch's answers with their prompts at most (default: 16384)")  # fmt: skip
+    add(
+        "--token_budget",
+        "--token-budget",
+        type=int,
+        default=16384,
+        help="tokens of a batch's answers with their prompts at most (default: 16384)",
+    )
     add("--augment", action="store_true", help=ImageArguments.__dataclass_fields__["augment"].metadata["help"])
     for name in ("min_pixels", "max_pixels"):
         text = ImageArguments.__dataclass_fields__[name].metadata["help"]
@@ -256,14 +309,25 @@ def sampled_answers(args: argparse.Namespace, rows: Sequence[QuestionRow], log: 
         # Paths have been resolved inside their root by now.
         options = replace(image_options_from(args), image_root=None)
         policy = Policy.from_pretrained(
-            args.policy, image_options=options, min_pixels=args.min_pixels, max_pixels=args.max_pixels,
-            dtype=args.dtype, augment=args.augment, seed=args.seed,
-        )  # fmt: skip
+            args.policy,
+            image_options=options,
+            min_pixels=args.min_pixels,
+            max_pixels=args.max_pixels,
+            dtype=args.dtype,
+            augment=args.augment,
+            seed=args.seed,
+        )
         batches = policy.sample_batches(
-            [row.group for row in rows], args.n, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
-            max_new_tokens=args.max_new_tokens, seed=args.seed, token_budget=args.token_budget,
+            [row.group for row in rows],
+            args.n,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            max_new_tokens=args.max_new_tokens,
+            seed=args.seed,
+            token_budget=args.token_budget,
             done=set(log.answers),
-        )  # fmt: skip
+        )
         with progress(len(rows), len(log.answers), "Sampling") as advance:
             for batch, texts in batches:
                 log.add_answers(batch, texts)
@@ -274,9 +338,12 @@ def sampled_answers(args: argparse.Namespace, rows: Sequence[QuestionRow], log: 
 def _read(args: argparse.Namespace) -> tuple[list[QuestionRow], list[str]]:
     """The questions, and the well-formed answers."""
     rows = read_questions(
-        args.input, args.split, image_root=args.image_root, exclude_images_of=args.exclude_images_of,
+        args.input,
+        args.split,
+        image_root=args.image_root,
+        exclude_images_of=args.exclude_images_of,
         open_ended=args.open_ended,
-    )  # fmt: skip
+    )
     known = [row for row in rows if row.columns.get("reward_type") in (None, "", "em", "open_ended")]
     if len(known) < len(rows):
         print(f"{len(rows) - len(known)} of them left out: their reward_type is neither em nor open_ended")
@@ -284,12 +351,14 @@ def _read(args: argparse.Namespace) -> tuple[list[QuestionRow], list[str]]:
     rows = limited(known, args.limit, args.seed)
     unjudged = next((row for row in rows if not row.reference), None)
     if unjudged is not None and args.judge is None and args.judge_url is None and args.judge_model is None:
-        raise ValueError(
+        raise OptionError(
             f"{unjudged.group.where}: no single right answer; give --judge, --judge_url or --judge_model to have the "
             "answers of such rows judged."
         )
     if args.choices_extra and not choices and not all(row.choices for row in rows if row.reference):
-        raise ValueError(f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references.")
+        raise OptionError(
+            f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references."
+        )
     return rows, choices
 
 
@@ -297,7 +366,7 @@ def _run(args: argparse.Namespace) -> None:
     output: Path = args.output
     check_output(output, args.overwrite)
     if args.keep == "all" and args.max_rejected is not None:
-        raise ValueError("--keep all keeps all; leave --max_rejected out or pass --keep hard.")
+        raise OptionError("--keep all keeps all; leave --max_rejected out or pass --keep hard.")
     rows, choices = _read(args)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = args.images_dir or output.parent / "images" / (args.split or "all")
@@ -321,10 +390,15 @@ def _run(args: argparse.Namespace) -> None:
             else:
                 chosen = row.reference
                 rejected = closed_rejected(
-                    answers[i], row.reference, row.choices or choices, max_rejected=limit,
-                    choices_extra=args.choices_extra, damaged_extra=args.damaged_extra,
-                    rng=random.Random(f"{args.seed}:{row.id}"), counts=counts,
-                )  # fmt: skip
+                    answers[i],
+                    row.reference,
+                    row.choices or choices,
+                    max_rejected=limit,
+                    choices_extra=args.choices_extra,
+                    damaged_extra=args.damaged_extra,
+                    rng=random.Random(f"{args.seed}:{row.id}"),
+                    counts=counts,
+                )
             counts.update(f"rejected, {one['kind']}" for one in rejected)
             counts["rows without a rejected"] += not rejected
             for one in preference_rows(row, images[i], chosen, rejected, args.form):

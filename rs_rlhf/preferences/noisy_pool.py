@@ -24,14 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from ..data.captioned_images import check_output, numbered, read_input, write_output
+from ..errors import OptionError
 from .damage import LABEL_QUESTION, ImagePool, class_name, damage_attribute
 
 CAPTION_DAMAGE = ("another_class", "wrong_class", "attribute", "vague")
 _VAGUE = (
-    "a view of the ground from the air .", "some land can be seen here .", "a photo taken by a satellite .",
-    "there are different colors in this photo .", "an overhead photo of a place .", "this area has some objects .",
-    "land cover in a remote sensing scene .", "the photo shows a part of the earth .",
-)  # fmt: skip
+    "a view of the ground from the air .",
+    "some land can be seen here .",
+    "a photo taken by a satellite .",
+    "there are different colors in this photo .",
+    "an overhead photo of a place .",
+    "this area has some objects .",
+    "land cover in a remote sensing scene .",
+    "the photo shows a part of the earth .",
+)
 
 
 def damaged_caption(
@@ -94,10 +100,10 @@ def damaged_rows(
         ValueError: A rate outside 0 to 1, or an unknown kind.
     """
     if not 0 <= rate <= 1:
-        raise ValueError(f"--rate is {rate}; it must lie between 0 and 1.")
+        raise OptionError(f"--rate is {rate}; it must lie between 0 and 1.")
     unknown = [kind for kind in kinds if kind not in CAPTION_DAMAGE]
     if unknown or not kinds:
-        raise ValueError(f"--kinds: {', '.join(unknown) or 'none'} given; choose from {', '.join(CAPTION_DAMAGE)}.")
+        raise OptionError(f"--kinds: {', '.join(unknown) or 'none'} given; choose from {', '.join(CAPTION_DAMAGE)}.")
     pool = ImagePool(rows)
     for row in pool.rows:
         base = {"image": row["image"], "label": row["label"]}
@@ -128,13 +134,27 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--input", required=True, help="Parquet, JSONL or CSV file, or a folder of them")
     add("--split", help="split of the input folder to read (default: all of it)")
-    add("--image_root", "--image-root", metavar="DIR",
-        help="image paths in the input start here, and images lie in it (default: their file's folder)")  # fmt: skip
+    add(
+        "--image_root",
+        "--image-root",
+        metavar="DIR",
+        help="image paths in the input start here, and images lie in it (default: their file's folder)",
+    )
     add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
-    add("--images_dir", "--images-dir", type=Path,
-        help="where images outside the output's folder are written (default: images beside the output)")  # fmt: skip
-    add("--exclude_images_of", "--exclude-images-of", action="append", default=[], metavar="PATH[:SPLIT]",
-        help="drop images whose decoded pixels occur in this other data too; may be repeated")  # fmt: skip
+    add(
+        "--images_dir",
+        "--images-dir",
+        type=Path,
+        help="where images outside the output's folder are written (default: images beside the output)",
+    )
+    add(
+        "--exclude_images_of",
+        "--exclude-images-of",
+        action="append",
+        default=[],
+        metavar="PATH[:SPLIT]",
+        help="drop images whose decoded pixels occur in this other data too; may be repeated",
+    )
     add("--rate", type=float, default=0.5, help="chance of a text to be damaged (default: 0.5)")
     add("--kinds", default=",".join(CAPTION_DAMAGE), help="comma-separated kinds of damage of captions (default: all)")
     add("--questions", action="store_true", help="also ask for the scene class of each image")

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from ..data.group import make_group
+from ..declarations import did_you_mean
+from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
+from ..imagery.raster import ImageOptions, image_size
 from ..metrics import answers
-from ..data.group import DataError, make_group
-from ..declarations import DeclarationError, did_you_mean
-from ..imagery.raster import ImageError, ImageOptions, image_size
-from .score import RewardFailed, Rewards, ScoreReward, row_images, score_reward
+from .score import Rewards, ScoreReward, row_images, score_reward
 
 __all__ = [
     "ExactMatchReward",
@@ -76,9 +77,9 @@ class IoUReward:
         self.__name__ = "iou_reward"
         for unit in (answer_unit, solution_unit):
             if unit not in answers.BOX_UNITS:
-                raise ValueError(f"unknown box unit {unit!r}{did_you_mean(unit, answers.BOX_UNITS)}")
+                raise OptionError(f"unknown box unit {unit!r}{did_you_mean(unit, answers.BOX_UNITS)}")
         if pairing not in ("best", "order"):
-            raise ValueError(f"pairing must be 'best' or 'order', got {pairing!r}.")
+            raise OptionError(f"pairing must be 'best' or 'order', got {pairing!r}.")
         self.answer_unit, self.solution_unit, self.pairing = answer_unit, solution_unit, pairing
         self.solution, self.image_options = solution, image_options or ImageOptions()
 

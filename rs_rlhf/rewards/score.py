@@ -20,20 +20,17 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from ..data.group import Group, make_group, short
+from ..declarations import did_you_mean
+from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
+from ..imagery.raster import ImageOptions
 from ..metrics import answers
-from ..data.group import DataError, Group, make_group, short
-from ..declarations import DeclarationError, did_you_mean
-from ..imagery.raster import ImageError, ImageOptions
 
 logger = logging.getLogger(__name__)
 SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
 TRANSFORMS = ("none", "exp", "softmax")
 IMAGE_TOKEN = "<|image_pad|>"
 Rewards = list[float | None]
-
-
-class RewardFailed(RuntimeError):
-    """Too many rewards failed; the message says how many and why."""
 
 
 class ScoreReward:
@@ -86,9 +83,9 @@ class ScoreReward:
         self.model = model
         self.relative_to_reference, self.scale = relative_to_reference, scale
         if transform not in TRANSFORMS:
-            raise ValueError(f"unknown transform {transform!r}{did_you_mean(transform, TRANSFORMS)}")
+            raise OptionError(f"unknown transform {transform!r}{did_you_mean(transform, TRANSFORMS)}")
         if relative_to_reference and transform != "none":
-            raise ValueError(f"transform {transform!r} has no effect on relative_to_reference; give one of the two.")
+            raise OptionError(f"transform {transform!r} has no effect on relative_to_reference; give one of the two.")
         self.transform = transform
         self.answer_only, self.reference = answer_only, reference
         self.system_turns, self.shuffle_images = system_turns, shuffle_images

@@ -14,6 +14,8 @@ import re
 import warnings
 from pathlib import Path
 
+from ..errors import OptionError
+
 
 def is_whole(checkpoint: str | Path) -> bool:
     """Says whether a checkpoint folder was saved to the end."""
@@ -69,7 +71,7 @@ def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | No
     if not value:
         return None
     if not is_whole(value):
-        raise ValueError(
+        raise OptionError(
             f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one."
         )
     return str(value)

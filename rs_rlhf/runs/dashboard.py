@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..declarations import DeclarationError
+from ..errors import DeclarationError
 
 # Section to its panels; a panel is a metric of `train/` and `eval/`, or a title and the W&B keys of its lines.
 SECTIONS: dict[str, tuple[str | tuple[str, tuple[str, ...]], ...]] = {
@@ -26,17 +26,28 @@ SECTIONS: dict[str, tuple[str | tuple[str, tuple[str, ...]], ...]] = {
         ("accuracy", ("train/audit/accuracy", "eval/audit/accuracy", "eval/audit/greedy_accuracy")),
     ),
     "score": (
-        "score/accuracy", "score/margin", "score/mean", "score/std", "score/min", "score/max", "score/ties",
+        "score/accuracy",
+        "score/margin",
+        "score/mean",
+        "score/std",
+        "score/min",
+        "score/max",
+        "score/ties",
         ("score/shuffle_gap", ("eval/score/shuffle_gap",)),
     ),
     "reward": ("reward", "reward_std", "reward/failed_fraction", "rewards/score_reward/mean", "frac_reward_zero_std"),
     "audit": (
-        "audit/accuracy", "audit/unparseable", "audit/score_right", "audit/score_wrong", "audit/right_above_wrong",
-        "audit/score_length_correlation", ("audit/shuffle_gap", ("train/audit/shuffle_gap",)),
+        "audit/accuracy",
+        "audit/unparseable",
+        "audit/score_right",
+        "audit/score_wrong",
+        "audit/right_above_wrong",
+        "audit/score_length_correlation",
+        ("audit/shuffle_gap", ("train/audit/shuffle_gap",)),
         ("greedy answers", ("eval/audit/greedy_accuracy", "eval/audit/greedy_unparseable")),
     ),
     "train": ("loss", "learning_rate", "grad_norm", "kl", "entropy", "completions/mean_length", "num_tokens"),
-}  # fmt: skip
+}
 # Sections whose metrics differ from run to run: one panel of every key that matches.
 PATTERNS = {
     "score": ("score by kind and source", r"(train|eval)/score/accuracy_(kind|source)/.*"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..declarations import DeclarationError
+from ..errors import DeclarationError
 
 
 def _pyplot() -> Any:
@@ -38,9 +38,13 @@ def plot_preferences(
     plt = _pyplot()
     kinds = [kind for kind in next(iter(reports.values()))["by_kind"] if kind]
     figure, axes = plt.subplots(
-        1, 1 if example is None else 3, figsize=(7 if example is None else 15, 4.2), squeeze=False,
-        layout="constrained", width_ratios=[1] if example is None else [1.5, 0.8, 1.5],
-    )  # fmt: skip
+        1,
+        1 if example is None else 3,
+        figsize=(7 if example is None else 15, 4.2),
+        squeeze=False,
+        layout="constrained",
+        width_ratios=[1] if example is None else [1.5, 0.8, 1.5],
+    )
     bars, width = axes[0][0], 0.8 / len(reports)
     for place, (name, report) in enumerate(reports.items()):
         parts = [report["by_kind"][kind] for kind in kinds] + [report]

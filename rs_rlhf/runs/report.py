@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..declarations import DeclarationError
+from ..errors import DeclarationError
 from .plots import run_state
 from .report_tables import TABLE_CAPS, Images, fill_page, read_evaluations, read_tables, spread
 
@@ -72,8 +72,8 @@ def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
         DeclarationError: The folder holds neither a log nor tables.
     """
     data = page_data(Path(run))
-    script = (Path(__file__).parent / "run_report.js").read_text(encoding="utf-8")
-    page = fill_page("run_report.html", data["title"], data, SCRIPT=script)
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    page = fill_page("runs/report.html", data["title"], data, SCRIPT=script)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
     return data

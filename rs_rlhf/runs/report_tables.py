@@ -13,13 +13,29 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-FOLDERS = {"samples": "Fixed prompts", "rollouts": "Rollouts", "worst_pairs": "Worst pairs",
-           "completions": "Completions, as TRL logs them"}  # fmt: skip
-ORDER = ("image", "prompt", "chosen", "chosen_score", "rejected", "rejected_score", "completion", "solution",
-         "correct", "reward", "score")  # fmt: skip
+FOLDERS = {
+    "samples": "Fixed prompts",
+    "rollouts": "Rollouts",
+    "worst_pairs": "Worst pairs",
+    "completions": "Completions, as TRL logs them",
+}
+ORDER = (
+    "image",
+    "prompt",
+    "chosen",
+    "chosen_score",
+    "rejected",
+    "rejected_score",
+    "completion",
+    "solution",
+    "correct",
+    "reward",
+    "score",
+)
 STEPS, ROWS, TEXT, IMAGE_BYTES = 40, 32, 4000, 16_000_000
 TABLE_CAPS = (
     f"{STEPS} steps per table (spread evenly, first and last kept), {ROWS} rows per step, {TEXT} characters per text, "
@@ -65,7 +81,7 @@ def fill_page(template: str, title: str, data: Any, **parts: str) -> str:
     for mark, escape in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):
         text = text.replace(mark, escape)
     known = {"TITLE": html.escape(title), "DATA": text, **parts}
-    page = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    page = files("rs_rlhf").joinpath(template).read_text(encoding="utf-8")
     return re.sub(rf"@@({'|'.join(known)})@@", lambda match: known[match[1]], page)
 
 

@@ -18,13 +18,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from ..errors import OptionError
 from ..imagery.arguments import READING
 
 # What answers depend on, of a command's options.
 _SETTINGS = (
-    "policy", "input", "split", "limit", "seed", "n", "temperature", "top_p", "top_k", "max_new_tokens",
-    "token_budget", "augment", "min_pixels", "max_pixels", "dtype", *READING,
-)  # fmt: skip
+    "policy",
+    "input",
+    "split",
+    "limit",
+    "seed",
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_new_tokens",
+    "token_budget",
+    "augment",
+    "min_pixels",
+    "max_pixels",
+    "dtype",
+    *READING,
+)
 
 
 class SampleLog:
@@ -80,7 +95,7 @@ class SampleLog:
         differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differ:
             told = ", ".join(f"{key} ({old.get(key)!r:.40} then, {new.get(key)!r:.40} now)" for key in differ)
-            raise ValueError(
+            raise OptionError(
                 f"{self.path} was begun with other settings: {told}; delete it, set them back, or pass --overwrite."
             )
 

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..data.group import Group
-from .wire import ScoreError
+from ..errors import ScoreError
 
 MERGED = 256  # completions that are scored together at most, unless one request has more
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import declarations
-from ..models.collator import PROMPT_FORMS
+from ..errors import OptionError
 from ..imagery.raster import ImageOptions
+from ..models.collator import PROMPT_FORMS
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RewardModelCard:
 
     def __post_init__(self) -> None:
         if self.prompt_form not in PROMPT_FORMS:
-            raise ValueError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
+            raise OptionError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
         self.image_options()  # refuses what images cannot be read with
 
     def image_options(self, given: ImageOptions | None = None) -> ImageOptions:
@@ -111,7 +112,7 @@ def refuse_headless(path: str, kwargs: dict[str, Any]) -> None:
     hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
     architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
     if not {"ScoreModel", "Qwen2Reward"} & set(architectures):
-        raise ValueError(
+        raise OptionError(
             f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "
             "`rs-rlhf reward`, or load it with ScoreModel.from_pretrained to start training."
         )

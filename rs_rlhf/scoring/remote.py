@@ -29,9 +29,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.group import DataError, Group
+from ..data.group import Group
+from ..errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUnavailable
+from ..imagery.raster import ImageOptions, fit_pixel_budget, read_image
 from ..imagery.sources import locate
-from ..imagery.raster import ImageError, ImageOptions, fit_pixel_budget, read_image
 from .scorer import Scorer
 from .wire import TOKEN, error_from, needs_options, sentence_of
 
@@ -41,14 +42,6 @@ LONGEST_WAIT = 10.0  # seconds between two rounds at most, unless a server asks 
 ASKED_WAIT = 60.0  # seconds that a server may ask for (Retry-After) at most
 DOWN = 10.0  # seconds for which a server that failed is asked last
 CONNECT = 5.0  # seconds to wait for a connection at most
-
-
-class ScorerUnavailable(RuntimeError):
-    """No server gave a score; the message has the last cause."""
-
-
-class ModelMismatch(RuntimeError):
-    """A server has another model than the one that scoring began with."""
 
 
 @dataclass
@@ -104,7 +97,7 @@ class RemoteScorer:
         listed = urls.split(",") if isinstance(urls, str) else list(urls)
         self.urls = [url.strip().rstrip("/") for url in listed if url.strip()]
         if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
-            raise ValueError(f"urls is {urls!r}, expected one or more addresses such as http://127.0.0.1:8000.")
+            raise OptionError(f"urls is {urls!r}, expected one or more addresses such as http://127.0.0.1:8000.")
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
         self.token = token if token is not None else os.environ.get(TOKEN) or None
         self.model_hash = expected_hash
@@ -164,7 +157,7 @@ class RemoteScorer:
         from tqdm import tqdm
 
         if on_error not in ("raise", "return"):
-            raise ValueError(f'on_error must be "raise" or "return", got {on_error!r}.')
+            raise OptionError(f'on_error must be "raise" or "return", got {on_error!r}.')
         scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
         try:
             if any(group.completions for group in groups):
@@ -179,6 +172,7 @@ class RemoteScorer:
             tqdm(total=len(groups), desc="Scoring", unit="group", disable=hidden) as bar,
             ThreadPoolExecutor(2 * len(self.urls)) as pool,
         ):
+
             def settle() -> None:
                 chunk, future = waiting.popleft()
                 _enter(scores, chunk, future.result())

@@ -21,10 +21,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..data.group import DataError, Group, ImageSource, make_group
-from ..models.collator import GroupCollator, estimated_length, set_pixel_budget
+from ..data.group import Group, ImageSource, make_group
+from ..errors import DataError, ImageError, OptionError
+from ..imagery.raster import ImageOptions
 from ..imagery.sources import source_key
-from ..imagery.raster import ImageError, ImageOptions
+from ..models.collator import GroupCollator, estimated_length, set_pixel_budget
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
 Entry = list[tuple[int, int]]
@@ -61,7 +62,7 @@ class Scorer:
         num_workers: int = 0,
     ) -> None:
         if num_workers < 0:
-            raise ValueError(f"num_workers is {num_workers}; it must be at least 0.")
+            raise OptionError(f"num_workers is {num_workers}; it must be at least 0.")
         self.model = model.eval()
         self.processor = processor
         self.token_budget = token_budget
@@ -110,7 +111,7 @@ class Scorer:
 
         placed = kwargs.get("device_map") is not None
         if placed and device is not None:
-            raise ValueError("device and device_map cannot both be given; leave one out.")
+            raise OptionError("device and device_map cannot both be given; leave one out.")
         card = find_card(str(name_or_path))
         if card.revision is not None:
             kwargs.setdefault("revision", card.revision)
@@ -175,9 +176,9 @@ class Scorer:
         count = len(completions)
         for name, values in (("images", images), ("prompts", prompts)):
             if values is not None and len(values) != count:
-                raise ValueError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
+                raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
         if any(isinstance(candidates, str) for candidates in completions):
-            raise ValueError("completions must be a list of lists: for each group the list of its candidates.")
+            raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
         groups = [
             make_group(
                 prompts[i] if prompts is not None else "",

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from ..errors import DeclarationError, RequestError
 from ..imagery.arguments import add_image_flags, image_options_from
-from ..declarations import DeclarationError
 from .service import Service
-from .wire import TOKEN, Limits, RequestError, error_kind, rewards_request, sentence_of
+from .wire import TOKEN, Limits, error_kind, rewards_request, sentence_of
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 KEEP_ALIVE = 75  # seconds; longer than clients keep a connection, so that none is closed as it is taken up again

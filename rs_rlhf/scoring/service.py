@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from .batching import Batcher, QueueFull, model_hash, model_settings
+from ..errors import RequestError
 from ..imagery.raster import ImageOptions
-from .wire import TOKEN, Limits, Request, RequestError, error_kind, load_json, parse_request, sentence_of
+from .batching import Batcher, QueueFull, model_hash, model_settings
+from .wire import TOKEN, Limits, Request, error_kind, load_json, parse_request, sentence_of
 
 DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
 HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, all requests together

@@ -21,10 +21,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.group import DataError, Group, make_group
+from ..data.group import Group, make_group
 from ..declarations import did_you_mean
+from ..errors import DataError, ImageError, RequestError, ScoreError
+from ..imagery.raster import ImageOptions, read_image
 from ..imagery.sources import resolve_path
-from ..imagery.raster import ImageError, ImageOptions, read_image
 
 TOKEN = "RS_RLHF_SERVER_TOKEN"  # the environment variable of the bearer token, at both ends
 GROUP_KEYS = ("prompt", "completions", "images", "name")
@@ -51,24 +52,6 @@ class Limits:
     completions: int = 64
     images: int = 64
     text: int = 32_768
-
-
-class RequestError(ValueError):
-    """A request that is answered with an HTTP error.
-
-    Args:
-        status (`int`): The HTTP status.
-        sentence (`str`): What is wrong.
-    """
-
-    def __init__(self, status: int, sentence: str) -> None:
-        """See the class."""
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
-
-
-class ScoreError(ValueError):
-    """The model gave no usable score for a group, such as NaN."""
 
 
 def load_json(body: bytes | str) -> Any:

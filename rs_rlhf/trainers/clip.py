@@ -25,16 +25,15 @@ from accelerate.utils import DistributedType, gather_object
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from ..data.questions import QuestionRow
+from ..errors import DataError, DeclarationError, OptionError
+from ..evaluation.benchmark import Benchmark
+from ..evaluation.protocols import clip_protocol
 from ..imagery.arguments import ImageArguments
 from ..imagery.augment import rotate_flip
-from ..evaluation.benchmark import Benchmark
-from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
-from ..models.clip import ClipModel, text_inputs
-from ..data.group import DataError
-from ..declarations import DeclarationError
-from ..evaluation.protocols import clip_protocol
 from ..imagery.raster import ImageOptions, read_image
-from ..data.questions import QuestionRow
+from ..models.clip import ClipModel, text_inputs
+from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
 from .mixins import ResumeMixin, SetEpoch
 
 
@@ -64,9 +63,9 @@ class VisionClipConfig(ImageArguments, TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
-            raise ValueError(f"grad_cache_chunk_size is {self.grad_cache_chunk_size}; it must be at least 1.")
+            raise OptionError(f"grad_cache_chunk_size is {self.grad_cache_chunk_size}; it must be at least 1.")
         if self.min_pixels is not None or self.max_pixels is not None:
-            raise ValueError("min_pixels and max_pixels are not read: a CLIP sees every image in its own one size.")
+            raise OptionError("min_pixels and max_pixels are not read: a CLIP sees every image in its own one size.")
 
 
 class ImageTextPairs(Dataset):
@@ -176,8 +175,9 @@ class ClipTrainer(ResumeMixin, Trainer):
     ) -> None:
         clip = ClipModel(model, processing_class)
         if not isinstance(getattr(model, "logit_scale", None), torch.nn.Parameter):
-            raise ValueError(f"{type(model).__name__} has no logit_scale, which the contrastive loss needs; give a "
-                             "CLIP or SigLIP.")  # fmt: skip
+            raise OptionError(
+                f"{type(model).__name__} has no logit_scale, which the contrastive loss needs; give a CLIP or SigLIP."
+            )
         if args.eval_strategy != "no" and not eval_tasks:
             raise DeclarationError("eval_strategy asks for evaluation; give --eval_tasks, or set it to no.")
         # Paths have been resolved inside their root by now.
@@ -187,16 +187,26 @@ class ClipTrainer(ResumeMixin, Trainer):
         )
         self.eval_tasks = list(eval_tasks)
         kwargs.setdefault("eval_dataset", self.eval_tasks or None)  # read by `evaluate` below alone
-        super().__init__(model=model, args=args, processing_class=processing_class, train_dataset=train_dataset,
-                         data_collator=collator, **kwargs)  # fmt: skip
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            train_dataset=train_dataset,
+            data_collator=collator,
+            **kwargs,
+        )
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: accumulation divides it
         if self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
-            raise DeclarationError("DeepSpeed and FSDP are not supported for a dual encoder, which fits on one GPU; "
-                                   "give --accelerate_config multi_gpu.")  # fmt: skip
+            raise DeclarationError(
+                "DeepSpeed and FSDP are not supported for a dual encoder, which fits on one GPU; "
+                "give --accelerate_config multi_gpu."
+            )
         batch = args.train_batch_size * args.world_size
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch:
-            raise DataError(f"{len(train_dataset)} pairs do not fill one batch of {batch} (all processes'); lower "
-                            "per_device_train_batch_size")  # fmt: skip
+            raise DataError(
+                f"{len(train_dataset)} pairs do not fill one batch of {batch} (all processes'); lower "
+                "per_device_train_batch_size"
+            )
         self.add_callback(SetEpoch(collator))  # type: ignore[arg-type]
         self.add_callback(ClipScale(model))
 
@@ -231,10 +241,15 @@ class ClipTrainer(ResumeMixin, Trainer):
         loss_of = self._loss_of(inputs)
         steps = self.current_gradient_accumulation_steps
         loss = cached_backward(
-            model, inputs, loss_of, self._temperature(), chunk,
+            model,
+            inputs,
+            loss_of,
+            self._temperature(),
+            chunk,
             backward=lambda part: self.accelerator.backward(part / steps),
-            no_sync=partial(self.accelerator.no_sync, model), autocast=self.compute_loss_context_manager,
-        )  # fmt: skip
+            no_sync=partial(self.accelerator.no_sync, model),
+            autocast=self.compute_loss_context_manager,
+        )
         return loss / steps
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:

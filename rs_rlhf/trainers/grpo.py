@@ -20,14 +20,15 @@ from accelerate.utils import gather_object
 from transformers import AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
 
+from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
-from ..models.collator import VISION_TOKENS, set_pixel_budget
 from ..imagery.raster import ImageOptions, read_image
-from ..rewards.rules import RSReward
-from .rollout_audit import RolloutAudit
-from ..rewards.score import TRANSFORMS, ScoreReward, image_key, load_scorer
+from ..models.collator import VISION_TOKENS, set_pixel_budget
 from ..models.vision_sharing import share_vision
+from ..rewards.rules import RSReward
+from ..rewards.score import TRANSFORMS, ScoreReward, image_key, load_scorer
 from .mixins import ResumeMixin
+from .rollout_audit import RolloutAudit
 
 REWARDS = ("score", "rs")
 PLACEMENTS = ("replicated", "sharded")
@@ -102,9 +103,9 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
         super().__post_init__()
         for name, choices in (("score_model_placement", PLACEMENTS), ("reward", REWARDS)):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+                raise OptionError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.augment:
-            raise ValueError("augment must be false: the policy is rewarded for the image that it is shown.")
+            raise OptionError("augment must be false: the policy is rewarded for the image that it is shown.")
         if self.log_multimodal:
             self.log_multimodal = False  # ours are capped thumbnails, see logged_samples
 
@@ -150,7 +151,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         elif args.score_model is not None:
             rewards = [self.score_reward, *rewards]
         if not rewards:
-            raise ValueError("no reward; give score_model in the arguments, or reward_funcs.")
+            raise OptionError("no reward; give score_model in the arguments, or reward_funcs.")
         if processing_class is None:
             path = model if isinstance(model, str) else model.config._name_or_path
             revision = (cast("dict[str, Any]", args.model_init_kwargs or {})).get("revision")
@@ -183,7 +184,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         sharded = args.score_model_placement == "sharded" and not url
         zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
         if sharded and not zero3:
-            raise ValueError("score_model_placement 'sharded' needs DeepSpeed ZeRO-3 (--accelerate_config zero3).")
+            raise OptionError("score_model_placement 'sharded' needs DeepSpeed ZeRO-3 (--accelerate_config zero3).")
         options: dict[str, Any] = {} if url else {"sharded": sharded}
         if args.score_model_dtype is not None and not url:
             options["dtype"] = args.score_model_dtype

@@ -12,9 +12,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..data.group import DataError
 from ..data.questions import QuestionRow, read_questions
 from ..data.rows import common_folder, image_folder, split_paths
+from ..errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,7 +54,7 @@ def load_prompts(
     from datasets import Dataset, Features, List, Value
 
     if limit is not None and limit < 1:
-        raise ValueError(f"the number of samples is limited to {limit}, expected at least 1.")
+        raise OptionError(f"the number of samples is limited to {limit}, expected at least 1.")
     files = split_paths(names)
     rows: list[dict[str, Any]] = []
     for file in files:

@@ -13,8 +13,8 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 
-from ..runs.checkpoints import resolve_resume
 from ..models.collator import GroupCollator
+from ..runs.checkpoints import resolve_resume
 
 
 class ResumeMixin:

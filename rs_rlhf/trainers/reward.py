@@ -21,13 +21,14 @@ from torch import nn
 from transformers import AutoProcessor, set_seed
 from trl import RewardConfig, RewardTrainer
 
-from ..imagery.arguments import ImageArguments
 from ..data.group import group_from_row
-from ..models.collator import GroupCollator, set_pixel_budget, without_images
+from ..errors import OptionError
+from ..imagery.arguments import ImageArguments
 from ..metrics.preferences import comparisons, preference_metrics
-from .preference_loss import anchor_loss, held, plackett_luce_loss
+from ..models.collator import GroupCollator, set_pixel_budget, without_images
 from ..models.score_model import HEAD, ScoreModel, save_score_config
 from .mixins import SetEpoch, VisionTrainerMixin
+from .preference_loss import anchor_loss, held, plackett_luce_loss
 from .worst_pairs import log_worst_pairs
 
 ROW = "_row"  # column with a row's place in its data set, by which repeated evaluation rows are told
@@ -90,11 +91,11 @@ class VisionRewardConfig(ImageArguments, RewardConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trainable not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
+            raise OptionError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be false: the collator reads the images from their columns.")
+            raise OptionError("remove_unused_columns must be false: the collator reads the images from their columns.")
         if self.augment and self.dataloader_persistent_workers:
-            raise ValueError(
+            raise OptionError(
                 "augment needs dataloader_persistent_workers false: workers learn the epoch when they start."
             )
 
@@ -186,21 +187,19 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
             path, init = model, dict(cast("dict[str, Any]", args.model_init_kwargs or {}))
             init.setdefault("dtype", "float32")
             init["device_map"] = None
-            model = ScoreModel.from_pretrained(
-                path, args.positions, output_activation=args.output_activation, **init
-            )
+            model = ScoreModel.from_pretrained(path, args.positions, output_activation=args.output_activation, **init)
             args.model_init_kwargs = None  # used; TRL warns of them beside a loaded model
             processing_class = processing_class or AutoProcessor.from_pretrained(path, revision=init.get("revision"))
         base = model.get_base_model() if is_peft_model(model) else model
         if not isinstance(base, ScoreModel):
             raise TypeError(f"model must be a path, a hub id or a ScoreModel, got {type(base).__name__}.")
         if args.anchor_coefficient and base.config.output_activation != "identity":
-            raise ValueError("anchor_coefficient needs scores of either sign; set output_activation to 'identity'.")
+            raise OptionError("anchor_coefficient needs scores of either sign; set output_activation to 'identity'.")
         processing_class = processing_class or AutoProcessor.from_pretrained(base.config._name_or_path)
         if peft_config is None and not is_peft_model(model):
             set_trainable(model, args.trainable)
         elif args.trainable != "all":
-            raise ValueError("trainable cannot be combined with LoRA; name the LoRA modules in lora_target_modules.")
+            raise OptionError("trainable cannot be combined with LoRA; name the LoRA modules in lora_target_modules.")
         if peft_config is not None:
             peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), HEAD.split(".")[0]})
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
@@ -293,9 +292,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     ) -> Any:
         """Evaluates; adds the scores' metrics, the image-shuffle gap, and logs the worst pairs."""
         self._records["eval"] = []
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-        )
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         records = self._gather_records("eval")
         metrics = preference_metrics(records)
         if isinstance(dataset := dataloader.dataset, Dataset):

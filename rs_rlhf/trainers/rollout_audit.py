@@ -17,11 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import answers
-from ..runs.tables import thumbnail, write_table
 from ..rewards.score import with_other_images
+from ..runs.tables import thumbnail, write_table
 
-TYPES = {"step": "int64", "prompt": "string", "completion": "string", "reward": "float32", "score": "float32",
-         "solution": "string", "correct": "bool"}  # fmt: skip
+TYPES = {
+    "step": "int64",
+    "prompt": "string",
+    "completion": "string",
+    "reward": "float32",
+    "score": "float32",
+    "solution": "string",
+    "correct": "bool",
+}
 
 
 class RolloutAudit:
@@ -75,10 +82,17 @@ class RolloutAudit:
         shown = trainer.args.logged_samples if trainer.accelerator.is_main_process else 0
         places = _spread(len(texts), shown)
         self.rows = [
-            {"prompt": _prompt(prompts[i]), "completion": texts[i], "reward": totals[i], "score": scores[i],
-             "solution": inputs[i].get("solution"), "correct": rows[i]["correct"], "picture": _picture(inputs[i])}
+            {
+                "prompt": _prompt(prompts[i]),
+                "completion": texts[i],
+                "reward": totals[i],
+                "score": scores[i],
+                "solution": inputs[i].get("solution"),
+                "correct": rows[i]["correct"],
+                "picture": _picture(inputs[i]),
+            }
             for i in places
-        ]  # fmt: skip
+        ]
 
     def _shuffle_gap(self, prompts: Any, completions: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
         """Mean score with the right image minus with another prompt's, over this process's rollouts, then all."""
@@ -150,11 +164,19 @@ class RolloutAudit:
             scored = reward.scorer.score_groups(groups, on_error="return")
             scores = [_score(scored, place) for place in where]
         return [
-            {**judged(text, row), "place": place, "length": len(own), "score": score, "reward": None,
-             "prompt": _prompt(row["prompt"]), "completion": text, "solution": row.get("solution"),
-             "picture": _thumbnail(_picture(row)) if place < trainer.args.logged_samples else None}
+            {
+                **judged(text, row),
+                "place": place,
+                "length": len(own),
+                "score": score,
+                "reward": None,
+                "prompt": _prompt(row["prompt"]),
+                "completion": text,
+                "solution": row.get("solution"),
+                "picture": _thumbnail(_picture(row)) if place < trainer.args.logged_samples else None,
+            }
             for text, row, own, score, place in zip(texts, rows, ids, scores, places, strict=True)
-        ]  # fmt: skip
+        ]
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: str, name: str, key: str) -> None:
         args = self.trainer.args

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
+from ..data.group import Group, completion_text, make_group
+from ..errors import DataError, OptionError
 from ..imagery.arguments import ImageArguments
-from ..data.group import DataError, Group, completion_text, make_group
 from ..models.collator import GroupCollator, in_placement_order, set_pixel_budget
 from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .mixins import SetEpoch, VisionTrainerMixin
@@ -55,7 +56,7 @@ class VisionSFTConfig(ImageArguments, SFTConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trainable not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
+            raise OptionError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
         given = cast("dict[str, Any]", self.dataset_kwargs or {})  # TRL has parsed a string by now
         self.dataset_kwargs = {**given, "skip_prepare_dataset": True}
 
@@ -162,7 +163,7 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
 
     def __init__(self, args: VisionSFTConfig, processing_class: Any, **kwargs: Any) -> None:
         if args.trainable != "all" and kwargs.get("peft_config") is not None:
-            raise ValueError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
+            raise OptionError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
         options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
         layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
@@ -195,7 +196,7 @@ def train_merger(model: torch.nn.Module) -> None:
     model.requires_grad_(False)
     merger = [weight for name, weight in model.named_parameters() if _MERGER.search(name)]
     if not merger:
-        raise ValueError(f"trainable is merger, but {type(model).__name__} has none; train a Qwen2-VL, or all of it.")
+        raise OptionError(f"trainable is merger, but {type(model).__name__} has none; train a Qwen2-VL, or all of it.")
     for weight in merger:
         weight.requires_grad_(True)
 

@@ -11,19 +11,17 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from helpers.benchmark_files import write
 from helpers import ROOT, data_folder, picture
-
-from rs_rlhf.cli import main as cli
-
-from rs_rlhf.cli import eval as evaluate
+from helpers.benchmark_files import write
 
 from rs_rlhf import make_group
+from rs_rlhf.cli import eval as evaluate
+from rs_rlhf.cli import main as cli
+from rs_rlhf.data.questions import QuestionRow
+from rs_rlhf.errors import DataError
 from rs_rlhf.evaluation.benchmark import Benchmark
-from rs_rlhf.data.group import DataError
 from rs_rlhf.evaluation.protocols import vlm_protocol
 from rs_rlhf.evaluation.run import read_lines
-from rs_rlhf.data.questions import QuestionRow
 
 QUESTIONS = 24
 
@@ -294,12 +292,21 @@ def rsvqa(tmp_path):
     root = tmp_path / "data" / "RSVQA_LR"
     base = {"date_added": 1.0, "people_id": 0, "active": True}
     off = {"id": 0, "active": False}
-    questions = [{"id": i, "img_id": 1 + i % 2, "type": kind, "question": asked, "answers_ids": [100 + i], **base}
-                 for i, (asked, kind, *_) in enumerate(RSVQA, start=1)]  # fmt: skip
+    questions = [
+        {"id": i, "img_id": 1 + i % 2, "type": kind, "question": asked, "answers_ids": [100 + i], **base}
+        for i, (asked, kind, *_) in enumerate(RSVQA, start=1)
+    ]
     gone = {**questions[0], "id": 50, "active": False}
     answers = [{"id": 100 + i, "question_id": i, "answer": row[2], **base} for i, row in enumerate(RSVQA, start=1)]
-    images = [{"id": i, "questions_ids": [one["id"] for one in questions if one["img_id"] == i],
-               "original_name": f"S2_{i}.tif", **base} for i in (1, 2)]  # fmt: skip
+    images = [
+        {
+            "id": i,
+            "questions_ids": [one["id"] for one in questions if one["img_id"] == i],
+            "original_name": f"S2_{i}.tif",
+            **base,
+        }
+        for i in (1, 2)
+    ]
     for name, rows in (
         ("questions", [off, *questions, gone]),
         ("answers", [off, *answers]),
@@ -340,8 +347,22 @@ def endpoint():
 
 def asked_there(endpoint, rsvqa, out, *more):
     url = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
-    return cli.main(["eval", "--model", "m", "--endpoint", url, "--task", "rsvqa-lr", "--data_root", str(rsvqa),
-                     "--out", str(out), *more])  # fmt: skip
+    return cli.main(
+        [
+            "eval",
+            "--model",
+            "m",
+            "--endpoint",
+            url,
+            "--task",
+            "rsvqa-lr",
+            "--data_root",
+            str(rsvqa),
+            "--out",
+            str(out),
+            *more,
+        ]
+    )
 
 
 def test_official_rsvqa_files_give_the_figures_counted_by_hand(endpoint, rsvqa, tmp_path):

@@ -11,7 +11,8 @@ from helpers import ROOT
 
 import rs_rlhf
 from rs_rlhf.cli import main as cli
-from rs_rlhf.declarations import DeclarationError, find
+from rs_rlhf.declarations import find
+from rs_rlhf.errors import DataError, DeclarationError
 
 
 def run(*arguments, cwd=None):
@@ -184,9 +185,14 @@ def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--load_in_4bit"], ["--load_in_8bit"], ["--dataset_streaming"], ["--dataset_config", "c"],
-     ["--pad_to_multiple_of", "8"]],
-)  # fmt: skip
+    [
+        ["--load_in_4bit"],
+        ["--load_in_8bit"],
+        ["--dataset_streaming"],
+        ["--dataset_config", "c"],
+        ["--pad_to_multiple_of", "8"],
+    ],
+)
 def test_sft_refuses_what_it_would_ignore(flags, capsys, not_launched):
     assert cli.main(["sft", "--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", *flags]) == 1
     assert "not supported" in capsys.readouterr().err.strip().splitlines()[-1]
@@ -282,7 +288,6 @@ def test_the_printed_command_evaluates_as_the_training_did(parser):
 
 
 def test_image_paths_start_at_their_own_file(tmp_path):
-    from rs_rlhf.data.group import DataError
     from rs_rlhf.data.rows import common_folder, image_folder
 
     files = [tmp_path / "a" / "train.jsonl", tmp_path / "b" / "eval.jsonl"]
@@ -301,7 +306,6 @@ def test_image_paths_start_at_their_own_file(tmp_path):
 def test_evaluation_needs_data(scenes):
     from types import SimpleNamespace
 
-    from rs_rlhf.data.group import DataError
     from rs_rlhf.cli.reward import RewardScriptArguments, load_data
 
     script = RewardScriptArguments(dataset_name=str(scenes / "train_pairs.jsonl"))

@@ -16,11 +16,10 @@ import pytest
 from helpers import ROOT, picture
 
 from rs_rlhf import Scorer
-
 from rs_rlhf.cli import main as cli
-from rs_rlhf.data.image_text_dataset import open_image_texts
-from rs_rlhf.curation.shards import missing_units, read_manifest, read_scores
 from rs_rlhf.cli.score import READ_BY
+from rs_rlhf.curation.shards import missing_units, read_manifest, read_scores
+from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 ROWS = 24
@@ -39,14 +38,22 @@ def data(tmp_path_factory):
     for i in range(ROWS):
         picture(i, 56 + 28 * (i % 3)).save(folder / f"{i}.png")
         words = " ".join(["a", "long"] * (i % 5))
-        rows.append([
-            {"image": f"{i}.png", "captions": [f"{words} river {i}.", "many trees."], "label": "water"},
-            {"image": f"{i}.png", "question": "What is it?", "answer": f"{words} port {i}.", "source": "qa"},
-            {"images": [f"{i}.png", "0.png"], "conversations": [
-                {"from": "human", "value": "<image><image>Compare."}, {"from": "gpt", "value": f"{words} alike."},
-                {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes, both are rivers."}]},
-            {"text": f"{words} road without a picture."},
-        ][i % 4])  # fmt: skip
+        rows.append(
+            [
+                {"image": f"{i}.png", "captions": [f"{words} river {i}.", "many trees."], "label": "water"},
+                {"image": f"{i}.png", "question": "What is it?", "answer": f"{words} port {i}.", "source": "qa"},
+                {
+                    "images": [f"{i}.png", "0.png"],
+                    "conversations": [
+                        {"from": "human", "value": "<image><image>Compare."},
+                        {"from": "gpt", "value": f"{words} alike."},
+                        {"from": "human", "value": "Sure?"},
+                        {"from": "gpt", "value": "Yes, both are rivers."},
+                    ],
+                },
+                {"text": f"{words} road without a picture."},
+            ][i % 4]
+        )
     write_rows(folder / "rows.jsonl", rows)
     return folder
 
@@ -114,8 +121,13 @@ def test_two_launched_processes_share_the_work(data, score_model_path, tmp_path)
     score(*options, "--output", tmp_path / "alone")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "rs_rlhf"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, "score", *options, "--output", tmp_path / "both"], env=environment,
-                          capture_output=True, text=True, timeout=500)  # fmt: skip
+    done = subprocess.run(
+        [*launch, "score", *options, "--output", tmp_path / "both"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("texts scored in") == 1 and "shards, 0 rows done" in done.stderr
     one, other = read_scores(tmp_path / "alone"), read_scores(tmp_path / "both")
@@ -168,8 +180,20 @@ def test_clip_scores(data, tmp_path):
     clip = save_tiny_clip(tmp_path / "clip")
     rows = [{"image": str(data / f"{i}.png"), "captions": ["a river.", "many trees."]} for i in range(4)]
     write_rows(tmp_path / "rows.jsonl", [*rows, {"text": "no image"}])
-    score("--input", tmp_path / "rows.jsonl", "--image_root", data, "--scorer", "clip", "--model", clip,
-          "--output", tmp_path / "o", "--max_error_fraction", 0.5)  # fmt: skip
+    score(
+        "--input",
+        tmp_path / "rows.jsonl",
+        "--image_root",
+        data,
+        "--scorer",
+        "clip",
+        "--model",
+        clip,
+        "--output",
+        tmp_path / "o",
+        "--max_error_fraction",
+        0.5,
+    )
     table = read_scores(tmp_path / "o")
     from rs_rlhf.models.clip import ClipScorer
 
@@ -193,16 +217,32 @@ def test_rows_that_cannot_be_scored_are_counted_and_named(score_model_path, tmp_
     rows[4]["captions"] = None
     write_rows(tmp_path / "rows.jsonl", rows)
     with (tmp_path / "rows.jsonl").open("ab") as file:
-        file.write(b'{"image": "0.png", "caption": \n{"image": "0.png", "captions": ["a river.", "trees."], '
-                   b'"source": "\xff\xfe"}\n')  # fmt: skip
-    score("--input", tmp_path / "rows.jsonl", "--model", score_model_path, "--output", tmp_path / "o",
-          "--max-error-fraction", 0.8)  # fmt: skip
+        file.write(
+            b'{"image": "0.png", "caption": \n{"image": "0.png", "captions": ["a river.", "trees."], '
+            b'"source": "\xff\xfe"}\n'
+        )
+    score(
+        "--input",
+        tmp_path / "rows.jsonl",
+        "--model",
+        score_model_path,
+        "--output",
+        tmp_path / "o",
+        "--max-error-fraction",
+        0.8,
+    )
     table = read_scores(tmp_path / "o").to_pylist()
     errors = {(one["row_id"], one["text_index"]): one["error"] for one in table if one["error"] is not None}
     ids = {key: f"rows.jsonl:{key}" for key in range(8)}
-    expected = {(ids[1], 0): "no such file", (ids[2], 0): "truncated", (ids[2], 1): "truncated",
-                (ids[3], 0): "image tokens in the text", (ids[3], 1): "image tokens in the text",
-                (ids[4], 0): "the text is missing", (ids[6], 0): "JSON"}  # fmt: skip
+    expected = {
+        (ids[1], 0): "no such file",
+        (ids[2], 0): "truncated",
+        (ids[2], 1): "truncated",
+        (ids[3], 0): "image tokens in the text",
+        (ids[3], 1): "image tokens in the text",
+        (ids[4], 0): "the text is missing",
+        (ids[6], 0): "JSON",
+    }
     assert errors.keys() == expected.keys()
     for key, part in expected.items():
         assert part in errors[key] and "rows.jsonl" not in errors[key]
@@ -335,7 +375,7 @@ def test_inputs_that_are_empty_damaged_or_the_output(data, tmp_path, capsys):
     assert not (tmp_path / "o" / "manifest.json").exists()
     assert "no such file or folder" in refusal(tmp_path / "gone.jsonl")
     assert "is where --input" in refusal(data, data) and "is where --input" in refusal(data, data / "data")
-    table = pa.table({"image": [None] * 60, "caption": [f"{i ** 40} river" for i in range(60)]})
+    table = pa.table({"image": [None] * 60, "caption": [f"{i**40} river" for i in range(60)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10, compression="none", use_dictionary=False)
     content = bytearray((tmp_path / "a.parquet").read_bytes())
     group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(4).column(1)
@@ -389,13 +429,20 @@ def test_a_full_disk_is_told_and_nothing_is_lost(small_disk, tmp_path, capsys):
 
 
 def test_help_names_every_option_and_loads_no_torch():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rs_rlhf", "score", "--help"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rs_rlhf", "score", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and all(f"--{name}" in done.stdout for name in READ_BY)
     assert not any(line.split("|")[-1].strip() in ("torch", "transformers") for line in done.stderr.splitlines())
 
 
 def test_folders_are_where_they_are_said(scored):
     assert {path.name for path in Path(scored).iterdir()} == {
-        ".locks", "manifest.json", "scores-00000-of-00001.parquet", "summary.json",
-    }  # fmt: skip
+        ".locks",
+        "manifest.json",
+        "scores-00000-of-00001.parquet",
+        "summary.json",
+    }

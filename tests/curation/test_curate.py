@@ -18,10 +18,9 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from rs_rlhf.cli import main as cli
-
 from rs_rlhf.cli import score as score_texts
-from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.shards import read_manifest, read_scores, shard_path
+from rs_rlhf.data.image_text_dataset import open_image_texts
 
 pytest.importorskip("imagehash", reason='imagehash is not installed (pip install "rs-rlhf[curation]")')
 FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
@@ -161,15 +160,32 @@ def test_scores_from_a_threshold_on(scored, tmp_path):
 
 
 CONVERSATIONS = [
-    {"image": "0.png", "conversations": [
-        {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a long answer of six words"},
-        {"from": "human", "value": "And?"}, {"from": "gpt", "value": "no"}]},
-    {"image": "1.png", "conversations": [
-        {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "four words are here"}]},
-    {"image": "2.png", "conversations": [
-        {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "one two three"},
-        {"from": "human", "value": "And?"}, {"from": "gpt", "value": "one two three four"}]},
-]  # fmt: skip
+    {
+        "image": "0.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"},
+            {"from": "gpt", "value": "a long answer of six words"},
+            {"from": "human", "value": "And?"},
+            {"from": "gpt", "value": "no"},
+        ],
+    },
+    {
+        "image": "1.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"},
+            {"from": "gpt", "value": "four words are here"},
+        ],
+    },
+    {
+        "image": "2.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"},
+            {"from": "gpt", "value": "one two three"},
+            {"from": "human", "value": "And?"},
+            {"from": "gpt", "value": "one two three four"},
+        ],
+    },
+]
 
 
 def test_conversations_are_kept_as_a_whole(tmp_path):
@@ -191,16 +207,21 @@ def test_conversations_are_kept_as_a_whole(tmp_path):
 
 
 def test_captions_of_an_image_as_one(tmp_path):
-    rows = [{"captions": ["one", "one two three four five six"]}, {"captions": ["one two three"]},
-            {"captions": ["one two", "one two"]}]  # fmt: skip
+    rows = [
+        {"captions": ["one", "one two three four five six"]},
+        {"captions": ["one two three"]},
+        {"captions": ["one two", "one two"]},
+    ]
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
     scores = score(data, tmp_path / "scores", "length")
     assert curate(scores, "--output", tmp_path / "row", "--keep", 0.34, "--per", "row") == 0  # means 3.5, 3, 2
     assert kept_of(tmp_path / "row") == [("rows.jsonl:0", 0), ("rows.jsonl:0", 1)]
     assert curate(scores, "--output", tmp_path / "text", "--keep", 0.4) == 0  # two of five texts
     assert kept_of(tmp_path / "text") == [("rows.jsonl:0", 1), ("rows.jsonl:1", 0)]
-    assert [row.texts for row in open_image_texts(tmp_path / "text")] == [["one two three four five six"],
-                                                                        ["one two three"]]  # fmt: skip
+    assert [row.texts for row in open_image_texts(tmp_path / "text")] == [
+        ["one two three four five six"],
+        ["one two three"],
+    ]
 
 
 def test_no_image_is_lost_before_its_last_text(tmp_path):
@@ -286,8 +307,14 @@ def test_copies_are_kept_once_and_other_texts_stay(doubled, tmp_path):
 
 def test_conversations_with_other_questions_are_no_copies(tmp_path):
     def talk(question):
-        return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": "yes"},
-                                  {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "yes"}]}  # fmt: skip
+        return {
+            "conversations": [
+                {"from": "human", "value": question},
+                {"from": "gpt", "value": "yes"},
+                {"from": "human", "value": "Sure?"},
+                {"from": "gpt", "value": "yes"},
+            ]
+        }
 
     data = write_jsonl(tmp_path / "rows.jsonl", [talk("A?"), talk("B?"), talk("A?")])
     scores = score(data, tmp_path / "scores", "length")
@@ -302,8 +329,14 @@ def test_of_images_that_look_alike_the_best_stays(doubled, tmp_path):
     assert numbers(tmp_path / "near") == [3, 4, 5, 6, 8]
     found = about(tmp_path / "near")
     assert (found["figures"]["samples"]["copy"], found["figures"]["samples"]["near_duplicate"]) == (2, 2)
-    assert found["left_out"] == [{"title": "Near-duplicate images, row by row", "columns": ["left out", "stays"],
-                                  "rows": [["rows.jsonl:0", "rows.jsonl:3"]], "count": 1}]  # fmt: skip
+    assert found["left_out"] == [
+        {
+            "title": "Near-duplicate images, row by row",
+            "columns": ["left out", "stays"],
+            "rows": [["rows.jsonl:0", "rows.jsonl:3"]],
+            "count": 1,
+        }
+    ]
     page = (tmp_path / "near" / "report.html").read_text()
     assert "Each that was left out, and beside it the one that stays" in page
     # The pictures are not decoded again for the next cut.
@@ -346,8 +379,14 @@ def test_agreement_with_other_scores(layouts, scored, tmp_path, capsys):
     both = best(read_scores(scored["jsonl"]), 0.5) & best(read_scores(other), 0.5)
     rho = spearmanr([line["score"] for line in ours], [line["score"] for line in theirs]).statistic
     n, k = len(ours), len(kept_of(tmp_path / "out"))
-    assert found == {"n": n, "spearman": pytest.approx(rho), "kept": k, "both": len(both),
-                     "overlap": len(both) / k, "chance": pytest.approx(k / n)}  # fmt: skip
+    assert found == {
+        "n": n,
+        "spearman": pytest.approx(rho),
+        "kept": k,
+        "both": len(both),
+        "overlap": len(both) / k,
+        "chance": pytest.approx(k / n),
+    }
     same = tmp_path / "same"
     assert curate(scored["jsonl"], "--output", same, "--keep", 0.5, "--compare", scored["jsonl"]) == 0
     assert about(same)["figures"]["agreement"]["overlap"] == 1.0
@@ -442,8 +481,13 @@ def test_what_is_there_is_not_written_over_unasked(layouts, scored, tmp_path, ca
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     told = refused(capsys, scored["jsonl"], "--output", tmp_path / "notes", "--overwrite")
     assert "has not written it" in told and os.listdir(tmp_path / "notes") == ["mine.txt"]
-    for place in (scored["jsonl"], scored["jsonl"] / "in", layouts["jsonl"], layouts["jsonl"] / "in",
-                  layouts["jsonl"].parent):  # fmt: skip
+    for place in (
+        scored["jsonl"],
+        scored["jsonl"] / "in",
+        layouts["jsonl"],
+        layouts["jsonl"] / "in",
+        layouts["jsonl"].parent,
+    ):
         assert "overlaps with" in refused(capsys, scored["jsonl"], "--output", place, "--overwrite")
     # The data of one curation are the input of the next: they are not replaced by their own best part.
     again = score(out, tmp_path / "scores of out", "random")

@@ -61,9 +61,19 @@ def test_the_score_of_a_sample():
 
 @pytest.mark.parametrize(
     "fraction, n, expected",
-    [(0.3, 10, 3), (0.3, 5, 2), (0.5, 1, 1), (0.3, 1, 0), (0.29, 50, 15), (0.07, 50, 4), (1.0, 7, 7),
-     (1e-5, 10**6, 10), (0.1, 0, 0), (0.35, 10, 4)],
-)  # fmt: skip
+    [
+        (0.3, 10, 3),
+        (0.3, 5, 2),
+        (0.5, 1, 1),
+        (0.3, 1, 0),
+        (0.29, 50, 15),
+        (0.07, 50, 4),
+        (1.0, 7, 7),
+        (1e-5, 10**6, 10),
+        (0.1, 0, 0),
+        (0.35, 10, 4),
+    ],
+)
 def test_a_fraction_is_rounded_halves_up_as_it_is_written(fraction, n, expected):
     assert count_of(fraction, n) == expected
 
@@ -171,8 +181,18 @@ def test_a_million_samples_take_seconds():
 
 def test_strata_of_samples():
     column = np.array([0, 1])
-    samples = Samples(floats(1, NAN), column, column, column, column, column, 1 - column, ["a", "b"], ["x", "y"],
-                      np.array([KEPT, ERROR], np.int8))  # fmt: skip
+    samples = Samples(
+        floats(1, NAN),
+        column,
+        column,
+        column,
+        column,
+        column,
+        1 - column,
+        ["a", "b"],
+        ["x", "y"],
+        np.array([KEPT, ERROR], np.int8),
+    )
     assert samples.candidates().tolist() == [True, False] and DROPPED < KEPT
     assert samples.strata("none")[0].tolist() == [0, 0] and samples.strata("none")[1] == ["all"]
     assert samples.strata("source")[0].tolist() == [0, 1] and samples.strata("label")[1] == ["x", "y"]

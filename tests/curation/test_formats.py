@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.image_text_layouts import COUNT, add, png, rows, write_all, write_csv, write_images, write_parquet
 
-from rs_rlhf.data.group import DataError
-from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.formats import write_kept
+from rs_rlhf.data.image_text_dataset import open_image_texts
+from rs_rlhf.errors import DataError
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
 
@@ -154,8 +154,12 @@ def test_shard_members_stay(layouts, tmp_path):
 def test_conversations_keep_their_structure(tmp_path):
     (tmp_path / "in").mkdir()
     write_images(tmp_path / "in", 3)
-    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."},
-             {"from": "human", "value": "And <image>?"}, {"from": "gpt", "value": "B."}]  # fmt: skip
+    turns = [
+        {"from": "human", "value": "<image>\nWhat?"},
+        {"from": "gpt", "value": "A."},
+        {"from": "human", "value": "And <image>?"},
+        {"from": "gpt", "value": "B."},
+    ]
     made = [{"id": i, "image": ["0.png", "1.png"], "conversations": turns, "extra": {"k": [i]}} for i in range(3)]
     (tmp_path / "in" / "llava.json").write_text(json.dumps(made, indent=2))
     data = open_image_texts(tmp_path / "in")
@@ -232,7 +236,6 @@ def test_saved_dataset_is_replaced(layouts, tmp_path):
 FULL = """
 import json, os, resource, sys
 from pathlib import Path
-from rs_rlhf.data.group import DataError
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.formats import write_kept
 

@@ -34,8 +34,9 @@ def slow_data(folder, rows):
 
 
 def start(options, out, run=RUN):
-    return subprocess.Popen([*run, *options, "--output", str(out)], env=ENV, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [*run, *options, "--output", str(out)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def shards(out):

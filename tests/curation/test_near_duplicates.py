@@ -12,9 +12,6 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf.curation import near_duplicates
-from rs_rlhf.data.group import DataError
-from rs_rlhf.imagery.sources import ImageOptions
-from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.near_duplicates import (
     find_in_evaluation,
     group_near_duplicates,
@@ -25,6 +22,9 @@ from rs_rlhf.curation.near_duplicates import (
     perceptual_hash,
     read_rows,
 )
+from rs_rlhf.data.image_text_dataset import open_image_texts
+from rs_rlhf.errors import DataError
+from rs_rlhf.imagery.sources import ImageOptions
 
 imagehash = pytest.importorskip("imagehash", reason='imagehash is not installed (pip install "rs-rlhf[curation]")')
 
@@ -151,11 +151,14 @@ def test_single_rows_are_read_from_their_units(tmp_path):
 def looked(tmp_path):
     (tmp_path / "data").mkdir()
     files = {
-        "a.png": encoded(scene(0)), "a_small.jpg": encoded(scene(0).resize((200, 200)), "JPEG", quality=70),
-        "b.png": encoded(scene(1)), "a.bmp": encoded(scene(0), "BMP"),
-        "red.png": encoded(Image.new("RGB", (9, 9), "red")), "blue.png": encoded(Image.new("RGB", (9, 9), "blue")),
+        "a.png": encoded(scene(0)),
+        "a_small.jpg": encoded(scene(0).resize((200, 200)), "JPEG", quality=70),
+        "b.png": encoded(scene(1)),
+        "a.bmp": encoded(scene(0), "BMP"),
+        "red.png": encoded(Image.new("RGB", (9, 9), "red")),
+        "blue.png": encoded(Image.new("RGB", (9, 9), "blue")),
         "broken.png": encoded(scene(2))[:100],
-    }  # fmt: skip
+    }
     rows = [{"image": name, "caption": name} for name in files] + [{"images": ["a.png", "b.png"], "caption": "two"}]
     source, ids, names = rows_of(tmp_path / "data", files, rows)
     table = look_at_rows(source, source.units(3), ids, names, ImageOptions(), near=True, folder=tmp_path / "kept")

@@ -9,9 +9,9 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
+from rs_rlhf.cli.score import main as score
 from rs_rlhf.curation import ray as curation_ray
 from rs_rlhf.curation.shards import read_scores
-from rs_rlhf.cli.score import main as score
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install rs-rlhf[ray]")
 ROWS = 120
@@ -67,8 +67,9 @@ def rows_of(data):
 def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(data, tmp_path):
     (tmp_path / "pipeline.py").write_text(PIPELINE)
     command = [sys.executable, "pipeline.py", str(data), "found.json"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-                          text=True, timeout=400)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert sorted(line["row_id"] for line in found) == sorted(f"row {i}" for i in range(ROWS))
@@ -100,9 +101,13 @@ def test_a_model_scores_as_in_process(data, score_model_path):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"scorer": "length", "sed": 1}, "'sed' is no option"), ({"scorer": "length", "dtype": "float16"}, "not read"),
-     ({}, "no --model"), ({"scorer": "length", "input": "x"}, "'input' is no option")],
-)  # fmt: skip
+    [
+        ({"scorer": "length", "sed": 1}, "'sed' is no option"),
+        ({"scorer": "length", "dtype": "float16"}, "not read"),
+        ({}, "no --model"),
+        ({"scorer": "length", "input": "x"}, "'input' is no option"),
+    ],
+)
 def test_wrong_options_are_told_before_anything_starts(options, told):
     with pytest.raises(ValueError, match=told):
         curation_ray.score_dataset(None, **options)

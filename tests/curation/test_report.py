@@ -11,12 +11,11 @@ from helpers import picture
 from scipy.stats import spearmanr
 
 from rs_rlhf.cli import main as cli
-
 from rs_rlhf.cli import score as score_texts
+from rs_rlhf.curation.cut import COPY, DROPPED, ERROR, KEPT, Samples, cut
 from rs_rlhf.curation.figures import BINS, figures_of, spearman
 from rs_rlhf.curation.gallery import pick
 from rs_rlhf.curation.report import LINES, LISTED, markdown, page, tables_of
-from rs_rlhf.curation.cut import COPY, DROPPED, ERROR, KEPT, Samples, cut
 from rs_rlhf.curation.shards import read_scores
 
 HOSTILE = "</td></section><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> | `a` [x](y) &lt;"
@@ -76,10 +75,17 @@ def samples_of(score, status, **columns):
     score = np.array(score, np.float32)
     number = np.arange(len(score))
     made = {
-        "first": number, "row": number, "texts": np.ones(len(score), np.int64), "tokens": number + 1,
-        "source": np.zeros(len(score), int), "label": np.zeros(len(score), int), "sources": ["s"], "labels": [""],
-        "status": np.array(status, np.int8), "other": None,
-    }  # fmt: skip
+        "first": number,
+        "row": number,
+        "texts": np.ones(len(score), np.int64),
+        "tokens": number + 1,
+        "source": np.zeros(len(score), int),
+        "label": np.zeros(len(score), int),
+        "sources": ["s"],
+        "labels": [""],
+        "status": np.array(status, np.int8),
+        "other": None,
+    }
     return Samples(score=score, **(made | columns))
 
 
@@ -90,10 +96,15 @@ def test_figures_counted_by_hand():
     score = [5, 4, 3, 2, 1, np.nan, 9]
     status = [KEPT, KEPT, DROPPED, DROPPED, DROPPED, ERROR, COPY]
     samples = samples_of(
-        score, status, texts=np.array([1, 2, 1, 1, 1, 3, 1]), row=np.array([0, 0, 0, 1, 2, 3, 3]),
-        source=np.array([0, 1, 0, 1, 1, 0, 0]), sources=["a", "b"], label=np.array([0, 1, 1, 1, 1, 0, 0]),
+        score,
+        status,
+        texts=np.array([1, 2, 1, 1, 1, 3, 1]),
+        row=np.array([0, 0, 0, 1, 2, 3, 3]),
+        source=np.array([0, 1, 0, 1, 1, 0, 0]),
+        sources=["a", "b"],
+        label=np.array([0, 1, 1, 1, 1, 0, 0]),
         labels=["", "Port"],
-    )  # fmt: skip
+    )
     _, cuts = cut(np.array([5, 4, 3, 2, 1, np.nan, np.nan], np.float32), np.zeros(7, int), keep=0.4)
     found = figures_of(samples, cuts, "none")
     assert found["samples"] == {
@@ -123,14 +134,22 @@ def test_figures_counted_by_hand():
         "dropped": 3,
         "kept": 1,
     }
-    assert found["strata"] == [{"name": "all", "stratum": 0, "candidates": 5, "kept": 2, "score": 4.0, "equal_kept": 1,
-                                "equal_dropped": 0}]  # fmt: skip
+    assert found["strata"] == [
+        {"name": "all", "stratum": 0, "candidates": 5, "kept": 2, "score": 4.0, "equal_kept": 1, "equal_dropped": 0}
+    ]
     a, b = found["sources"]
     assert a == {"name": "a", "samples": 4, "candidates": 2, "kept": 1, "share": 0.5, "mean": 4.0, "mean_kept": 5.0}
     assert (b["name"], b["candidates"], b["kept"], b["share"]) == ("b", 3, 1, pytest.approx(1 / 3))
     assert b["mean"] == pytest.approx(7 / 3) and [one["name"] for one in found["labels"]] == ["Port", ""]
-    assert found["scores"]["kept"] == {"n": 2, "mean": 4.5, "min": 4, "p10": pytest.approx(4.1), "median": 4.5,
-                                       "p90": pytest.approx(4.9), "max": 5}  # fmt: skip
+    assert found["scores"]["kept"] == {
+        "n": 2,
+        "mean": 4.5,
+        "min": 4,
+        "p10": pytest.approx(4.1),
+        "median": 4.5,
+        "p90": pytest.approx(4.9),
+        "max": 5,
+    }
     assert found["lengths"]["dropped"]["mean"] == 4.0 and found["length_spearman"] == pytest.approx(-1.0)
     whole, first, second = found["histograms"]
     assert [sum(whole[key]) for key in ("kept", "dropped")] == [2, 3] and len(whole["kept"]) == BINS
@@ -168,8 +187,13 @@ def test_agreement_counted_by_hand():
     found = figures_of(samples, cuts, "none")["agreement"]
     # Of the three that both have scored ours keeps 0 and 1, the other would keep 1 and 2.
     assert found == {"n": 3, "spearman": -0.5, "kept": 2, "both": 1, "overlap": 0.5, "chance": pytest.approx(2 / 3)}
-    two = samples_of([4, 3, 2, 1], [KEPT, DROPPED, KEPT, DROPPED], other=np.array([9, 1, 1, 5], np.float32),
-                     label=np.array([0, 0, 1, 1]), labels=["x", "y"])  # fmt: skip
+    two = samples_of(
+        [4, 3, 2, 1],
+        [KEPT, DROPPED, KEPT, DROPPED],
+        other=np.array([9, 1, 1, 5], np.float32),
+        label=np.array([0, 0, 1, 1]),
+        labels=["x", "y"],
+    )
     _, cuts = cut(two.score, two.label, keep=0.5)
     assert figures_of(two, cuts, "label")["agreement"]["both"] == 1  # one of each class: 0 and 3
 
@@ -210,8 +234,9 @@ def report_of(samples, cuts, by="none", **more):
 def test_long_tables_are_cut_and_say_so():
     count = LINES + 20
     code = np.repeat(np.arange(count), 2)
-    samples = samples_of(np.arange(2.0 * count), [KEPT, DROPPED] * count, source=code,
-                         sources=[f"source {i}" for i in range(count)])  # fmt: skip
+    samples = samples_of(
+        np.arange(2.0 * count), [KEPT, DROPPED] * count, source=code, sources=[f"source {i}" for i in range(count)]
+    )
     _, cuts = cut(samples.score, code, keep=0.5)
     rows = [[f"row {i}", "an evaluation image", "same picture"] for i in range(LISTED + 5)]
     lists = [{"title": "Excluded", "columns": ["row", "image", "how"], "rows": rows, "count": 12345}]
@@ -231,12 +256,27 @@ def test_long_tables_are_cut_and_say_so():
 def test_every_text_of_the_data_is_only_text():
     samples = samples_of([2, 1], [KEPT, DROPPED], sources=[HOSTILE], labels=[HOSTILE])
     _, cuts = cut(samples.score, np.zeros(2, int), keep=0.5)
-    card = {"parts": [{"asked": HOSTILE, "text": HOSTILE, "score": HOSTILE}], "more": 3, "score": HOSTILE,
-            "about": HOSTILE, "fate": HOSTILE, "image": None, "why": HOSTILE}  # fmt: skip
+    card = {
+        "parts": [{"asked": HOSTILE, "text": HOSTILE, "score": HOSTILE}],
+        "more": 3,
+        "score": HOSTILE,
+        "about": HOSTILE,
+        "fate": HOSTILE,
+        "image": None,
+        "why": HOSTILE,
+    }
     shown = {**card, "image": "data:image/png;base64,AAAA\"'><script>"}
     lists = [{"title": HOSTILE, "columns": [HOSTILE], "rows": [[HOSTILE]], "count": 1}]
-    report = report_of(samples, cuts, title=HOSTILE, facts=[[HOSTILE, HOSTILE]], notes=[HOSTILE], sample=HOSTILE,
-                       compared=HOSTILE, lists=lists)  # fmt: skip
+    report = report_of(
+        samples,
+        cuts,
+        title=HOSTILE,
+        facts=[[HOSTILE, HOSTILE]],
+        notes=[HOSTILE],
+        sample=HOSTILE,
+        compared=HOSTILE,
+        lists=lists,
+    )
     text = page(report, [{"title": HOSTILE, "text": HOSTILE, "cards": [card, shown], "pairs": True}])
     read = Page(text)
     assert "script" not in read.tags and read.tags.count("img") == 1 and "<script" not in text

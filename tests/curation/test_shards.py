@@ -9,8 +9,6 @@ import sys
 import pytest
 from helpers import ROOT
 
-from rs_rlhf.data.group import DataError
-from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.shards import (
     SCHEMA,
     claimed,
@@ -27,6 +25,8 @@ from rs_rlhf.curation.shards import (
     summarize,
     write_shard,
 )
+from rs_rlhf.data.image_text_dataset import open_image_texts
+from rs_rlhf.errors import DataError
 
 
 @pytest.fixture
@@ -37,18 +37,30 @@ def source(tmp_path):
 
 def settings_of(source, **scorer):
     return {
-        "input": source.name, "split": None, "image_root": None, "image_column": None, "text_column": None,
-        "rows_per_shard": 4, "scorer": {"kind": "length", **scorer}, "stamp": source.stamp,
-    }  # fmt: skip
+        "input": source.name,
+        "split": None,
+        "image_root": None,
+        "image_column": None,
+        "text_column": None,
+        "rows_per_shard": 4,
+        "scorer": {"kind": "length", **scorer},
+        "stamp": source.stamp,
+    }
 
 
 def columns(first, count, **other):
     own = {
-        "row_id": [f"rows.jsonl:{i}" for i in range(first, first + count)], "text_index": [0] * count,
-        "score": [i / 8 for i in range(first, first + count)], "tokens": [2] * count, "image_hash": [""] * count,
-        "error": [None] * count, "text": [f"river {i}." for i in range(first, first + count)],
-        "whole": [False] * count, "source": ["rows"] * count, "label": [""] * count,
-    }  # fmt: skip
+        "row_id": [f"rows.jsonl:{i}" for i in range(first, first + count)],
+        "text_index": [0] * count,
+        "score": [i / 8 for i in range(first, first + count)],
+        "tokens": [2] * count,
+        "image_hash": [""] * count,
+        "error": [None] * count,
+        "text": [f"river {i}." for i in range(first, first + count)],
+        "whole": [False] * count,
+        "source": ["rows"] * count,
+        "label": [""] * count,
+    }
     return own | other
 
 
@@ -122,8 +134,10 @@ def test_damaged_folders_are_told(source, tmp_path):
     with pytest.raises(DataError, match="no manifest.json; expected a folder that `rs-rlhf score --output`"):
         read_scores(tmp_path)
     for text, message in (
-        ("{", "not whole JSON"), ("[]", "no `units`"), ('{"units": [], "version": 9}', "is of version 9"),
-    ):  # fmt: skip
+        ("{", "not whole JSON"),
+        ("[]", "no `units`"),
+        ('{"units": [], "version": 9}', "is of version 9"),
+    ):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(DataError, match=message):
             read_manifest(tmp_path)
@@ -167,8 +181,10 @@ def test_the_summary_counts_reasons_and_the_time_that_was_worked(begun):
     assert (summary["seconds"], summary["process_seconds"], summary["texts_per_second"]) == (10, 11, 1)
     assert list(summary["errors"]) == ["image '…': no such file", "N tokens"]
     assert summary["errors"]["image '…': no such file"] == {
-        "count": 2, "message": "image 'a.png': no such file", "rows": ["rows.jsonl:0", "rows.jsonl:2"],
-    }  # fmt: skip
+        "count": 2,
+        "message": "image 'a.png': no such file",
+        "rows": ["rows.jsonl:0", "rows.jsonl:2"],
+    }
 
 
 def test_reasons_leave_out_what_differs():
@@ -230,7 +246,6 @@ def test_a_lock_is_held_by_one_and_freed_by_death(begun):
 FULL = """
 import resource, sys
 from pathlib import Path
-from rs_rlhf.data.group import DataError
 from rs_rlhf.curation.shards import SCHEMA, write_shard, write_json
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -249,8 +264,10 @@ def test_what_cannot_be_written_whole_is_not_there_at_all(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 2, done.stderr
     for line, name in zip(lines, ("scores-00000-of-00001.parquet", "summary.json"), strict=True):
-        assert line == (f"{tmp_path / name}: cannot be written (File too large); finished shards are kept: mend that "
-                        "and run the same command again")  # fmt: skip
+        assert line == (
+            f"{tmp_path / name}: cannot be written (File too large); finished shards are kept: mend that "
+            "and run the same command again"
+        )
     assert os.listdir(tmp_path) == []
 
 

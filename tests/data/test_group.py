@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rs_rlhf.data.group import DataError, completion_text, group_from_row, make_group, prompt_text
+from rs_rlhf.data.group import completion_text, group_from_row, make_group, prompt_text
+from rs_rlhf.errors import DataError
 
 IMAGE = {"type": "image"}
 
@@ -42,7 +43,10 @@ def test_images_go_to_the_first_user_turn():
     messages = [{"role": "system", "content": "S"}, user(text("Q1")), assistant("A1"), user(text("Q2"))]
     group = make_group(messages, ["A2"], ["a.png", "b.png"])
     assert group.prompt == [
-        {"role": "system", "content": [text("S")]}, user(IMAGE, IMAGE, text("Q1")), assistant("A1"), user(text("Q2"))
+        {"role": "system", "content": [text("S")]},
+        user(IMAGE, IMAGE, text("Q1")),
+        assistant("A1"),
+        user(text("Q2")),
     ]
     assert messages[1] == user(text("Q1")), "the caller's messages are not changed"
 

@@ -5,8 +5,9 @@ import json
 import pytest
 from helpers import picture
 
-from rs_rlhf.data.group import DataError, completion_text, prompt_text
+from rs_rlhf.data.group import completion_text, prompt_text
 from rs_rlhf.data.image_text import check_columns, image_text_row, source_of, text_list, with_texts
+from rs_rlhf.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,11 @@ def test_messages_with_image_parts(root):
 
 
 def test_conversational_prompt_and_completion(root):
-    prompt = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "given"},
-              {"role": "user", "content": "R"}]  # fmt: skip
+    prompt = [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "given"},
+        {"role": "user", "content": "R"},
+    ]
     row = made({"prompt": prompt, "completion": [{"role": "assistant", "content": "A"}], "image": "a.png"}, root)
     assert row.whole and row.texts == ["A"]  # what the prompt's assistant says is given, not scored
     assert seen(row.groups[0])[0] == ["user: <image>|Q", "assistant: given", "user: R"]
@@ -179,20 +183,26 @@ BAD = [
     ({"question": "\udcff", "answer": "x"}, "`answer` has characters that are no text"),
     ({"conversations": []}, "`conversations` is [] (list), expected a list of turns {from, value} or"),
     ({"conversations": "hi"}, "`conversations` is 'hi' (str), expected a list of turns"),
-    ({"conversations": [{"from": "bot", "value": "x"}]},
-     "`conversations` has a turn from 'bot' (str), expected one of human, gpt, user, assistant, system"),
+    (
+        {"conversations": [{"from": "bot", "value": "x"}]},
+        "`conversations` has a turn from 'bot' (str), expected one of human, gpt, user, assistant, system",
+    ),
     ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "`conversations` has a turn from ['gpt'] (list)"),
     ({"conversations": [{"from": "gpt", "value": 3}]}, "`conversations` has a turn with the value 3 (int)"),
     ({"conversations": [{"value": "x"}]}, "expected messages {role, content}"),
     ({"conversations": [HUMAN]}, "the conversation has no assistant turn, so nothing to score"),
     ({"conversations": [HUMAN, {"from": "gpt", "value": " "}]}, "`conversation` has an empty text"),
     ({"conversations": [{"from": "human", "value": "<image>"}, GPT]}, "1 image placeholder in the prompt but 0"),
-    ({"conversations": [HUMAN, GPT, {"from": "human", "value": "<image>"}, GPT], "image": ["a.png", "b.png"]},
-     "1 image placeholder in the prompt but 2 images"),
-    ({"conversations": [HUMAN, {"from": "gpt", "value": "see <image>"}], "image": "a.png"},
-     "an assistant turn has an image placeholder; images belong to the turns of the user"),
+    (
+        {"conversations": [HUMAN, GPT, {"from": "human", "value": "<image>"}, GPT], "image": ["a.png", "b.png"]},
+        "1 image placeholder in the prompt but 2 images",
+    ),
+    (
+        {"conversations": [HUMAN, {"from": "gpt", "value": "see <image>"}], "image": "a.png"},
+        "an assistant turn has an image placeholder; images belong to the turns of the user",
+    ),
     ({"messages": [{"role": "robot", "content": "x"}]}, "has the unknown role 'robot'"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("raw", "message"), BAD, ids=range(len(BAD)))

@@ -12,8 +12,8 @@ import pytest
 from helpers import picture
 from helpers.image_text_layouts import COUNT, LABELS, add, png, rows, write_all, write_images, write_parquet, write_tar
 
-from rs_rlhf.data.group import DataError
 from rs_rlhf.data.image_text_dataset import Unit, open_image_texts
+from rs_rlhf.errors import DataError
 from rs_rlhf.imagery.raster import read_image
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
@@ -63,8 +63,10 @@ def test_units_hold_every_row_once_and_do_not_change_it(layouts, format, size):
 def test_ids_and_stamp(layouts):
     data = open_image_texts(layouts["parquet"])
     assert [row.row_id for row in data][12:15] == [
-        "train-00000-of-00002.parquet:12", "train-00001-of-00002.parquet:0", "train-00001-of-00002.parquet:1",
-    ]  # fmt: skip
+        "train-00000-of-00002.parquet:12",
+        "train-00001-of-00002.parquet:0",
+        "train-00001-of-00002.parquet:1",
+    ]
     assert {row.source for row in data} == {"train"}
     sizes = [os.path.getsize(layouts["parquet"] / name) for name, _ in data.stamp]
     assert data.stamp == [[f"train-0000{i}-of-00002.parquet", sizes[i]] for i in range(2)]
@@ -118,8 +120,13 @@ def test_the_last_unit_is_read_without_the_rest(tmp_path, format):
     )
     if not os.path.exists("/proc/self/io"):
         pytest.skip("needs /proc/self/io to count what is read")
-    told = subprocess.run([sys.executable, "-c", code, str(path), json.dumps([units[0].__dict__, units[-1].__dict__])],
-                          check=True, capture_output=True, text=True, cwd=os.getcwd())  # fmt: skip
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(path), json.dumps([units[0].__dict__, units[-1].__dict__])],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=os.getcwd(),
+    )
     taken, count, last = told.stdout.split()
     assert (count, last) == ("50", "3999") and len(units) == 80
     assert int(taken) < 0.15 * path.stat().st_size
@@ -176,8 +183,13 @@ def test_a_row_group_is_not_read_whole(tmp_path):
         "print(sum(1 for unit in units for row in data.read(unit)), "
         "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    told = subprocess.run([sys.executable, "-c", code, str(tmp_path / "big.parquet")], check=True, capture_output=True,
-                          text=True, cwd=os.getcwd())  # fmt: skip
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "big.parquet")],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=os.getcwd(),
+    )
     count, kilobytes = map(int, told.stdout.split())
     assert count == 200 and kilobytes < 50 * 1024
 
@@ -188,8 +200,13 @@ def test_opening_loads_no_torch(layouts):
         "assert sum(1 for row in open_image_texts(sys.argv[1])) == 23\n"
         "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code, str(layouts["parquet"])], check=True, capture_output=True,
-                          text=True, cwd=os.getcwd())  # fmt: skip
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(layouts["parquet"])],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=os.getcwd(),
+    )
     assert told.stdout.strip() == "[]"
 
 
@@ -207,15 +224,28 @@ def tar_of(path, members):
 
 def test_shard_members(tmp_path):
     turns = [{"from": "human", "value": "<image>\nand <image>?"}, {"from": "gpt", "value": "A."}]
-    data = tar_of(tmp_path / "x.tar", [
-        ("./d.v1/0.JPG", png(0)), ("./d.v1/0.txt", b"from txt\n"), ("./d.v1/0.json", b'{"caption": "from json"}'),
-        ("1.caption", b"from caption"), ("1.png", png(1)),
-        ("._1.png", b"junk of a file system"),
-        ("2.0.png", png(2)), ("2.1.png", png(3)), ("2.json", json.dumps({"conversations": turns}).encode()),
-        ("3.json", b'{"question": "Q", "answer": "A"}'), ("3.bin", b"not read"),
-        ("4.png", png(4)), ("4.txt", b"\xff\xfe"), ("5.txt", b"no image"), ("6.png", png(6)), ("6.json", b"{"),
-        ("7.png", png(7)),
-    ])  # fmt: skip
+    data = tar_of(
+        tmp_path / "x.tar",
+        [
+            ("./d.v1/0.JPG", png(0)),
+            ("./d.v1/0.txt", b"from txt\n"),
+            ("./d.v1/0.json", b'{"caption": "from json"}'),
+            ("1.caption", b"from caption"),
+            ("1.png", png(1)),
+            ("._1.png", b"junk of a file system"),
+            ("2.0.png", png(2)),
+            ("2.1.png", png(3)),
+            ("2.json", json.dumps({"conversations": turns}).encode()),
+            ("3.json", b'{"question": "Q", "answer": "A"}'),
+            ("3.bin", b"not read"),
+            ("4.png", png(4)),
+            ("4.txt", b"\xff\xfe"),
+            ("5.txt", b"no image"),
+            ("6.png", png(6)),
+            ("6.json", b"{"),
+            ("7.png", png(7)),
+        ],
+    )
     found = list(data)
     assert [row.row_id for row in found] == [f"x.tar:{i}" for i in range(8)]
     assert [row.texts for row in found[:4]] == [["from txt"], ["from caption"], ["A."], ["A"]]
@@ -271,8 +301,9 @@ def some_rows(parts):
 
 
 def test_streaming_dataset():
-    features = datasets.Features(image=datasets.Image(), caption=datasets.Value("string"),
-                                 label=datasets.ClassLabel(names=LABELS))  # fmt: skip
+    features = datasets.Features(
+        image=datasets.Image(), caption=datasets.Value("string"), label=datasets.ClassLabel(names=LABELS)
+    )
     stream = datasets.IterableDataset.from_generator(
         some_rows, gen_kwargs={"parts": list(range(4))}, features=features
     )

@@ -8,8 +8,9 @@ import json
 import pytest
 from PIL import Image
 
-from rs_rlhf.data.group import DataError, completion_text, group_from_row
+from rs_rlhf.data.group import completion_text, group_from_row
 from rs_rlhf.data.rows import iter_rows, load_preferences, read_rsrm, split_paths
+from rs_rlhf.errors import DataError
 
 IMAGE = {"type": "image"}
 
@@ -82,8 +83,10 @@ def test_formats_give_equal_groups(tmp_path):
     from datasets import Dataset, DatasetDict, Features, Value
     from datasets import Image as HFImage
 
-    rows = [{"prompt": "Q", "chosen": f"c{i}", "rejected": "r", "image": {"bytes": png(), "path": None}, "source": "s"}
-            for i in range(3)]
+    rows = [
+        {"prompt": "Q", "chosen": f"c{i}", "rejected": "r", "image": {"bytes": png(), "path": None}, "source": "s"}
+        for i in range(3)
+    ]
     features = Features({key: Value("string") for key in ("prompt", "chosen", "rejected", "source")})
     data = Dataset.from_list(rows, features=Features({**features, "image": HFImage()}))
     data.to_parquet(tmp_path / "p.parquet")
@@ -168,7 +171,10 @@ def test_rsrm_json_with_its_folder(tmp_path):
     path.write_text(json.dumps(rows))
     read = read_rsrm(path)
     assert [(row["rejected"], row["source"]) for row in read] == [
-        ("yes", "vqa"), ("maybe", "vqa"), ("A farm.", "vqa"), ("5", "vqa")
+        ("yes", "vqa"),
+        ("maybe", "vqa"),
+        ("A farm.", "vqa"),
+        ("5", "vqa"),
     ]
     groups = [group_from_row(row) for row in read]
     assert groups[0].images == [str(tmp_path / "vqa" / "a.png")] and groups[3].images == []

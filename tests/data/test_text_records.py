@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rs_rlhf.data import text_records as record_files
-from rs_rlhf.data.group import DataError
 from rs_rlhf.data.text_records import check_text, csv_head, csv_records, json_records, jsonl_records, parsed_line
+from rs_rlhf.errors import DataError
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -117,8 +117,13 @@ def test_not_utf8_in_json_is_kept_as_it_is(tmp_path):
 
 
 @SETTINGS
-@given(values=st.lists(VALUE, max_size=8), blanks=st.lists(st.sampled_from(["", " ", "\t"]), max_size=8),
-       end=st.sampled_from(["\n", "\r\n"]), last=st.booleans(), bom=st.booleans())  # fmt: skip
+@given(
+    values=st.lists(VALUE, max_size=8),
+    blanks=st.lists(st.sampled_from(["", " ", "\t"]), max_size=8),
+    end=st.sampled_from(["\n", "\r\n"]),
+    last=st.booleans(),
+    bom=st.booleans(),
+)
 def test_json_lines(tmp_path, values, blanks, end, last, bom):
     lines = [json.dumps(value, ensure_ascii=False).replace("\x85", "\\u0085") for value in values]
     for i, blank in enumerate(blanks):
@@ -148,8 +153,13 @@ FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\
 
 
 @SETTINGS
-@given(rows=st.lists(st.lists(FIELD, min_size=2, max_size=2), max_size=6), delimiter=st.sampled_from(",\t;"),
-       end=st.sampled_from(["\n", "\r\n"]), last=st.booleans(), bom=st.booleans())  # fmt: skip
+@given(
+    rows=st.lists(st.lists(FIELD, min_size=2, max_size=2), max_size=6),
+    delimiter=st.sampled_from(",\t;"),
+    end=st.sampled_from(["\n", "\r\n"]),
+    last=st.booleans(),
+    bom=st.booleans(),
+)
 def test_csv(tmp_path, rows, delimiter, end, last, bom):
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)

@@ -20,9 +20,26 @@ ENV = {
     "OMP_NUM_THREADS": "1",
 }
 # Plain gradient descent: Adam would hide gradients of the wrong scale.
-FLAGS = ["--max_steps", "3", "--optim", "sgd", "--learning_rate", "0.05", "--lr_scheduler_type", "constant",
-         "--logging_steps", "1", "--save_strategy", "no", "--use_cpu", "true", "--seed", "5",
-         "--disable_tqdm", "true"]  # fmt: skip
+FLAGS = [
+    "--max_steps",
+    "3",
+    "--optim",
+    "sgd",
+    "--learning_rate",
+    "0.05",
+    "--lr_scheduler_type",
+    "constant",
+    "--logging_steps",
+    "1",
+    "--save_strategy",
+    "no",
+    "--use_cpu",
+    "true",
+    "--seed",
+    "5",
+    "--disable_tqdm",
+    "true",
+]
 # Starting a process takes longer than training: the two processes run all commands one after the other.
 COMMANDS = """
 import json, sys
@@ -41,8 +58,19 @@ def run(*arguments, expect=0):
 
 
 def command(work, family, name, *flags):
-    return ["clip", "--model_name_or_path", str(work / family), "--dataset_name", str(work / "scenes"),
-            "--dataset_train_split", "train", "--output_dir", str(work / name), *FLAGS, *flags]  # fmt: skip
+    return [
+        "clip",
+        "--model_name_or_path",
+        str(work / family),
+        "--dataset_name",
+        str(work / "scenes"),
+        "--dataset_train_split",
+        "train",
+        "--output_dir",
+        str(work / name),
+        *FLAGS,
+        *flags,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +109,14 @@ def trained(work):
     (work / "commands.json").write_text(json.dumps([command(work, *line) for line in several]))
     (work / "commands.py").write_text(COMMANDS)
     config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
-    run("-m", "accelerate.commands.launch", "--config_file", config, str(work / "commands.py"),
-        str(work / "commands.json"))  # fmt: skip
+    run(
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        config,
+        str(work / "commands.py"),
+        str(work / "commands.json"),
+    )
     return work
 
 
@@ -115,10 +149,13 @@ def test_two_processes_train_as_one(trained, start, one, two):
 
 def test_two_processes_share_the_evaluation(trained):
     found = [
-        [{k: v for k, v in entry.items() if k.startswith("eval_")} for entry in history(trained / name)
-         if "eval_scenes_top1" in entry]
+        [
+            {k: v for k, v in entry.items() if k.startswith("eval_")}
+            for entry in history(trained / name)
+            if "eval_scenes_top1" in entry
+        ]
         for name in ("clip-one", "clip-two")
-    ]  # fmt: skip
+    ]
     assert [len(entries) for entries in found] == [2, 2]  # at step 2, and at the end
     assert "eval_found_image_to_text_R@1" in found[0][0]
     for one, two in zip(*found, strict=True):

@@ -15,13 +15,13 @@ import time
 import pyarrow.parquet
 import pytest
 from helpers import ROOT, picture
+from helpers.processes import ENV, run
 from helpers.serving import Served
-from test_distributed import ENV, run
 
 from rs_rlhf import Scorer
 from rs_rlhf.metrics.answers import message_text
-from rs_rlhf.runs.checkpoints import is_whole
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+from rs_rlhf.runs.checkpoints import is_whole
 
 COUNT = 8
 
@@ -52,12 +52,25 @@ def scorer(score_model_path):
 def flags(work, name, **more):
     """Two rollouts per process of a group of four: each group is split over the processes."""
     given = {
-        "model_name_or_path": work / "vlm", "dataset_name": work / "prompts.jsonl", "output_dir": work / name,
-        "per_device_train_batch_size": 2, "num_generations": 4, "max_completion_length": 4, "bf16": "false",
-        "use_cpu": "true", "report_to": "none", "logging_steps": 1, "learning_rate": 1e-3, "max_steps": 2,
-        "lr_scheduler_type": "constant", "save_strategy": "no", "log_completions": "true", "seed": 3,
-        "num_completions_to_print": 0, "disable_tqdm": "true",
-    }  # fmt: skip
+        "model_name_or_path": work / "vlm",
+        "dataset_name": work / "prompts.jsonl",
+        "output_dir": work / name,
+        "per_device_train_batch_size": 2,
+        "num_generations": 4,
+        "max_completion_length": 4,
+        "bf16": "false",
+        "use_cpu": "true",
+        "report_to": "none",
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "max_steps": 2,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "log_completions": "true",
+        "seed": 3,
+        "num_completions_to_print": 0,
+        "disable_tqdm": "true",
+    }
     return [str(x) for key, value in (given | more).items() for x in (f"--{key}", value)]
 
 
@@ -72,10 +85,14 @@ def rollouts(work, name):
     for file in sorted((work / name / "completions").glob("*.parquet")):
         rows = pyarrow.parquet.read_table(file).to_pylist()
         found[rows[0]["step"]] = [
-            (int(message_text(row["prompt"]).split()[1].rstrip(":")), message_text(row["completion"]),
-             row["score_reward"], row["advantage"])
+            (
+                int(message_text(row["prompt"]).split()[1].rstrip(":")),
+                message_text(row["completion"]),
+                row["score_reward"],
+                row["advantage"],
+            )
             for row in rows
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -104,10 +121,19 @@ def history(work, name, key):
 
 def test_zero2_with_the_score_model_on_every_process(work, scorer, score_model_path):
     said = grpo(
-        work, "zero2", "cpu_zero2", score_model=score_model_path, audit_steps=1, eval_strategy="steps", eval_steps=2,
-        eval_dataset_name=work / "prompts.jsonl", per_device_eval_batch_size=2, num_generations_eval=1,
-        validation_prompts=3, max_steps=3,
-    )  # fmt: skip
+        work,
+        "zero2",
+        "cpu_zero2",
+        score_model=score_model_path,
+        audit_steps=1,
+        eval_strategy="steps",
+        eval_steps=2,
+        eval_dataset_name=work / "prompts.jsonl",
+        per_device_eval_batch_size=2,
+        num_generations_eval=1,
+        validation_prompts=3,
+        max_steps=3,
+    )
     assert "Weights on each of 2 device(s)" in said and "Used: replicated." in said
     steps = rollouts(work, "zero2")
     assert set(steps) == {1, 2, 3}
@@ -127,7 +153,7 @@ def test_zero2_with_the_score_model_on_every_process(work, scorer, score_model_p
 
 # --- ZeRO-3, the score model sharded --------------------------------------------------------------------------------
 
-SHARDED = '''
+SHARDED = """
 import json, os, signal, sys
 from transformers import TrainerCallback
 from rs_rlhf import Scorer
@@ -184,7 +210,7 @@ if rank == 0:
     found = {"rewards": rewards[:, 0].tolist(), "mixed": mixed[:, 0].tolist(), "asked": gathered}
     with open(os.path.join(work, "sharded.json"), "w") as file:
         json.dump(found, file)
-'''
+"""
 
 
 def launch(work, script, *arguments, expect):

@@ -1,32 +1,18 @@
 """Two real processes under `accelerate launch`: DDP, ZeRO-2 and ZeRO-3 on the CPU, with mixed batches; and kill -9."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 import yaml
 from helpers import ROOT, picture
+from helpers.processes import run
 from transformers import AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
-from rs_rlhf.runs.checkpoints import is_whole
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-
-ENV = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    "OMP_NUM_THREADS": "1",
-}
-
-
-def run(*arguments, expect=0, timeout=500):
-    """Runs a command as a user would; returns its output."""
-    done = subprocess.run(arguments, env=ENV, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
+from rs_rlhf.runs.checkpoints import is_whole
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +76,15 @@ def scores(path, folder):
 @pytest.mark.parametrize("config", ["cpu_2proc", "cpu_zero2", "cpu_zero3"])
 def test_two_processes_train_as_one(work, config):
     train(
-        work, config, "--accelerate_config", config,
-        "--per_device_train_batch_size", "1", "--per_device_eval_batch_size", "2",
-    )  # fmt: skip
+        work,
+        config,
+        "--accelerate_config",
+        config,
+        "--per_device_train_batch_size",
+        "1",
+        "--per_device_eval_batch_size",
+        "2",
+    )
     assert losses(work, config) == pytest.approx(losses(work, "one"), abs=1e-3)
     norms = [[e["grad_norm"] for e in history(work, n) if "grad_norm" in e] for n in ("one", config)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # Adam would hide gradients of the wrong scale
@@ -108,27 +100,62 @@ def test_two_processes_train_as_one(work, config):
 def test_accelerate_launch_runs_the_module(work):
     config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
     run(
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "rs_rlhf", "reward",
-        "--config", str(work / "recipe.yaml"), "--output_dir", str(work / "launched"), "--max_steps", "2",
-        "--eval_strategy", "no", "--per_device_train_batch_size", "1",
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        config,
+        "-m",
+        "rs_rlhf",
+        "reward",
+        "--config",
+        str(work / "recipe.yaml"),
+        "--output_dir",
+        str(work / "launched"),
+        "--max_steps",
+        "2",
+        "--eval_strategy",
+        "no",
+        "--per_device_train_batch_size",
+        "1",
+    )
     assert losses(work, "launched") == pytest.approx(losses(work, "one")[:2], abs=1e-3)
 
 
 def test_zero3_resumes_from_a_checkpoint(work):
     flags = ["--accelerate_config", "cpu_zero3", "--per_device_train_batch_size", "1", "--eval_strategy", "no"]
     train(work, "resumed", *flags, "--max_steps", "2", "--lr_scheduler_type", "constant")
-    train(work, "resumed", *flags, "--max_steps", "4", "--lr_scheduler_type", "constant",
-          "--resume_from_checkpoint", "true")  # fmt: skip
+    train(
+        work,
+        "resumed",
+        *flags,
+        "--max_steps",
+        "4",
+        "--lr_scheduler_type",
+        "constant",
+        "--resume_from_checkpoint",
+        "true",
+    )
     train(work, "unbroken", *flags, "--max_steps", "4", "--lr_scheduler_type", "constant")
     assert losses(work, "resumed") == pytest.approx(losses(work, "unbroken"), abs=1e-5)
 
 
 def test_lora_under_zero3_saves_a_loadable_adapter_with_its_head(work):
     train(
-        work, "lora", "--accelerate_config", "cpu_zero3", "--per_device_train_batch_size", "1", "--use_peft",
-        "--lora_target_modules", "all-linear", "--eval_strategy", "no", "--positions", "sequential",
-    )  # fmt: skip
+        work,
+        "lora",
+        "--accelerate_config",
+        "cpu_zero3",
+        "--per_device_train_batch_size",
+        "1",
+        "--use_peft",
+        "--lora_target_modules",
+        "all-linear",
+        "--eval_strategy",
+        "no",
+        "--positions",
+        "sequential",
+    )
     assert ScoreModel.from_pretrained(work / "lora").config.positions == "sequential"
     assert scores(work / "lora", work).isfinite().all() and len(losses(work, "lora")) == 5
 

@@ -80,6 +80,15 @@ def test_the_gpu_benchmark_runs_to_its_end(tmp_path):
     assert set(found["step"]["phases"]) == set(found["peak_memory_gib"]) == PHASES
     assert sum(found["step"]["phases"].values()) == pytest.approx(found["step"]["step"])
     assert found["matmul_flops_per_second"] > 0 and found["parameters"]["score_model"] > 0
-    keys = {"completions", "tokens", "flops", "forward_seconds", "forward_flops_per_second", "forward_share_of_peak",
-            "whole_seconds", "whole_share_of_peak", "completions_per_second"}  # fmt: skip
+    keys = {
+        "completions",
+        "tokens",
+        "flops",
+        "forward_seconds",
+        "forward_flops_per_second",
+        "forward_share_of_peak",
+        "whole_seconds",
+        "whole_share_of_peak",
+        "completions_per_second",
+    }
     assert set(found["scoring"]) == keys and found["scoring"]["completions"] == 2

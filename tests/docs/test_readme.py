@@ -43,16 +43,30 @@ def test_the_demo_leaves_its_picture_and_refuses_other_folders(folder, tmp_path)
     (tmp_path / "mine.txt").write_text("keep me")
     done = subprocess.run(
         [sys.executable, "-m", "rs_rlhf", "demo", "--output_dir", str(tmp_path)],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 1 and "is not empty and was not made by the demo" in done.stderr
     assert (tmp_path / "mine.txt").exists()
 
 
 def test_the_readme_has_the_blocks_that_are_run():
     assert [language for language, _ in BLOCKS] == [
-        "", "python", "bash", "bash", "python", "bash", "python", "bash", "bash", "bash", "bash", "python", "bash",
-    ]  # fmt: skip
+        "",
+        "python",
+        "bash",
+        "bash",
+        "python",
+        "bash",
+        "python",
+        "bash",
+        "bash",
+        "bash",
+        "bash",
+        "python",
+        "bash",
+    ]
 
 
 def test_make_targets_exist():
@@ -62,10 +76,19 @@ def test_make_targets_exist():
 
 
 EXPECTED = {
-    1: "[[", 2: "learning_curve.png", 3: "| all | 20 |", 4: "train_runtime", 5: "report.html",
-    6: "rewards/score_reward", 7: "dpo.jsonl", 8: '"scores":', 9: "eval_scenes_top1",
-    10: "| best score |", 11: "of 16 samples were saved", 12: "results_",
-}  # fmt: skip
+    1: "[[",
+    2: "learning_curve.png",
+    3: "| all | 20 |",
+    4: "train_runtime",
+    5: "report.html",
+    6: "rewards/score_reward",
+    7: "dpo.jsonl",
+    8: '"scores":',
+    9: "eval_scenes_top1",
+    10: "| best score |",
+    11: "of 16 samples were saved",
+    12: "results_",
+}
 
 
 @pytest.mark.parametrize("number", range(1, len(BLOCKS)))

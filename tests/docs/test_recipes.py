@@ -66,17 +66,26 @@ def test_the_recipe_on_real_images_runs(recipe, tmp_path):
     run(["reward", "--config", f"aid-rsicd-tiny/{recipe}", "--eval_steps", "2", *flags], tmp_path)
     blind = ["--image_blind"] if recipe == "blind" else []
     table = run(
-        ["eval", "--model", f"out/aid-rsicd-tiny/{recipe}", "--preferences",
-         "out/aid-rsicd-tiny/pairs/validation.jsonl", *blind], tmp_path,
-    )  # fmt: skip
+        [
+            "eval",
+            "--model",
+            f"out/aid-rsicd-tiny/{recipe}",
+            "--preferences",
+            "out/aid-rsicd-tiny/pairs/validation.jsonl",
+            *blind,
+        ],
+        tmp_path,
+    )
     assert "kind: another_class | 20 |" in table
     assert ("Image-shuffle gap" in table) == (recipe == "reward")
 
 
 def test_the_captioner_recipe_runs(tmp_path):
     data = data_folder("aid_rsicd")
-    run(["tiny-vlm", "out/aid-rsicd-tiny/init", "--hidden_size", "32", "--vision_dim", "32", "--max_pixels", "3136"],
-        tmp_path)  # fmt: skip
+    run(
+        ["tiny-vlm", "out/aid-rsicd-tiny/init", "--hidden_size", "32", "--vision_dim", "32", "--max_pixels", "3136"],
+        tmp_path,
+    )
     flags = ["--dataset_name", str(data), "--dataset_train_split", "validation", "--max_steps", "2"]
     flags += ["--per_device_train_batch_size", "8", "--eval_strategy", "no", "--use_cpu", "true"]
     run(["sft", "--config", "aid-rsicd-tiny/captioner", *flags], tmp_path)
@@ -99,13 +108,41 @@ def test_the_rl_recipe_on_real_images_runs(tmp_path):
     for split, extra in (("train", ["--choices_extra", "3", "--damaged_extra", "2"]), ("validation", [])):
         more = ["--limit", "16", "--output", f"{out}/pairs/mistakes_{split}.jsonl", "--choices_extra", "5", *extra]
         run(["data", "sample-pairs", *sampled, *more], tmp_path)
-    run(["reward", "--config", "aid-rsicd-tiny/rl_reward", *few, "--per_device_train_batch_size", "8",
-         "--eval_steps", "2"], tmp_path)  # fmt: skip
+    run(
+        [
+            "reward",
+            "--config",
+            "aid-rsicd-tiny/rl_reward",
+            *few,
+            "--per_device_train_batch_size",
+            "8",
+            "--eval_steps",
+            "2",
+        ],
+        tmp_path,
+    )
     log = run(
-        ["grpo", "--config", "aid-rsicd-tiny/grpo", *images, *few, "--dataset_test_split", "validation",
-         "--score_model", f"{out}/rl_reward", "--max_eval_samples", "16", "--per_device_train_batch_size", "16",
-         "--eval_steps", "2", "--logging_steps", "1"], tmp_path,
-    )  # fmt: skip
+        [
+            "grpo",
+            "--config",
+            "aid-rsicd-tiny/grpo",
+            *images,
+            *few,
+            "--dataset_test_split",
+            "validation",
+            "--score_model",
+            f"{out}/rl_reward",
+            "--max_eval_samples",
+            "16",
+            "--per_device_train_batch_size",
+            "16",
+            "--eval_steps",
+            "2",
+            "--logging_steps",
+            "1",
+        ],
+        tmp_path,
+    )
     assert "eval_audit/greedy_accuracy" in log and "audit/shuffle_gap" in log and "score/mean" in log
     assert (tmp_path / out / "grpo" / "model.safetensors").is_file()
 
@@ -201,9 +238,15 @@ def test_the_recipes_readme_states_the_measured_curation_results():
     found = json.loads((folder / "results.json").read_text())
     text = (folder / "README.md").read_text()
     assert all(line in text for line in found["tables"])
-    names = {"full": "all rows", "random": "random 30%", "clip": "CLIP score, top 30%",
-             "clip_image": "CLIP score, every image", "model": "score model, top 30%",
-             "model_image": "score model, every image", "oracle": "oracle 30%"}  # fmt: skip
+    names = {
+        "full": "all rows",
+        "random": "random 30%",
+        "clip": "CLIP score, top 30%",
+        "clip_image": "CLIP score, every image",
+        "model": "score model, top 30%",
+        "model_image": "score model, every image",
+        "oracle": "oracle 30%",
+    }
 
     def runs(kind, arm, name, same="steps"):
         wanted = f"{arm}_steps" if arm == "full" and same == "steps" else arm
@@ -248,8 +291,10 @@ def test_the_recipes_readme_states_the_measured_rl_gain():
     before = {way: share(bits) for way, bits in found["before"]["spoiled"].items()}
     shares = {}
     for arm, name in (
-        ("grpo", "GRPO, the score model alone"), ("shuffled", "control: GRPO, another"), ("wrong", "control: more of")
-    ):  # fmt: skip
+        ("grpo", "GRPO, the score model alone"),
+        ("shuffled", "control: GRPO, another"),
+        ("wrong", "control: more of"),
+    ):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {name}")]
         for way in ("greedy", "sampled"):
             own = shares[arm, way] = [share(run["right"][way]) for run in found["runs"] if run["arm"] == arm]

@@ -11,16 +11,13 @@ import time
 import pytest
 from helpers import ROOT, picture
 
-from rs_rlhf import ScoreModel
-
-from rs_rlhf import Scorer
-
+from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.cli import main as cli
-from rs_rlhf.metrics.closed_answers import judge_answer
-from rs_rlhf.evaluation.best_of_n import best_answer, verdicts
-from rs_rlhf.data.group import DataError
-from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.data.questions import read_questions
+from rs_rlhf.errors import DataError
+from rs_rlhf.evaluation.best_of_n import best_answer, verdicts
+from rs_rlhf.metrics.closed_answers import judge_answer
+from rs_rlhf.models.policies.policy import Policy
 
 QUESTIONS, N, TOKENS, BUDGET = 20, 6, 6, 500
 SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": TOKENS}
@@ -82,9 +79,25 @@ def data(tmp_path_factory):
 def command(data, policy_path):
     def build(out, score_model, *more):
         sampling = [f"--{name}={value}" for name, value in SAMPLING.items()]
-        return ["best-of-n", "--policy", policy_path, "--score-model", str(score_model), "--data_root", str(data),
-                "--task", str(data / "asked.yaml"), "-n", str(N), "--token_budget", str(BUDGET), *sampling,
-                "--out", str(out), *map(str, more)]  # fmt: skip
+        return [
+            "best-of-n",
+            "--policy",
+            policy_path,
+            "--score-model",
+            str(score_model),
+            "--data_root",
+            str(data),
+            "--task",
+            str(data / "asked.yaml"),
+            "-n",
+            str(N),
+            "--token_budget",
+            str(BUDGET),
+            *sampling,
+            "--out",
+            str(out),
+            *map(str, more),
+        ]
 
     return build
 
@@ -123,8 +136,11 @@ def accuracy_of_the_best(data, path, which):
 
 def test_the_files_hold_what_was_sampled_scored_and_reckoned(whole, data, scorer):
     assert sorted(path.name for path in whole.iterdir()) == [
-        "answers_asked_seed0.jsonl", "best_of_n.json", "best_of_n.md", "best_of_n.png",
-    ]  # fmt: skip
+        "answers_asked_seed0.jsonl",
+        "best_of_n.json",
+        "best_of_n.md",
+        "best_of_n.png",
+    ]
     answers, scores = stored(whole / "answers_asked_seed0.jsonl")
     assert sorted(answers) == list(range(QUESTIONS)) and {len(own) for own in answers.values()} == {N}
     (by_score,) = scores.values()

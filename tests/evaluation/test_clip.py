@@ -9,6 +9,9 @@ import torch
 from helpers import picture
 from PIL import Image
 
+from rs_rlhf.data.group import make_group
+from rs_rlhf.data.questions import QuestionRow
+from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.evaluation import clip as clip_eval
 from rs_rlhf.evaluation.clip import (
     class_features,
@@ -19,11 +22,8 @@ from rs_rlhf.evaluation.clip import (
     zero_shot_figures,
     zero_shot_record,
 )
-from rs_rlhf.models.clip import ClipModel
-from rs_rlhf.data.group import DataError, make_group
-from rs_rlhf.imagery.raster import ImageError
 from rs_rlhf.metrics.preferences import wilson_interval
-from rs_rlhf.data.questions import QuestionRow
+from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "yellow": (230, 220, 40)}

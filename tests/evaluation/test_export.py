@@ -5,18 +5,25 @@ import os
 
 import pytest
 from helpers import picture
+from helpers.evaluation_runs import records, write_run
+from helpers.wandb_files import logged
 from PIL import Image
-from test_eval_compare import records, write_run
-from test_wandb_offline import logged
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.data.group import DataError
+from rs_rlhf.errors import DataError
 from rs_rlhf.evaluation.export import lm_eval_results, lm_eval_samples, read_results, wandb_figures, write_lm_eval
 from rs_rlhf.runs.tables import THUMBNAIL
 
 TYPES = {"count": {"n": 2, "accuracy": 0.5, "interval": [0.1, 0.9]}, "a, b": {"n": 1, "accuracy": 1.0}}
-FIGURES = {"accuracy": 0.75, "interval": [0.3, 0.95], "upstream_compat": 1.0, "parse_failures": 0.25, "types": TYPES,
-           "metrics": {"precision@0.5": 0.75, "CIDEr": 1.25, "METEOR": None}, "task": "vqa"}  # fmt: skip
+FIGURES = {
+    "accuracy": 0.75,
+    "interval": [0.3, 0.95],
+    "upstream_compat": 1.0,
+    "parse_failures": 0.25,
+    "types": TYPES,
+    "metrics": {"precision@0.5": 0.75, "CIDEr": 1.25, "METEOR": None},
+    "task": "vqa",
+}
 
 
 @pytest.fixture

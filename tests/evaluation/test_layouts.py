@@ -3,11 +3,11 @@
 import shutil
 
 import pytest
-from helpers.benchmark_files import change, declared, draw, fails, lr_files, made, prompts, write
 from helpers import data_folder
+from helpers.benchmark_files import change, declared, draw, fails, lr_files, made, prompts, write
 
-from rs_rlhf.evaluation.reader import read_benchmark
 from rs_rlhf.evaluation.layouts import lettered
+from rs_rlhf.evaluation.reader import read_benchmark
 
 
 @pytest.fixture
@@ -22,9 +22,11 @@ def test_rsvqa_official_files(lr):
     rows = read_benchmark(declared("rsvqa-lr"), lr)
     found = [(row.id, row.reference, row.columns["types"], row.image_names) for row in rows]
     assert found == [
-        ("1", "rural", ["rural_urban"], ["1.tif"]), ("2", "17", ["count"], ["1.tif"]),
-        ("3", "yes", ["presence"], ["3.tif"]), ("4", "no", ["comp"], ["3.tif"]),
-    ]  # fmt: skip
+        ("1", "rural", ["rural_urban"], ["1.tif"]),
+        ("2", "17", ["count"], ["1.tif"]),
+        ("3", "yes", ["presence"], ["3.tif"]),
+        ("4", "no", ["comp"], ["3.tif"]),
+    ]
     assert prompts(rows)[1] == "How many buildings are there? Answer with a single word or number."
     assert rows[0].group.images == [str(lr / "Images_LR" / "1.tif")] and "question 1" in rows[0].group.where
     core = read_benchmark(declared("rsvqa-lr"), lr, core_only=True)
@@ -200,8 +202,9 @@ def test_dior_rsvg(tmp_path):
     write(tmp_path / "test.txt", "0\n2\n")
     rows = read_benchmark(declared("dior-rsvg"), tmp_path)
     assert [(row.id, row.image_names, row.columns["boxes"]) for row in rows] == [
-        ("0", ["00001.jpg"], [[1, 2, 30, 40]]), ("2", ["00002.jpg"], [[9, 10, 20, 30]]),
-    ]  # fmt: skip
+        ("0", ["00001.jpg"], [[1, 2, 30, 40]]),
+        ("2", ["00002.jpg"], [[9, 10, 20, 30]]),
+    ]
     assert "Where is A port?" in prompts(rows)[1] and rows[1].columns["size"] == [84, 56] and rows[1].reference == ""
     write(tmp_path / "test.txt", "0\n3\n")
     fails(declared("dior-rsvg"), tmp_path, "test.txt", "place 3 is listed", "3 objects")
@@ -221,8 +224,14 @@ def test_dior_rsvg(tmp_path):
 
 
 def test_vrsbench_boxes_become_pixels(tmp_path):
-    row = {"image_id": "P1.png", "question": "The ship.", "ground_truth": "{<25><50><50><100>}", "question_id": 7,
-           "type": "ref", "unique": False}  # fmt: skip
+    row = {
+        "image_id": "P1.png",
+        "question": "The ship.",
+        "ground_truth": "{<25><50><50><100>}",
+        "question_id": 7,
+        "type": "ref",
+        "unique": False,
+    }
     flat = {
         **row,
         "question_id": 8,

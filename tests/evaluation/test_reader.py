@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.benchmark_files import change, declared, draw, fails, lr_files, made, prompts, write
 from helpers import ROOT, data_folder, picture
+from helpers.benchmark_files import change, declared, draw, fails, lr_files, made, prompts, write
 
 from rs_rlhf import declarations
-from rs_rlhf.evaluation.reader import _check_judged, dataset_hash, read_benchmark, references_of
-from rs_rlhf.evaluation.benchmark import load_benchmark
 from rs_rlhf.data.group import completion_text
-from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.errors import DeclarationError
+from rs_rlhf.evaluation.benchmark import load_benchmark
+from rs_rlhf.evaluation.reader import _check_judged, dataset_hash, read_benchmark, references_of
 from rs_rlhf.imagery.raster import read_image
 
 
@@ -48,11 +48,14 @@ CLASSES = {
     "ucmerced": 21,
 }
 FOLDERS = {
-    "aid": "BareLand StorageTanks MediumResidential", "nwpu-resisc45": "sea_ice thermal_power_station wetland",
-    "meter-ml": "CAFOs R&Ts Negative WWTPs ProcPlants Mines Landfills", "siri-whu": "idle_land water",
-    "whu-rs19": "footballField railwayStation", "ucmerced": "mobilehomepark storagetanks baseballdiamond buildings",
+    "aid": "BareLand StorageTanks MediumResidential",
+    "nwpu-resisc45": "sea_ice thermal_power_station wetland",
+    "meter-ml": "CAFOs R&Ts Negative WWTPs ProcPlants Mines Landfills",
+    "siri-whu": "idle_land water",
+    "whu-rs19": "footballField railwayStation",
+    "ucmerced": "mobilehomepark storagetanks baseballdiamond buildings",
     "eurosat": "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop Residential SeaLake",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from helpers import picture
 
-from rs_rlhf.evaluation.reader import read_benchmark
+from helpers import picture
+from rs_rlhf.data.group import prompt_text
+from rs_rlhf.errors import DataError
 from rs_rlhf.evaluation.benchmark import Benchmark, load_benchmark
-from rs_rlhf.data.group import DataError, prompt_text
+from rs_rlhf.evaluation.reader import read_benchmark
 
 
 def declared(name, **changes):
@@ -61,8 +62,12 @@ def lr_files(tmp_path):
     ]
     said = [(1, 1, "rural"), (2, 2, "17"), (3, 4, "no"), (4, 3, "yes")]
     answers = [{"id": i, "question_id": q, "answer": text, **base} for i, q, text in said]
-    images = [off[0], {"id": 1, "questions_ids": [1, 2], "original_name": "S2_1.tif", **base}, off[2],
-              {"id": 3, "questions_ids": [3, 4], "original_name": "S2_3.tif", **base}]  # fmt: skip
+    images = [
+        off[0],
+        {"id": 1, "questions_ids": [1, 2], "original_name": "S2_1.tif", **base},
+        off[2],
+        {"id": 3, "questions_ids": [3, 4], "original_name": "S2_3.tif", **base},
+    ]
     root = tmp_path / "RSVQA_LR"
     write(root / "LR_split_test_questions.json", {"questions": [off[0], *({**base, **one} for one in asked)]})
     write(root / "LR_split_test_answers.json", {"answers": [off[0], *answers, {"id": 5, "active": False}]})

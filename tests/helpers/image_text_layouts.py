@@ -6,6 +6,7 @@ import json
 import tarfile
 
 import datasets
+
 from helpers import picture
 
 LABELS = ["Port", "River"]
@@ -21,10 +22,13 @@ def png(seed):
 def rows(start=0, count=COUNT):
     """Rows with one to three captions, in which characters take one to four bytes."""
     return [
-        {"image": f"{i}.png", "captions": [f"caption {k} of {i} é€\U0001f600" for k in range(1 + i % 3)],
-         "label": LABELS[i % 2]}
+        {
+            "image": f"{i}.png",
+            "captions": [f"caption {k} of {i} é€\U0001f600" for k in range(1 + i % 3)],
+            "label": LABELS[i % 2],
+        }
         for i in range(start, start + count)
-    ]  # fmt: skip
+    ]
 
 
 def write_images(folder, count=COUNT):

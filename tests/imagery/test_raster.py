@@ -8,7 +8,8 @@ import pytest
 from helpers import data_folder
 from PIL import Image
 
-from rs_rlhf.imagery.raster import ImageError, ImageOptions, content_hash, fit_pixel_budget, image_size, read_image
+from rs_rlhf.errors import ImageError
+from rs_rlhf.imagery.raster import ImageOptions, content_hash, fit_pixel_budget, image_size, read_image
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import pytest
 from helpers import picture
 from PIL import Image
 
-from rs_rlhf.imagery.sources import ImageError, ImageOptions, resolve_path
+from rs_rlhf.errors import ImageError
 from rs_rlhf.imagery.raster import content_hash, image_size, read_image
+from rs_rlhf.imagery.sources import ImageOptions, resolve_path
 
 
 @pytest.fixture

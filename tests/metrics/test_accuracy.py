@@ -3,11 +3,10 @@
 import json
 import random
 import time
-from pathlib import Path
 
 import pytest
+from helpers import CASES
 
-from rs_rlhf.metrics.preferences import wilson_interval
 from rs_rlhf.metrics.accuracy import (
     accuracy_figures,
     bootstrap_interval,
@@ -16,8 +15,9 @@ from rs_rlhf.metrics.accuracy import (
     mcnemar,
     paired_bootstrap,
 )
+from rs_rlhf.metrics.preferences import wilson_interval
 
-GROUNDING = json.loads((Path(__file__).parent / "cases" / "grounding.json").read_text())
+GROUNDING = json.loads((CASES / "grounding.json").read_text())
 
 
 def record(strict, lenient=True, answer="x", types=()):

@@ -12,8 +12,9 @@ REFERENCES = [
     ["a port with some white ships", "many ships lie in a small port near the sea"],
     ["many dense houses are beside a park", "dense houses and a road beside a green park"],
 ]
-needs_library = pytest.mark.skipif(not __import__("importlib.util").util.find_spec("pycocoevalcap"),
-                                   reason="pycocoevalcap is not installed")  # fmt: skip
+needs_library = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("pycocoevalcap"), reason="pycocoevalcap is not installed"
+)
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR and the PTB tokenizer need java")
 
 
@@ -95,8 +96,16 @@ def test_meteor():
 
 def test_simple_tokens():
     assert simple_tokens("The Ships’ (white) decks — 1,000 m; it's \n BIG!") == [
-        "the", "ships", "white", "decks", "1,000", "m", "it", "'s", "big",
-    ]  # fmt: skip
+        "the",
+        "ships",
+        "white",
+        "decks",
+        "1,000",
+        "m",
+        "it",
+        "'s",
+        "big",
+    ]
     assert simple_tokens(" ... ") == []
 
 

@@ -1,13 +1,11 @@
 """The two metrics of closed answers: golden cases, worked out by hand, and what they stand for."""
 
 import json
-from pathlib import Path
 
 import pytest
+from helpers import CASES
 
 from rs_rlhf.metrics.closed_answers import bucket, judge_answer, plain, said_text, upstream_compat
-
-CASES = Path(__file__).parent / "cases"
 
 
 def golden(name):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from helpers import picture
 
+from rs_rlhf.data.group import make_group
+from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.clip import ClipModel, ClipScorer
-from rs_rlhf.data.group import DataError, make_group
-from rs_rlhf.imagery.raster import ImageError
 from rs_rlhf.models.tiny_clip import build_clip_tokenizer, main, save_tiny_clip
 
 TEXTS = ["a river.", "many green trees and several buildings near a river", "two storage tanks"]

@@ -11,8 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.models.collator import continue_positions, split_rows, tree_is_cheaper, tree_mask
-from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 
 COMPLETIONS = ["a river runs through a forest.", "two planes.", "many buildings beside a long straight road", "yes"]
 
@@ -144,9 +144,7 @@ def test_plain_causal_mask_and_running_positions_are_wrong(model, collator, monk
     monkeypatch.setattr(module, "tree_mask", causal)
     assert (model(**batch).scores - right)[0, 1:].abs().max() > 1e-2
     monkeypatch.setattr(module, "tree_mask", tree_mask)
-    monkeypatch.setattr(
-        module, "continue_positions", lambda p, s: torch.arange(s.shape[1]).expand(3, 1, -1).clone()
-    )
+    monkeypatch.setattr(module, "continue_positions", lambda p, s: torch.arange(s.shape[1]).expand(3, 1, -1).clone())
     assert (model(**batch).scores - right).abs().max() > 1e-2
 
 

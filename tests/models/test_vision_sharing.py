@@ -18,9 +18,12 @@ def family(request, tmp_path_factory):
     """A tiny model of the family and its processor; 4 to 12 image tokens."""
     patch = 16 if request.param == "qwen3_vl" else 14
     path = save_tiny_vlm(
-        tmp_path_factory.mktemp("vlm") / request.param, family=request.param, patch_size=patch,
-        min_pixels=4 * (2 * patch) ** 2, max_pixels=12 * (2 * patch) ** 2,
-    )  # fmt: skip
+        tmp_path_factory.mktemp("vlm") / request.param,
+        family=request.param,
+        patch_size=patch,
+        min_pixels=4 * (2 * patch) ** 2,
+        max_pixels=12 * (2 * patch) ** 2,
+    )
     model = AutoModelForImageTextToText.from_pretrained(path)
     return model, AutoProcessor.from_pretrained(path)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rs_rlhf.preferences.check import check_files, format_report, main
 from rs_rlhf.imagery.raster import ImageOptions
+from rs_rlhf.preferences.check import check_files, format_report, main
 
 
 def picture(seed):
@@ -83,8 +83,12 @@ def test_all_problems_of_a_row_and_of_a_file(folder):
     ]
     report = check_files(write("train.json", [json.dumps(rows)]))
     assert found(report) == [
-        ("train.json", 0, "margin"), ("train.json", 0, "chosen"), ("train.json", 0, "rejected[0]"),
-        ("train.json", 0, "image"), ("train.json", 1, "image"), ("train.json", 2, "image"),
+        ("train.json", 0, "margin"),
+        ("train.json", 0, "chosen"),
+        ("train.json", 0, "rejected[0]"),
+        ("train.json", 0, "image"),
+        ("train.json", 1, "image"),
+        ("train.json", 2, "image"),
     ]
     assert str(report.problems[-1]).startswith("train.json, row 2: image 'missing.png'")
     limited = check_files("train.json", max_problems=2)
@@ -248,8 +252,9 @@ def test_relative_paths_start_at_each_file(folder, monkeypatch):
     report = check_files("t.jsonl", eval_files="../two/t.jsonl")
     assert (report.rows, report.different_images) == (3, 3)
     assert found(report) == [
-        ("t.jsonl", 3, "image"), *(("../two/t.jsonl", line, "image") for line in (2, 3, 4)),
-    ]  # fmt: skip
+        ("t.jsonl", 3, "image"),
+        *(("../two/t.jsonl", line, "image") for line in (2, 3, 4)),
+    ]
     messages = [problem.message for problem in report.problems]
     assert "'one/y.png': no such file under image_root" in messages[0] and "'two/y.png': no such file" in messages[2]
     assert "leaves image_root" in messages[1] and "leaves image_root" in messages[3]

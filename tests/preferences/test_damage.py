@@ -12,8 +12,8 @@ import pytest
 from helpers import ROOT, data_folder
 
 from rs_rlhf.data.captioned_images import load_images
-from rs_rlhf.preferences.damage import KINDS, PROMPTS, build_pairs, class_name, damage_attribute, near_equal
 from rs_rlhf.data.scenes import make_scenes
+from rs_rlhf.preferences.damage import KINDS, PROMPTS, build_pairs, class_name, damage_attribute, near_equal
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,12 @@ def test_rows_that_cannot_serve_are_counted():
     pairs = list(build_pairs(rows, stats=stats))
     assert [pair["kind"] for pair in pairs] == ["truncated"]
     assert stats["skipped"] == {
-        "another_class": 2, "same_class": 2, "attribute": 2, "wrong_label": 2, "truncated": 1,
-    }  # fmt: skip
+        "another_class": 2,
+        "same_class": 2,
+        "attribute": 2,
+        "wrong_label": 2,
+        "truncated": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -139,8 +143,13 @@ def test_articles_follow_the_new_word():
 def test_class_name():
     labels = ["BareLand", "StorageTanks", "dense_residential", "Port", "baseball field", "Sea-Ice"]
     assert [class_name(x) for x in labels] == [
-        "bare land", "storage tanks", "dense residential", "port", "baseball field", "sea ice",
-    ]  # fmt: skip
+        "bare land",
+        "storage tanks",
+        "dense residential",
+        "port",
+        "baseball field",
+        "sea ice",
+    ]
 
 
 def test_near_equal():

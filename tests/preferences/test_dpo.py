@@ -12,8 +12,8 @@ import pytest
 from helpers import picture
 
 from rs_rlhf import Scorer, make_group
-from rs_rlhf.preferences.dpo import dpo_row, load_dpo, main
 from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.preferences.dpo import dpo_row, load_dpo, main
 
 TEXTS = ["a river.", "a forest with a road.", "two ships", "a river.", "", "many buildings near a lake"]
 
@@ -29,12 +29,15 @@ def candidates(tmp_path):
         picture(k).save(tmp_path / f"{k}.png")
     rows = [
         {"prompt": "What is it?", "image": "0.png", "completions": TEXTS, "id": "first"},
-        {"prompt": [{"role": "user", "content": "<image> or <image>?"}], "images": ["1.png", "2.png"],
-         "completions": [[{"role": "assistant", "content": text}] for text in TEXTS]},
+        {
+            "prompt": [{"role": "user", "content": "<image> or <image>?"}],
+            "images": ["1.png", "2.png"],
+            "completions": [[{"role": "assistant", "content": text}] for text in TEXTS],
+        },
         {"prompt": "", "image": "3.png", "completions": TEXTS[:3]},
         {"prompt": "Alone?", "completions": ["yes", "no"]},
         {"prompt": "What?", "image": "3.png", "completions": ["same", "same ", ""]},
-    ]  # fmt: skip
+    ]
     file = tmp_path / "candidates.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -84,13 +87,23 @@ def test_trl_trains_on_it(suffix, candidates, score_model_path, tiny_vlm, tmp_pa
     assert data[0]["images"][0].tobytes() == picture(0).tobytes() and len(data[1]["images"]) == 2
     images = data.filter(lambda row: len(row["images"]) > 0)
     args = DPOConfig(
-        str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=2, report_to="none", bf16=False,
-        gradient_checkpointing=False, max_length=None, use_cpu=True, learning_rate=1e-3, logging_steps=1,
-    )  # fmt: skip
+        str(tmp_path / "run"),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        report_to="none",
+        bf16=False,
+        gradient_checkpointing=False,
+        max_length=None,
+        use_cpu=True,
+        learning_rate=1e-3,
+        logging_steps=1,
+    )
     trainer = DPOTrainer(
-        AutoModelForImageTextToText.from_pretrained(tiny_vlm), args=args, train_dataset=images,
+        AutoModelForImageTextToText.from_pretrained(tiny_vlm),
+        args=args,
+        train_dataset=images,
         processing_class=AutoProcessor.from_pretrained(tiny_vlm),
-    )  # fmt: skip
+    )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2 and losses[0] == pytest.approx(0.693, abs=0.01)

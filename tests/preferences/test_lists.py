@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_damaged_texts import rows
+from helpers.captioned_rows import rows
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.preferences.damage import class_name
@@ -48,8 +48,20 @@ def test_the_command_writes_lists_that_the_data_check_passes(tmp_path, capsys):
     folder = tmp_path / "scenes"
     assert cli.main(["data", "scenes", str(folder), "--n_train", "24", "--n_validation", "8"]) == 0
     output = tmp_path / "lists.jsonl"
-    command = ["data", "pairs", "--input", str(folder), "--split", "train", "--form", "list", "--rejected", "5",
-               "--output", str(output)]  # fmt: skip
+    command = [
+        "data",
+        "pairs",
+        "--input",
+        str(folder),
+        "--split",
+        "train",
+        "--form",
+        "list",
+        "--rejected",
+        "5",
+        "--output",
+        str(output),
+    ]
     assert cli.main([*command, "--kinds", "attribute"]) == 1
     assert "--kinds is for pairs" in capsys.readouterr().err
     assert cli.main(command) == 0 and "lists ->" in capsys.readouterr().out
@@ -74,8 +86,16 @@ def test_the_anchor_needs_scores_of_either_sign_and_then_moves_them(tmp_path, ti
     lines = [{"prompt": "", "chosen": "a river .", "rejected": ["a forest .", "a port ."]}] * 8
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    options = {"bf16": False, "max_steps": 12, "report_to": "none", "use_cpu": True, "learning_rate": 5e-3,
-               "ranked_rejected": False, "anchor_coefficient": 1.0, "logging_steps": 1}  # fmt: skip
+    options = {
+        "bf16": False,
+        "max_steps": 12,
+        "report_to": "none",
+        "use_cpu": True,
+        "learning_rate": 5e-3,
+        "ranked_rejected": False,
+        "anchor_coefficient": 1.0,
+        "logging_steps": 1,
+    }
     data = load_preferences(path)
     refused = VisionRewardConfig(str(tmp_path / "refused"), **options)
     with pytest.raises(ValueError, match="set output_activation to 'identity'"):

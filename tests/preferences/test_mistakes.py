@@ -17,12 +17,12 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf.data.group import group_from_row
-from rs_rlhf.imagery.raster import read_image
-from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, candidates_of, judged_pairs, score_of
 from rs_rlhf.data.questions import read_questions
 from rs_rlhf.data.rows import load_preferences
-from rs_rlhf.preferences.mistakes import closed_rejected, damaged_answers, main, plain_answer
 from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.imagery.raster import read_image
+from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, candidates_of, judged_pairs, score_of
+from rs_rlhf.preferences.mistakes import closed_rejected, damaged_answers, main, plain_answer
 
 
 def rows_of(path):
@@ -49,14 +49,30 @@ def test_answers_in_their_plain_form():
 
 
 def test_closed_rejected():
-    said = ["Lake.", "lake", "port", "a river", " River .", "xx", "xx", "xx", "", "  ", "see <image>", "...",
-            "<think>hm</think><answer>Lake</answer>"]  # fmt: skip
+    said = [
+        "Lake.",
+        "lake",
+        "port",
+        "a river",
+        " River .",
+        "xx",
+        "xx",
+        "xx",
+        "",
+        "  ",
+        "see <image>",
+        "...",
+        "<think>hm</think><answer>Lake</answer>",
+    ]
     counts = Counter()
     rejected = closed_rejected(said, "river", ["river", "lake", "port", "Forest"], counts=counts)
     assert [(one["text"], one["kind"], one["count"]) for one in rejected] == [
-        ("Lake.", "policy_wrong", 3), ("port", "policy_wrong", 1), ("xx", "policy_malformed", 3),
-        ("a river", "policy_malformed", 1), ("...", "policy_malformed", 1),
-    ]  # fmt: skip
+        ("Lake.", "policy_wrong", 3),
+        ("port", "policy_wrong", 1),
+        ("xx", "policy_malformed", 3),
+        ("a river", "policy_malformed", 1),
+        ("...", "policy_malformed", 1),
+    ]
     assert counts == {"samples": 13, "right": 1, "wrong": 4, "malformed": 5, "empty": 3, "duplicates": 4}
     more = closed_rejected(said, "river", ["river", "lake", "port", "Forest"], max_rejected=1, choices_extra=9)
     assert more[0]["text"] == "Lake." and {one["text"] for one in more[1:]} == {"port", "Forest"}
@@ -243,9 +259,21 @@ def test_judged_pairs():
 
 @pytest.mark.parametrize(
     ("reply", "score"),
-    [("7", 7), (" Score: 6.5/10.", 6.5), ("8 out of 10", 8), ("<think>2 or 3?</think>4", 4), ("0", 0), ("10", 10),
-     ("", None), ("good", None), ("11", None), ("-1", None), ("the 2 ponds deserve 7", None), ("7/100", None)],
-)  # fmt: skip
+    [
+        ("7", 7),
+        (" Score: 6.5/10.", 6.5),
+        ("8 out of 10", 8),
+        ("<think>2 or 3?</think>4", 4),
+        ("0", 0),
+        ("10", 10),
+        ("", None),
+        ("good", None),
+        ("11", None),
+        ("-1", None),
+        ("the 2 ponds deserve 7", None),
+        ("7/100", None),
+    ],
+)
 def test_score_of(reply, score):
     assert score_of(reply) == score
 

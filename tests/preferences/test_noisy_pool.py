@@ -5,26 +5,11 @@ import re
 from collections import Counter
 
 import pytest
+from helpers.captioned_rows import CLASSES, rows
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.preferences.noisy_pool import CAPTION_DAMAGE, damaged_rows
 from rs_rlhf.preferences.damage import class_name
-
-CLASSES = {"Airport": "planes", "StorageTanks": "tanks", "Forest": "green trees", "Beach": "white waves"}
-
-
-def rows(count=40):
-    return [
-        {
-            "image": f"{i}.png",
-            "id": f"{i}.png",
-            "label": label,
-            "captions": [f"many {things} are in a {class_name(label)} with {2 + i % 5} white buildings .",
-                         f"a {class_name(label)} near a long green river ."],
-        }
-        for i in range(count)
-        for label, things in [list(CLASSES.items())[i % 4]]
-    ]  # fmt: skip
+from rs_rlhf.preferences.noisy_pool import CAPTION_DAMAGE, damaged_rows
 
 
 def test_a_damaged_text_differs_from_all_true_captions_and_a_clean_one_is_one_of_them():
@@ -75,8 +60,19 @@ def test_the_command_writes_rows_beside_their_images_and_leaves_out_those_of_oth
     folder = tmp_path / "scenes"
     assert cli.main(["data", "scenes", str(folder), "--n_train", "24", "--n_validation", "8"]) == 0
     output = tmp_path / "pool" / "pool.jsonl"
-    command = ["data", "damage", "--input", str(folder), "--split", "train", "--rate", "0.5", "--questions",
-               "--output", str(output)]  # fmt: skip
+    command = [
+        "data",
+        "damage",
+        "--input",
+        str(folder),
+        "--split",
+        "train",
+        "--rate",
+        "0.5",
+        "--questions",
+        "--output",
+        str(output),
+    ]
     assert cli.main(command) == 0
     made = [json.loads(line) for line in output.read_text().splitlines()]
     assert {row["source"] for row in made} == {"captions", "labels"}

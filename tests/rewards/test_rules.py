@@ -13,11 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rs_rlhf import ImageOptions, Scorer
-from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.errors import DeclarationError, RewardFailed
 from rs_rlhf.rewards.rules import (
     ExactMatchReward,
     IoUReward,
-    RewardFailed,
     RSReward,
     ScoreReward,
     ThinkAnswerFormatReward,
@@ -70,9 +69,10 @@ def test_rewards_are_the_scorers_in_every_form(scorer, expected, form):
     if form == "list":
         columns = {"images": [[make(i)] for i, _ in rows]}
     if form == "in the prompt":
-        columns, prompts = {}, [
-            asked([{"type": "image", "image": make(i)}, {"type": "text", "text": QUESTION}]) for i, _ in rows
-        ]  # fmt: skip
+        columns, prompts = (
+            {},
+            [asked([{"type": "image", "image": make(i)}, {"type": "text", "text": QUESTION}]) for i, _ in rows],
+        )
     if form == "plain text":
         prompts, completions = [QUESTION] * len(rows), [text for _, text in rows]
     found = ScoreReward(scorer)(prompts, completions, **columns)
@@ -189,9 +189,12 @@ def test_a_failure_is_none_for_its_rows_only(scorer, expected, folder):
     (folder / "broken.png").write_bytes(b"not a picture")
     metrics, extra = {}, {}
     found = ScoreReward(scorer)(
-        [asked()] * 4, [said("urban")] * 4, image=["0.png", "broken.png", "missing.png", "1.png"],
-        log_metric=metrics.__setitem__, log_extra=extra.__setitem__,
-    )  # fmt: skip
+        [asked()] * 4,
+        [said("urban")] * 4,
+        image=["0.png", "broken.png", "missing.png", "1.png"],
+        log_metric=metrics.__setitem__,
+        log_extra=extra.__setitem__,
+    )
     assert found[1] is None and found[2] is None
     assert [found[0], found[3]] == pytest.approx([expected[0][0], expected[1][0]], abs=1e-4)
     low, high = sorted([found[0], found[3]])
@@ -406,8 +409,12 @@ def test_several_images_of_a_prompt_are_scored_in_their_order(scorer):
     right = scorer.score([pair], ["Compare."], [["urban"]])[0]
     slots = [{"type": "image"}, {"type": "text", "text": "Compare."}]
     filled = [{"type": "image", "image": image} for image in pair] + slots[1:]
-    for prompt, columns in ((asked("Compare."), {"images": [pair]}), (asked([slots[0], *slots]), {"images": [pair]}),
-                            (asked(filled), {"images": [pair]}), (asked(filled), {})):  # fmt: skip
+    for prompt, columns in (
+        (asked("Compare."), {"images": [pair]}),
+        (asked([slots[0], *slots]), {"images": [pair]}),
+        (asked(filled), {"images": [pair]}),
+        (asked(filled), {}),
+    ):
         assert ScoreReward(scorer)([prompt], [said("urban")], **columns) == pytest.approx(right, abs=1e-4)
     turned = ScoreReward(scorer)([asked("Compare.")], [said("urban")], images=[pair[::-1]])
     assert abs(turned[0] - right[0]) > 1e-3

@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from rs_rlhf.cli import main as cli
-
+from rs_rlhf.errors import DeclarationError
 from rs_rlhf.runs import dashboard
-from rs_rlhf.declarations import DeclarationError
 from rs_rlhf.runs.report import PREFIXES
 
 RUN = ["dashboard", "--entity", "team", "--project", "rs"]

@@ -8,7 +8,7 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.errors import DeclarationError
 from rs_rlhf.runs.plots import main, plot_grpo, plot_preferences, plot_run
 
 

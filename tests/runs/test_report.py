@@ -11,13 +11,12 @@ import pytest
 from helpers import picture
 
 from rs_rlhf.cli import main as cli
-
+from rs_rlhf.errors import DeclarationError
 from rs_rlhf.runs import report as run_report
-from rs_rlhf.declarations import DeclarationError
-from rs_rlhf.trainers.rollout_audit import TYPES
 from rs_rlhf.runs.report import compare, place, trend, write_report
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
 from rs_rlhf.runs.tables import thumbnail, write_table
+from rs_rlhf.trainers.rollout_audit import TYPES
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \u2028 @@DATA@@ \\1"
 
@@ -33,11 +32,27 @@ def hacked_log():
     """A run whose reward rises while its answers get worse."""
     log = []
     for step in range(5, 61, 5):
-        log.append({"step": step, "loss": 1 / step, "reward": step / 10, "audit/accuracy": 0.8 - step / 100,
-                    "rewards/score_reward/mean": step / 10, "clip_ratio/low": 0.0, "kl": float("nan")})  # fmt: skip
+        log.append(
+            {
+                "step": step,
+                "loss": 1 / step,
+                "reward": step / 10,
+                "audit/accuracy": 0.8 - step / 100,
+                "rewards/score_reward/mean": step / 10,
+                "clip_ratio/low": 0.0,
+                "kl": float("nan"),
+            }
+        )
     for step in (20, 40, 60):
-        log.append({"step": step, "eval_loss": 2 / step, "eval_score/greedy_mean": step / 5,
-                    "eval_audit/greedy_accuracy": 0.7 - step / 200, "eval_runtime": 2.0})  # fmt: skip
+        log.append(
+            {
+                "step": step,
+                "eval_loss": 2 / step,
+                "eval_score/greedy_mean": step / 5,
+                "eval_audit/greedy_accuracy": 0.7 - step / 200,
+                "eval_runtime": 2.0,
+            }
+        )
     return [*log, {"step": 60, "train_runtime": 3725.2, "train_loss": 0.1, "total_flos": 0.0}]
 
 
@@ -46,10 +61,18 @@ def run(tmp_path_factory):
     run = write_state(tmp_path_factory.mktemp("runs") / "a <run>", hacked_log())
     for step in (20, 40, 60):
         rows = [
-            {"step": step, "prompt": f"Prompt {i}?", "completion": f"answer {i} at {step}", "solution": f"class {i}",
-             "score": i + step / 10, "reward": None, "correct": i % 2 == 0, "image": thumbnail(picture(i))}
+            {
+                "step": step,
+                "prompt": f"Prompt {i}?",
+                "completion": f"answer {i} at {step}",
+                "solution": f"class {i}",
+                "score": i + step / 10,
+                "reward": None,
+                "correct": i % 2 == 0,
+                "image": thumbnail(picture(i)),
+            }
             for i in range(3)
-        ]  # fmt: skip
+        ]
         write_table(rows, run / "samples" / f"eval_{step:06d}.parquet", TYPES, "k", [])
         rows = [{**row, "completion": f"rollout {row['completion']}", "reward": step * 1.0} for row in rows]
         rows[0]["completion"] = HOSTILE
@@ -94,8 +117,17 @@ def test_what_the_page_holds(page, run):
     assert facts["Steps"] == "60 of 60" and facts["Training time"] == "1 h 2 min 5 s" and facts["Model"] == "org/a-vlm"
     assert facts["Versions"] == "TRL 1.16.0, Pytorch 2.14.1, Transformers 5.23.0"
     shown = {key for group in data["groups"] for chart in group["charts"] for key in [chart["name"]]}
-    assert shown == {"loss", "reward", "audit/accuracy", "rewards/score_reward/mean", "clip_ratio/low", "kl",
-                     "score/greedy_mean", "audit/greedy_accuracy", "eval_runtime"}  # fmt: skip
+    assert shown == {
+        "loss",
+        "reward",
+        "audit/accuracy",
+        "rewards/score_reward/mean",
+        "clip_ratio/low",
+        "kl",
+        "score/greedy_mean",
+        "audit/greedy_accuracy",
+        "eval_runtime",
+    }
     kl = next(c for g in data["groups"] for c in g["charts"] if c["name"] == "kl")["curves"][0]
     assert kl["points"] == [] and kl["not_finite"] == 12
     assert [pair["name"] for pair in data["compared"]] == [run_report.COMPARED[0][0], run_report.COMPARED[2][0]]
@@ -178,6 +210,7 @@ def test_caps(tmp_path):
 
 # In a browser
 
+
 def wait(browser, script):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -228,8 +261,9 @@ def test_the_page_shows_the_evaluations_below_the_run(browser, page):
 def test_text_of_a_run_is_inert(browser, page):
     opened(browser, page[0])
     assert browser.execute_script("return window.hacked === undefined && !document.querySelector('img[src=x]')")
-    assert HOSTILE in browser.execute_script("return document.querySelector('.table .words').parentNode"
-                                             ".parentNode.textContent")  # fmt: skip
+    assert HOSTILE in browser.execute_script(
+        "return document.querySelector('.table .words').parentNode.parentNode.textContent"
+    )
 
 
 def test_hover_and_keys_tell_step_and_value(browser, page):

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import picture
-from PIL import Image
 from helpers.serving import Served
+from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
+from rs_rlhf.errors import DataError, ImageError, ModelMismatch, ScorerUnavailable
 from rs_rlhf.scoring.batching import model_hash
-from rs_rlhf.data.group import DataError
-from rs_rlhf.imagery.raster import ImageError
-from rs_rlhf.scoring.remote import ModelMismatch, RemoteScorer, ScorerUnavailable
+from rs_rlhf.scoring.remote import RemoteScorer
 
 TEXTS = ["a river.", "many trees beside a road.", "two planes on a runway."]
 DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port

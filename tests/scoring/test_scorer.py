@@ -11,7 +11,7 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
-from rs_rlhf.declarations import DeclarationError
+from rs_rlhf.errors import DeclarationError
 from rs_rlhf.scoring.cards import RewardModelCard, find_card
 
 TEXTS = [["a river.", "many trees.", "two planes on a runway."], ["a lake."], ["a port.", "a road beside a field."]]

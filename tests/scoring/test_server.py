@@ -12,10 +12,10 @@ import httpx
 import pytest
 import torch
 from helpers import picture
+from helpers.serving import Served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from helpers.serving import Served
 
 from rs_rlhf import ScoreModel, Scorer
 

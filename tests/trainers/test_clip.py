@@ -10,14 +10,14 @@ from helpers import picture
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from rs_rlhf.cli.main import main
-from rs_rlhf.models.clip import ClipModel
-from rs_rlhf.trainers.clip import ClipCollator, ClipTrainer, ImageTextPairs, VisionClipConfig
-from rs_rlhf.data.group import DataError
-from rs_rlhf.imagery.raster import ImageError, ImageOptions
-from rs_rlhf.data.scenes import write_scenes
-from rs_rlhf.models.tiny_clip import save_tiny_clip
 from rs_rlhf.cli.clip import load_pairs
+from rs_rlhf.cli.main import main
+from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.errors import DataError, ImageError
+from rs_rlhf.imagery.raster import ImageOptions
+from rs_rlhf.models.clip import ClipModel
+from rs_rlhf.models.tiny_clip import save_tiny_clip
+from rs_rlhf.trainers.clip import ClipCollator, ClipTrainer, ImageTextPairs, VisionClipConfig
 
 RETRIEVAL = "title: t\ntask: retrieval\nlayout: images\npath: scenes\nsplit: validation\nsource: drawn\n"
 
@@ -43,11 +43,27 @@ def command(work, out, *flags, model="clip", data=None):
     """The command's arguments."""
     source = [str(data)] if data else [str(work / "scenes"), "--dataset_train_split", "train"]
     return [
-        "clip", "--model_name_or_path", str(work / model), "--dataset_name", *source,
-        "--output_dir", str(out), "--use_cpu", "true", "--disable_tqdm", "true",
-        "--per_device_train_batch_size", "24", "--learning_rate", "1e-3", "--logging_steps", "1", "--save_strategy",
-        "no", *flags,
-    ]  # fmt: skip
+        "clip",
+        "--model_name_or_path",
+        str(work / model),
+        "--dataset_name",
+        *source,
+        "--output_dir",
+        str(out),
+        "--use_cpu",
+        "true",
+        "--disable_tqdm",
+        "true",
+        "--per_device_train_batch_size",
+        "24",
+        "--learning_rate",
+        "1e-3",
+        "--logging_steps",
+        "1",
+        "--save_strategy",
+        "no",
+        *flags,
+    ]
 
 
 def history(out):
@@ -71,9 +87,16 @@ def pairs_of(n, folder=None):
 
 def make_trainer(work, out, pairs, model="clip", **options):
     defaults = dict(
-        max_steps=2, use_cpu=True, report_to="none", logging_steps=1, save_strategy="no", disable_tqdm=True,
-        per_device_train_batch_size=8, learning_rate=1e-3, seed=1,
-    )  # fmt: skip
+        max_steps=2,
+        use_cpu=True,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        per_device_train_batch_size=8,
+        learning_rate=1e-3,
+        seed=1,
+    )
     args = VisionClipConfig(output_dir=str(out), **(defaults | options))
     return ClipTrainer(
         AutoModel.from_pretrained(work / model), args, AutoProcessor.from_pretrained(work / model), pairs
@@ -83,9 +106,27 @@ def make_trainer(work, out, pairs, model="clip", **options):
 @pytest.mark.parametrize("model", ["clip", "siglip"])
 def test_a_tiny_model_learns_scenes_and_is_evaluated_as_by_rs_rlhf_eval(work, tmp_path, model, capsys):
     out = tmp_path / "out"
-    flags = ["--eval_tasks", "scenes", str(work / "found.yaml"), "--eval_data_root", str(work), "--eval_on_start",
-             "true", "--eval_strategy", "steps", "--eval_steps", "40", "--max_steps", "80", "--warmup_steps", "5",
-             "--save_strategy", "steps", "--save_steps", "40"]  # fmt: skip
+    flags = [
+        "--eval_tasks",
+        "scenes",
+        str(work / "found.yaml"),
+        "--eval_data_root",
+        str(work),
+        "--eval_on_start",
+        "true",
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        "40",
+        "--max_steps",
+        "80",
+        "--warmup_steps",
+        "5",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "40",
+    ]
     assert main(command(work, out, *flags, model=model)) == 0
     told = capsys.readouterr().out
     assert "600 pairs of 120 images" in told and f"rs-rlhf eval --model {out} --model-type clip" in told
@@ -96,8 +137,24 @@ def test_a_tiny_model_learns_scenes_and_is_evaluated_as_by_rs_rlhf_eval(work, tm
         assert len(values) == 3 and values[-1] > values[0] + 0.15, (name, values)
     # A checkpoint is a whole model: with its processor, and the figures of the training are those of the command.
     for folder, at in ((out / "checkpoint-40", 1), (out, 2)):
-        assert main(["eval", "--model", str(folder), "--task", f"scenes,{work / 'found.yaml'}", "--model_type", "clip",
-                     "--data_root", str(work), "--out", str(tmp_path / f"eval{at}")]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    "eval",
+                    "--model",
+                    str(folder),
+                    "--task",
+                    f"scenes,{work / 'found.yaml'}",
+                    "--model_type",
+                    "clip",
+                    "--data_root",
+                    str(work),
+                    "--out",
+                    str(tmp_path / f"eval{at}"),
+                ]
+            )
+            == 0
+        )
         tasks = json.loads((tmp_path / f"eval{at}" / "results.json").read_text())["tasks"]
         for task in ("scenes", "found"):
             for name, value in tasks[task]["metrics"].items():
@@ -109,13 +166,26 @@ def test_a_tiny_model_learns_scenes_and_is_evaluated_as_by_rs_rlhf_eval(work, tm
 @pytest.mark.parametrize("chunk", [[], ["--grad_cache_chunk_size", "10"]])
 def test_resumed_is_as_uninterrupted(work, tmp_path, chunk):
     """Over the end of an epoch (25 steps of 24 pairs), with augmentation, whose draws depend on the epoch."""
-    flags = ["--augment", "true", "--lr_scheduler_type", "constant", "--max_train_samples", "30",
-             "--dataloader_num_workers", "1", *chunk]  # fmt: skip
+    flags = [
+        "--augment",
+        "true",
+        "--lr_scheduler_type",
+        "constant",
+        "--max_train_samples",
+        "30",
+        "--dataloader_num_workers",
+        "1",
+        *chunk,
+    ]
     saved = ["--save_strategy", "steps", "--save_steps", "5"]
     assert main(command(work, tmp_path / "whole", *flags, "--max_steps", "9")) == 0
     assert main(command(work, tmp_path / "broken", *flags, *saved, "--max_steps", "5")) == 0
-    assert main(command(work, tmp_path / "broken", *flags, *saved, "--max_steps", "9", "--resume_from_checkpoint",
-                        "true")) == 0  # fmt: skip
+    assert (
+        main(
+            command(work, tmp_path / "broken", *flags, *saved, "--max_steps", "9", "--resume_from_checkpoint", "true")
+        )
+        == 0
+    )
     losses = figures(tmp_path / "whole", "loss")
     assert len(losses) == 9 and len(set(losses)) == 9
     assert figures(tmp_path / "broken", "loss") == pytest.approx(losses, abs=1e-6)
@@ -129,12 +199,17 @@ def test_every_text_is_a_pair_with_its_image(tmp_path):
     picture(1).save(tmp_path / "b.png")
     rows = [
         {"image": "a.png", "captions": ["a river .", "many trees ."]},
-        {"image": "b.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"},
-                                             {"from": "gpt", "value": "a port"},
-                                             {"from": "human", "value": "Where?"},
-                                             {"from": "gpt", "value": "at sea"}]},
+        {
+            "image": "b.png",
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat is it?"},
+                {"from": "gpt", "value": "a port"},
+                {"from": "human", "value": "Where?"},
+                {"from": "gpt", "value": "at sea"},
+            ],
+        },
         {"image": "a.png", "caption": "a bridge ."},
-    ]  # fmt: skip
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = load_pairs(str(tmp_path / "rows.jsonl"))
     assert [pairs[i]["text"] for i in range(len(pairs))] == [
@@ -229,8 +304,10 @@ def test_the_same_picture_or_text_is_known_whatever_its_file_and_case(work, tmp_
 
 
 def test_masking_takes_the_same_pairs_out_of_the_loss_of_the_trainer(work, tmp_path):
-    rows = [{"image": picture(0, 40, 40), "texts": ["a river .", "a port"], "where": ""},
-            {"image": picture(1, 40, 40), "texts": ["many trees"], "where": ""}]  # fmt: skip
+    rows = [
+        {"image": picture(0, 40, 40), "texts": ["a river .", "a port"], "where": ""},
+        {"image": picture(1, 40, 40), "texts": ["many trees"], "where": ""},
+    ]
     pairs = ImageTextPairs(rows)
     losses = []
     for masked in (True, False):
@@ -280,8 +357,10 @@ def test_long_texts_are_told_of(work, tmp_path, recwarn):
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
     flags = ["--per_device_train_batch_size", "4", "--max_steps", "1"]
     assert main(command(work, tmp_path / "out", *flags, data=tmp_path / "rows.jsonl")) == 0
-    assert any("25.0% of the texts (of 4 looked at) are longer than the model's 24 tokens" in str(one.message)
-               for one in recwarn)  # fmt: skip
+    assert any(
+        "25.0% of the texts (of 4 looked at) are longer than the model's 24 tokens" in str(one.message)
+        for one in recwarn
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,8 +394,11 @@ def test_models_that_are_no_dual_encoder_are_refused(work, tmp_path, capsys, tin
     clip = AutoModel.from_pretrained(work / "clip")
     del clip.logit_scale
     with pytest.raises(ValueError, match="no logit_scale"):
-        ClipTrainer(clip, VisionClipConfig(output_dir=str(tmp_path), use_cpu=True),
-                    AutoProcessor.from_pretrained(work / "clip"))  # fmt: skip
+        ClipTrainer(
+            clip,
+            VisionClipConfig(output_dir=str(tmp_path), use_cpu=True),
+            AutoProcessor.from_pretrained(work / "clip"),
+        )
 
 
 def test_augmentation_turns_what_speaks_of_no_direction_and_changes_with_the_epoch(work, tmp_path):

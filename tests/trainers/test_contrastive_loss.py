@@ -8,8 +8,8 @@ import torch
 from helpers import picture
 from transformers import AutoModel, AutoProcessor
 
-from rs_rlhf.trainers.contrastive_loss import cached_backward, contrastive_loss, encode, same_pairs
 from rs_rlhf.models.tiny_clip import save_tiny_clip
+from rs_rlhf.trainers.contrastive_loss import cached_backward, contrastive_loss, encode, same_pairs
 
 TEXTS = ["a river .", "many trees", "two ports", "a long road near a river", "bare land", "a lake", "a plane ."]
 
@@ -17,12 +17,20 @@ TEXTS = ["a river .", "many trees", "two ports", "a long road near a river", "ba
 @pytest.fixture(scope="module", params=["clip", "siglip"])
 def family(request, tmp_path_factory):
     """A tiny dual encoder with a temperature (and a bias) that are no round numbers, and a batch of 7 pairs."""
-    path = save_tiny_clip(tmp_path_factory.mktemp(request.param), TEXTS, family=request.param, image_size=32,
-                          max_length=16)  # fmt: skip
+    path = save_tiny_clip(
+        tmp_path_factory.mktemp(request.param), TEXTS, family=request.param, image_size=32, max_length=16
+    )
     processor = AutoProcessor.from_pretrained(path)
     padding = "max_length" if request.param == "siglip" else "longest"
-    inputs = dict(processor(text=TEXTS, images=[picture(i, 40, 40) for i in range(7)], return_tensors="pt",
-                            padding=padding, max_length=16))  # fmt: skip
+    inputs = dict(
+        processor(
+            text=TEXTS,
+            images=[picture(i, 40, 40) for i in range(7)],
+            return_tensors="pt",
+            padding=padding,
+            max_length=16,
+        )
+    )
     return path, inputs
 
 
@@ -161,6 +169,13 @@ def test_bfloat16_features_give_a_float32_loss(family):
         loss = loss_of(model)(*encode(model, inputs))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(loss_of(model)(*encode(model, inputs)).item(), abs=0.05)
-    chunked = cached_backward(model, inputs, loss_of(model), temperature(model), 3, backward=lambda p: p.backward(),
-                              autocast=partial(torch.autocast, "cpu", torch.bfloat16))  # fmt: skip
+    chunked = cached_backward(
+        model,
+        inputs,
+        loss_of(model),
+        temperature(model),
+        3,
+        backward=lambda p: p.backward(),
+        autocast=partial(torch.autocast, "cpu", torch.bfloat16),
+    )
     assert chunked.item() == pytest.approx(loss.item(), abs=0.02) and model.logit_scale.grad is not None

@@ -11,22 +11,21 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from helpers import picture
 from datasets import Dataset, Image, List
+from helpers import picture
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from rs_rlhf import Scorer
-
 from rs_rlhf.cli import main as cli
-
-from rs_rlhf.trainers import grpo as grpo_trainer
+from rs_rlhf.errors import ImageError
+from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
-from rs_rlhf.trainers.grpo import VISION_TOKENS, VisionGRPOConfig, VisionGRPOTrainer
-from rs_rlhf.imagery.raster import ImageError, ImageOptions, read_image
-from rs_rlhf.trainers.grpo_data import load_prompts
 from rs_rlhf.rewards.rules import ScoreReward
+from rs_rlhf.trainers import grpo as grpo_trainer
+from rs_rlhf.trainers.grpo import VISION_TOKENS, VisionGRPOConfig, VisionGRPOTrainer
+from rs_rlhf.trainers.grpo_data import load_prompts
 
 CLASSES = ("port", "river", "forest", "desert", "beach", "farm")
 COUNT = 6
@@ -68,11 +67,23 @@ def data(tmp_path_factory):
 def arguments(output_dir, **options):
     """Options of a run of two prompts with four rollouts each per step."""
     given = {
-        "per_device_train_batch_size": 8, "num_generations": 4, "per_device_eval_batch_size": 4,
-        "num_generations_eval": 1, "max_completion_length": 4, "bf16": False, "use_cpu": True, "report_to": "none",
-        "logging_steps": 1, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_steps": 4, "seed": 3,
-        "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False,
-    }  # fmt: skip
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "per_device_eval_batch_size": 4,
+        "num_generations_eval": 1,
+        "max_completion_length": 4,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_steps": 4,
+        "seed": 3,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
     return given | {"output_dir": str(output_dir)} | options
 
 
@@ -87,9 +98,15 @@ def trainer_of(data, tiny_vlm, output_dir, reward_funcs=None, peft_config=None, 
 
 
 FULL = {
-    "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "audit_steps": 2,
-    "validation_prompts": 3, "log_completions": True, "num_completions_to_print": 0,
-}  # fmt: skip
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "audit_steps": 2,
+    "validation_prompts": 3,
+    "log_completions": True,
+    "num_completions_to_print": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -349,10 +366,17 @@ def command(capsys, *arguments):
 )
 def test_mistakes_are_told_in_one_sentence(data, tiny_vlm, score_model_path, tmp_path, capsys, drop, more, says):
     flags = {
-        "--model_name_or_path": tiny_vlm, "--dataset_name": data / "prompts.jsonl", "--score_model": score_model_path,
-        "--output_dir": tmp_path, "--use_cpu": "true", "--bf16": "false", "--report_to": "none", "--max_steps": 1,
-        "--per_device_train_batch_size": 4, "--num_generations": 4,
-    }  # fmt: skip
+        "--model_name_or_path": tiny_vlm,
+        "--dataset_name": data / "prompts.jsonl",
+        "--score_model": score_model_path,
+        "--output_dir": tmp_path,
+        "--use_cpu": "true",
+        "--bf16": "false",
+        "--report_to": "none",
+        "--max_steps": 1,
+        "--per_device_train_batch_size": 4,
+        "--num_generations": 4,
+    }
     flags.pop(drop, None)
     code, line = command(capsys, *[x for pair in flags.items() for x in pair], *more)
     assert code == 1 and says in line

@@ -4,11 +4,11 @@ import io
 import json
 
 import pytest
-from helpers import picture
 from datasets import Dataset, Features, Image, Value
+from helpers import picture
 
-from rs_rlhf.data.group import DataError
-from rs_rlhf.imagery.raster import ImageError, ImageOptions, read_image
+from rs_rlhf.errors import DataError, ImageError
+from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.preferences.damage import LABEL_QUESTION
 from rs_rlhf.trainers.grpo_data import load_prompts
 
@@ -72,8 +72,10 @@ def test_rows_with_prompts(folder):
     assert data["id"] == ["7", "prompts-2", "prompts-3"] and data["source"] == ["mine", "prompts", "prompts"]
     # paths start at the file, not at the working folder, and stay paths
     assert [[one["path"] for one in images] for images in data["images"]] == [
-        [str(folder / "images" / "0.png")], [str(folder / "images" / f"{i}.png") for i in (1, 2)], [],
-    ]  # fmt: skip
+        [str(folder / "images" / "0.png")],
+        [str(folder / "images" / f"{i}.png") for i in (1, 2)],
+        [],
+    ]
     assert all(one["bytes"] is None for images in data["images"] for one in images)
 
 
@@ -152,10 +154,11 @@ def test_several_files_and_an_image_root(folder):
         (GOOD | {"prompt": "<image><image>?"}, DataError, "2 image placeholders in the prompt but 1 image"),
         (
             {"prompt": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]},
-            DataError, "ends with an assistant turn",
+            DataError,
+            "ends with an assistant turn",
         ),
     ],
-)  # fmt: skip
+)
 def test_errors_name_file_and_row(folder, row, error, says):
     path = write(folder, [GOOD, row])
     with pytest.raises(error, match=says) as raised:

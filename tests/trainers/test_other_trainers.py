@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import picture
 from datasets import Dataset, Features, Image, Value
+from helpers import picture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
@@ -50,10 +50,20 @@ def rows(system=True):
 
 def options(output_dir, **more):
     return {
-        "output_dir": str(output_dir), "per_device_train_batch_size": 4, "max_steps": 2, "logging_steps": 1,
-        "learning_rate": 1e-2, "lr_scheduler_type": "constant", "bf16": False, "use_cpu": True, "report_to": "none",
-        "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False, "seed": 3,
-    } | more  # fmt: skip
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "seed": 3,
+    } | more
 
 
 def moved(model, path):
@@ -93,9 +103,12 @@ def test_online_dpo(reward, tiny_vlm, tmp_path, columns):
     model = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
     args = OnlineDPOConfig(**options(tmp_path, per_device_train_batch_size=2, max_new_tokens=4, max_length=64))
     trainer = OnlineDPOTrainer(
-        model, reward_funcs=reward, args=args, train_dataset=rows().select_columns(columns),
+        model,
+        reward_funcs=reward,
+        args=args,
+        train_dataset=rows().select_columns(columns),
         processing_class=AutoProcessor.from_pretrained(tiny_vlm),
-    )  # fmt: skip
+    )
     trainer.train()
     scores = [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
     assert len(scores) == 2 and all(map(math.isfinite, scores)) and moved(trainer.model, tiny_vlm)
@@ -105,9 +118,13 @@ def test_trl_grpo_from_the_command_line(score_model_path, tiny_vlm, tmp_path):
     (tmp_path / "data").mkdir()
     rows().to_parquet(tmp_path / "data" / "train.parquet")
     given = options(tmp_path / "out", max_steps=1) | {
-        "reward_funcs": "rs_rlhf.rewards.score_reward", "model_name_or_path": tiny_vlm, "num_generations": 2,
-        "dataset_name": str(tmp_path / "data"), "max_completion_length": 4, "dtype": "float32",
-    }  # fmt: skip
+        "reward_funcs": "rs_rlhf.rewards.score_reward",
+        "model_name_or_path": tiny_vlm,
+        "num_generations": 2,
+        "dataset_name": str(tmp_path / "data"),
+        "max_completion_length": 4,
+        "dtype": "float32",
+    }
     given |= {"save_strategy": "steps", "save_steps": 1}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"RS_RLHF_SCORE_MODEL": score_model_path, "OMP_NUM_THREADS": "1"}

@@ -363,9 +363,17 @@ def test_shuffle_gap_with_persistent_workers(images, tiny_vlm, tmp_path):
 def test_the_best_checkpoint_is_loaded_at_the_end(images, tiny_vlm, tmp_path):
     data = dataset(images)
     options = config(
-        tmp_path, max_steps=3, learning_rate=5.0, save_strategy="steps", eval_strategy="steps", save_steps=1,
-        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_loss", warmup_steps=2,
-    )  # fmt: skip
+        tmp_path,
+        max_steps=3,
+        learning_rate=5.0,
+        save_strategy="steps",
+        eval_strategy="steps",
+        save_steps=1,
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        warmup_steps=2,
+    )
     trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=data, eval_dataset=data)
     trainer.train()
     best = min(e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e)

@@ -9,17 +9,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from helpers import ROOT, picture
 from datasets import Dataset
+from helpers import ROOT, picture
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.data.group import DataError
-from rs_rlhf.models.collator import GroupCollator
+from rs_rlhf.cli.sft import default_split, holds_labelled_images, load_rows
 from rs_rlhf.data.image_text import image_text_row
-from rs_rlhf.imagery.raster import ImageError
+from rs_rlhf.errors import DataError, ImageError
+from rs_rlhf.models.collator import GroupCollator
 from rs_rlhf.trainers.sft import (
     LABEL_QUESTION,
     SFTCollator,
@@ -29,10 +29,11 @@ from rs_rlhf.trainers.sft import (
     text_rows,
     train_merger,
 )
-from rs_rlhf.cli.sft import default_split, holds_labelled_images, load_rows
 
-MERGER = {f"visual.merger.{name}" for name in ("ln_q.weight", "ln_q.bias", "mlp.0.weight", "mlp.0.bias",
-                                               "mlp.2.weight", "mlp.2.bias")}  # fmt: skip
+MERGER = {
+    f"visual.merger.{name}"
+    for name in ("ln_q.weight", "ln_q.bias", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias")
+}
 CONVERSATION = {
     "image": ["0.png", "1.png"],
     "conversations": [
@@ -71,9 +72,18 @@ def rows(folder):
 
 def trainer(tiny_vlm, path, rows, peft_config=None, **options):
     defaults = dict(
-        max_steps=2, bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none", logging_steps=1,
-        save_strategy="no", disable_tqdm=True, per_device_train_batch_size=4, learning_rate=3e-3, seed=1,
-    )  # fmt: skip
+        max_steps=2,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        per_device_train_batch_size=4,
+        learning_rate=3e-3,
+        seed=1,
+    )
     args = VisionSFTConfig(output_dir=str(path), **(defaults | options))
     return VisionSFTTrainer(
         model=AutoModelForImageTextToText.from_pretrained(tiny_vlm),
@@ -115,8 +125,11 @@ def test_exact_match_is_what_greedy_decoding_gives(tiny_vlm, rows, tmp_path):
     for row in made.eval_dataset:
         batch = made.eval_collator([row])
         start = int((batch["labels"][0] == -100).sum())
-        inputs = {k: v[:, :start] if k in ("input_ids", "attention_mask", "mm_token_type_ids") else v
-                  for k, v in batch.items() if k != "labels"}  # fmt: skip
+        inputs = {
+            k: v[:, :start] if k in ("input_ids", "attention_mask", "mm_token_type_ids") else v
+            for k, v in batch.items()
+            if k != "labels"
+        }
         out = made.model.generate(**inputs, max_new_tokens=8, do_sample=False)
         answer = made.processing_class.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
         right += answer == row["completion"][0]["content"]
@@ -271,8 +284,13 @@ def test_labelled_images_are_told_from_other_data(rows, labelled, tmp_path):
 
 
 def test_the_columns_of_a_table_tell_labelled_images(tmp_path):
-    for columns, labelled in (("image,label", True), ("image,caption,label", True), ("image,label,answer", False),
-                              ("image,caption", False), ("filepath,title", False)):  # fmt: skip
+    for columns, labelled in (
+        ("image,label", True),
+        ("image,caption,label", True),
+        ("image,label,answer", False),
+        ("image,caption", False),
+        ("filepath,title", False),
+    ):
         (tmp_path / "a.csv").write_text(f"{columns}\n")
         table = pyarrow.table({name: pyarrow.nulls(1, pyarrow.string()) for name in columns.split(",")})
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
@@ -389,8 +407,10 @@ def test_a_model_without_a_merger_is_refused():
 
 def test_the_published_stages_run_on_a_tiny_model(tiny_vlm, folder, collator, tmp_path, monkeypatch):
     """recipes/qwen2-vl-7b-sft: what each stage changes, and that the adapter with its merger loads again."""
-    for name, rows in {"rs_captions": [{"image": "0.png", "caption": "a scene."}, MIXED[2]],
-                       "rs_instructions": [CONVERSATION, MIXED[3]]}.items():  # fmt: skip
+    for name, rows in {
+        "rs_captions": [{"image": "0.png", "caption": "a scene."}, MIXED[2]],
+        "rs_instructions": [CONVERSATION, MIXED[3]],
+    }.items():
         (tmp_path / "data" / name).mkdir(parents=True)
         write(tmp_path / "data" / name / "train.jsonl", *rows)
     flags = "--max_steps 2 --dtype float32 --dataloader_num_workers 0 --gradient_accumulation_steps 1".split()

@@ -1,11 +1,11 @@
 """What a real run writes to W&B, read from its offline file; and the page of the same run."""
 
 import json
-import struct
 
 import pytest
 import wandb
 from helpers import picture
+from helpers.wandb_files import logged
 from PIL import Image
 
 from rs_rlhf import VisionRewardConfig, VisionRewardTrainer
@@ -32,54 +32,27 @@ def run(tiny_vlm, tmp_path_factory):
         patch.setenv("WANDB_DIR", str(folder))
         patch.setenv("WANDB_DATA_DIR", str(folder / "staged"))
         args = VisionRewardConfig(
-            output_dir=str(folder / "run"), bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="wandb",
-            per_device_train_batch_size=2, per_device_eval_batch_size=4, logging_steps=1, max_steps=STEPS,
-            eval_strategy="steps", eval_steps=2, worst_pairs=4, save_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=str(folder / "run"),
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            report_to="wandb",
+            per_device_train_batch_size=2,
+            per_device_eval_batch_size=4,
+            logging_steps=1,
+            max_steps=STEPS,
+            eval_strategy="steps",
+            eval_steps=2,
+            worst_pairs=4,
+            save_strategy="no",
+            disable_tqdm=True,
+        )
         wandb.teardown()  # wandb keeps the folder of the process's first run, which another test may have made
         trainer = VisionRewardTrainer(tiny_vlm, args, train_dataset=data, eval_dataset=data)
         trainer.train()
         trainer.save_state()
         wandb.finish()
     return folder
-
-
-def records(content, block=32768):
-    """Parses a `.wandb` file: LevelDB's log format behind 7 bytes (wandb 0.31 ships no reader in Python any more)."""
-    assert content[:4] == b":W&B"
-    at, data = 7, b""
-    while at + 7 <= len(content):
-        if (room := block - at % block) < 7:  # a block's end that holds no header
-            at += room
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        if kind == 0:  # zeros to the block's end
-            at += room
-            continue
-        data += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield data
-            data = b""
-
-
-def logged(folder):
-    """The history of a run's `.wandb` file (a `dict` per log, keys to values), and its artifacts."""
-    from wandb.proto import wandb_internal_pb2
-
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    history, artifacts = [], []
-    for data in records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "artifact":
-            artifacts.append(record.artifact)
-        if record.WhichOneof("record_type") == "history":
-            history.append({})
-            for item in record.history.item:  # a table comes as one item per property of it
-                *outer, key = item.nested_key or [item.key]
-                (history[-1].setdefault(outer[0], {}) if outer else history[-1])[key] = json.loads(item.value_json)
-    return history, artifacts
 
 
 def test_keys_lie_under_our_prefixes_and_samples_only_where_expected(run):

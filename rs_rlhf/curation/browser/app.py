@@ -21,16 +21,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...declarations import did_you_mean
+from ...errors import DeclarationError, RequestError
 from ...imagery.arguments import READING, add_image_flags
-from ..cut import AGGREGATES
-from ...declarations import DeclarationError, did_you_mean
 from ...runs.report_tables import fill_page
 from ...scoring.server import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
-from ...scoring.wire import RequestError
+from ..cut import AGGREGATES
 
 if TYPE_CHECKING:
-    from .view import Filter, Position, Ranked
     from .images import Pictures
+    from .view import Filter, Position, Ranked
 
 VIEWS = ("above", "below", "best", "worst", "random", "errors", "only_here", "only_there")
 CUT = ("top", "threshold")
@@ -202,8 +202,9 @@ def rows(ranked: "Ranked", pictures: "Pictures", given: Mapping[str, str]) -> di
         raise RequestError(400, f"there is no view {view[:60]!r}{did_you_mean(view[:60], VIEWS)}")
     if view in ("only_here", "only_there") and ranked.other is None:
         raise RequestError(400, f"the view {view} needs a second score folder; start with --compare.")
-    page, size, seed = (_whole(given.get(name, default), name) for name, default in
-                        (("page", "0"), ("size", "24"), ("seed", "0")))  # fmt: skip
+    page, size, seed = (
+        _whole(given.get(name, default), name) for name, default in (("page", "0"), ("size", "24"), ("seed", "0"))
+    )
     if not 1 <= size <= SIZE:
         raise RequestError(400, f"size is {size}, expected 1 to {SIZE}.")
     position = cut_of(given, ranked)
@@ -220,10 +221,14 @@ def rows(ranked: "Ranked", pictures: "Pictures", given: Mapping[str, str]) -> di
     numbers = (failed[part] if view == "errors" else ranked.order[ranks[part]]).tolist()
     pictures.expect(numbers)
     return {
-        "view": view, "page": page, "size": size, "total": total, "ranked": len(ranked.scores),
+        "view": view,
+        "page": page,
+        "size": size,
+        "total": total,
+        "ranked": len(ranked.scores),
         "compared": ranked.other and ranked.other.name,
         "rows": [_row(ranked, number, position.k) for number in numbers],
-    }  # fmt: skip
+    }
 
 
 def _row(ranked: "Ranked", number: int, k: int) -> dict[str, Any]:
@@ -236,13 +241,17 @@ def _row(ranked: "Ranked", number: int, k: int) -> dict[str, Any]:
         for line in lines
     ]
     return {
-        "row": number, "id": lines[0]["row_id"], "rank": rank if scored else None, "kept": rank < k,
+        "row": number,
+        "id": lines[0]["row_id"],
+        "rank": rank if scored else None,
+        "kept": rank < k,
         "score": float(ranked.scores[rank]) if scored else None,
         "compared": _finite(float(ranked.other.scores[number])) if ranked.other else None,
         "source": ranked.sources.names[ranked.sources.by_sample[number]],
         "label": ranked.labels.names[ranked.labels.by_sample[number]],
-        "texts": texts, "more": count - len(texts),
-    }  # fmt: skip
+        "texts": texts,
+        "more": count - len(texts),
+    }
 
 
 def _finite(value: float | None) -> float | None:
@@ -264,7 +273,7 @@ def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -
     from fastapi.responses import JSONResponse
 
     app = FastAPI(title="rs-rlhf browse", openapi_url=None, docs_url=None, redoc_url=None)
-    page = fill_page("browse.html", ranked.title, None)
+    page = fill_page("curation/browser/browse.html", ranked.title, None)
     script = (Path(__file__).parent / "browse.js").read_text(encoding="utf-8")
 
     @app.middleware("http")
@@ -273,8 +282,14 @@ def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -
         if not any_name and name not in LOCAL:
             return refusal(403, f"this page answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
         reply = await call_next(request)
-        reply.headers.update({"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
-                              "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})  # fmt: skip
+        reply.headers.update(
+            {
+                "Content-Security-Policy": POLICY,
+                "X-Content-Type-Options": "nosniff",
+                "Cache-Control": "no-store",
+                "Referrer-Policy": "no-referrer",
+            }
+        )
         return reply
 
     @app.get("/")
@@ -315,8 +330,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("scores", metavar="SCORES", type=Path, help="folder that `rs-rlhf score` has written")
     add("--compare", metavar="OTHER_SCORES", type=Path, help="scores of the same data by another scorer, shown beside")
     add("--per", choices=("text", "row"), default="text", help="what is kept as a whole, as for `rs-rlhf curate`")
-    add("--aggregate", choices=AGGREGATES, default="mean",
-        help="the score of what is kept as a whole, from those of its texts (default: mean)")  # fmt: skip
+    add(
+        "--aggregate",
+        choices=AGGREGATES,
+        default="mean",
+        help="the score of what is kept as a whole, from those of its texts (default: mean)",
+    )
     add("--host", default=LOCAL[0], help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8322, help="port to listen on; 0 takes a free one (default: 8322)")
     add("--allow_partial", "--allow-partial", action="store_true", help="look at scores that are not finished")
@@ -347,8 +366,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ranked(args: argparse.Namespace) -> "Ranked":
-    from .view import Ranked
     from ..samples import compare_with, read_scored
+    from .view import Ranked
 
     print(f"Reading the scores in {args.scores} …", flush=True)
     scored = read_scored(args.scores, per=args.per, aggregate=args.aggregate, partial=args.allow_partial)

@@ -15,12 +15,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from .view import TEXTS, Ranked, clipped
-from ...data.group import DataError, prompt_text
+from ...data.group import prompt_text
 from ...data.image_text import ImageTextRow
-from ...imagery.raster import ImageError, read_image
+from ...errors import DataError, ImageError, RequestError
+from ...imagery.raster import read_image
 from ..near_duplicates import read_rows
-from ...scoring.wire import RequestError
+from .view import TEXTS, Ranked, clipped
 
 THUMBNAIL = 256  # longest side, in pixels
 HELD_BYTES, HELD_ROWS = 256 * 2**20, 2000  # of rows, which hold their images as stored
@@ -109,8 +109,11 @@ class Pictures:
         prompts = [_asked(group.prompt) for group in row.groups for _ in group.completions]
         lines = self.ranked.sample(number)[1]
         error = None if row.error is None else str(row.error)
-        return {"images": len(row.images), "prompts": [prompts[line["text_index"]] for line in lines[:TEXTS]
-                if line["text_index"] < len(prompts)], "error": error}  # fmt: skip
+        return {
+            "images": len(row.images),
+            "prompts": [prompts[line["text_index"]] for line in lines[:TEXTS] if line["text_index"] < len(prompts)],
+            "error": error,
+        }
 
     def _thumbnail(self, number: int, place: int) -> bytes:
         """Returns an image of a sample, small, as JPEG.

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ...errors import DataError
 from .. import cut as cuts
 from ..figures import spearman
-from ...data.group import DataError
-from ..shards import missing_units, read_shard, shard_path
 from ..samples import Scored, scorer_name
+from ..shards import missing_units, read_shard, shard_path
 
 SHOWN = ("row_id", "text_index", "score", "tokens", "error", "text")
 DRAWN = 1000  # random samples offered
@@ -268,10 +268,16 @@ class Names:
         )
         shown = np.argsort(-self.samples, kind="stable")[:GROUPS].tolist()
         groups = [
-            {"name": self.names[i], "samples": int(self.samples[i]), "kept": int(kept[i]), "rows": int(self.rows[i]),
-             "rows_kept": int(rows_kept[i]), "mean": float(self.means[i]) if self.samples[i] else None}
+            {
+                "name": self.names[i],
+                "samples": int(self.samples[i]),
+                "kept": int(kept[i]),
+                "rows": int(self.rows[i]),
+                "rows_kept": int(rows_kept[i]),
+                "mean": float(self.means[i]) if self.samples[i] else None,
+            }
             for i in shown
-        ]  # fmt: skip
+        ]
         return {"groups": groups, "left_out": count - len(shown)}
 
 

@@ -15,23 +15,10 @@ import time
 from typing import Any
 
 from ...data.group import Group, completion_text
+from ...errors import EndpointError, OptionError
 from ...imagery.raster import ImageOptions, read_image
 
 LONGEST_WAIT = 60.0  # seconds between two tries at most, whatever the server asks for
-
-
-class EndpointError(ValueError):
-    """An endpoint gave no usable reply.
-
-    Args:
-        detail (`str`): What it did, beginning with its address.
-        status (`int`, *optional*): Its last HTTP status; `None` where there was no HTTP reply.
-    """
-
-    def __init__(self, detail: str, status: int | None = None) -> None:
-        """See the class."""
-        super().__init__(detail)
-        self.status = status
 
 
 def endpoint_address(url: str) -> str:
@@ -41,7 +28,7 @@ def endpoint_address(url: str) -> str:
         ValueError: It does not begin with http:// or https://.
     """
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.")
+        raise OptionError(f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.")
     url = url.rstrip("/")
     return url if url.endswith("/chat/completions") else url + "/chat/completions"
 

@@ -15,15 +15,25 @@ from typing import Any
 
 import torch
 
-from ...data.group import DataError, Group
-from ..collator import VISION_TOKENS
+from ...data.group import Group
+from ...errors import DataError, OptionError
 from ...imagery.raster import ImageOptions, image_size, read_image
+from ..collator import VISION_TOKENS
 from .policy import Policy
 from .sampling import answer_draws, as_groups, check_sampling, choose_tokens, end_tokens, planned_batches, until_end
 
 # Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
-_PLACEHOLDERS = ("image_token_id", "image_token_ids", "image_token_index", "video_token_id", "video_token_ids",
-                 "audio_token_id", "fake_image_token_id", "start_image_token_id", "end_image_token_id")  # fmt: skip
+_PLACEHOLDERS = (
+    "image_token_id",
+    "image_token_ids",
+    "image_token_index",
+    "video_token_id",
+    "video_token_ids",
+    "audio_token_id",
+    "fake_image_token_id",
+    "start_image_token_id",
+    "end_image_token_id",
+)
 
 
 class HFPolicy:
@@ -49,9 +59,9 @@ class HFPolicy:
 
         name = getattr(model.config, "_name_or_path", "") or "the model"
         if model.config.is_encoder_decoder:
-            raise ValueError(f"{name} is an encoder-decoder ({model.config.model_type}); expected a causal VLM.")
+            raise OptionError(f"{name} is an encoder-decoder ({model.config.model_type}); expected a causal VLM.")
         if not getattr(processor, "chat_template", None):
-            raise ValueError(
+            raise OptionError(
                 f"{name}: its processor has no chat template, so nobody can say how a question is put to it; put the "
                 "template of its authors into its folder as chat_template.jinja."
             )
@@ -140,9 +150,13 @@ class HFPolicy:
         start = self.tokenizer.bos_token
         twice = start is not None and all(text.startswith(start) for text in texts)  # the template has written it
         inputs = self.processor(
-            text=texts, images=images, padding=True, padding_side="left", return_tensors="pt",
+            text=texts,
+            images=images,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
             **({"add_special_tokens": False} if twice else {}),
-        )  # fmt: skip
+        )
         return {name: value for name, value in inputs.items() if name != "labels"}  # PaliGemma's processor makes some
 
     def _inputs(self, groups: Sequence[Group]) -> dict[str, Any]:

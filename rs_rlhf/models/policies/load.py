@@ -17,14 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .chat_client import EndpointError, ask_endpoint, chat_messages, endpoint_address, endpoint_client
 from ...data.group import Group
-from ..collator import seen_sizes, set_pixel_budget
-from .hf import HFPolicy, image_sizes, placeholder_tokens
+from ...errors import EndpointError, OptionError
 from ...imagery.raster import ImageOptions
+from ..collator import seen_sizes, set_pixel_budget
+from ..score_model import FAMILIES
+from .chat_client import ask_endpoint, chat_messages, endpoint_address, endpoint_client
+from .hf import HFPolicy, image_sizes, placeholder_tokens
 from .policy import Policy, load_vlm
 from .sampling import as_groups, check_sampling, consecutive_batches
-from ..score_model import FAMILIES
 
 BACKENDS = ("auto", "vllm")
 KEY_VARIABLES = ("RS_RLHF_EVAL_KEY", "OPENAI_API_KEY")
@@ -69,17 +70,19 @@ def load_answerer(
     """
     path, budget = str(path), {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+        raise OptionError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
     if endpoint is None and path.startswith(("http://", "https://")):
         path, endpoint = "default", path
     if endpoint is not None:
         given = [name for name, value in {**budget, "dtype": dtype, "device": device}.items() if value is not None]
         if given or backend != "auto":
-            raise ValueError(f"{(given or ['backend'])[0]} has no effect on a model behind an endpoint; leave it out.")
+            raise OptionError(
+                f"{(given or ['backend'])[0]} has no effect on a model behind an endpoint; leave it out."
+            )
         return EndpointPolicy(endpoint, path, image_options, **kwargs)
     if backend == "vllm":
         if device is not None:
-            raise ValueError("device has no effect on the vllm backend, which takes the GPU it sees; leave it out.")
+            raise OptionError("device has no effect on the vllm backend, which takes the GPU it sees; leave it out.")
         return VLLMPolicy(path, image_options, dtype=dtype, **budget, **kwargs)
     model, processor = load_vlm(path, dtype=dtype, device=device, **kwargs)
     _set_budget(path, model.config, processor, min_pixels, max_pixels)
@@ -117,7 +120,7 @@ class EndpointPolicy:
         parallel: int = 8,
     ) -> None:
         if min(tries, parallel) < 1 or timeout <= 0:
-            raise ValueError(f"tries ({tries}) and parallel ({parallel}) must be at least 1, timeout above 0.")
+            raise OptionError(f"tries ({tries}) and parallel ({parallel}) must be at least 1, timeout above 0.")
         self.address, self.model = endpoint_address(url), model
         self.image_options = image_options or ImageOptions()
         self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
@@ -211,13 +214,15 @@ class VLLMPolicy:
         try:
             import vllm
         except ImportError:
-            raise ValueError(
+            raise OptionError(
                 "the backend vllm needs vLLM, which is not installed; `pip install vllm`, or leave the backend out."
             ) from None
         from transformers import AutoConfig, AutoProcessor
 
         if (Path(path) / "adapter_config.json").is_file():
-            raise ValueError(f"{path} is an adapter, which the backend vllm does not load; merge it, or leave it out.")
+            raise OptionError(
+                f"{path} is an adapter, which the backend vllm does not load; merge it, or leave it out."
+            )
         self.processor, config = AutoProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
         _set_budget(path, config, self.processor, min_pixels, max_pixels)
         budget = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -290,7 +295,7 @@ def _set_budget(path: str, config: Any, processor: Any, low: int | None, high: i
     if config.model_type in FAMILIES:
         set_pixel_budget(processor, low, high)
     elif low is not None or high is not None:
-        raise ValueError(
+        raise OptionError(
             f"{path} is a {config.model_type}, whose processor has no pixel budget; leave min_pixels and "
             "max_pixels out."
         )

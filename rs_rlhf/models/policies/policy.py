@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from ...data.group import Group
-from ..collator import VISION_TOKENS, GroupCollator, estimated_length, seen_sizes, set_pixel_budget
+from ...errors import OptionError
 from ...imagery.raster import ImageOptions
+from ..collator import VISION_TOKENS, GroupCollator, estimated_length, seen_sizes, set_pixel_budget
 from .sampling import (
     answer_draws,
     as_groups,
@@ -266,12 +267,12 @@ def load_vlm(
     from transformers import AutoProcessor
 
     if kwargs.get("device_map") is not None and device is not None:
-        raise ValueError("device and device_map cannot both be given; leave one out.")
+        raise OptionError("device and device_map cannot both be given; leave one out.")
     try:
         model, source = _load(str(path), {"dtype": dtype or "auto", "use_safetensors": True, **kwargs})
         processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
+        raise OptionError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
     if kwargs.get("device_map") is None:
         model.to(device or PartialState().device)
     return model, processor
@@ -293,11 +294,11 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     hub = {name: kwargs[name] for name in ("revision", "trust_remote_code", "token", "cache_dir") if name in kwargs}
     architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
     if not any(name.endswith("ForConditionalGeneration") for name in architectures):
-        raise ValueError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
+        raise OptionError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
     loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; save the whole model.")
+        raise OptionError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; save the whole model.")
     return model, path
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...data.group import Group, make_group
+from ...errors import OptionError
 
 
 def as_groups(items: Sequence[Any]) -> list[Group]:
@@ -29,14 +30,14 @@ def check_sampling(
         ValueError: Says which one, and what was expected.
     """
     if n < 1 or max_new_tokens < 1:
-        raise ValueError(f"n ({n}) and max_new_tokens ({max_new_tokens}) must be at least 1.")
+        raise OptionError(f"n ({n}) and max_new_tokens ({max_new_tokens}) must be at least 1.")
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
-        raise ValueError(
+        raise OptionError(
             f"temperature ({temperature}) and top_k ({top_k}) may not be negative, and top_p ({top_p}) lies in "
             "(0, 1]; correct the one that is out of range."
         )
     if not 0 <= share[0] < share[1]:
-        raise ValueError(f"share is {share}, expected (rank, world) with 0 <= rank < world.")
+        raise OptionError(f"share is {share}, expected (rank, world) with 0 <= rank < world.")
 
 
 def planned_batches(

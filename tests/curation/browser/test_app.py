@@ -19,20 +19,16 @@ from helpers import ROOT, picture
 from PIL import Image
 from scipy.stats import spearmanr
 
-from rs_rlhf.curation.browser import app as browse
-
 from rs_rlhf.cli import main as cli
-
-from rs_rlhf.curation import curate
-
-from rs_rlhf.curation import cut as cuts
-
 from rs_rlhf.cli import score as score_texts
-from rs_rlhf.curation.browser.view import DRAWN, Ranked
+from rs_rlhf.curation import curate
+from rs_rlhf.curation import cut as cuts
+from rs_rlhf.curation.browser import app as browse
 from rs_rlhf.curation.browser.images import Pictures
-from rs_rlhf.curation.shards import read_scores
+from rs_rlhf.curation.browser.view import DRAWN, Ranked
 from rs_rlhf.curation.samples import read_scored
-from rs_rlhf.scoring.wire import RequestError
+from rs_rlhf.curation.shards import read_scores
+from rs_rlhf.errors import RequestError
 
 HOSTILE = "<img src=x onerror='window.hacked = 1'> & </script><script>window.hacked = 1</script>"
 ROWS = 60
@@ -107,8 +103,12 @@ def data(tmp_path_factory):
         elif i < 45:
             rows.append(row | {"text": own[0], "source": "two"})
         else:
-            turns = [{"from": "human", "value": f"<image>\nWhat is {i}?"}, {"from": "gpt", "value": own[0]},
-                     {"from": "human", "value": "And more?"}, {"from": "gpt", "value": own[1]}]  # fmt: skip
+            turns = [
+                {"from": "human", "value": f"<image>\nWhat is {i}?"},
+                {"from": "gpt", "value": own[0]},
+                {"from": "human", "value": "And more?"},
+                {"from": "gpt", "value": own[1]},
+            ]
             rows.append(row | {"conversations": turns, "source": "talk"})
     rows[31]["image"] = "im/nowhere.png"
     rows[32]["image"] = None
@@ -163,8 +163,11 @@ def same(rows, samples):
 @pytest.mark.parametrize("cut", [{"top": 0.3}, {"top": 1}, {"threshold": 12}, {"threshold": 8.5}, {"threshold": 99}])
 def test_what_a_cut_keeps(page, scores, cut):
     samples, ranked = by_hand(scores)
-    kept = ranked[: cuts.count_of(cut["top"], len(ranked))] if "top" in cut else [
-        sample for sample in ranked if sample["score"] >= cut["threshold"]]  # fmt: skip
+    kept = (
+        ranked[: cuts.count_of(cut["top"], len(ranked))]
+        if "top" in cut
+        else [sample for sample in ranked if sample["score"] >= cut["threshold"]]
+    )
     summary = page.get("summary", **cut)
     assert summary["kept"]["samples"] == [len(kept), len(ranked)]
     assert summary["kept"]["texts"] == sum(len(sample["texts"]) for sample in kept)
@@ -606,8 +609,10 @@ def test_text_of_the_data_is_inert_and_a_broken_image_says_why(browser, page):
     assert browser.execute_script("return document.querySelector('#rows .words:not(.asked)').textContent") == HOSTILE
     assert browser.execute_script("return window.hacked === undefined && !document.querySelector('img[src=x]')")
     opened(browser, page, "#view=best&search=pool.jsonl%3A1")
-    reason = wait(browser, "document.querySelector('#rows .none.broken') && "
-                           "document.querySelector('#rows .none.broken').textContent")  # fmt: skip
+    reason = wait(
+        browser,
+        "document.querySelector('#rows .none.broken') && document.querySelector('#rows .none.broken').textContent",
+    )
     assert "cannot be decoded, the file is truncated or corrupt" in reason
     opened(browser, page, "#view=best&source=talk")
     wait(browser, f"{CARDS}[0].textContent.includes('And more?')")

@@ -12,10 +12,10 @@ import torch
 from helpers import picture
 from PIL import Image
 
-from rs_rlhf.models.policies.load import EndpointPolicy, load_answerer
-from rs_rlhf.models.policies.chat_client import EndpointError
-from rs_rlhf.data.group import DataError, make_group
+from rs_rlhf.data.group import make_group
+from rs_rlhf.errors import DataError, EndpointError
 from rs_rlhf.models.policies.hf import HFPolicy
+from rs_rlhf.models.policies.load import EndpointPolicy, load_answerer
 from rs_rlhf.models.policies.policy import Policy
 
 LLAVA_TEMPLATE = (
@@ -38,14 +38,18 @@ def save_llava(path, template=LLAVA_TEMPLATE):
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **sizes, "image_size": 28, "patch_size": 14},
         text_config={
-            "model_type": "llama", **sizes, "vocab_size": len(tokenizer) + 8, "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+            "model_type": "llama",
+            **sizes,
+            "vocab_size": len(tokenizer) + 8,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_select_strategy="default",
         vision_feature_layer=-1,
         dtype="float32",
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -293,8 +297,10 @@ def test_what_does_not_pass_stops(endpoint, replies, message):
     assert next(answered) == ([0], [["3-greedy"]])
     endpoint.replies = list(replies)
     asked = len(endpoint.seen)
-    with pytest.raises(EndpointError, match=f"q.jsonl, line 2: the endpoint http://.*/chat/completions {message}.*"
-                       "what was answered before is kept"):  # fmt: skip
+    with pytest.raises(
+        EndpointError,
+        match=f"q.jsonl, line 2: the endpoint http://.*/chat/completions {message}.*what was answered before is kept",
+    ):
         next(answered)
     assert len(endpoint.seen) == asked + len(replies) and endpoint.replies == []
 

@@ -8,7 +8,7 @@ from helpers import picture
 from safetensors.torch import load_file, save_file
 
 from rs_rlhf.data.group import make_group
-from rs_rlhf.imagery.raster import ImageError
+from rs_rlhf.errors import ImageError
 from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 

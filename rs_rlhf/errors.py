@@ -1,0 +1,114 @@
+"""Errors that are the user's to mend: a class, the place and the key at fault, and one sentence.
+
+`rs-rlhf` prints exactly these classes as one sentence with exit code 1. Every other exception is a bug and keeps its
+traceback. Each class is also the built-in exception that a caller would expect (`ValueError`, `RuntimeError`, …).
+
+Left out: error codes.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_ECHO = 200
+_LONG_RUN = re.compile(rf"\S{{{LONGEST_ECHO + 1},}}")
+_LONG_QUOTE = re.compile(
+    rf"'[^'\n]{{{LONGEST_ECHO + 1},}}'|\"[^\"\n]{{{LONGEST_ECHO + 1},}}\"|`[^`\n]{{{LONGEST_ECHO + 1},}}`"
+)
+
+
+def clipped(text: str) -> str:
+    """Returns the text in which no quotation and no word is longer than 200 characters (a base64 image, say)."""
+
+    def cut(match: re.Match[str]) -> str:
+        found = match[0]
+        return f"{found[:150]} … {found[-20:]} ({len(found):,} characters)"
+
+    return _LONG_RUN.sub(cut, _LONG_QUOTE.sub(cut, text))
+
+
+class RSRLHFError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        detail (`str`): What is wrong, what was expected, what to do. Quoted input is cut at 200 characters.
+        key (`str`): The column, option or YAML key at fault, if there is one.
+        where (`str`): The file and row at fault, such as `"train.jsonl, line 12"`.
+    """
+
+    def __init__(self, detail: str, key: str = "", where: str = "") -> None:
+        detail = clipped(str(detail))
+        super().__init__(f"{where}: {detail}" if where else detail)
+        self.detail, self.key, self.where = detail, key, where
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _remade, (type(self), self.args, self.__dict__)  # data-loader workers and process pools pickle errors
+
+
+def _remade(cls: type[RSRLHFError], args: tuple[object, ...], state: dict[str, object]) -> RSRLHFError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class DataError(RSRLHFError, ValueError):
+    """A row or a file that cannot be used as it is."""
+
+
+class ImageError(RSRLHFError, ValueError):
+    """An image that cannot be read as asked."""
+
+
+class DeclarationError(RSRLHFError, ValueError):
+    """A declaration (YAML) that does not exist or cannot be used."""
+
+
+class OptionError(RSRLHFError, ValueError):
+    """An option or argument that cannot be used, is missing, or does not go with another."""
+
+
+class ModelError(RSRLHFError, ValueError):
+    """A model or checkpoint that cannot be used for what was asked."""
+
+
+class EndpointError(RSRLHFError, ValueError):
+    """A chat endpoint that gave no usable reply.
+
+    Args:
+        detail (`str`): What it did; begins with its address.
+        status (`int`, *optional*): Its last HTTP status; `None` without an HTTP reply.
+    """
+
+    def __init__(self, detail: str, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class RequestError(RSRLHFError, ValueError):
+    """A request to the reward server that is answered with an HTTP error.
+
+    Args:
+        status (`int`): The HTTP status.
+        sentence (`str`): What is wrong.
+    """
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence = status, self.detail
+
+
+class ScoreError(RSRLHFError, ValueError):
+    """A score model that gave no usable score for a group, such as NaN."""
+
+
+class ScorerUnavailable(RSRLHFError, RuntimeError):
+    """No reward server gave a score; the message has the last cause."""
+
+
+class ModelMismatch(RSRLHFError, RuntimeError):
+    """A reward server that has another model than the one that scoring began with."""
+
+
+class RewardFailed(RSRLHFError, RuntimeError):
+    """Too many rewards failed; the message says how many and why."""

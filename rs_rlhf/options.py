@@ -1,0 +1,130 @@
+"""Command-line parsers built from option dataclasses: the help of an option is written once, in its field.
+
+A command's options are one `@dataclass(kw_only=True)`, composed by inheritance of the options that several commands
+share. The library function takes the dataclass. Each flag is accepted with underscores and with dashes. Nothing heavy
+is imported here, so that `--help` answers at once; the training commands use TRL's parser on their dataclasses.
+
+Left out: nested dataclasses, and mutually exclusive groups (a command checks what does not go together itself).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def option(default: Any = dataclasses.MISSING, help: str = "", **settings: Any) -> Any:
+    """Declares a field of an options dataclass.
+
+    Args:
+        default: The value without the flag; left out, the option is required. A list or dict is copied.
+        help (`str`): The help text; the default is added to it.
+        settings: `positional=True`, `flags` (further spellings, such as `["-n"]`), `choices`, `metavar`, `nargs`, and
+            `action="append"`.
+    """
+    metadata = {"help": help, **settings}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def make_parser(cls: type, prog: str, description: str | None = None) -> argparse.ArgumentParser:
+    """Returns the parser of an options dataclass; its description is the dataclass's docstring unless given."""
+    text = description or (cls.__doc__ or "").strip()
+    parser = argparse.ArgumentParser(prog=prog, description=text, allow_abbrev=False)
+    hints = get_type_hints(cls)
+    for field in sorted(dataclasses.fields(cls), key=lambda field: not field.metadata.get("positional")):
+        _add(parser, field, hints[field.name])
+    return parser
+
+
+def parse(cls: type[T], argv: Sequence[str] | None, prog: str, description: str | None = None) -> T:
+    """Parses arguments into an options dataclass.
+
+    Args:
+        cls (`type`): The dataclass.
+        argv (sequence of `str`, *optional*): The arguments; those of the process if `None`.
+        prog (`str`): The command's name in its help, such as `"rs-rlhf score"`.
+        description (`str`, *optional*): The first line of the help; the dataclass's docstring by default.
+
+    Raises:
+        SystemExit: As argparse does, after `--help` and after an error that it has printed.
+    """
+    return cls(**vars(make_parser(cls, prog, description).parse_args(argv)))
+
+
+def to_flags(options: Any, names: Sequence[str] | None = None) -> list[str]:
+    """Returns the arguments that give the options which differ from their defaults; `parse` reads them back."""
+    arguments: list[str] = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if (names is not None and field.name not in names) or value == _default(field) or value is None:
+            continue
+        flag = [] if field.metadata.get("positional") else [f"--{field.name}"]
+        if isinstance(value, bool):
+            arguments += flag if value else [f"--no_{field.name}"]
+        elif isinstance(value, list | tuple) and field.metadata.get("action") == "append":
+            arguments += [text for one in value for text in (*flag, str(one))]
+        else:
+            arguments += [*flag, *map(str, value if isinstance(value, list | tuple) else [value])]
+    return arguments
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
+    """Adds the flag, or the positional argument, of one field."""
+    settings, default = dict(field.metadata), _default(field)
+    text = settings.pop("help")
+    spellings = [f"--{field.name}", *settings.pop("flags", [])]
+    positional = settings.pop("positional", False)
+    kind, several = _kind(hint)
+    if get_origin(kind) is Literal:
+        settings.setdefault("choices", get_args(kind))
+        kind = type(get_args(kind)[0])
+    if several and settings.get("action") != "append":
+        settings.setdefault("nargs", "*" if positional and default is not dataclasses.MISSING else "+")
+    if default is not dataclasses.MISSING:
+        settings["default"] = default
+        if not isinstance(default, bool) and default not in (None, [], {}, ""):
+            text += f" (default: {' '.join(map(str, default)) if isinstance(default, list | tuple) else default})"
+    if positional:
+        if default is not dataclasses.MISSING:
+            settings.setdefault("nargs", "?")
+        parser.add_argument(field.name, type=kind, help=_escaped(text), **settings)
+        return
+    if default is dataclasses.MISSING:
+        settings["required"] = True
+    if kind is bool:
+        spellings[0] = f"--{field.name}" if not default else f"--no_{field.name}"
+        settings["action"] = "store_false" if default else "store_true"
+    else:
+        settings["type"] = kind
+    names = dict.fromkeys(name for flag in spellings for name in (flag, _dashed(flag)))
+    parser.add_argument(*names, dest=field.name, help=_escaped(text), **settings)
+
+
+def _dashed(flag: str) -> str:
+    return "--" + flag[2:].replace("_", "-") if flag.startswith("--") else flag
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """Returns the type that converts one value and whether there may be several: `list[int] | None` is int, True."""
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [part for part in get_args(hint) if part is not type(None)]
+        hint = Path if Path in inner else inner[0]
+    if get_origin(hint) in (list, tuple):
+        return get_args(hint)[0], True
+    return hint, False

@@ -1,0 +1,52 @@
+"""Parsers from option dataclasses: spellings, defaults, required options, and flags that read back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from rs_rlhf.options import make_parser, option, parse, to_flags
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """Shared options."""
+
+    max_pixels: int | None = option(None, "Most pixels.")
+
+
+@dataclass(kw_only=True)
+class Options(Shared):
+    """What the command does."""
+
+    data: Path = option(help="Where 100% of the data are.", positional=True)
+    output_dir: Path = option(help="Folder.", flags=["--out"])
+    scorer: Literal["model", "length"] = option("model", "What scores.")
+    bands: list[int] | None = option(None, "Bands.")
+    keep: list[str] = option([], "More.", action="append")
+    overwrite: bool = option(False, "Overwrite.")
+    progress: bool = option(True, "No progress.")
+
+
+def test_both_spellings_and_types():
+    options = parse(Options, ["d", "--out", "o", "--max-pixels", "9", "--bands", "3", "2", "--no-progress"], "x")
+    assert (options.data, options.output_dir, options.max_pixels) == (Path("d"), Path("o"), 9)
+    assert options.bands == [3, 2] and options.progress is False and options.scorer == "model"
+
+
+def test_flags_read_back():
+    given = ["d", "--output_dir", "o", "--keep", "a", "--keep", "b c", "--overwrite", "--scorer", "length"]
+    options = parse(Options, given, "x")
+    assert parse(Options, to_flags(options), "x") == options and options.keep == ["a", "b c"]
+
+
+@pytest.mark.parametrize("given", [["d"], ["--out", "o"], ["d", "--out", "o", "--scorer", "none"], ["d", "--ou", "o"]])
+def test_what_is_missing_unknown_or_abbreviated_is_refused(given):
+    with pytest.raises(SystemExit):
+        parse(Options, given, "x")
+
+
+def test_help_is_written_once():
+    text = " ".join(make_parser(Options, "x").format_help().split())
+    assert "What the command does." in text and "100% of the data" in text and "(default: model)" in text
