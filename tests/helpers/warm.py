@@ -55,8 +55,8 @@ def shims(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("rs-rlhf", "python"):
         program = folder / name
-        start = f"import sys; sys.path.insert(0, {str(HERE)!r}); import warm\nsys.exit(warm.client({address()!r}, {name!r}))"
-        program.write_text(f"#!{sys.executable} -ES\n{start}\n")
+        start = f"sys.path.insert(0, {str(HERE)!r})\nimport warm\nsys.exit(warm.client({address()!r}, {name!r}))"
+        program.write_text(f"#!{sys.executable} -ES\nimport sys\n{start}\n")
         program.chmod(0o755)
     return folder
 
