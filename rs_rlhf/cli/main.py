@@ -101,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: Exit code: 0, 1 after a mistake of the user, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in argv or os.environ.get("RS_RLHF_DEBUG", "0") not in ("", "0")
-    argv = [argument for argument in argv if argument != "--debug"]
+    argv, debug = take_debug(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())
         return 0 if argv else 1
@@ -132,6 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr)
         return 130
+
+
+def take_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """Takes `--debug` out of the arguments; `--debug underflow_overflow`, with a value, is transformers' own flag."""
+    bare = [place == 0 or after.startswith("-") for place, after in enumerate([*argv[1:], "-"])]
+    rest = [argument for argument, alone in zip(argv, bare, strict=True) if argument != "--debug" or not alone]
+    return rest, len(rest) < len(argv) or os.environ.get("RS_RLHF_DEBUG", "0") not in ("", "0")
 
 
 def command_name(argv: Sequence[str]) -> tuple[str, list[str]]:
