@@ -1,17 +1,17 @@
 """Preference pairs from captioned or labelled images, each with a known kind of damage.
 
-A reward model learns from (chosen, rejected) texts of one image. Where nobody has ranked answers, the ranking can be
-made: the chosen text is a human caption (or the class) of the image, the rejected one is that of another image, or the
+A reward model learns from (chosen, rejected) texts of one image. If nobody has ranked answers, a ranking can be made:
+the chosen text is a human caption (or the class) of the image; the rejected one belongs to another image, or is the
 same text with one thing made wrong. Every pair records its `kind`, so that accuracy can be read kind by kind: a model
 that is right on `truncated` and at chance on `another_class` has not looked at the image.
 
-Texts that come from other images (`another_class`, `same_class`, `wrong_label`) are drawn as the chosen ones are, so
-without the image there is little to tell them apart by: on RSICD captions a bag-of-words model that never sees the
-image gets 45, 58 and 50 % of unseen pairs right. `attribute` and `truncated` do leave traces in the text (86 and
-100 %); they teach what the others cannot, and their share is the caller's choice. Nobody has checked that a
-`same_class` caption is wrong for the image: it says other things than the image's own captions, no more is known.
+Texts from other images (`another_class`, `same_class`, `wrong_label`) are drawn as the chosen ones are, so that texts
+alone hardly tell them apart: on RSICD captions a bag-of-words model that never sees the image gets 45, 58 and 50 % of
+unseen pairs right. `attribute` and `truncated` do leave traces in the text (86 and 100 %); they teach what the others
+cannot, and their share is the caller's choice. Nobody has checked that a `same_class` caption is wrong for the image:
+it only says other things than the image's own captions.
 
-Choices for an image depend on the seed and its id alone, but for the image that lends a text: adding data may change
+Choices for an image depend on the seed and its id alone, except for the image that lends a text: more data may change
 that one. Left out: damage by a language model (no ground truth).
 """
 
@@ -25,31 +25,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 
-__all__ = [
-    "ImagePool",
-    "KINDS",
-    "NEEDS",
-    "PROMPTS",
-    "build_pairs",
-    "class_name",
-    "damage_attribute",
-    "near_equal",
-    "truncated",
-]
-
-# Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
-PROMPTS: dict[str, str] = {
-    "another_class": "",
-    "same_class": "",
-    "attribute": "",
-    "wrong_label": "What is the scene class of this image?",
-    "truncated": "",
-}
-LABEL_QUESTION = PROMPTS["wrong_label"]
-CAPTION_REQUEST = "Describe the image."
-KINDS: tuple[str, ...] = tuple(PROMPTS)
 NEEDS = {
     "another_class": "captions, a label, and another class with captions that say something else",
     "same_class": "captions, a label, and an image of its class whose caption says something else",
@@ -57,6 +34,11 @@ NEEDS = {
     "wrong_label": "a label, and another class",
     "truncated": "captions",
 }
+KINDS = tuple(NEEDS)
+LABEL_QUESTION = "What is the scene class of this image?"
+CAPTION_REQUEST = "Describe the image."
+# Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
+PROMPTS: dict[str, str] = dict.fromkeys(KINDS, "") | {"wrong_label": LABEL_QUESTION}
 _LABEL_TEXTS = (
     "{}",
     "{} .",
@@ -186,7 +168,7 @@ def _bigrams(captions: Iterable[str]) -> Counter[tuple[str, str]]:
 
 def damage_attribute(
     caption: str,
-    said: Iterable[str],
+    known_texts: Iterable[str],
     rng: random.Random,
     bigrams: Mapping[tuple[str, str], int] | None = None,
 ) -> str | None:
@@ -194,49 +176,52 @@ def damage_attribute(
 
     Args:
         caption (`str`): Correct caption.
-        said (iterable of `str`): All that is known to be true of the image: its captions and its class in words. An
-            attribute mentioned there is never put in, since it may well be true.
+        known_texts (iterable of `str`): All that is known to be true of the image: its captions and its class in
+            words. An attribute mentioned there is never put in, since it may well be true.
         rng (`random.Random`): Source of the choice.
         bigrams (mapping, *optional*): How often two words follow each other in the data. A replacement that reads
-            naturally there is preferred, so that the damage is not betrayed by odd wording alone.
+            naturally there is preferred, so that odd wording alone does not betray the damage.
 
     Returns:
         `str` or `None`: The damaged caption, or `None` if it holds nothing that can be made wrong.
     """
     bigrams = bigrams or {}
-    known = {word for text in said for word in re.findall(r"\w+", text.lower())} | {*_tokens(caption)}
+    known = {word for text in known_texts for word in re.findall(r"\w+", text.lower())} | {*_tokens(caption)}
     known |= {word[:-1] for word in known if word.endswith("s")}
-    parts = re.split(r"(\W+)", caption)  # words at even places, what separates them at odd ones
-    words = [word.lower() for word in parts[::2]]
-    found: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
-    for place, word in enumerate(words):
-        if word not in _WORDS:
-            continue
-        name, family, own = _WORDS[word]
-        before = words[place - 1] if place else ""
-        after = words[place + 1] if place + 1 < len(words) else ""
-        fixed = (
-            (name == "number" and after.startswith("side"))  # "on two sides of" is an idiom, not a count
-            or (word == "few" and before == "a")
-            or (word == "green" and after.startswith("building"))  # translators' slip for "buildings and green trees"
-            or (name == "object" and (after not in _AFTER_OBJECT or before not in _BEFORE_OBJECT | {*_WORDS, ""}))
-        )
-        groups = [group.split() for group in family if group != own and not known & {*group.split()}]
-        new = [w for group in groups for w in group if w not in _NEVER_INSERTED]
-        if new and not fixed:
-            found[name].append((place, new))
-    if not found:
+    parts = re.split(r"(\W+)", caption)  # words at even indices, separators at odd ones
+    words = ["", *(word.lower() for word in parts[::2]), ""]
+    options: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+    for index in range(1, len(words) - 1):
+        before, word, after = words[index - 1 : index + 2]
+        if word in _WORDS and not _is_idiom(before, word, after):
+            name, family, own_group = _WORDS[word]
+            groups = [group.split() for group in family if group != own_group and not known & {*group.split()}]
+            new = [w for group in groups for w in group if w not in _NEVER_INSERTED]
+            if new:
+                options[name].append((index, new))
+    if not options:
         return None
-    place, new = rng.choice(found[rng.choice(sorted(found))])
-    before, after = words[place - 1] if place else "", words[place + 1] if place + 1 < len(words) else ""
+    index, new = rng.choice(options[rng.choice(sorted(options))])
+    before, after = words[index - 1], words[index + 1]
     weights = [(0.1 + bigrams.get((before, w), 0)) * (0.1 + bigrams.get((w, after), 0)) for w in new]
     word = rng.choices(new, weights)[0]
-    old = parts[2 * place]
-    parts[2 * place] = word.capitalize() if old[:1].isupper() else word
+    at = 2 * index - 2
+    parts[at] = word.capitalize() if parts[at][:1].isupper() else word
     if before in ("a", "an"):
         article = "an" if word[0] in "aeiou" else "a"
-        parts[2 * place - 2] = article.capitalize() if parts[2 * place - 2][:1].isupper() else article
+        parts[at - 2] = article.capitalize() if parts[at - 2][:1].isupper() else article
     return "".join(parts)
+
+
+def _is_idiom(before: str, word: str, after: str) -> bool:
+    """Whether a word between its neighbours does not say what it says alone, or would read oddly when replaced."""
+    name = _WORDS[word][0]
+    return (
+        (name == "number" and after.startswith("side"))  # "on two sides of" is an idiom, not a count
+        or (word == "few" and before == "a")
+        or (word == "green" and after.startswith("building"))  # translators' slip for "buildings and green trees"
+        or (name == "object" and (after not in _AFTER_OBJECT or before not in _BEFORE_OBJECT | {*_WORDS, ""}))
+    )
 
 
 def truncated(caption: str, rng: random.Random) -> str:
@@ -250,9 +235,16 @@ def truncated(caption: str, rng: random.Random) -> str:
 
 
 class ImagePool:
-    """All rows of a data set, indexed for drawing texts of other images."""
+    """All rows of a data set, indexed for drawing texts of other images.
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+    Args:
+        rows (iterable of `dict`): As for [`build_pairs`].
+
+    Raises:
+        DataError: A row without an image, or without texts of the right type.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]):
         self.rows = [_checked(row, number) for number, row in enumerate(rows)]
         self.captioned = [row for row in self.rows if row["captions"] and row["label"]]
         self.labelled = [row for row in self.rows if row["label"]]
@@ -268,7 +260,7 @@ class ImagePool:
         is the same both ways, so that nothing in the texts tells which one is right.
         """
         others = self.by_label[row["label"]] if same_class else self.captioned
-        for _ in range(64 if others else 0):
+        for _ in range(64 if others and row["label"] else 0):
             chosen, other = rng.choice(row["captions"]), rng.choice(others)
             rejected = rng.choice(other["captions"])
             if other["id"] == row["id"] or (other["label"] == row["label"]) != same_class:
@@ -278,52 +270,66 @@ class ImagePool:
         return None
 
     def other_label(self, row: Mapping[str, Any], rng: random.Random) -> tuple[str, str] | None:
-        """Class of another image, drawn in proportion to how frequent the classes are, and the id of that image."""
+        """Class of another image in words, drawn as often as the classes occur, and the id of that image."""
         for _ in range(64):
             other = rng.choice(self.labelled)
-            if class_name(other["label"]) != class_name(row["label"]):
-                return other["label"], other["id"]
+            if (name := class_name(other["label"])) != class_name(row["label"]):
+                return name, other["id"]
         return None
+
+    def wrong_attribute(self, row: Mapping[str, Any], caption: str, rng: random.Random) -> str | None:
+        """A caption of `row` with one attribute made wrong, see [`damage_attribute`]."""
+        return damage_attribute(caption, [*row["captions"], class_name(row["label"])], rng, self.bigrams)
 
 
 def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Row with `id`, `captions` and `label` always present, or an error that says what is missing."""
     where = row.get("where") or f"Row {number}"
-    if not row.get("image"):
-        raise OptionError(f"{where}: no `image`; expected a path or {{'bytes', 'path'}}.")
+    image, label = row.get("image"), row.get("label")
     captions = row.get("captions") or ([row["caption"]] if row.get("caption") else [])
+    if not image:
+        raise DataError("no `image`; expected a path or {'bytes', 'path'}.", "image", where)
     if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-        raise OptionError(f"{where}: `captions` must be a list of strings, not {captions!r}.")
-    captions = [caption.strip() for caption in captions if caption.strip()]
-    label = row.get("label")
+        raise DataError(f"`captions` must be a list of strings, not {captions!r:.60}.", "captions", where)
     if label is not None and not isinstance(label, str):
-        raise OptionError(f"{where}: `label` must be the class name, not {label!r}; map numbers to names first.")
+        detail = f"`label` must be the class name, not {label!r:.60}; map numbers to names first."
+        raise DataError(detail, "label", where)
+    captions = [caption.strip() for caption in captions if caption.strip()]
     if not captions and not label:
-        raise OptionError(f"{where}: neither `captions` nor `label`; a pair needs one of them.")
-    image = row["image"]
+        raise DataError("neither `captions` nor `label`; a pair needs one of them.", "captions", where)
     name = image if isinstance(image, (str, os.PathLike)) else image.get("path") or number
     return {**row, "id": str(row.get("id") or name), "captions": captions, "label": label or ""}
 
 
 def _one_pair(row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Random) -> tuple[str, str, str] | None:
     """Chosen text, rejected text and the id of the image that lent the latter, or `None` if the row cannot serve."""
-    captions, label = row["captions"], row["label"]
+    captions = row["captions"]
     if kind == "wrong_label":
-        drawn = pool.other_label(row, rng) if label else None
+        drawn = pool.other_label(row, rng) if row["label"] else None
         text = rng.choice(_LABEL_TEXTS)
-        return drawn and (text.format(class_name(label)), text.format(class_name(drawn[0])), drawn[1])
+        return drawn and (text.format(class_name(row["label"])), text.format(drawn[0]), drawn[1])
     if not captions:
         return None
     if kind == "attribute":
         for chosen in rng.sample(captions, len(captions)):
-            damaged = damage_attribute(chosen, [*captions, class_name(label)], rng, pool.bigrams)
+            damaged = pool.wrong_attribute(row, chosen, rng)
             if damaged is not None:
                 return chosen, damaged, ""
         return None
     if kind == "truncated":
         chosen = rng.choice(captions)
         return chosen, truncated(chosen, rng), ""
-    return pool.swap(row, kind == "same_class", rng) if label else None
+    return pool.swap(row, kind == "same_class", rng)
+
+
+def check_kinds(kinds: Sequence[str], choices: Sequence[str]) -> None:
+    """Raises an [`OptionError`] that names the nearest choice if a kind is unknown, or if there is none."""
+    for kind in kinds or [""]:
+        if kind not in choices:
+            near = difflib.get_close_matches(kind, choices, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            what = f"unknown kind {kind!r}" if kind else "no kinds given"
+            raise OptionError(f"--kinds: {what}; choose from: {', '.join(choices)}.{hint}", "kinds")
 
 
 def build_pairs(
@@ -341,44 +347,39 @@ def build_pairs(
         rows (iterable of `dict`): Images with `image` (path, or `{"bytes", "path"}`), `captions` (`list[str]`) or
             `caption`, and/or `label` (class name); `id` and `source` are passed on if present. All are read first,
             because the rejected text of one comes from another.
-        kinds (sequence of `str`, *optional*, defaults to [`KINDS`]): Kinds of damage to make.
-        pairs_per_image (`int`, *optional*, defaults to `5`): Attempts per image. The kinds take turns, starting
-            anywhere, so the mix is balanced over images; no pair is made twice for an image.
-        seed (`int`, *optional*, defaults to `0`): Same rows and seed, same pairs.
-        answer_prompt (`str`, *optional*, defaults to `""`): Prompt of the caption kinds; [`PROMPTS`] has the other.
-        stats (`dict`, *optional*): Filled, once all pairs are taken, with `{"made": Counter, "skipped": Counter}` by
-            kind: attempts that the image could not serve are skipped and counted.
+        kinds (sequence of `str`): Kinds of damage to make.
+        pairs_per_image (`int`): Attempts per image. The kinds take turns, starting anywhere, so the mix is balanced
+            over images; no pair is made twice for an image.
+        seed (`int`): Same rows and seed, same pairs.
+        answer_prompt (`str`): Prompt of the caption kinds; [`PROMPTS`] has the other.
+        stats (`dict`, *optional*): Filled with `{"made": Counter, "skipped": Counter}` by kind, once all pairs are
+            taken: attempts that the image could not serve are skipped and counted.
 
     Yields:
-        `dict`: `prompt`, `chosen`, `rejected`, `image` as in the row, `kind`, `source`, `id`, and `rejected_from`: the
-        id of the image that the rejected text belongs to, `""` if it was made by damage.
+        `dict`: `prompt`, `chosen`, `rejected`, `image` as in the row, `kind`, `source`, `id`, and `rejected_from`, the
+        id of the image that the rejected text belongs to (`""` after damage).
+
+    Raises:
+        DataError, OptionError: A row that cannot be used; an unknown kind, or fewer than one pair per image.
 
     Example:
 
     ```python
-    >>> from rs_rlhf.preferences.damage import build_pairs
     >>> rows = [{"image": "a.png", "label": "Port"}, {"image": "b.png", "label": "BareLand"}]
     >>> next(build_pairs(rows, kinds=["wrong_label"], pairs_per_image=1))["prompt"]
     'What is the scene class of this image?'
 
     ```
     """
-    if not kinds:
-        raise OptionError(f"No kinds given; choose from: {', '.join(KINDS)}.")
-    for kind in kinds:
-        if kind not in PROMPTS:
-            near = difflib.get_close_matches(kind, KINDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise OptionError(f"Unknown kind {kind!r}; choose from: {', '.join(KINDS)}.{hint}")
+    check_kinds(kinds, KINDS)
     if pairs_per_image < 1:
-        raise OptionError(f"pairs_per_image is {pairs_per_image}; it must be at least 1.")
+        raise OptionError(f"pairs_per_image is {pairs_per_image}; it must be at least 1.", "pairs_per_image")
     stats = {} if stats is None else stats
     made, skipped = stats.setdefault("made", Counter()), stats.setdefault("skipped", Counter())
-    pool = ImagePool(list(rows))
+    pool = ImagePool(rows)
     for row in pool.rows:
         # A string seed is hashed by `random` itself, so it does not vary between processes as `hash` would.
-        rng = random.Random(f"{seed}:{row['id']}")
-        order = rng.sample(list(kinds), len(kinds))
+        order = random.Random(f"{seed}:{row['id']}").sample(list(kinds), len(kinds))
         seen: set[tuple[str, str]] = set()
         for turn in range(pairs_per_image):
             kind = order[turn % len(order)]
@@ -388,13 +389,6 @@ def build_pairs(
                 continue
             seen.add(pair[:2])
             made[kind] += 1
-            yield {
-                "prompt": PROMPTS[kind] if kind == "wrong_label" else answer_prompt,
-                "chosen": pair[0],
-                "rejected": pair[1],
-                "image": row["image"],
-                "kind": kind,
-                "source": row.get("source", ""),
-                "id": f"{row['id']}#{turn}",
-                "rejected_from": pair[2],
-            }
+            prompt = LABEL_QUESTION if kind == "wrong_label" else answer_prompt
+            base = {"prompt": prompt, "chosen": pair[0], "rejected": pair[1], "image": row["image"], "kind": kind}
+            yield base | {"source": row.get("source", ""), "id": f"{row['id']}#{turn}", "rejected_from": pair[2]}
