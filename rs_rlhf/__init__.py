@@ -23,7 +23,7 @@ _HOMES = {
     "Scorer": "scoring.scorer",
     "RemoteScorer": "scoring.remote",
     "Policy": "models.policies.policy",
-    "best_answer": "evaluation.best_of_n",
+    "best_answer": "scoring.best_of_n",
     "VisionRewardConfig": "trainers.reward",
     "VisionRewardTrainer": "trainers.reward",
     "VisionGRPOConfig": "trainers.grpo",
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from .data.group import Group, make_group
     from .data.rows import load_preferences
     from .errors import RSRLHFError
-    from .evaluation.best_of_n import best_answer
     from .imagery.raster import read_image
     from .imagery.sources import ImageOptions
     from .models.collator import GroupCollator
     from .models.policies.policy import Policy
     from .models.score_model import ScoreModel
+    from .scoring.best_of_n import best_answer
     from .scoring.remote import RemoteScorer
     from .scoring.scorer import Scorer
     from .trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer

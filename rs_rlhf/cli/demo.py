@@ -213,9 +213,9 @@ def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:
 
 def _scorer(out: Path, model: Path) -> Any:
     from ..imagery.raster import ImageOptions
-    from ..scoring.scorer import Scorer
+    from ..scoring.load import load_scorer
 
-    return Scorer.from_pretrained(model, image_options=ImageOptions(image_root=str(out / "scenes")))
+    return load_scorer(str(model), ImageOptions(image_root=str(out / "scenes")))
 
 
 def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: int) -> str:

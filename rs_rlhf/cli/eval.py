@@ -248,10 +248,9 @@ def _load(kind: str, args: argparse.Namespace) -> Any:
 
 
 def _load_scorer(path: str, args: argparse.Namespace, **pixels: Any) -> Any:
-    from ..scoring.scorer import Scorer
+    from ..scoring.load import load_scorer
 
-    own = {} if args.dtype is None else {"dtype": args.dtype}
-    return Scorer.from_pretrained(path, image_options=image_options_from(args), **pixels, **own)
+    return load_scorer(path, image_options_from(args), dtype=args.dtype, **pixels)
 
 
 def _protocol(
@@ -278,7 +277,7 @@ def _protocol(
 
 def _settings(kind: str, data_hash: str, args: argparse.Namespace) -> dict[str, Any]:
     """What the answers depend on; answers of other settings are not gone on from."""
-    from ..evaluation.run import model_stamp
+    from ..scoring.cards import model_stamp
 
     given = {name: getattr(args, name) for name in _reading() if getattr(args, name) != _default(name)}
     settings = {

@@ -14,27 +14,24 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError
-from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
+from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
+from ..scoring.load import (
+    READ_BY,
+    READING_FLAGS,
+    ScorerOptions,
+    load_scorer,
+    process_device,
+    scorer_settings,
+    token_counter,
+)
 
-SCORERS = ("model", "clip", "length", "random")
-# Options that only some scorers read; others refuse them.
-READ_BY = {
-    "model": ("model", "clip"),
-    "dtype": ("model", "clip"),
-    "prompt_form": ("model",),
-    "token_budget": ("model",),
-    "min_pixels": ("model",),
-    "max_pixels": ("model",),
-    "seed": ("random",),
-}
 NOT_READ = ("image_hosts",)  # image-text rows have no URLs
-READING_FLAGS = [name for name in READING if name not in (*NOT_READ, "image_root")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--scorer",
-        choices=SCORERS,
+        choices=("model", "clip", "length", "random"),
         default="model",
         help="what scores: a score model (default), a CLIP, the number of words, or chance",
     )
@@ -113,16 +110,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def scorer_options(args: argparse.Namespace) -> ScorerOptions:
+    """Returns the part of the arguments that says what scores."""
+    return ScorerOptions(**{field.name: getattr(args, field.name) for field in fields(ScorerOptions)})
+
+
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuses what cannot be run or would be ignored."""
-    if args.scorer in READ_BY["model"] and args.model is None:
-        raise OptionError("no --model; give one to score with, or --scorer length or random.")
-    for name, readers in READ_BY.items() | {(flag, READ_BY["dtype"]) for flag in READING_FLAGS}:
-        if args.scorer not in readers and getattr(args, name) != parser.get_default(name):
-            raise OptionError(f"--{name} is not read with --scorer {args.scorer}; leave it out.")
-    for name, least in (("rows_per_shard", 1), ("num_workers", 0), ("token_budget", 1), ("limit", 1)):
+    scorer_options(args).check()
+    for name in READING_FLAGS:
+        if args.scorer not in READ_BY["dtype"] and getattr(args, name) != parser.get_default(name):
+            raise OptionError(f"--{name} is not read with --scorer {args.scorer}; leave it out.", name)
+    for name, least in (("rows_per_shard", 1), ("limit", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
-            raise OptionError(f"--{name} is {getattr(args, name)}, expected at least {least}.")
+            raise OptionError(f"--{name} is {getattr(args, name)}, expected at least {least}.", name)
     if not 0 <= args.max_error_fraction <= 1:
         raise OptionError(f"--max_error_fraction is {args.max_error_fraction}, expected a number from 0 to 1.")
     if args.output.resolve() in (Path(args.input).resolve(), Path(args.input, "data").resolve()):
@@ -137,6 +138,7 @@ def _run(args: argparse.Namespace) -> None:
     from ..curation.worker import Work
     from ..data.image_text_dataset import open_image_texts
 
+    options = scorer_options(args)
     source = open_image_texts(
         args.input,
         args.split,
@@ -152,7 +154,7 @@ def _run(args: argparse.Namespace) -> None:
         "text_column": args.text_column,
         "limit": args.limit,
         "rows_per_shard": args.rows_per_shard,
-        "scorer": scorer_settings(args),
+        "scorer": scorer_settings(options, image_options_from(args)),
         "stamp": source.stamp,
     }
 
@@ -164,9 +166,13 @@ def _run(args: argparse.Namespace) -> None:
             finished = not missing_units(manifest, args.output)
         if finished:
             return _conclude(args.output)
-    scorer, count_tokens = load_scorer(args)  # nothing is written where it cannot be
+    # Without a root: paths have been resolved inside theirs by now. Nothing is written if it cannot be loaded.
+    reading = replace(image_options_from(args), image_root=None)
+    scorer = load_scorer(options, reading, process_device())
     with planned(args.output, settings, units) as manifest:
-        Work(source, manifest, args.output, scorer, count_tokens, args.num_workers, args.max_error_fraction).run()
+        Work(
+            source, manifest, args.output, scorer, token_counter(scorer), args.num_workers, args.max_error_fraction
+        ).run()
     _conclude(args.output)
 
 
@@ -192,123 +198,18 @@ def scorer_arguments(options: Mapping[str, Any]) -> argparse.Namespace:
     """Returns the command's arguments for options given by name, such as `{"model": "out/score-model"}`.
 
     Raises:
-        ValueError: An option that the command does not know, or would refuse.
+        OptionError: An option that the command does not know, or would refuse.
     """
     parser = _parser()
-    known = {action.dest for action in parser._actions}
-    data = ("input", "output", "split", "image_root", "rows_per_shard", "max_error_fraction", "limit", "help")
+    columns = ("image_column", "text_column")
+    known = {*(field.name for field in fields(ScorerOptions)), *READING_FLAGS, *columns}
     for name in options:
-        if name not in known or name in data:
-            choices = ", ".join(sorted(known - set(data)))
-            raise OptionError(f"{name!r} is no option of a scorer; choose from {choices}.")
+        if name not in known:
+            raise OptionError(f"{name!r} is no option of a scorer; choose from {', '.join(sorted(known))}.", name)
     args = parser.parse_args(["--input", "input", "--output", "output"])
-    for name, value in options.items():
-        setattr(args, name, value)
+    vars(args).update(options)
     _check(args, parser)
     return args
-
-
-# --- what scores ----------------------------------------------------------------------------------------------------
-
-
-def scorer_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns all that a score depends on beside the data: what may not change when a run is gone on with.
-
-    Not in it: `--token_budget`, so that a run that ran out of memory can go on with a smaller one.
-    """
-    from ..evaluation.run import model_stamp
-
-    own: dict[str, Any] = dict.fromkeys(
-        (
-            "model",
-            "model_stamp",
-            "revision",
-            "prompt_form",
-            "positions",
-            "min_pixels",
-            "max_pixels",
-            "dtype",
-            "seed",
-            *READING_FLAGS,
-        )
-    )
-    own = {"kind": args.scorer, **own, "model": args.model, "dtype": args.dtype}
-    if args.scorer == "random":
-        own["seed"] = args.seed
-    if args.scorer == "clip":
-        options = image_options_from(args)
-        own |= {"model_stamp": model_stamp(args.model), **{name: getattr(options, name) for name in READING_FLAGS}}
-    if args.scorer == "model":
-        from ..scoring.cards import find_card
-
-        card = find_card(args.model)
-        options = card.image_options(image_options_from(args))
-        own |= {
-            "model_stamp": model_stamp(card.model),
-            "revision": card.revision,
-            "positions": card.positions,
-            "prompt_form": args.prompt_form or card.prompt_form,
-            "min_pixels": args.min_pixels or card.min_pixels,
-            "max_pixels": args.max_pixels or card.max_pixels,
-            **{name: getattr(options, name) for name in READING_FLAGS},
-        }
-    return own
-
-
-def load_scorer(args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str]], list[int]]]:
-    """Loads what scores, on this process's device; returns it and what counts the tokens of texts."""
-    from ..scoring import baselines as baseline_scorers
-
-    if args.scorer == "length":
-        return baseline_scorers.LengthScorer(), count_words
-    if args.scorer == "random":
-        return baseline_scorers.RandomScorer(args.seed), count_words
-    # Without a root: paths have been resolved inside theirs by now.
-    options: dict[str, Any] = {"image_options": replace(image_options_from(args), image_root=None)}
-    options |= {"device": own_device()} | ({} if args.dtype is None else {"dtype": args.dtype})
-    scorer: Any
-    if args.scorer == "clip":
-        from ..models.clip import ClipScorer
-
-        scorer = ClipScorer.from_pretrained(args.model, **options)
-        tokenizer = scorer.model.processor.tokenizer
-    else:
-        from ..scoring.scorer import Scorer
-
-        scorer = Scorer.from_pretrained(
-            args.model,
-            prompt_form=args.prompt_form,
-            min_pixels=args.min_pixels,
-            max_pixels=args.max_pixels,
-            token_budget=args.token_budget,
-            num_workers=args.num_workers,
-            **options,
-        )
-        tokenizer = scorer.processor.tokenizer
-
-    def count_tokens(texts: Sequence[str]) -> list[int]:
-        encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False) if texts else {"input_ids": []}
-        return [len(ids) for ids in encoded["input_ids"]]
-
-    return scorer, count_tokens
-
-
-def count_words(texts: Sequence[str]) -> list[int]:
-    """Returns the number of words of each text."""
-    return [len(text.split()) for text in texts]
-
-
-def own_device() -> str:
-    """Returns this process's device: the accelerator of its local rank.
-
-    As accelerate's `PartialState` chooses, which would join the processes as well, and then none could be missing.
-    """
-    import torch
-
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or not torch.accelerator.is_available():
-        return "cpu"
-    kind = torch.accelerator.current_accelerator().type  # type: ignore[union-attr]  # there is one
-    return f"{kind}:{int(os.environ.get('LOCAL_RANK', '0')) % torch.accelerator.device_count()}"
 
 
 # --- what is told ---------------------------------------------------------------------------------------------------

@@ -16,9 +16,11 @@ Left out: resuming a pipeline that was stopped (use `rs-rlhf score`, or write by
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import DataError
+from ..scoring.load import load_scorer, process_device, token_counter
 
 
 class ScoreStage:
@@ -32,10 +34,12 @@ class ScoreStage:
     """
 
     def __init__(self, options: dict[str, Any], id_column: str, image_root: str, source: str) -> None:
-        from ..cli.score import load_scorer, scorer_arguments
+        from ..cli.score import image_options_from, scorer_arguments, scorer_options
 
         arguments = scorer_arguments(options)
-        self.scorer, self.count_tokens = load_scorer(arguments)
+        reading = replace(image_options_from(arguments), image_root=None)
+        self.scorer = load_scorer(scorer_options(arguments), reading, process_device())
+        self.count_tokens = token_counter(self.scorer)
         self.columns = {"image_column": arguments.image_column, "text_column": arguments.text_column}
         self.num_workers = arguments.num_workers
         self.id_column, self.image_root, self.source = id_column, image_root, source

@@ -1,4 +1,4 @@
-"""`rs-rlhf best-of-n`: how much is won by sampling N answers and letting the score model choose; and `best_answer`.
+"""`rs-rlhf best-of-n`: how much is won by sampling N answers and letting the score model choose.
 
 A policy answers every question of a benchmark N times, for each seed of the sampling; the score model (and CLIP, if
 given) scores a question's distinct answers as one group. From that the accuracy of every way of choosing is estimated
@@ -15,26 +15,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..cli.eval import NOT_READ, check_data_flags, read_task
-from ..data.group import Group, make_group
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
 from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
 from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
 from ..runs.sample_log import SampleLog, progress
+from ..scoring.best_of_n import score_answers
+from ..scoring.cards import model_stamp
+from ..scoring.load import ScorerOptions, load_scorer
 from .benchmark import load_benchmark
 from .reader import references_of
 
 TASKS = ("classification", "vqa", "choice")  # what has one short right answer
 METRICS = ("strict", "upstream_compat")
-SCORED_TOGETHER = 32  # questions: what a killed run scores again at most
 METHODS = {
     "score": "best score",
     "majority": "majority vote",
@@ -43,147 +42,6 @@ METHODS = {
     "random": "one at random",
     "oracle": "oracle",
 }
-
-
-@dataclass
-class BestAnswer:
-    """What [`best_answer`] returns.
-
-    Args:
-        answer (`str`): The answer of the best score; of equal ones the first.
-        score (`float`): Its score.
-        answers (`list[str]`): All that were sampled, in order.
-        scores (`list[float]`): Their scores.
-        sampled (`int`): How many that are.
-        saved (`int`): How many of the n were not needed.
-    """
-
-    answer: str
-    score: float
-    answers: list[str]
-    scores: list[float]
-    sampled: int
-    saved: int
-
-
-def best_answer(
-    policy: Any,
-    scorer: Any,
-    prompt: Any,
-    image: Any = None,
-    n: int = 16,
-    *,
-    temperature: float = 0.85,
-    top_p: float = 0.95,
-    max_new_tokens: int = 50,
-    seed: int = 0,
-    stop_at: float | None = None,
-    patience: int | None = None,
-    batch: int = 4,
-) -> BestAnswer:
-    """Samples up to n answers in rounds, and returns that which the score model likes best.
-
-    What a round samples depends on the seed and `batch` only, so stopping early never changes the answers before it.
-
-    Args:
-        policy ([`Policy`]): Answers.
-        scorer ([`Scorer`] or alike): Has `score_groups`.
-        prompt (`str` or `list[dict]`): The question, as in [`make_group`].
-        image (source or `list` of sources, *optional*): Its images.
-        n (`int`): Answers at most.
-        temperature, top_p, max_new_tokens, seed: See [`Policy.sample_batches`].
-        stop_at (`float`, *optional*): Stop once an answer has at least this score.
-        patience (`int`, *optional*): Stop once so many answers on end have not bettered the best score.
-        batch (`int`): Answers of a round; each round reads the prompt anew.
-
-    Raises:
-        ValueError: An option out of range, or a score that is missing or not finite.
-        ImageError, DataError: A prompt or an image that cannot be used.
-
-    Example:
-        >>> best = best_answer(policy, scorer, "Rural or urban?", "a.png", n=16, stop_at=2.0)  # doctest: +SKIP
-        >>> best.answer, best.sampled  # doctest: +SKIP
-        ('urban', 4)
-    """
-    if n < 1 or batch < 1 or (patience is not None and patience < 1):
-        raise OptionError(f"n ({n}), batch ({batch}) and patience ({patience}) must be at least 1.")
-    group = make_group(prompt, [], image)
-    size = min(batch, n)
-    known: dict[str, float] = {}
-    answers: list[str] = []
-    scores: list[float] = []
-    best = 0
-    # A round is an item of its own, whose place gives it random numbers of its own; it is sampled when asked for.
-    rounds = policy.sample_batches(
-        [group] * math.ceil(n / size),
-        size,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        batch_size=1,
-    )
-    for _, (texts,) in rounds:
-        texts = texts[: n - len(answers)]
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known |= zip(new, _group_scores(scorer, [group], [new])[0], strict=True)
-        for text in texts:
-            answers.append(text)
-            scores.append(known[text])
-            if scores[-1] > scores[best]:
-                best = len(scores) - 1
-        enough = stop_at is not None and scores[best] >= stop_at
-        if enough or (patience is not None and len(answers) - 1 - best >= patience):
-            break
-    return BestAnswer(answers[best], scores[best], answers, scores, len(answers), n - len(answers))
-
-
-def _group_scores(scorer: Any, groups: Sequence[Group], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Scores the texts of each group; a score that is missing is an error, never a number."""
-    asked = [
-        replace(group, completions=make_group("", own).completions) for group, own in zip(groups, texts, strict=True)
-    ]
-    scores = scorer.score_groups(asked, show_progress=False)
-    for group, own, row in zip(groups, texts, scores, strict=True):
-        if isinstance(row, Exception):
-            raise row
-        for text, score in zip(own, row, strict=True):
-            if score is None or not math.isfinite(score):
-                raise OptionError(
-                    f"{group.where or 'the question'}: the answer {text!r:.60} has the score {score}, expected a "
-                    "finite number; check the score model."
-                )
-    return scores
-
-
-def score_answers(log: SampleLog, groups: Sequence[Group], scorer: Any, what: str = "Scoring") -> list[list[float]]:
-    """Scores what the log holds no scores of yet: each question's distinct answers as one group.
-
-    Args:
-        log ([`SampleLog`]): Holds the answers of every group; scores are added to it.
-        groups (sequence of [`Group`]): The questions.
-        scorer ([`Scorer`] or alike): Has `score_groups`.
-        what (`str`): Name of the progress bar.
-
-    Returns:
-        `list[list[float]]`: For each question the scores of its N answers; equal answers share theirs.
-
-    Raises:
-        ValueError: A score that is missing or not finite.
-    """
-    with progress(len(groups), len(log.scores), what) as advance:
-        for start in range(0, len(groups), SCORED_TOGETHER):
-            places = range(start, min(start + SCORED_TOGETHER, len(groups)))
-            if all(i in log.scores for i in places):
-                continue
-            distinct = [list(dict.fromkeys(log.answers[i])) for i in places]
-            scores = _group_scores(scorer, [groups[i] for i in places], distinct)
-            tables = [dict(zip(texts, row, strict=True)) for texts, row in zip(distinct, scores, strict=True)]
-            rows = [[table[text] for text in log.answers[i]] for i, table in zip(places, tables, strict=True)]
-            log.add_scores(places, rows)  # in one line: all of them are there or none
-            advance(len(places))
-    return [log.scores[i] for i in range(len(groups))]  # type: ignore[misc]  # none of them is None, see above
 
 
 def verdicts(row: QuestionRow, outputs: Sequence[str], numbers: str | None = None) -> list[dict[str, Any]]:
@@ -291,8 +149,6 @@ def _scored(
     args: argparse.Namespace,
 ) -> tuple[list[list[list[str]]], list[list[list[float]]]]:
     """Returns the answers and the scores of every question, for each seed; scores what has no scores yet."""
-    from .run import model_stamp
-
     scorer: Any = None
     groups = [row.group for row in rows]
     by = json.dumps(["clip" if clip else "score", model, model_stamp(model)])
@@ -300,27 +156,15 @@ def _scored(
     for seed, path in files.items():
         log = SampleLog(path, {**settings, "seed": seed}, by)
         if scorer is None and len(log.scores) < len(rows):
-            scorer = _load_scorer(model, clip, args)
+            options = ScorerOptions(scorer="clip" if clip else "model", model=model, dtype=args.dtype)
+            scorer = load_scorer(options, image_options_from(args))
         scores.append(score_answers(log, groups, scorer, f"{'CLIP scores' if clip else 'Scoring'}, seed {seed}"))
         answers.append([log.answers[i] for i in range(len(rows))])
     return answers, scores
 
 
-def _load_scorer(model: str, clip: bool, args: argparse.Namespace) -> Any:
-    own = {"image_options": image_options_from(args)} | ({} if args.dtype is None else {"dtype": args.dtype})
-    if clip:
-        from ..models.clip import ClipScorer
-
-        return ClipScorer.from_pretrained(model, **own)
-    from ..scoring.scorer import Scorer
-
-    return Scorer.from_pretrained(model, **own)
-
-
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     from accelerate import PartialState
-
-    from .run import model_stamp
 
     if PartialState().num_processes > 1:
         raise OptionError("rs-rlhf best-of-n runs in one process; start it without accelerate launch.")

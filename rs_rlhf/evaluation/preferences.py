@@ -204,14 +204,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from ..preferences.reader import load_with_images
-    from ..scoring.scorer import Scorer
+    from ..scoring.load import load_scorer
 
     options = image_options_from(args)
     data, root = load_with_images(args.preferences, args.split, args.image_root)
     if args.limit is not None and args.limit < len(data):
         data = data.shuffle(seed=args.seed).select(range(args.limit))
     options = replace(options, image_root=root)
-    scorer = Scorer.from_pretrained(args.model, image_options=options, token_budget=args.token_budget)
+    scorer = load_scorer(args.model, options, token_budget=args.token_budget)
     groups = [group_from_row(row) for row in data]
     report = evaluate_preferences(scorer, groups, seed=args.seed, image_blind=args.image_blind)
     report = {"model": args.model, "preferences": args.preferences, "seed": args.seed, **report}

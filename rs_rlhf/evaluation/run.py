@@ -13,7 +13,6 @@ shared folder.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import time
@@ -306,22 +305,3 @@ def read_results(out: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
         raise DataError(f"no `tasks`, expected the results of `rs-rlhf eval`; {again}", "tasks", str(path))
     return results
-
-
-def model_stamp(path: str) -> str | None:
-    """Returns a hash of a model's folder: names, sizes, and the first and last megabyte of each file that is read.
-
-    Cheap at any size, and the same wherever the folder lies; `None` for a hub id.
-    """
-    content = hashlib.sha256()
-    folder = Path(path)
-    files = sorted(one for kind in ("*.safetensors", "*.json", "*.jinja") for one in folder.glob(kind))
-    files = [one for one in files if one.name not in ("trainer_state.json", "results.json")]
-    for file in files:
-        size = file.stat().st_size
-        content.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            content.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            content.update(stream.read())
-    return content.hexdigest()[:16] if files else None

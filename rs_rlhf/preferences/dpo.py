@@ -118,12 +118,11 @@ def _scored(args: argparse.Namespace, groups: Sequence[Group], log: SampleLog, c
     todo = [i for i, group in enumerate(groups) if len(group.completions) > 1 and i not in log.scores]
     if not todo:
         return
-    from ..scoring.scorer import Scorer
+    from ..scoring.load import load_scorer
 
     # Paths have been resolved inside their root by now.
     options = replace(image_options_from(args), image_root=None)
-    kwargs = {} if args.dtype is None else {"dtype": args.dtype}
-    scorer = Scorer.from_pretrained(args.model, image_options=options, **kwargs)
+    scorer = load_scorer(args.model, options, dtype=args.dtype)
     with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
         for start in range(0, len(todo), CHUNK):
             part = todo[start : start + CHUNK]

@@ -25,6 +25,7 @@ from ..declarations import did_you_mean
 from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
 from ..imagery.raster import ImageOptions
 from ..metrics import answers
+from ..scoring.load import load_scorer
 
 logger = logging.getLogger(__name__)
 SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
@@ -280,24 +281,6 @@ def _choices(value: Any) -> list[str]:
 def _log_sum_exp(values: Sequence[float]) -> float:
     top = max(values)
     return top + math.log(math.fsum(math.exp(value - top) for value in values))
-
-
-def load_scorer(model: str, **options: Any) -> Any:
-    """Loads a [`Scorer`], or connects a [`RemoteScorer`] where the name is a URL (several: separated by commas).
-
-    On an accelerator the score model is loaded in bfloat16 unless `dtype` is among the options.
-    """
-    if model.startswith(("http://", "https://")):
-        from ..scoring.remote import RemoteScorer
-
-        options.pop("dtype", None)
-        return RemoteScorer(model, **options)
-    import torch
-
-    from ..scoring.scorer import Scorer
-
-    options.setdefault("dtype", "bfloat16" if torch.accelerator.is_available() else "float32")
-    return Scorer.from_pretrained(model, **options)
 
 
 def with_other_images(groups: Sequence[Group]) -> list[Group]:

@@ -5,14 +5,14 @@ Left out: loading the weights, which is the work of [`Scorer.from_pretrained`].
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import declarations
 from ..errors import OptionError
-from ..imagery.raster import ImageOptions
-from ..models.collator import PROMPT_FORMS
+from ..imagery.sources import ImageOptions
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class RewardModelCard:
     description: str = ""
 
     def __post_init__(self) -> None:
+        from ..models.collator import PROMPT_FORMS
+
         if self.prompt_form not in PROMPT_FORMS:
             raise OptionError(f"prompt_form must be one of {', '.join(PROMPT_FORMS)}, got {self.prompt_form!r}.")
         self.image_options()  # refuses what images cannot be read with
@@ -116,3 +118,22 @@ def refuse_headless(path: str, kwargs: dict[str, Any]) -> None:
             f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "
             "`rs-rlhf reward`, or load it with ScoreModel.from_pretrained to start training."
         )
+
+
+def model_stamp(path: str) -> str | None:
+    """Returns a hash of a model's folder: names, sizes, and the first and last megabyte of each file that is read.
+
+    Cheap at any size, and the same wherever the folder lies; `None` for a hub id.
+    """
+    content = hashlib.sha256()
+    folder = Path(path)
+    files = sorted(one for kind in ("*.safetensors", "*.json", "*.jinja") for one in folder.glob(kind))
+    files = [one for one in files if one.name not in ("trainer_state.json", "results.json")]
+    for file in files:
+        size = file.stat().st_size
+        content.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as stream:
+            content.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            content.update(stream.read())
+    return content.hexdigest()[:16] if files else None

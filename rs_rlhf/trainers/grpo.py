@@ -26,7 +26,8 @@ from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import VISION_TOKENS, set_pixel_budget
 from ..models.vision_sharing import share_vision
 from ..rewards.rules import RSReward
-from ..rewards.score import TRANSFORMS, ScoreReward, image_key, load_scorer
+from ..rewards.score import TRANSFORMS, ScoreReward, image_key
+from ..scoring.load import is_url, load_scorer
 from .mixins import ResumeMixin
 from .rollout_audit import RolloutAudit
 
@@ -62,7 +63,7 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
         },
     )
     score_model_dtype: str | None = field(
-        default=None, metadata={"help": "Type of its weights; by default bfloat16 on an accelerator, else float32."}
+        default=None, metadata={"help": "Type of its weights, such as bfloat16; by default the checkpoint's."}
     )
     relative_to_reference: bool = field(
         default=False,
@@ -180,17 +181,15 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
 
     def _place_score_model(self, args: VisionGRPOConfig) -> Any:
         """Loads the score model where the arguments say, and states the memory of each place."""
-        url = str(args.score_model).startswith(("http://", "https://"))
+        url = is_url(args.score_model)
         sharded = args.score_model_placement == "sharded" and not url
         zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
         if sharded and not zero3:
             raise OptionError("score_model_placement 'sharded' needs DeepSpeed ZeRO-3 (--accelerate_config zero3).")
-        options: dict[str, Any] = {} if url else {"sharded": sharded}
-        if args.score_model_dtype is not None and not url:
-            options["dtype"] = args.score_model_dtype
+        options: dict[str, Any] = {} if url else {"sharded": sharded, "dtype": args.score_model_dtype}
         # The pictures come from `read_images`: bands and stretch must not be applied to them a second time.
         pictures = ImageOptions(max_image_pixels=args.max_image_pixels)
-        scorer = load_scorer(str(args.score_model), image_options=pictures, **options)
+        scorer: Any = load_scorer(str(args.score_model), pictures, **options)
         if url:
             self.accelerator.print(f"Score model: on {args.score_model}, no memory of this machine's processes.")
             return scorer

@@ -17,10 +17,10 @@ from helpers import ROOT, picture
 
 from rs_rlhf import Scorer
 from rs_rlhf.cli import main as cli
-from rs_rlhf.cli.score import READ_BY
 from rs_rlhf.curation.shards import missing_units, read_manifest, read_scores
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.models.tiny_clip import save_tiny_clip
+from rs_rlhf.scoring.load import READ_BY
 
 ROWS = 24
 

@@ -15,9 +15,10 @@ from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.cli import main as cli
 from rs_rlhf.data.questions import read_questions
 from rs_rlhf.errors import DataError
-from rs_rlhf.evaluation.best_of_n import best_answer, verdicts
+from rs_rlhf.evaluation.best_of_n import verdicts
 from rs_rlhf.metrics.closed_answers import judge_answer
 from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.scoring.best_of_n import best_answer
 
 QUESTIONS, N, TOKENS, BUDGET = 20, 6, 6, 500
 SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": TOKENS}
@@ -225,7 +226,7 @@ def test_a_killed_run_goes_on_with_the_same_files(whole, command, score_model_pa
 
 
 def test_scoring_goes_on_where_it_was_cut_off(whole, command, score_model_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("rs_rlhf.evaluation.best_of_n.SCORED_TOGETHER", 4)
+    monkeypatch.setattr("rs_rlhf.scoring.best_of_n.SCORED_TOGETHER", 4)
     file = tmp_path / "answers_asked_seed0.jsonl"
     sampled = [line for line in (whole / file.name).read_bytes().splitlines(True) if b'"scores"' not in line]
     file.write_bytes(b"".join(sampled))

@@ -1,0 +1,170 @@
+"""`load_scorer`: the one loader of what scores, by the options that name it.
+
+A score model (declared name, folder or hub id), one or more reward servers (URLs), a CLIP, or a baseline. Weights keep
+the checkpoint's dtype unless told otherwise, in every command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from ..errors import OptionError
+from ..imagery.arguments import READING
+from ..imagery.sources import ImageOptions
+from ..options import option
+from .base import GroupScorer
+from .cards import find_card, model_stamp
+
+# Options that only some scorers read; the others refuse them.
+READ_BY = {
+    "model": ("model", "clip"),
+    "dtype": ("model", "clip"),
+    "prompt_form": ("model",),
+    "token_budget": ("model",),
+    "min_pixels": ("model",),
+    "max_pixels": ("model",),
+    "seed": ("random",),
+}
+# How images are read, as far as scores depend on it.
+READING_FLAGS = [name for name in READING if name not in ("image_hosts", "image_root")]
+
+
+@dataclass(kw_only=True)
+class ScorerOptions:
+    """What scores, and how it is loaded."""
+
+    scorer: Literal["model", "clip", "length", "random"] = option(
+        "model", "what scores: a score model, a CLIP, the number of words, or chance"
+    )
+    model: str | None = option(None, "folder, hub id, or name in reward_models/ (score models)")
+    dtype: str | None = option(None, "type of the weights, such as bfloat16 (default: the checkpoint's)")
+    prompt_form: str | None = option(None, "question-answer, empty-question or user-turn (default: the model's)")
+    token_budget: int = option(4096, "tokens of a batch at most")
+    num_workers: int = option(0, "threads that read images and lay out batches")
+    min_pixels: int | None = option(None, "Fewest pixels an image is resized to; by default the processor's.")
+    max_pixels: int | None = option(None, "Most pixels an image is resized to; by default the processor's.")
+    seed: int = option(0, "seed of --scorer random")
+
+    def check(self) -> None:
+        """Refuses options that are missing, out of range, or not read by this scorer.
+
+        Raises:
+            OptionError: Names the option.
+        """
+        if self.scorer in READ_BY["model"] and self.model is None:
+            raise OptionError("no --model; give one to score with, or --scorer length or random.", "model")
+        readers = READ_BY | dict.fromkeys(READING_FLAGS, READ_BY["dtype"])
+        for field in fields(self):  # a command's options have those of reading beside these
+            unread = self.scorer not in readers.get(field.name, (self.scorer,))
+            if unread and getattr(self, field.name) != field.default:
+                raise OptionError(f"--{field.name} is not read with --scorer {self.scorer}; leave it out.", field.name)
+        for name, least in (("num_workers", 0), ("token_budget", 1)):
+            if getattr(self, name) < least:
+                raise OptionError(f"--{name} is {getattr(self, name)}, expected at least {least}.", name)
+
+
+def is_url(model: str | None) -> bool:
+    """Whether the name is the address of reward servers (several are separated by commas)."""
+    return str(model).startswith(("http://", "https://"))
+
+
+def load_scorer(
+    options: ScorerOptions | str, image_options: ImageOptions | None = None, device: str | None = None, **more: Any
+) -> GroupScorer:
+    """Loads what scores.
+
+    Args:
+        options ([`ScorerOptions`] or `str`): What to load; of a score model or servers the name alone will do.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        device (`str`, *optional*): Device of the model; by default accelerate's choice for this process.
+        **more: Passed to [`Scorer.from_pretrained`] (`attn_implementation`, `sharded`, …) or [`RemoteScorer`]
+            (`timeout`, `retries`, …). With a name also the fields of [`ScorerOptions`].
+
+    Returns:
+        [`GroupScorer`]: A [`Scorer`], [`RemoteScorer`] (options of the model are the server's), `ClipScorer`,
+        [`LengthScorer`] or [`RandomScorer`].
+
+    Raises:
+        DeclarationError, ModelError, OptionError: The model is not there, or not of the kind.
+
+    Example:
+        >>> scorer = load_scorer("out/score-model", dtype="bfloat16")  # doctest: +SKIP
+        >>> scorer.score_groups([make_group("", ["a river."], "a.png")])  # doctest: +SKIP
+        [[1.73]]
+    """
+    if isinstance(options, str):
+        named = {field.name: more.pop(field.name) for field in fields(ScorerOptions) if field.name in more}
+        options = ScorerOptions(model=options, **named)
+    if options.scorer in ("length", "random"):
+        from .baselines import LengthScorer, RandomScorer
+
+        return LengthScorer() if options.scorer == "length" else RandomScorer(options.seed)
+    if options.model is None:
+        raise OptionError("no --model; give one to score with, or --scorer length or random.", "model")
+    if is_url(options.model):
+        from .remote import RemoteScorer
+
+        return RemoteScorer(options.model, image_options=image_options, **more)
+    more |= {"image_options": image_options, "device": device}
+    if options.dtype is not None:
+        more["dtype"] = options.dtype
+    if options.scorer == "clip":
+        from ..models.clip import ClipScorer
+
+        return ClipScorer.from_pretrained(options.model, **more)
+    from .scorer import Scorer
+
+    names = ("prompt_form", "token_budget", "num_workers", "min_pixels", "max_pixels")
+    return Scorer.from_pretrained(options.model, **{name: getattr(options, name) for name in names}, **more)
+
+
+def scorer_settings(options: ScorerOptions, image_options: ImageOptions) -> dict[str, Any]:
+    """Returns all that a score depends on beside the data: what must not change when a run is resumed.
+
+    Not in it: `token_budget`, so that a run that ran out of memory can be resumed with a smaller one.
+    """
+    settings: dict[str, Any] = {"kind": options.scorer, "model": options.model}
+    settings |= dict.fromkeys(("model_stamp", "revision", "prompt_form", "positions", "min_pixels", "max_pixels"))
+    settings |= {"dtype": options.dtype, "seed": options.seed if options.scorer == "random" else None}
+    if options.scorer == "clip" and options.model is not None:
+        settings["model_stamp"] = model_stamp(options.model)
+    elif options.scorer == "model" and options.model is not None:
+        card = find_card(options.model)
+        image_options = card.image_options(image_options)
+        settings |= {"model_stamp": model_stamp(card.model), "revision": card.revision, "positions": card.positions}
+        for name in ("prompt_form", "min_pixels", "max_pixels"):
+            settings[name] = getattr(options, name) or getattr(card, name)
+    seen = options.scorer in READ_BY["dtype"]
+    return settings | {name: getattr(image_options, name) if seen else None for name in READING_FLAGS}
+
+
+def token_counter(scorer: GroupScorer) -> Callable[[Sequence[str]], list[int]]:
+    """Returns what counts the tokens of texts with the scorer's tokenizer, or their words if it has none."""
+    processor = getattr(scorer, "processor", None) or getattr(getattr(scorer, "model", None), "processor", None)
+    if processor is None:
+        return lambda texts: [len(text.split()) for text in texts]
+
+    def count_tokens(texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
+        return [
+            len(ids) for ids in processor.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        ]
+
+    return count_tokens
+
+
+def process_device() -> str:
+    """Returns the accelerator of this process's local rank, or the CPU.
+
+    accelerate's `PartialState` chooses likewise, but joins the processes, and then none could be missing.
+    """
+    import torch
+
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or not torch.accelerator.is_available():
+        return "cpu"
+    kind = torch.accelerator.current_accelerator().type  # type: ignore[union-attr]  # there is one
+    return f"{kind}:{int(os.environ.get('LOCAL_RANK', '0')) % torch.accelerator.device_count()}"
