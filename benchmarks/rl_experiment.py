@@ -24,7 +24,7 @@ from typing import Any
 
 from curation_experiment import OUT, RECIPE, command, rows_of
 
-from rs_rlhf.metrics.accuracy import paired_bootstrap
+from rs_rlhf.metrics.intervals import paired_bootstrap
 
 BEFORE = ("captioner", "spoiled")
 GRPO = ["grpo", "--config", str(RECIPE / "grpo.yaml")]

@@ -1,6 +1,6 @@
 """Which pictures are the same, or nearly so, whatever their files: for leaving out copies and evaluation images.
 
-Two pictures are the same where their decoded pixels are (`content_hash`), and near-duplicates where their perceptual
+Two pictures are the same where their decoded pixels are (`pixel_hash`), and near-duplicates where their perceptual
 hashes (64 bits of the `imagehash` package's `phash`) differ in few bits. Hashes that differ in at most d bits agree
 on one of d + 1 pieces of them, so that only hashes with a piece in common are compared, never all pairs. What was
 found about each picture is kept beside the scores: a run that was stopped goes on, and the next cut decodes nothing.
@@ -11,7 +11,6 @@ say nothing), and comparing learned features.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,12 +27,12 @@ from ..data.captioned_images import load_images, split_of
 from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import ImageTexts, Unit
 from ..errors import DataError, ImageError, OptionError
-from ..imagery.raster import content_hash, read_image
+from ..imagery.identity import encoded_hash, perceptual_hash, pixel_hash
+from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
 from ..runs.sample_log import progress
 
 FARTHEST = 10  # bits: beyond it most pairs of unlike pictures would be compared, and some taken for alike
-NEEDS = 'near-duplicates need imagehash: install it with `pip install "rs-rlhf[curation]"`'
 _FLAT = np.array([0, 1 << 63], np.uint64)  # the hashes of a picture in one colour
 _PAIRS = 1 << 22  # pairs compared at once: 32 MB
 PART = 4096  # images after which what was found is kept
@@ -169,7 +168,7 @@ class Evaluation:
     """The images of evaluation sets.
 
     Args:
-        contents (`dict`): [`content_hash`] of the decoded pixels, and sha256 of the encoded bytes -> which image.
+        contents (`dict`): [`pixel_hash`] of the decoded pixels, and sha256 of the encoded bytes -> which image.
         hashes (`np.ndarray`): Uint64 `(m,)`: perceptual hashes, of `places`.
         places (`list[str]`): Which image a perceptual hash is of.
         images (`int`): How many.
@@ -183,19 +182,6 @@ class Evaluation:
     unread: int = 0
 
 
-def perceptual_hash(image: Any) -> int:
-    """Returns the 64 bits of a PIL image's `phash`.
-
-    Raises:
-        DataError: `imagehash` is not installed.
-    """
-    try:
-        import imagehash
-    except ImportError:
-        raise DataError(NEEDS) from None
-    return int.from_bytes(np.packbits(imagehash.phash(image).hash.ravel()).tobytes(), "big")
-
-
 def look_at(sources: Sequence[Any], options: ImageOptions, where: str, near: bool) -> tuple[list[str], list[int]]:
     """Returns the content hashes of images, and with `near` their perceptual hashes.
 
@@ -205,7 +191,7 @@ def look_at(sources: Sequence[Any], options: ImageOptions, where: str, near: boo
     contents, hashes = [], []
     for source in sources:
         picture = read_image(source, options, where)
-        contents.append(content_hash(picture))
+        contents.append(pixel_hash(picture))
         if near:
             hashes.append(perceptual_hash(picture))
     return contents, hashes
@@ -320,7 +306,7 @@ def look_at_evaluation(sets: Sequence[str], options: ImageOptions, near: bool) -
         where = row.get("where", row["id"])
         file: Any = locate(row["image"], ImageOptions(), where)[0]  # a file or bytes: `load_images` has no more
         content = file.read_bytes() if isinstance(file, Path) else file
-        digest = hashlib.sha256(content).hexdigest()
+        digest = encoded_hash(content)
         for reading in (replace(options, image_root=None), ImageOptions()):
             try:
                 return digest, *look_at([content], reading, where, near)

@@ -21,8 +21,9 @@ from typing import Any
 
 from ..data.group import first_line
 from ..data.image_text_dataset import Unit
-from ..errors import DataError
-from ..imagery.sources import source_key
+from ..errors import DataError, ImageError
+from ..imagery.identity import encoded_hash, source_key
+from ..imagery.sources import ImageSource
 from .shards import SCHEMA, claimed, drop_leftovers, missing_units, reason, shard_path, write_shard
 
 POLL_SECONDS = 0.5
@@ -206,7 +207,7 @@ def hashing(rows: Sequence[Any], num_workers: int) -> Iterator[Callable[[Any], s
         for row in rows:
             for image in row.images:
                 if source_key(image) not in jobs:
-                    jobs[source_key(image)] = pool.submit(image_hash, image)
+                    jobs[source_key(image)] = pool.submit(_image_hash, image)
 
         def of_row(row: Any) -> str | DataError:
             hashes = [jobs[source_key(image)].result() for image in row.images]
@@ -220,15 +221,12 @@ def hashing(rows: Sequence[Any], num_workers: int) -> Iterator[Callable[[Any], s
         pool.shutdown(cancel_futures=True)
 
 
-def image_hash(image: Any) -> str | DataError:
-    """Returns the sha256 of an image's encoded bytes, in hex; an error if it cannot be read."""
-    if not isinstance(image, str):
-        return hashlib.sha256(image["bytes"]).hexdigest()
+def _image_hash(image: ImageSource) -> str | DataError:
+    """The SHA-256 of an image's encoded bytes, in hex; an error if it cannot be read."""
     try:
-        with Path(image).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return DataError(f"image {image!r}: cannot be read ({error.strerror}); check the path and image_root")
+        return encoded_hash(image)
+    except ImageError as error:
+        return DataError(error.detail)
 
 
 def _memory_told(score_groups: Callable[..., list[Any]], groups: Sequence[Any], **options: Any) -> list[Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import random
 import sys
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, ImageError, OptionError
-from ..imagery.raster import ImageOptions, content_hash, read_image
+from ..imagery.identity import encoded_hash, pixel_hash
+from ..imagery.raster import ImageOptions, read_image
 from ..imagery.sources import resolve_path
 from ..preferences.damage import KINDS, NEEDS, PROMPTS, build_pairs, class_name
 from ..preferences.lists import LIST_KINDS, build_lists
@@ -204,10 +204,10 @@ def _content_key(row: Mapping[str, Any]) -> str:
     """Hash of the decoded picture; of the file, where showing it would need a choice of bands or stretch."""
     image, where = row["image"], row.get("where", "")
     try:
-        return content_hash(image, where=where)
+        return pixel_hash(image, where=where)
     except ImageError:
         _check_image(image, where)
-    return hashlib.sha256(image["bytes"] if isinstance(image, dict) else Path(image).read_bytes()).hexdigest()
+    return encoded_hash(image, where=where)
 
 
 def _without_images_of(rows: Sequence[dict[str, Any]], others: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ Left out: images behind URLs (what is written must be found from the output's fo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -19,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import DataError, OptionError
+from ..imagery.identity import source_key
 from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .captioned_images import exclude_images, load_images, place_images, split_files, stored_image
 from .group import Group, make_group, short, string_column
@@ -177,7 +177,7 @@ def placed_images(
         `tuple`: for each row the paths of its images, and how many files were written.
     """
     entries: dict[Any, dict[str, Any]] = {}
-    keys = [[_content(image) for image in row.group.images] for row in rows]
+    keys = [[source_key(image) for image in row.group.images] for row in rows]
     for row, own in zip(rows, keys, strict=True):
         for key, image, name in zip(own, row.group.images, row.image_names, strict=True):
             entries.setdefault(key, {"image": image, "id": name, "where": row.group.where})
@@ -185,12 +185,8 @@ def placed_images(
     return [[entries[key]["image"] for key in own] for own in keys], written
 
 
-def _content(image: Any) -> str:
-    return hashlib.sha256(image["bytes"]).hexdigest() if isinstance(image, dict) else str(image)
-
-
 def _image_name(image: Any, root: str) -> str:
     """A name for a picture that many rows may share: its path below `root`, or one made of its content."""
     if not isinstance(image, dict):
         return os.path.relpath(image, os.path.realpath(root))
-    return _content(image)[:16] + PurePath(image.get("path") or "").suffix
+    return str(source_key(image))[:16] + PurePath(image.get("path") or "").suffix

@@ -18,7 +18,7 @@ from typing import Any
 from .. import declarations
 from ..declarations import did_you_mean
 from ..errors import DeclarationError, OptionError
-from ..metrics.answers import BOX_UNITS
+from ..metrics.boxes import BOX_UNITS
 from ..metrics.closed_answers import SCHEMES
 
 # Task -> the kinds of model that it can be put to, the usual one first.

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..data.group import Group, ImageSource
 from ..errors import DataError, OptionError
-from ..metrics.preferences import wilson_interval
+from ..metrics.intervals import wilson_interval
 
 if TYPE_CHECKING:
     import torch

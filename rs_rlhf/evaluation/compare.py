@@ -187,7 +187,7 @@ def _values(
 
 
 def _row(task: str, measure: str, a: Sequence[float], b: Sequence[float], seed: int) -> dict[str, Any]:
-    from ..metrics.accuracy import mcnemar, paired_bootstrap
+    from ..metrics.intervals import mcnemar, paired_bootstrap
 
     difference, interval, p = paired_bootstrap(a, b, seed, ROUNDS)
     row = {"task": task, "measure": measure, "n": len(a), "a": mean(a), "b": mean(b)}

@@ -22,7 +22,7 @@ from ..data.captioned_images import stored_image
 from ..data.group import make_group, short
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
-from ..metrics.answers import Box, parse_boxes
+from ..metrics.boxes import Box, parse_boxes
 from .benchmark import Benchmark
 
 _TOKENS = re.compile(r"<(\d+(?:\.\d+)?)>")

@@ -23,7 +23,8 @@ from typing import Any
 
 from ..data.group import Group, group_from_row
 from ..imagery.arguments import add_image_flags, image_options_from
-from ..metrics.preferences import comparisons, top1, wilson_interval
+from ..metrics.intervals import wilson_interval
+from ..metrics.preferences import comparisons, top1
 
 
 def evaluate_preferences(

@@ -16,8 +16,11 @@ from typing import Any
 from ..data.group import Group, completion_text, make_group
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
-from ..metrics.accuracy import accuracy_figures, bootstrap_interval, grounding_figures, grounding_verdict
-from ..metrics.closed_answers import judge_answer, said_text
+from ..metrics.accuracy import accuracy_figures
+from ..metrics.answers import extract_answer
+from ..metrics.boxes import grounding_figures, grounding_verdict
+from ..metrics.closed_answers import judge_answer
+from ..metrics.intervals import bootstrap_interval
 from .benchmark import TASKS, Benchmark
 from .preferences import partners_of, preference_report, score_preferences
 from .reader import references_of
@@ -63,7 +66,7 @@ def vlm_protocol(
         if benchmark.task == "grounding":
             return grounding_verdict(said["output"], row.columns["boxes"], row.columns["size"], benchmark.box_unit)
         if benchmark.task == "captions":
-            text = " ".join(said_text(said["output"]).split())
+            text = " ".join(extract_answer(said["output"]).split())
             return {"answer": text or None}
         return judge_answer(said["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
 

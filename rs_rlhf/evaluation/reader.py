@@ -22,7 +22,8 @@ from ..data.group import completion_text, group_from_row, make_group, prompt_tex
 from ..data.questions import QuestionRow, read_questions
 from ..data.rows import image_folder, iter_rows, row_label
 from ..errors import DataError
-from ..metrics.accuracy import grounding_verdict
+from ..imagery.identity import source_key
+from ..metrics.boxes import grounding_verdict
 from ..metrics.closed_answers import judge_answer
 from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, build_pairs
 from . import layouts
@@ -148,7 +149,7 @@ def dataset_hash(rows: Sequence[QuestionRow]) -> str:
         images: list[Any] = []
         for image in row.group.images:
             if isinstance(image, dict) and image.get("bytes") is not None:
-                images.append(hashlib.sha256(image["bytes"]).hexdigest())
+                images.append(source_key(image))
             else:
                 path = str(image["path"] if isinstance(image, dict) else image)
                 if path not in sizes:

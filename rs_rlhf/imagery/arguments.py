@@ -1,68 +1,39 @@
-"""Options that every training command shares: how images are found, read, sized and augmented.
+"""Options of commands and trainers about images: how they are found, read, sized and augmented.
 
-Mixed into the trainers' configs, so that they can be set in a recipe or as flags; each is documented once, in its
-`help`. Commands that only read images take the same flags through [`add_image_flags`]. Left out: anything that only
-one trainer has.
+Each option is documented once, in its field's `help`. Commands inherit the part that they read; trainers' configs
+inherit [`ImageArguments`], so that a recipe can set them. Left out: anything that only one command has.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from .raster import ImageOptions
-
-# The fields that say how an image is read; the others say what a model makes of it.
-READING = ("image_root", "image_hosts", "max_image_pixels", "bands", "stretch", "stretch_range", "nodata")
+from ..options import option
+from .sources import ImageOptions
 
 
-@dataclass
-class ImageArguments:
-    """Image options of a training config; `image_options()` gives the reader's form."""
+@dataclass(kw_only=True)
+class RenderingOptions:
+    """How pixels become an 8-bit RGB picture."""
 
-    image_root: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder that image paths are relative to and may not leave; by default each data file's own."
-        },
+    max_image_pixels: int = option(100_000_000, "Images of more pixels are refused before they are decoded.")
+    bands: list[int] | None = option(None, "Bands shown as red, green, blue (or one as gray), counted from 1.")
+    stretch: str | None = option(None, "Stretch to 8 bits: 'percentile' or 'fixed'. Needed for 16-bit and float data.")
+    stretch_range: list[float] | None = option(
+        None, "Percentiles (default 2 98), or the values mapped to 0 and 255 if fixed."
     )
-    image_hosts: list[str] | None = field(
-        default=None, metadata={"help": "Hosts that image URLs may be fetched from. By default none."}
-    )
-    max_image_pixels: int = field(
-        default=100_000_000, metadata={"help": "Images of more pixels are refused before they are decoded."}
-    )
-    bands: list[int] | None = field(
-        default=None, metadata={"help": "Bands shown as red, green, blue (or one as gray), counted from 1."}
-    )
-    stretch: str | None = field(
-        default=None,
-        metadata={"help": "Stretch to 8 bits: 'percentile' or 'fixed'. Needed for 16-bit and float data."},
-    )
-    stretch_range: list[float] | None = field(
-        default=None, metadata={"help": "Percentiles (default 2 98), or the values mapped to 0 and 255 if fixed."}
-    )
-    nodata: float | None = field(
-        default=None, metadata={"help": "Value of missing pixels; by default what the file says."}
-    )
-    min_pixels: int | None = field(
-        default=None, metadata={"help": "Fewest pixels an image is resized to; by default the processor's."}
-    )
-    max_pixels: int | None = field(
-        default=None, metadata={"help": "Most pixels an image is resized to; by default the processor's."}
-    )
-    augment: bool = field(
-        default=False,
-        metadata={"help": "Rotate and flip training images, except where a text speaks of directions or places."},
-    )
+    nodata: float | None = option(None, "Value of missing pixels; by default what the file says.")
 
     def image_options(self) -> ImageOptions:
-        """Returns the reader's options."""
+        """Returns the reader's options.
+
+        Raises:
+            ImageError: An option is of the wrong kind or contradicts another.
+        """
         return ImageOptions(
-            image_root=self.image_root,
-            allowed_hosts=tuple(self.image_hosts or ()),
             max_image_pixels=self.max_image_pixels,
             bands=tuple(self.bands) if self.bands else None,
             stretch=self.stretch,
@@ -71,8 +42,45 @@ class ImageArguments:
         )
 
 
+@dataclass(kw_only=True)
+class ReadingOptions(RenderingOptions):
+    """Where images may come from, and how pixels become an 8-bit RGB picture."""
+
+    image_root: str | None = option(
+        None, "Folder that image paths are relative to and may not leave; by default each data file's own."
+    )
+    image_hosts: list[str] | None = option(None, "Hosts that image URLs may be fetched from. By default none.")
+
+    def image_options(self) -> ImageOptions:
+        """Returns the reader's options, as [`RenderingOptions.image_options`]."""
+        return replace(
+            super().image_options(), image_root=self.image_root, allowed_hosts=tuple(self.image_hosts or ())
+        )
+
+
+@dataclass(kw_only=True)
+class PixelOptions:
+    """The pixel budget that images are resized to for a model."""
+
+    min_pixels: int | None = option(None, "Fewest pixels an image is resized to; by default the processor's.")
+    max_pixels: int | None = option(None, "Most pixels an image is resized to; by default the processor's.")
+
+
+@dataclass(kw_only=True)
+class ImageArguments(PixelOptions, ReadingOptions):
+    """Image options of a training config."""
+
+    augment: bool = option(
+        False, "Rotate and flip training images, except where a text speaks of directions or places."
+    )
+
+
+# Names of the options that say how an image is read; the others say what a model makes of it.
+READING = tuple(field.name for field in fields(ReadingOptions))
+
+
 def add_image_flags(parser: ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Adds the flags of [`ImageArguments`] that say how images are read; [`image_options_from`] takes them out."""
+    """Adds the flags of [`ReadingOptions`] to a hand-made parser; [`image_options_from`] takes them out."""
     hints = get_type_hints(ImageArguments)
     for one in fields(ImageArguments):
         if one.name in READING and one.name not in without:
@@ -90,14 +98,14 @@ def add_image_flags(parser: ArgumentParser, without: Sequence[str] = ()) -> None
 def image_options_from(namespace: Namespace) -> ImageOptions:
     """Returns the reader's options from the flags of [`add_image_flags`]."""
     given = {name: getattr(namespace, name) for name in READING if hasattr(namespace, name)}
-    return ImageArguments(**given).image_options()
+    return ReadingOptions(**given).image_options()
 
 
-def image_flags(arguments: ImageArguments) -> list[str]:
+def image_flags(arguments: ReadingOptions) -> list[str]:
     """Returns the flags of [`add_image_flags`] that give what `arguments` sets."""
     flags = []
-    for one in fields(ImageArguments):
+    for one in fields(ReadingOptions):
         value = getattr(arguments, one.name)
-        if one.name in READING and value != one.default:
+        if value != one.default:
             flags += [f"--{one.name}", *map(str, value if isinstance(value, list) else [value])]
     return flags

@@ -9,7 +9,6 @@ Left out: reprojection, pansharpening, resampling by ground distance, JPEG 2000,
 (the first is read, as viewers do), and any guess at which band of an unlabelled file is red.
 """
 
-import hashlib
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from ..errors import ImageError, OptionError
 from .sources import DEFAULTS, ImageOptions, ImageSource, check_size, locate, opened
 
-__all__ = ["ImageError", "ImageOptions", "content_hash", "fit_pixel_budget", "image_size", "read_image"]
+__all__ = ["ImageError", "ImageOptions", "fit_pixel_budget", "image_size", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -372,24 +371,6 @@ def _upright_size(image: Image.Image, options: ImageOptions, name: str) -> tuple
     # Pillow's TIFF plugin turns the picture itself and gives the turned size from the start.
     turned = image.format != "TIFF" and image.getexif().get(274, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def content_hash(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> str:
-    """Hash the decoded picture, to find one picture in two splits whatever its file name or lossless format.
-
-    Args:
-        source: What the row holds; see `ImageSource`.
-        options: As for `read_image`; other bands or stretch give another hash.
-        where: The caller's place for the message.
-
-    Returns:
-        sha256 in hex of the size and the RGB pixels.
-
-    Raises:
-        ImageError: As `read_image`.
-    """
-    image = read_image(source, options, where)
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
 
 
 # --- preparing for the model --------------------------------------------------------------------------------------

@@ -276,10 +276,3 @@ def opened(found: Path | bytes, name: str) -> Iterator[tuple[IO[bytes], bytes]]:
         ) from error
     except Exception as error:  # a damaged file raises anything: SyntaxError, struct.error, zlib.error, ...
         raise ImageError(f"{name}: cannot be decoded, the file is truncated or corrupt ({error})") from error
-
-
-def source_key(source: Any) -> Any:
-    """What two mentions of one image have in common: its bytes, its path, or the object itself."""
-    if isinstance(source, dict):
-        return source["bytes"] if source.get("bytes") is not None else str(source.get("path"))
-    return str(source) if isinstance(source, str) or hasattr(source, "__fspath__") else id(source)

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import OptionError
-from .answers import has_answer
+from .answers import extract_answer
 
 SCHEMES = ("rsvqa_lr", "rsvqa_hr")
 PAIRS = (("yes", "no"), ("true", "false"))  # references of one pair: the answer is the one word of it that is said
@@ -84,7 +84,7 @@ def judge_answer(
         )
     if numbers is not None and numbers not in SCHEMES:
         raise OptionError(f"numbers is {numbers!r}, expected one of {', '.join(SCHEMES)}.")
-    said = said_text(output)
+    said = extract_answer(output)
     if not choices and all(re.fullmatch(r"[A-Za-z]", one.strip()) for one in references):
         choices = LETTERS
     buckets = [bucket(one, numbers) if numbers else None for one in references]
@@ -121,27 +121,6 @@ def upstream_compat(output: str, references: str | Sequence[str]) -> bool:
     prediction = output.replace(" ", "").split(".")[0].split(",")[0].lower()
     given = [references] if isinstance(references, str) else references
     return any(prediction in one.replace(" ", "").lower() for one in given)
-
-
-def said_text(output: str) -> str:
-    """Returns the part of an output that is the answer: inside `<answer>` where there is one, and no thoughts.
-
-    Thoughts are a `<think>…</think>`, all before a `</think>` whose start was in the prompt, and all behind a
-    `<think>` that is never closed, unless a whole `<answer>…</answer>` follows there. An `<answer>` that is never
-    closed is read to its end. Several answers that differ are returned together, so that they contradict each other.
-
-    Example:
-        >>> said_text("<think>rural?</think><answer> urban </answer>"), said_text("<think>it may be urban")
-        ('urban', '')
-    """
-    text = re.sub(r"<think>.*?</think>", " ", output, flags=re.DOTALL | re.I)
-    text = re.split(r"</think>", text, flags=re.I)[-1]
-    before, _, thought = re.sub(r"<think>", "<think>", text, flags=re.I).partition("<think>")
-    text = f"{before} {thought}" if has_answer(thought) else before
-    answers = re.findall(r"<answer>(.*?)(?:</answer>|$)", text, flags=re.DOTALL | re.I)
-    if not answers:
-        return re.sub(r"</answer>", " ", text).strip()
-    return "\n".join(dict.fromkeys(one.strip() for one in answers))
 
 
 @lru_cache(maxsize=4096)  # the choices of a task come again with every question

@@ -11,26 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Returns the Wilson score interval of a proportion (Wilson 1927), 95% by default.
-
-    Args:
-        right (`int`): Successes.
-        n (`int`): Trials; 0 gives (0, 1).
-        z (`float`): Normal quantile of the level.
-
-    Example:
-        >>> [round(x, 3) for x in wilson_interval(71, 100)]
-        [0.615, 0.79]
-    """
-    if n == 0:
-        return 0.0, 1.0
-    p = right / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def comparisons(rows: Sequence[Sequence[float]]) -> dict[str, float]:
     """Compares the chosen completion of every preference row with each of its rejected ones.
 

@@ -24,8 +24,8 @@ import torch
 from ..data.group import Group, completion_text
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.augment import rotate_flip
+from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, fit_pixel_budget, image_size, read_image
-from ..imagery.sources import source_key
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")

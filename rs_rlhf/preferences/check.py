@@ -23,7 +23,8 @@ from ..data.group import Group, completion_text, inspect_row, prompt_text
 from ..data.rows import common_folder, image_folder, iter_rows, row_label, split_paths
 from ..errors import DataError, ImageError
 from ..imagery.arguments import add_image_flags, image_options_from
-from ..imagery.raster import ImageOptions, content_hash
+from ..imagery.identity import pixel_hash, source_key
+from ..imagery.raster import ImageOptions
 
 
 @dataclass
@@ -120,11 +121,10 @@ class _Check:
         """Content hashes, `None` for what cannot be read."""
         found: list[str | None] = []
         for image in images:
-            data = (image.get("bytes") or image.get("path")) if isinstance(image, dict) else image
-            key = data if isinstance(data, str) else _digest(data) if isinstance(data, bytes) else id(image)
+            key = source_key(image)
             if isinstance(key, int) or key not in self.decoded:
                 try:
-                    self.decoded[key] = content_hash(image, self.options)  # kept for other rows: no `where`
+                    self.decoded[key] = pixel_hash(image, self.options)  # kept for other rows: no `where`
                 except ImageError as error:
                     self.decoded[key] = error
             result = self.decoded[key]

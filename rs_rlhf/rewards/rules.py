@@ -18,6 +18,7 @@ from ..declarations import did_you_mean
 from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
 from ..imagery.raster import ImageOptions, image_size
 from ..metrics import answers
+from ..metrics.boxes import BOX_UNITS, Box, paired_ious, parse_boxes, to_unit
 from .score import Rewards, ScoreReward, row_images, score_reward
 
 __all__ = [
@@ -76,8 +77,8 @@ class IoUReward:
     ) -> None:
         self.__name__ = "iou_reward"
         for unit in (answer_unit, solution_unit):
-            if unit not in answers.BOX_UNITS:
-                raise OptionError(f"unknown box unit {unit!r}{did_you_mean(unit, answers.BOX_UNITS)}")
+            if unit not in BOX_UNITS:
+                raise OptionError(f"unknown box unit {unit!r}{did_you_mean(unit, BOX_UNITS)}")
         if pairing not in ("best", "order"):
             raise OptionError(f"pairing must be 'best' or 'order', got {pairing!r}.")
         self.answer_unit, self.solution_unit, self.pairing = answer_unit, solution_unit, pairing
@@ -95,12 +96,12 @@ class IoUReward:
         right = _boxes(solution)
         if not right or (size is None and "pixel" in (self.answer_unit, self.solution_unit)):
             return None
-        given = answers.parse_boxes(answers.extract_answer(text))
+        given = parse_boxes(answers.extract_answer(text))
         if len(given) != len(right):
             return 0.0
-        given = [answers.to_unit(box, self.answer_unit, size) for box in given]
-        right = [answers.to_unit(box, self.solution_unit, size) for box in right]
-        ious = answers.paired_ious(given, right, by_order=self.pairing == "order")
+        given = [to_unit(box, self.answer_unit, size) for box in given]
+        right = [to_unit(box, self.solution_unit, size) for box in right]
+        ious = paired_ious(given, right, by_order=self.pairing == "order")
         steps = ((0.8, 0.5), (0.7, 0.2), (0.6, 0.1))
         bonus = math.fsum(next((more for level, more in steps if value > level), 0.0) for value in ious)
         return 0.5 * sum(value > 0.5 for value in ious) / len(right) + bonus
@@ -193,10 +194,10 @@ def _column(columns: Mapping[str, Any], name: str, reward: str) -> Sequence[Any]
     return columns[name]
 
 
-def _boxes(solution: Any) -> list[answers.Box]:
+def _boxes(solution: Any) -> list[Box]:
     """The boxes of a solution: of a text, or of one `[x1, y1, x2, y2]` or a list of these."""
     if solution is None or isinstance(solution, str):
-        return answers.parse_boxes(solution or "")
+        return parse_boxes(solution or "")
     boxes = [solution] if any(isinstance(x, Real) for x in solution) else solution
     if any(len(box) != 4 for box in boxes):
         return []

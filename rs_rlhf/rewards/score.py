@@ -9,13 +9,12 @@ Left out: scores of intermediate steps of a reasoning trace.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from ..data.group import Group, make_group, short
 from ..declarations import did_you_mean
 from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
+from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
 from ..metrics import answers
 from ..scoring.load import load_scorer
@@ -198,7 +198,7 @@ class ScoreReward:
         groups: list[Group] = []
         texts: list[dict[str, int]] = []
         known: dict[Any, int] = {}
-        hashes: dict[int, Any] = {}
+        pictures: dict[int, Hashable] = {}
         places: list[Any] = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             wanted = [self._text(completion)]
@@ -208,7 +208,7 @@ class ScoreReward:
                 if self.transform == "softmax" and choices is not None:
                     wanted += _choices(choices[i])
                 group = make_group(self._prompt(prompt), [], row_images(prompt, images, i), row=i)
-                keys = tuple(image_key(image, hashes) for image in group.images)
+                keys = tuple(source_key(image, pictures) for image in group.images)
             except (DataError, ImageError) as error:
                 places.append(error)
                 continue
@@ -285,8 +285,8 @@ def _log_sum_exp(values: Sequence[float]) -> float:
 
 def with_other_images(groups: Sequence[Group]) -> list[Group]:
     """Returns groups with the images of the next group that has as many, different ones; others stay as they are."""
-    hashes: dict[int, Any] = {}
-    keys = [[image_key(image, hashes) for image in group.images] for group in groups]
+    pictures: dict[int, Hashable] = {}
+    keys = [[source_key(image, pictures) for image in group.images] for group in groups]
     out = []
     for i, group in enumerate(groups):
         others = [*range(i + 1, len(groups)), *range(i)]
@@ -303,29 +303,6 @@ def row_images(prompt: Any, images: Any, i: int) -> Any:
                 if part.get("type") == "image" and part.get("image") is not None:
                     return None
     return None if images is None else images[i]
-
-
-def image_key(image: Any, hashes: dict[int, Any]) -> Any:
-    """What tells an image from another: TRL decodes a picture anew for each row of a prompt.
-
-    Raises:
-        ImageError: A picture that was opened but is damaged.
-    """
-    if isinstance(image, Mapping):
-        return image["bytes"] if image.get("bytes") is not None else str(image.get("path"))
-    if isinstance(image, (str, bytes)):
-        return image
-    if id(image) not in hashes:
-        try:
-            content = image.tobytes()
-        except Exception as error:  # a lazily opened image is decoded only now, and a damaged one raises anything
-            raise ImageError(f"an image cannot be decoded, the file is truncated or corrupt ({error})") from error
-        if hasattr(image, "getpalette"):  # a palette's indices say nothing without its colours
-            form = [image.mode, image.size, image.getpalette(), image.info.get("transparency")]
-        else:
-            form = [image.shape, image.dtype]
-        hashes[id(image)] = (str(form), hashlib.sha256(content).hexdigest())
-    return hashes[id(image)]
 
 
 @cache

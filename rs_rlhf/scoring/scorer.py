@@ -23,8 +23,8 @@ from typing import Any
 
 from ..data.group import Group, ImageSource, make_group
 from ..errors import DataError, ImageError, OptionError
+from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
-from ..imagery.sources import source_key
 from ..models.collator import GroupCollator, estimated_length, set_pixel_budget
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 

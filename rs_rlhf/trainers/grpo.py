@@ -22,11 +22,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
+from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import VISION_TOKENS, set_pixel_budget
 from ..models.vision_sharing import share_vision
 from ..rewards.rules import RSReward
-from ..rewards.score import TRANSFORMS, ScoreReward, image_key
+from ..rewards.score import TRANSFORMS, ScoreReward
 from ..scoring.load import is_url, load_scorer
 from .mixins import ResumeMixin
 from .rollout_audit import RolloutAudit
@@ -215,7 +216,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         read: dict[Any, Any] = {}
 
         def picture(source: Any) -> Any:
-            key = image_key(source, {}) if isinstance(source, (str, bytes, dict)) else id(source)
+            key = source_key(source)
             if key not in read:
                 read[key] = read_image(source, options)
             return read[key]

@@ -19,7 +19,6 @@ from rs_rlhf.curation.near_duplicates import (
     look_at_rows,
     near_groups,
     near_pairs,
-    perceptual_hash,
     read_rows,
 )
 from rs_rlhf.data.image_text_dataset import open_image_texts
@@ -103,11 +102,6 @@ def test_two_hundred_thousand_hashes_take_seconds_not_all_pairs():
     groups = near_groups(values, 4)
     assert time.process_time() - start < 30
     assert groups.max() + 1 == 100_000 and (groups[:100_000] == groups[100_000:]).all()
-
-
-def test_the_hash_is_phash():
-    image = scene(0)
-    assert f"{perceptual_hash(image):016x}" == str(imagehash.phash(image))
 
 
 def test_what_is_missing_is_told_with_the_extra(monkeypatch, tmp_path):

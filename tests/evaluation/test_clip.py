@@ -22,7 +22,7 @@ from rs_rlhf.evaluation.clip import (
     zero_shot_figures,
     zero_shot_record,
 )
-from rs_rlhf.metrics.preferences import wilson_interval
+from rs_rlhf.metrics.intervals import wilson_interval
 from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 

@@ -9,7 +9,8 @@ from helpers import data_folder
 from PIL import Image
 
 from rs_rlhf.errors import ImageError
-from rs_rlhf.imagery.raster import ImageOptions, content_hash, fit_pixel_budget, image_size, read_image
+from rs_rlhf.imagery.identity import pixel_hash
+from rs_rlhf.imagery.raster import ImageOptions, fit_pixel_budget, image_size, read_image
 
 
 @pytest.fixture
@@ -365,7 +366,7 @@ def test_real_geotiffs_equal_rasterios_own_pixels(monkeypatch):
         assert np.array_equal(pixels(read_image(path.name, options)), array)
         assert np.array_equal(pixels(read_image(path.read_bytes())), array)
         assert image_size(path) == array.shape[:2]
-    assert len({content_hash(path) for path in truth}) == len(truth)
+    assert len({pixel_hash(path) for path in truth}) == len(truth)
     monkeypatch.setitem(sys.modules, "rasterio", None)
     for path, array in truth.items():
         assert np.array_equal(pixels(read_image(path)), array)
@@ -388,15 +389,3 @@ def test_fit_pixel_budget_is_qwens_own_resize():
         fit_pixel_budget(Image.new("RGB", (1500, 10)), min_pixels=3136, max_pixels=5000)
     with pytest.raises(ImageError, match="min_pixels <= max_pixels"):
         fit_pixel_budget(image, min_pixels=10, max_pixels=5)
-
-
-def test_content_hash_is_of_the_picture(tmp_path, rgb):
-    image = Image.fromarray(rgb)
-    image.save(tmp_path / "a.png")
-    image.save(tmp_path / "b.tif", compression="tiff_lzw")
-    hashes = {content_hash(source) for source in (tmp_path / "a.png", tmp_path / "b.tif", image, rgb)}
-    assert len(hashes) == 1 and len(hashes.pop()) == 64
-    assert content_hash(rgb) != content_hash(rgb.reshape(6, 8, 3))  # the same bytes in another shape
-    other = rgb.copy()
-    other[0, 0, 0] ^= 1
-    assert content_hash(other) != content_hash(rgb)

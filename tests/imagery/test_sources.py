@@ -14,7 +14,8 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf.errors import ImageError
-from rs_rlhf.imagery.raster import content_hash, image_size, read_image
+from rs_rlhf.imagery.identity import pixel_hash
+from rs_rlhf.imagery.raster import image_size, read_image
 from rs_rlhf.imagery.sources import ImageOptions, resolve_path
 
 
@@ -111,7 +112,7 @@ def test_empty_and_unknown(tmp_path):
     for source in (tmp_path / "a.png", b""):
         with pytest.raises(ImageError, match=r"is empty \(0 bytes\)"):
             read_image(source)
-    for function in (read_image, image_size, content_hash):
+    for function in (read_image, image_size, pixel_hash):
         with pytest.raises(ImageError, match="b.png': is not an image in a known format; expected one of PNG, JPEG"):
             function(tmp_path / "b.png")
 

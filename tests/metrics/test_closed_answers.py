@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import CASES
 
-from rs_rlhf.metrics.closed_answers import bucket, judge_answer, plain, said_text, upstream_compat
+from rs_rlhf.metrics.closed_answers import bucket, judge_answer, plain, upstream_compat
 
 
 def golden(name):
@@ -84,13 +84,6 @@ def test_bucket_edges(number, low):
 )
 def test_plain(text, form):
     assert plain(text) == form
-
-
-def test_said_text():
-    assert said_text("<THINK>a</THINK><Answer>b</Answer>") == "b"
-    assert said_text("b</answer>") == "b"  # the opening tag was in the prompt
-    assert said_text("<answer>b</answer><answer>b</answer>") == "b"
-    assert said_text("<think>a</think><think>b") == ""
 
 
 @pytest.mark.parametrize(

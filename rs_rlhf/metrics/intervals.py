@@ -1,0 +1,114 @@
+"""Confidence intervals and paired tests: Wilson, exact McNemar, and the percentile bootstrap.
+
+A question is the unit that is drawn: questions about the same image are taken as independent, so intervals are
+somewhat narrow if there are many of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import OptionError
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """Returns the 95% Wilson score interval of a proportion (Wilson 1927).
+
+    Args:
+        right (`int`): Successes.
+        n (`int`): Trials; 0 gives (0, 1).
+
+    Example:
+        >>> [round(x, 3) for x in wilson_interval(71, 100)]
+        [0.615, 0.79]
+    """
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(right, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Returns McNemar's exact two-sided p-value (McNemar 1947; the binomial form).
+
+    Args:
+        b (`int`): Questions that only the first model has right.
+        c (`int`): Questions that only the second model has right.
+
+    Example:
+        >>> round(mcnemar(1, 9), 6), mcnemar(0, 0)
+        (0.021484, 1.0)
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(b, b + c).pvalue) if b + c else 1.0
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, rounds: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Returns the percentile bootstrap interval of a mean (Efron 1979).
+
+    Args:
+        values (sequence of `float`): One value a question.
+        seed (`int`): Seed of the draws.
+        rounds (`int`): Draws of the whole sample, with replacement.
+        level (`float`): Share of the drawn means that lie inside.
+
+    Raises:
+        OptionError: No values.
+    """
+    low, high = np.quantile(
+        _drawn_means(np.asarray(values, dtype=float), seed, rounds), [(1 - level) / 2, (1 + level) / 2]
+    )
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, rounds: int = 10000
+) -> tuple[float, tuple[float, float], float]:
+    """Compares two models' values on the same questions.
+
+    The p-value is that of the bootstrap around no difference: how often the mean of drawn differences, shifted to have
+    mean 0, is at least as far from 0 as the one seen (Efron and Tibshirani 1993, section 16.4), two-sided; the sample
+    seen counts as one of the draws, so that it is never 0.
+
+    Args:
+        a, b (sequences of `float`): Values in the same order.
+        seed (`int`): Seed of the draws.
+        rounds (`int`): Draws of the whole sample, with replacement.
+
+    Returns:
+        `tuple`: the mean of `b - a`, its 95% percentile interval `(low, high)`, and the p-value.
+
+    Raises:
+        OptionError: No values, or not as many of both.
+    """
+    if len(a) != len(b):
+        raise OptionError(f"{len(a)} values of A and {len(b)} of B, expected as many; they must be paired.")
+    differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    means = _drawn_means(differences, seed, rounds)
+    if not differences.any():
+        return 0.0, (0.0, 0.0), 1.0
+    seen = float(differences.mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    as_far = np.abs(means - seen) >= abs(seen) - 1e-12
+    return seen, (float(low), float(high)), float((as_far.sum() + 1) / (rounds + 1))
+
+
+def _drawn_means(values: np.ndarray, seed: int, rounds: int) -> np.ndarray:
+    """Means of samples drawn with replacement, `(rounds,)`; drawn in blocks, so that memory stays small."""
+    if not len(values):
+        raise OptionError("no values, expected at least one; an interval needs answers.")
+    random = np.random.default_rng(seed)
+    block = max(1, 1_000_000 // len(values))
+    return np.concatenate(
+        [
+            values[random.integers(len(values), size=(min(block, rounds - start), len(values)))].mean(axis=1)
+            for start in range(0, rounds, block)
+        ]
+    )
