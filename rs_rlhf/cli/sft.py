@@ -21,8 +21,8 @@ from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
 from ..data.captioned_images import load_images, split_files
-from ..data.image_text_dataset import FORMATS
 from ..data.row_cache import stored_rows
+from ..data.rows import FORMATS
 from ..data.text_records import first_byte
 from ..errors import DataError, DeclarationError
 from ..trainers.mixins import evaluated_last

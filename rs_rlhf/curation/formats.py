@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.image_text import IMAGE_COLUMNS, with_texts
-from ..data.image_text_dataset import DATASET_FILE, FORMATS, ImageTexts
+from ..data.image_text_dataset import DATASET_FILE, ImageTexts
 from ..data.packed_records import (
     Member,
     dataset_tables,
@@ -30,6 +30,7 @@ from ..data.packed_records import (
     tar_content,
     tar_samples,
 )
+from ..data.rows import FORMATS
 from ..data.text_records import csv_head, first_byte, parsed_line
 from ..errors import DataError
 

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.captioned_images import load_images, split_of
+from ..data.captioned_images import load_images
 from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import ImageTexts, Unit
+from ..data.rows import split_of
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import encoded_hash, perceptual_hash, pixel_hash
 from ..imagery.raster import read_image

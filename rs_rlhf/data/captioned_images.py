@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,19 +22,13 @@ from ..imagery.raster import ImageOptions, read_image
 from ..imagery.sources import resolve_path
 from ..preferences.damage import KINDS, NEEDS, PROMPTS, build_pairs, class_name
 from ..preferences.lists import LIST_KINDS, build_lists
+from .rows import HELD_OUT, data_files, draw_rows, split_of
 
-__all__ = ["exclude_images", "load_images", "main", "place_images", "split_files", "split_of", "stored_image"]
+__all__ = ["exclude_images", "load_images", "main", "place_images", "split_files", "stored_image"]
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-_HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")
 # Decodes what has many bands or more than 8 bits too.
 _ANY_RASTER = ImageOptions(bands=(1,), stretch="fixed", stretch_range=(0, 1))
-
-
-def split_of(text: str) -> tuple[str, str | None]:
-    """Splits `PATH` or `PATH:SPLIT`; what exists under the whole name is a path, colons and all."""
-    path, _, split = text.rpartition(":")
-    return (text, None) if not path or Path(text).exists() else (path, split or None)
 
 
 def _texts(entry: Mapping[str, Any], where: str) -> tuple[list[str], str | None]:
@@ -128,10 +121,9 @@ def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def split_files(root: Path, split: str | None) -> list[Path]:
-    """The data files of a split of a folder; none if it is a folder of images."""
-    start = split or ""
-    files = sorted([*root.glob(f"{start}*.parquet"), *root.glob(f"data/{start}*.parquet")])
-    return files or sorted(root.glob(f"{split or '*'}.jsonl")) or sorted(root.glob(f"{split or '*'}.csv"))
+    """The data files of a split of a folder, all of one format; none if it is a folder of images."""
+    found = data_files(root, split)
+    return next((found[kind] for kind in ("parquet", "jsonl", "csv") if kind in found), [])
 
 
 def load_images(path: str | Path, split: str | None = None, *, image_root: str | None = None) -> list[dict[str, Any]]:
@@ -187,7 +179,7 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
 def _held_out(root: Path) -> list[str]:
     """The splits of a folder that are for evaluation."""
     splits: dict[tuple[Path, ...], str] = {}
-    for name in _HELD_OUT if root.is_dir() else ():
+    for name in HELD_OUT if root.is_dir() else ():
         files = tuple(split_files(root, name))
         if files or any(_image_folder(root / name)):
             # "val*.parquet" are the files of "validation" too.
@@ -375,7 +367,7 @@ def read_input(args: argparse.Namespace, limit: int | None = None) -> tuple[list
     rows = rows if excluded is None else excluded
     if limit is not None and limit < len(rows):
         # Drawn, not the first ones: folders of images are sorted by class.
-        rows = [rows[i] for i in sorted(random.Random(args.seed).sample(range(len(rows)), limit))]
+        rows = [rows[i] for i in draw_rows(len(rows), limit, args.seed)]
         print(f"{len(rows)} of them used (--limit)")
     if not rows:
         raise OptionError("No images are left; check --input, --split and --exclude-images-of.")

@@ -22,8 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
+from ..imagery.sources import ImageSource
 
-ImageSource = Any  # as in `image_files`: path, bytes, {"bytes", "path"}, PIL image or array
+Message = dict[str, Any]
+"""`{"role", "content"}`; the content is a text, or in the normal form a list of parts."""
+
+Row = Mapping[str, Any]
+"""A row of a file as stored: a value for each column."""
+
 COLUMNS = "prompt, chosen, rejected, image or images, margin, source, kind, id"
 ROLES = ("system", "user", "assistant", "tool")
 _PLACEHOLDER = re.compile(r"\n?<image>\n?")

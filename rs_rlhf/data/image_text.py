@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 from ..errors import DataError, ImageError
@@ -184,11 +183,6 @@ def with_texts(row: Mapping[str, Any], kept: Collection[int], text_column: str |
             key or "",
         )
     return {**row, key: [text for i, text in enumerate(row[key]) if i in kept]}
-
-
-def source_of(file: str) -> str:
-    """Returns the name of the source that a file is of: its stem without a shard's `-00000-of-00002`."""
-    return re.sub(r"-\d+-of-\d+$", "", PurePath(file).stem)
 
 
 _PAIRS = {"prompt": "completion", "question": "answer"}

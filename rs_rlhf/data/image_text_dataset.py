@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError
-from .group import first_line
-from .image_text import ImageTextRow, check_columns, image_text_row, source_of
+from .image_text import ImageTextRow, check_columns, image_text_row
 from .packed_records import (
     dataset_tables,
     opened_parquet,
@@ -34,20 +31,23 @@ from .packed_records import (
     tar_samples,
     tarfile_head,
 )
+from .rows import (
+    FORMATS,
+    data_files,
+    is_hub_id,
+    is_saved,
+    load_stored,
+    naming,
+    no_files,
+    one_split,
+    parts_of,
+    source_of,
+)
 from .text_records import Record, check_text, csv_head, csv_records, first_byte, json_records, jsonl_records
 
-__all__ = ["FORMATS", "ImageTexts", "Unit", "open_image_texts"]
+__all__ = ["ImageTexts", "Unit", "open_image_texts"]
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tar": "webdataset",
-}
 DATASET_FILE = "dataset"  # stands for the file in the ids of a data set's rows
-_SUFFIXES = ", ".join(FORMATS)
 _TOLD_BYTES = 10**9  # finding the rows of a larger file takes long enough to say so
 
 
@@ -251,8 +251,8 @@ def open_image_texts(
         return _of_dataset(path_or_dataset, split, "dataset", root or os.getcwd(), options)
     name = os.fspath(path_or_dataset)
     path = Path(name)
-    saved = path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists())
-    if not path.exists() and (path.suffix in FORMATS or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)):
+    saved = path.is_dir() and is_saved(path)
+    if not path.exists() and not is_hub_id(name):
         raise DataError("no such file or folder; correct the path", "", name)
     folder = path if path.is_dir() else path.parent
     if root is None and path.exists():
@@ -260,7 +260,7 @@ def open_image_texts(
         root = curated["image_root"]
         options = {key: value or curated.get(key) for key, value in options.items()}
     if saved or not path.exists():
-        data = _loaded(name, split, saved)
+        data = load_stored(name, split, streaming=True)
         return _of_dataset(data, split, name, root or (str(path.resolve()) if saved else os.getcwd()), options)
     files = _files(path, split)
     format = FORMATS[files[0].suffix]
@@ -274,40 +274,24 @@ def open_image_texts(
 def _files(path: Path, split: str | None) -> list[Path]:
     """The data files of a folder, all of one format; or the file."""
     if path.is_file():
-        if path.suffix not in FORMATS:
-            raise DataError(f"the suffix is '{path.suffix}', expected {_SUFFIXES} or a folder", "", str(path))
-        return [path]
+        return [part.data for part in parts_of(str(path))]  # type: ignore[misc]
     if (path / "manifest.json").exists() and any(path.glob("scores-*.parquet")):
         raise DataError("a folder of scores, expected the data; curate it, or give what was scored", "", str(path))
-    found: dict[str, list[Path]] = {}
-    for suffix in FORMATS:
-        names = [*path.glob(f"{split or ''}*{suffix}"), *path.glob(f"data/{split or ''}*{suffix}")]
-        for file in names:
-            # Beside data lie objects such as `dataset_info.json`, and what `curate` writes.
-            listed = suffix != ".json" or first_byte(file) == b"["
-            if file.is_file() and listed and not file.name.startswith(".") and file.name != "kept_ids.parquet":
-                found.setdefault(FORMATS[suffix], []).append(file)
+    found = data_files(path, split)
     if len(found) > 1:
-        examples = ", ".join(min(files).relative_to(path).as_posix() for files in found.values())
+        examples = ", ".join(files[0].relative_to(path).as_posix() for files in found.values())
         raise DataError(f"files of several formats ({examples}); give one of them, or a split", "", str(path))
     if not found:
-        of_split = f" that begins with {split!r}" if split else ""
-        there = sorted(one.name for one in path.iterdir())[:5]
-        raise DataError(
-            f"no data file{of_split} in the folder (it has {', '.join(there) or 'nothing'}), expected "
-            f"{_SUFFIXES}, or what save_to_disk writes",
-            "",
-            str(path),
-        )
-    return sorted(next(iter(found.values())))
+        raise no_files(path, split)
+    return next(iter(found.values()))
 
 
 def _check_file(path: Path, format: str, image_column: str | None, text_column: str | None) -> None:
     """Reads what tells quickly that a file cannot be used."""
     name = str(path)
-    if path.stat().st_size == 0:
-        raise DataError("is empty (0 bytes); write the file again or remove it", "", name)
     with naming(path):
+        if path.stat().st_size == 0 or format in ("jsonl", "json", "csv") and not first_byte(path):
+            raise DataError("is empty; write the file again or remove it")
         if format == "parquet":
             with opened_parquet(path) as file:
                 columns = file.schema_arrow.names
@@ -316,7 +300,7 @@ def _check_file(path: Path, format: str, image_column: str | None, text_column: 
             with tarfile_head(path):
                 pass
         else:
-            check_text(path, name)
+            check_text(path)
             if format == "csv":
                 check_columns(csv_head(path).columns, name, image_column, text_column)
 
@@ -336,25 +320,6 @@ def _curated(folder: Path) -> dict[str, Any]:
     return about
 
 
-@contextmanager
-def naming(path: Path | None, name: str = "") -> Iterator[None]:
-    """Puts the file's name before errors that do not have one, and makes errors of reading ours.
-
-    Args:
-        path (`Path`, *optional*): The file.
-        name (`str`): What is named where there is no file.
-    """
-    where = str(path) if path is not None else name
-    try:
-        yield
-    except DataError as error:
-        if str(error) != error.detail:
-            raise
-        raise DataError(error.detail, error.key, where) from None
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", "", where) from error
-
-
 def _parquet_units(name: str, path: Path, rows: int) -> list[Unit]:
     with opened_parquet(path) as file:
         bounds = row_group_bounds(file)
@@ -369,22 +334,8 @@ def _even(name: str, count: int, rows: int) -> list[Unit]:
     return [Unit(name, first, min(rows, count - first), first, min(first + rows, count)) for first in starts]
 
 
-def _loaded(name: str, split: str | None, saved: bool) -> Any:
-    from datasets import load_dataset, load_from_disk
-
-    try:
-        return load_from_disk(name) if saved else load_dataset(name, streaming=True)
-    except Exception as error:  # the Hub, the network, a damaged folder: each has its own
-        kind = "a folder written by save_to_disk" if saved else "a file, a folder, or a data set on the Hub"
-        raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", name) from error
-
-
 def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:
-    if isinstance(data, Mapping):  # a DatasetDict
-        chosen = split or (next(iter(data)) if len(data) == 1 else "train")
-        if chosen not in data:
-            raise DataError(f"no split {chosen!r}, it has {', '.join(data)}; name one of them", "split", name)
-        data = data[chosen]
+    data = one_split(data, split, name)
     if not hasattr(data, "with_format"):
         raise DataError(
             f"is a {type(data).__name__}, expected a path, the id of a data set on the Hub, a Dataset or "

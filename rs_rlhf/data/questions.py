@@ -10,8 +10,6 @@ Left out: images behind URLs (what is written must be found from the output's fo
 from __future__ import annotations
 
 import os
-import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -22,7 +20,7 @@ from ..imagery.identity import source_key
 from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .captioned_images import exclude_images, load_images, place_images, split_files, stored_image
 from .group import Group, make_group, short, string_column
-from .rows import image_folder, iter_rows, row_label
+from .rows import draw_rows, image_folder, is_hub_id, known_rows, open_rows
 
 OPEN_ENDED = "open_ended"
 
@@ -73,7 +71,7 @@ def read_questions(
         DataError, ImageError, ValueError: What cannot be used, with file and row.
     """
     root = Path(path)
-    if not root.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not root.suffix:
+    if not root.exists() and is_hub_id(path):
         return [_question(row, i, open_ended) for i, row in enumerate(_asked_rows([path], image_root, split))]
     files = (split_files(root, split) if root.is_dir() else [root]) if root.exists() else []
     asked = bool(files) and files[0].suffix in (".jsonl", ".json", ".parquet") and "prompt" in _first_row(files[0])
@@ -93,14 +91,13 @@ def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> li
     """Returns at most `limit` rows, drawn by the seed, in their order."""
     if limit is None or limit >= len(rows):
         return list(rows)
-    if limit < 1:
-        raise OptionError(f"--limit is {limit}; it must be at least 1.")
+    drawn = draw_rows(len(rows), limit, seed)
     print(f"{limit} of them used (--limit)")
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
+    return [rows[i] for i in drawn]
 
 
 def _first_row(file: Path) -> dict[str, Any]:
-    row = next(iter_rows(str(file)), (None, None, None))[2]
+    _, row = next(open_rows(file, adapter=known_rows, on_error="return"), (None, None))
     return row if isinstance(row, dict) else {}
 
 
@@ -109,10 +106,7 @@ def _asked_rows(files: Sequence[str | Path], image_root: str | None, split: str 
     rows = []
     for file in files:
         start = image_folder(str(file)) if image_root is None else image_root
-        for name, number, row in iter_rows(str(file), split):
-            where = row_label(name, number)
-            if isinstance(row, DataError):
-                raise row
+        for where, row in open_rows(file, split, known_rows):
             if "prompt" not in row:
                 raise DataError("no column `prompt`, but the first row has one; add it", "prompt", where)
             try:
@@ -122,8 +116,8 @@ def _asked_rows(files: Sequence[str | Path], image_root: str | None, split: str 
             images = [stored_image(source, where, start) for source in group.images]
             prompt = row["prompt"] if isinstance(row["prompt"], str) else group.prompt
             image = images[0] if len(images) == 1 else None
-            own = f"{PurePath(name).stem}-{number}"
-            source = row.get("source") or PurePath(name).stem
+            own = f"{PurePath(where.file).stem}-{where.number}"
+            source = row.get("source") or PurePath(where.file).stem
             names = [_image_name(one, start) for one in images]
             rows.append(
                 row

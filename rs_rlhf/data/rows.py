@@ -1,26 +1,386 @@
-"""Readers of preference files: JSON lines, JSON, Parquet, saved data sets, Hub ids and RSRM files.
+"""Rows of data files: the one reader of JSON lines, JSON, CSV, Parquet, WebDataset, saved data sets and Hub ids.
 
-Raw rows come out with their file and row number, in the schema that `data` documents; [`load_preferences`] turns them
-into one data set in its normal form. Images are never decoded here. Left out: streaming data sets.
+[`open_rows`] yields each row with its place, as stored: images are not decoded. An adapter turns the rows of another
+layout into the documented form, as [`rsrm_rows`] does. Which splits are held out, and how `limit` rows are drawn, is
+said here too. Left out: reading from the middle of a file (`image_text_dataset`), compressed files.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..errors import DataError
-from .group import COLUMNS, first_line, group_from_row, short, string_column
+from ..errors import DataError, OptionError
+from .group import Row, first_line, group_from_row, short, string_column
+from .packed_records import dataset_tables, parquet_batches, sample_row, tar_samples
+from .text_records import check_text, csv_records, first_byte, json_records, jsonl_records
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+FORMATS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tar": "webdataset",
+}
+SUFFIXES = ", ".join(FORMATS)
+HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")  # names of the splits that are for evaluation
 FORM_VERSION = 1  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
+RSRM = "rsrm:"  # before a path: its rows are of the RSRM layout, though nothing in them says so
 _RSRM_KEYS = ("question", "image_name", "image_path")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_NOT_BESIDE_DATA = ("kept_ids.parquet",)  # written by `curate` next to the kept rows
+
+
+class Where(str):
+    """The place of a row in words, such as `"a.jsonl, line 12"`, with its `file` and `number`.
+
+    Lines of JSON lines count from 1, rows of other files from 0; -1 stands for the whole file.
+    """
+
+    file: str
+    number: int
+
+    def __new__(cls, file: str, number: int) -> Where:
+        """Makes the words of a file and a number."""
+        unit = "line" if file.endswith(".jsonl") else "row"
+        where = super().__new__(cls, f"{file}, {unit} {number}" if number >= 0 else file)
+        where.file, where.number = file, number
+        return where
+
+    def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]
+        """For pickle."""
+        return self.file, self.number
+
+
+Adapter = Callable[[Row, Where], Iterable[Row]]
+
+
+class Part(NamedTuple):
+    """A file or a data set of rows, by the name it has in messages."""
+
+    name: str
+    data: Path | Dataset
+
+    @property
+    def stamp(self) -> Any:
+        """What changes if the content changes: path, time and size of a file, the fingerprint of a data set."""
+        if not isinstance(self.data, Path):
+            return self.data._fingerprint
+        stat = self.data.stat()
+        return str(self.data.resolve()), stat.st_mtime_ns, stat.st_size
+
+
+def open_rows(
+    path: str | os.PathLike[str],
+    split: str | None = None,
+    adapter: Adapter | None = None,
+    *,
+    on_error: Literal["raise", "return"] = "raise",
+) -> Iterator[tuple[Where, Any]]:
+    """Yields `(where, row)` for the rows of a file, folder, saved data set or Hub id, as stored.
+
+    Args:
+        path (`str`): A `.jsonl`, `.json` (a list), `.parquet`, `.csv`, `.tsv` or `.tar` file, a folder of such files,
+            a `save_to_disk` folder, or a Hub id. Before it `rsrm:` stands for the adapter [`rsrm_rows`].
+        split (`str`, *optional*): Split of a folder, saved `DatasetDict` or Hub id; a plain file is one split.
+        adapter (callable, *optional*): Turns `(row, where)` into any number of rows, and may raise [`DataError`].
+        on_error (`str`): `"return"` yields the [`DataError`] in place of a row that cannot be read.
+
+    Raises:
+        DataError: Nothing to read; a damaged file or row, which names file and row, unless it is returned.
+    """
+    name = os.fspath(path)
+    if name.startswith(RSRM):
+        name, adapter = name.removeprefix(RSRM), rsrm_rows
+    for part in parts_of(name, split):
+        for where, row in _stored_rows(part):
+            rows: list[Any]
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                if not isinstance(row, Mapping):
+                    raise DataError(f"the row is {short(row)}, expected an object, a value for each column")
+                rows = [row] if adapter is None else list(adapter(row, where))
+            except DataError as error:
+                named = DataError(error.detail, error.key, error.where or where)
+                if on_error == "raise":
+                    raise named from None
+                rows = [named]
+            for one in rows:
+                yield where, one
+
+
+def parts_of(name: str, split: str | None = None) -> list[Part]:
+    """Returns the files, or the data set, that a path or Hub id stands for.
+
+    Raises:
+        DataError: There is nothing to read, or the folder has several splits and none is named.
+    """
+    path = Path(name)
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise DataError(f"the suffix is '{path.suffix}', expected {SUFFIXES}", "", name)
+        return [Part(name, path)]
+    if not path.is_dir() or is_saved(path):
+        return [Part(name, load_stored(name, split))]
+    found = data_files(path, split)
+    files = sorted(file for kind in ("parquet", "jsonl", "json") for file in found.get(kind, []))
+    files = files or next(iter(found.values()), [])
+    if not files:
+        raise no_files(path, split)
+    names = {re.split(r"[-_.]", file.name)[0] for file in files}
+    if split is None and len(names) > 1 and names & {"train", *HELD_OUT}:
+        raise DataError(f"the folder has several splits ({', '.join(sorted(names))}); name one of them", "", name)
+    return [Part(str(file), file) for file in files]
+
+
+def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
+    """Returns the data files of a folder and of its sub-folder `data`, by their format, each list sorted.
+
+    Of a split are the files named like it; without any, those whose names go on after it with no letter
+    (`train-00000-of-00002.parquet`); without any, those whose names begin with it.
+    """
+    files = [file for file in (*folder.glob("*"), *folder.glob("data/*")) if _holds_rows(file)]
+    if split:
+        begin = [file for file in files if file.name.startswith(split)]
+        rest = {file: file.name[len(split) :] for file in begin}
+        exact = [file for file in begin if rest[file] == file.suffix]
+        files = exact or [file for file in begin if not rest[file][:1].isalpha()] or begin
+    kinds = dict.fromkeys(FORMATS.values())
+    found = {kind: sorted(file for file in files if FORMATS[file.suffix] == kind) for kind in kinds}
+    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a file holds rows: beside data lie objects such as `dataset_info.json`, and what `curate` writes."""
+    if file.suffix not in FORMATS or file.name.startswith(".") or file.name in _NOT_BESIDE_DATA or not file.is_file():
+        return False
+    return file.suffix != ".json" or first_byte(file) == b"["
+
+
+def no_files(folder: Path, split: str | None) -> DataError:
+    """Returns the error about a folder without data files."""
+    of_split = f" that begins with {split!r}" if split else ""
+    names = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+    return DataError(
+        f"no data file{of_split} in the folder (it has {names}), expected {SUFFIXES}, or what save_to_disk writes",
+        "",
+        str(folder),
+    )
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path may be the id of a data set on the Hub."""
+    return bool(_HUB_ID.fullmatch(name)) and PurePath(name).suffix not in FORMATS
+
+
+def load_stored(name: str, split: str | None = None, streaming: bool = False) -> Any:
+    """Loads a folder written by `save_to_disk`, or a data set on the Hub.
+
+    Args:
+        name (`str`): The folder or the Hub id.
+        split (`str`, *optional*): The split, by default the only one, or `"train"`.
+        streaming (`bool`): Do not download a data set of the Hub.
+
+    Raises:
+        DataError: There is no such thing, or it has no such split.
+    """
+    from datasets import load_dataset, load_from_disk
+
+    saved = os.path.isdir(name)
+    if not saved and not is_hub_id(name):
+        raise DataError("no such file or folder; correct the path", "", name)
+    try:
+        data: Any = load_from_disk(name) if saved else load_dataset(name, streaming=streaming)
+    except Exception as error:  # the Hub, the network, a damaged folder: each has its own
+        kind = "a folder written by save_to_disk" if saved else "a file, a folder, or a data set on the Hub"
+        raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", name) from error
+    return one_split(data, split, name)
+
+
+def one_split(data: Any, split: str | None, name: str) -> Any:
+    """Returns a split of a `DatasetDict`, by default the only one, or `"train"`; other data as they are."""
+    if not isinstance(data, Mapping):
+        return data
+    chosen = split or (next(iter(data)) if len(data) == 1 else "train")
+    if chosen not in data:
+        raise DataError(f"no split {chosen!r}, it has {', '.join(data)}; name one of them", "split", name)
+    return data[chosen]
+
+
+@contextmanager
+def naming(path: Path | None, name: str = "") -> Iterator[None]:
+    """Puts the file's name before errors that do not have one, and makes errors of reading ours.
+
+    Args:
+        path (`Path`, *optional*): The file.
+        name (`str`): The name to give without a file.
+    """
+    where = str(path) if path is not None else name
+    try:
+        yield
+    except DataError as error:
+        if error.where:
+            raise
+        raise DataError(error.detail, error.key, where) from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", "", where) from error
+
+
+def _stored_rows(part: Part) -> Iterator[tuple[Where, Any]]:
+    """Yields the rows as stored, and a [`DataError`] for what cannot be read."""
+    try:
+        with naming(part.data if isinstance(part.data, Path) else None, part.name):
+            for number, row in _numbered(part.data):
+                yield Where(part.name, number), row
+    except DataError as error:
+        yield Where(part.name, -1), error
+
+
+def _numbered(data: Path | Dataset) -> Iterator[tuple[int, Any]]:
+    if not isinstance(data, Path):
+        yield from enumerate(row for table in dataset_tables(data) for row in table.to_pylist())
+    elif data.suffix == ".parquet":
+        yield from enumerate(row for batch in parquet_batches(data) for row in batch.to_pylist())
+    elif data.suffix == ".tar":
+        yield from enumerate(sample_row(tar, sample) for tar, sample in tar_samples(data))
+    else:
+        check_text(data)
+        lines = data.suffix == ".jsonl"
+        records = (jsonl_records if lines else json_records if data.suffix == ".json" else csv_records)(data)
+        for number, record in enumerate(records):
+            try:
+                record.raw.decode()
+                row = record.value
+            except UnicodeDecodeError as error:
+                row = DataError(f"not UTF-8 text ({first_line(error)}); save the file as UTF-8")
+            yield record.line if lines else number, row
+
+
+def source_of(file: str) -> str:
+    """Returns the name of the source that a file is of: its stem without a shard's `-00000-of-00002`."""
+    return re.sub(r"-\d+-of-\d+$", "", PurePath(file).stem)
+
+
+def split_paths(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Returns one path or id per file of a path, a comma-separated string, or a list of those."""
+    if isinstance(paths, (str, os.PathLike)):
+        text = os.fspath(paths)
+        return [text] if text and Path(text).exists() else [part.strip() for part in text.split(",") if part.strip()]
+    return [name for path in paths for name in split_paths(path)]
+
+
+def split_of(text: str) -> tuple[str, str | None]:
+    """Splits `PATH` or `PATH:SPLIT`; a path that exists under the whole name is a path, colons and all."""
+    path, _, split = text.rpartition(":")
+    return (text, None) if not path or Path(text).exists() else (path, split or None)
+
+
+def image_folder(name: str) -> str:
+    """Returns where relative image paths of a file, folder or Hub id start: there, or (Hub) in the working folder."""
+    path = Path(name.removeprefix(RSRM))
+    folder = path.parent if path.is_file() else path if path.is_dir() else Path()
+    return os.path.realpath(folder)
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """Returns the nearest folder that holds the folders of all files.
+
+    Raises:
+        DataError: They have only the root of the file system in common.
+    """
+    folders = [image_folder(name) for name in names]
+    common = os.path.commonpath(folders)
+    if common == os.path.dirname(common) and common not in folders:
+        raise DataError("the data files share no folder; give --image_root, the folder that their images lie in")
+    return common
+
+
+def draw_rows(count: int, limit: int | None, seed: int = 0) -> list[int]:
+    """Draws at most `limit` of `count` rows by the seed; returns their numbers in order, all without a limit.
+
+    Raises:
+        OptionError: `limit` is less than 1.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f"--limit is {limit}; it must be at least 1.", "limit")
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(seed).sample(range(count), limit))
+
+
+def known_rows(row: Row, where: Where) -> Iterable[Row]:
+    """An [`Adapter`] for rows of the documented form, and for RSRM rows, which it recognises by their keys.
+
+    A row with `chosen` but without `source` gets the file's name as its source.
+    """
+    keyed = any(row.get(key) is not None for key in _RSRM_KEYS)
+    if "prompt" not in row and (keyed or "chosen" not in row and {"text", "image"} <= set(row)):
+        return rsrm_rows(row, where)
+    return [_with_source(row, where)]
+
+
+def rsrm_rows(row: Row, where: Where, folder: str | os.PathLike[str] | None = None) -> Iterable[Row]:
+    """An [`Adapter`] for RSRM, the preference data of ScoreRS: one row of the documented form per rejected text.
+
+    JSON rows are `{question?, chosen, rejected, image_name | image_path}`, the images in a folder named like the file
+    without its suffix; without image keys a row is text-only. Parquet rows are `image` = `{bytes, path}` and `text` =
+    a JSON string with `chosen`, `rejected` and possibly `question`.
+
+    Args:
+        row (`dict`): The stored row.
+        where (`Where`): Its place.
+        folder (`str`, *optional*): Where the images are, if not beside the file.
+    """
+    data = row
+    if "chosen" not in row and "text" in row:
+        try:
+            data = json.loads(row["text"])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"`text` is not JSON ({first_line(error)}), expected chosen, rejected", "text") from None
+        if not isinstance(data, Mapping):
+            raise DataError(f"`text` holds {short(data)}, expected an object with chosen, rejected", "text")
+    image = row.get("image")
+    key = next((key for key in ("image_name", "image_path") if row.get(key) is not None), None)
+    if key is not None:
+        image = _rsrm_image(row[key], key, Path(folder) if folder is not None else Path(where.file).with_suffix(""))
+    base = {k: data[k] for k in ("chosen", "margin", "source", "kind", "id") if data.get(k) is not None}
+    base |= {"prompt": data.get("question") or "", "image": image}
+    if "rejected" not in data:
+        return [_with_source(base, where)]
+    rejected = data["rejected"]
+    several = isinstance(rejected, list) and rejected and all(isinstance(text, str) for text in rejected)
+    return [_with_source({**base, "rejected": text}, where) for text in (rejected if several else [rejected])]
+
+
+def _rsrm_image(name: Any, key: str, folder: Path) -> str:
+    if not isinstance(name, str) or not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise DataError(f"`{key}` is {short(name)}, expected a path inside the image folder", key)
+    if not folder.is_dir():
+        raise DataError(f"`{key}` names '{name}' but there is no image folder {folder}; put the images there", key)
+    return str(folder.absolute() / name)  # so that an image_root elsewhere does not move it
+
+
+def _with_source(row: Row, where: Where) -> Row:
+    # A row without `chosen` stays as it is: the message about it lists its columns.
+    named = row.get("source") is not None or "chosen" not in row
+    return row if named else {**row, "source": source_of(where.file)}
 
 
 def load_preferences(
@@ -53,8 +413,7 @@ def load_preferences(
 
     files = tuple(split_paths(path_or_paths))
     root = None if image_root is None else os.path.abspath(image_root)  # the reader may join its own root again
-    parts = tuple((name, part) for file in files for name, part in _parts_of(file, split))
-    stamps = [(n, part._fingerprint if hasattr(part, "_fingerprint") else _stamp(part)) for n, part in parts]
+    stamps = [(part.name, part.stamp) for file in files for part in parts_of(file.removeprefix(RSRM), split)]
     try:
         return Dataset.from_generator(
             _normal_rows,
@@ -68,12 +427,8 @@ def load_preferences(
         raise
 
 
-def read_rsrm(path: str | os.PathLike, image_folder: str | os.PathLike | None = None) -> list[dict]:
-    """Reads an RSRM file (the preference data of ScoreRS) as rows of the documented schema, one pair per rejected.
-
-    JSON: a list of `{question?, chosen, rejected, image_name | image_path}`, images in a folder named like the file
-    without its suffix; without image keys a row is text-only. Parquet: `image` = `{bytes, path}`, `text` = a JSON
-    string with `chosen`, `rejected` and possibly `question`.
+def read_rsrm(path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None) -> list[Row]:
+    """Reads an RSRM file as rows of the documented form, see [`rsrm_rows`].
 
     Args:
         path (`str`): The `.json` or `.parquet` file.
@@ -82,198 +437,14 @@ def read_rsrm(path: str | os.PathLike, image_folder: str | os.PathLike | None = 
     Raises:
         DataError: If the file or a row cannot be read, or images are named but their folder does not exist.
     """
-    rows = []
-    for _, _, row in iter_rows(f"rsrm:{os.fspath(path)}", image_folder=image_folder):
-        if isinstance(row, DataError):
-            raise row
-        rows.append(row)
-    return rows
-
-
-def split_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """Returns one path or id per file of a path, a comma-separated string, or a list of those."""
-    if isinstance(paths, (str, os.PathLike)):
-        text = os.fspath(paths)
-        return [text] if text and Path(text).exists() else [part.strip() for part in text.split(",") if part.strip()]
-    return [one for path in paths for one in split_paths(path)]
-
-
-def image_folder(name: str) -> str:
-    """Returns where relative image paths of a file, folder or Hub id start: there, or (Hub) in the working folder."""
-    path = Path(name.removeprefix("rsrm:"))
-    folder = path.parent if path.is_file() else path if path.is_dir() else Path()
-    return os.path.realpath(folder)
-
-
-def common_folder(names: Sequence[str]) -> str:
-    """Returns the nearest folder that holds the folders of all files.
-
-    Raises:
-        DataError: They have only the root of the file system in common.
-    """
-    folders = [image_folder(name) for name in names]
-    common = os.path.commonpath(folders)
-    if common == os.path.dirname(common) and common not in folders:
-        raise DataError("the data files share no folder; give --image_root, the folder that their images lie in")
-    return common
-
-
-def row_label(file: str, number: int) -> str:
-    """Names a row: lines of JSONL files count from 1 ("line 12"), rows of other files from 0 ("row 11")."""
-    return f"{file}, {'line' if file.endswith('.jsonl') else 'row'} {number}" if number >= 0 else file
-
-
-def iter_rows(
-    file: str, split: str | None = None, image_folder: str | os.PathLike | None = None
-) -> Iterator[tuple[str, int, Any]]:
-    """Yields `(file, row number, row)` of a file, folder or Hub id; what cannot be read comes as a [`DataError`].
-
-    RSRM rows are already in the documented schema (several rows with one number), and `source` is filled in.
-    """
-    for name, part in _parts_of(file, split):
-        stem = re.sub(r"-\d+-of-\d+$", "", PurePath(name).stem)
-        folder = Path(image_folder) if image_folder is not None else Path(name).with_suffix("")
-        for number, row in _raw_rows(name, part):
-            where = row_label(name, number)
-            try:
-                if isinstance(row, DataError):
-                    raise row
-                if not isinstance(row, Mapping):
-                    raise DataError(f"the row is {short(row)}, expected an object with {COLUMNS}")
-                for one in _rsrm_rows(row, folder) if file.startswith("rsrm:") or _is_rsrm(row) else [row]:
-                    # A row without `chosen` stays as it is: the message about it lists its columns.
-                    named = one.get("source") is not None or "chosen" not in one
-                    yield name, number, one if named else {**one, "source": stem}
-            except DataError as error:
-                yield name, number, DataError(error.detail, error.key, where)
-
-
-def _parts_of(file: str, split: str | None) -> list[tuple[str, Any]]:
-    """A file, folder or Hub id as (name, path or data set) pairs."""
-    file = file.removeprefix("rsrm:")
-    path = Path(file)
-    if path.is_file():
-        if path.suffix not in (".jsonl", ".json", ".parquet"):
-            raise DataError(f"the suffix is '{path.suffix}', expected .jsonl, .json or .parquet", "", file)
-        return [(file, path)]
-    if path.is_dir() and not (path / "state.json").exists() and not (path / "dataset_dict.json").exists():
-        lists = [one for one in path.glob("*.json") if _holds_a_list(one)]
-        found = sorted([*path.glob("*.parquet"), *path.glob("*.jsonl"), *lists])
-        names = {re.split(r"[-_.]", one.name)[0] for one in found}
-        if split is None and len(names) > 1 and names & {"train", "test", "validation", "valid", "val", "dev", "eval"}:
-            raise DataError(f"the folder has several splits ({', '.join(sorted(names))}); name one of them", "", file)
-        chosen = [one for one in found if split is None or split == re.split(r"[-_.]", one.name)[0]]
-        if not chosen:
-            of_split = f" of the split {split!r}" if split else ""
-            raise DataError(
-                f"no .parquet or .jsonl file{of_split} in the folder, nor a .json list; it has "
-                f"{', '.join(sorted(names)) or 'none'}",
-                "",
-                file,
-            )
-        return [(str(one), one) for one in chosen]
-    return [(file, _dataset(file, split))]
-
-
-def _holds_a_list(file: Path) -> bool:
-    """Whether a `.json` file is a list of rows: beside data lie objects such as `dataset_info.json` too."""
-    with file.open("rb") as stream:
-        return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-
-
-def _dataset(file: str, split: str | None) -> Any:
-    from datasets import load_dataset, load_from_disk
-
-    local = Path(file).is_dir()
-    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", file) and Path(file).suffix not in (".jsonl", ".json", ".parquet")
-    if not local and not hub_id:
-        raise DataError("no such file or folder; correct the path", "", file)
-    try:
-        data: Any = load_from_disk(file) if local else load_dataset(file)
-    except Exception as error:
-        kind = "a folder written by save_to_disk" if local else "a file, a folder, or a data set on the Hub"
-        raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", file) from error
-    if isinstance(data, Mapping):  # a DatasetDict
-        name = split or (next(iter(data)) if len(data) == 1 else "train")
-        if name not in data:
-            raise DataError(f"no split {name!r}, it has {', '.join(data)}; name one of them", "", file)
-        data = data[name]
-    return data
-
-
-def _raw_rows(name: str, part: Any) -> Iterator[tuple[int, Any]]:
-    """Yields (number, row) as stored: images undecoded, and a [`DataError`] in place of what cannot be read."""
-    if not isinstance(part, Path):
-        batches = part.with_format("arrow").iter(batch_size=64)  # Arrow rows: HF images stay {bytes, path}
-        yield from enumerate(row for batch in batches for row in batch.to_pylist())
-    elif part.suffix == ".jsonl":
-        with part.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except ValueError as error:
-                        yield number, DataError(f"not JSON ({first_line(error)}); write one object a line")
-    elif part.suffix == ".json":
-        try:
-            rows = json.loads(part.read_bytes())
-        except ValueError as error:
-            yield -1, DataError(f"not JSON ({first_line(error)}); one object a line is a .jsonl file")
-            return
-        if isinstance(rows, list):
-            yield from enumerate(rows)
-        else:
-            yield -1, DataError(f"the file holds {short(rows)}, expected a list of rows")
-    else:
-        import pyarrow.parquet
-
-        try:
-            batches = pyarrow.parquet.ParquetFile(part).iter_batches(batch_size=64)
-            yield from enumerate(row for batch in batches for row in batch.to_pylist())
-        except (OSError, ValueError) as error:
-            yield -1, DataError(f"cannot be read as Parquet ({first_line(error)}); write the file again")
-
-
-def _is_rsrm(row: Mapping) -> bool:
-    if "prompt" in row:
-        return False
-    return any(row.get(key) is not None for key in _RSRM_KEYS) or {"text", "image"} <= set(row) and "chosen" not in row
-
-
-def _rsrm_rows(row: Mapping, folder: Path) -> list[dict]:
-    data = row
-    if "chosen" not in row and "text" in row:
-        try:
-            data = json.loads(row["text"])
-        except (TypeError, ValueError) as error:
-            raise DataError(f"`text` is not JSON ({first_line(error)}), expected chosen, rejected", "text") from None
-        if not isinstance(data, Mapping):
-            raise DataError(f"`text` holds {short(data)}, expected an object with chosen, rejected", "text")
-    image = row.get("image")
-    key = next((key for key in ("image_name", "image_path") if row.get(key) is not None), None)
-    if key is not None:
-        name = row[key]
-        if not isinstance(name, str) or not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            raise DataError(f"`{key}` is {short(name)}, expected a path inside the image folder", key)
-        if not folder.is_dir():
-            raise DataError(f"`{key}` names '{name}' but there is no image folder {folder}; put the images there", key)
-        image = str(folder.absolute() / name)  # so that an image_root elsewhere does not move it
-    base = {k: data[k] for k in ("chosen", "margin", "source", "kind", "id") if data.get(k) is not None}
-    base |= {"prompt": data.get("question") or "", "image": image}
-    if "rejected" not in data:
-        return [base]
-    rejected = data["rejected"]
-    several = isinstance(rejected, list) and rejected and all(isinstance(one, str) for one in rejected)
-    return [{**base, "rejected": one} for one in (rejected if several else [rejected])]
+    return [row for _, row in open_rows(path, adapter=partial(rsrm_rows, folder=image_folder))]
 
 
 def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None) -> Iterator[dict]:
     empty = True
     for file in files:
-        for name, number, row in iter_rows(file, split):
-            if isinstance(row, DataError):
-                raise row
-            group = group_from_row(row, number, row_label(name, number))
+        for where, row in open_rows(file, split, known_rows):
+            group = group_from_row(row, where.number, where)
             empty = False
             yield {
                 "prompt": group.prompt,
@@ -284,8 +455,8 @@ def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None
                 "source": group.source,
                 "kind": group.kind,
                 "id": string_column(row, "id"),
-                "row": number,
-                "where": group.where,
+                "row": where.number,
+                "where": str(group.where),
             }
     if empty:
         raise DataError("no rows; give a file that has some", "", ", ".join(files))
@@ -310,8 +481,3 @@ def _features() -> Any:
     columns |= {"images": List({"bytes": Value("binary"), "path": text})}
     columns |= {"margin": Value("float64"), "row": Value("int64")}
     return Features(columns | {key: text for key in ("source", "kind", "id", "where")})
-
-
-def _stamp(path: Path) -> tuple:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_mtime_ns, stat.st_size

@@ -13,6 +13,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -26,11 +27,15 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Record(NamedTuple):
-    """One record: its byte offset in the file, its bytes, and its value (a [`DataError`] if it cannot be read)."""
+    """One record: its byte offset in the file, its bytes, and its value (a [`DataError`] if it cannot be read).
+
+    `line` is the line of a JSON lines file, counted from 1 where reading started.
+    """
 
     start: int
     raw: bytes
     value: Any
+    line: int = -1
 
 
 def first_byte(path: Path) -> bytes:
@@ -39,26 +44,22 @@ def first_byte(path: Path) -> bytes:
         return stream.read(4096).removeprefix(_BOM).lstrip()[:1]
 
 
-def check_text(path: Path, name: str) -> None:
+def check_text(path: Path) -> None:
     """Looks at the first bytes of a text file.
 
     Raises:
-        DataError: It is empty, not UTF-8, or a JSON file of the other layout than its suffix says.
+        DataError: It is not UTF-8, or a JSON file of the other layout than its suffix says.
     """
     with path.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
-        raise DataError("is not UTF-8 text (UTF-16, or no text at all); save it as UTF-8", "", name)
+        raise DataError("is not UTF-8 text (UTF-16, or no text at all); save it as UTF-8")
     first = first_byte(path)
-    if not head.removeprefix(_BOM).strip():
-        raise DataError("is empty; write the file again or remove it", "", name)
     if path.suffix == ".jsonl" and first == b"[":
-        raise DataError("is a list, expected one object a line; rename it to .json", "", name)
-    if path.suffix == ".json" and first != b"[":
+        raise DataError("is a list, expected one object a line; rename it to .json")
+    if path.suffix == ".json" and first not in (b"[", b""):
         raise DataError(
-            "is not a JSON list of rows; rename a file with one object a line to .jsonl, or write the rows as a list",
-            "",
-            name,
+            "is not a JSON list of rows; rename a file with one object a line to .jsonl, or write the rows as a list"
         )
 
 
@@ -74,12 +75,12 @@ def jsonl_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True
     with path.open("rb") as stream:
         stream.seek(start)
         offset = start
-        while stop < 0 or offset < stop:
-            line = stream.readline()
+        for number in count(1):
+            line = stream.readline() if stop < 0 or offset < stop else b""
             if not line:
                 return
             if line.strip() and line.rstrip() != _BOM:
-                yield Record(offset, line, parsed_line(line, offset) if parse else None)
+                yield Record(offset, line, parsed_line(line, offset) if parse else None, number)
             offset += len(line)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from ..data.captioned_images import load_images, stored_image
 from ..data.group import completion_text, group_from_row, make_group, prompt_text, short, string_column
 from ..data.questions import QuestionRow, read_questions
-from ..data.rows import image_folder, iter_rows, row_label
+from ..data.rows import image_folder, known_rows, open_rows
 from ..errors import DataError
 from ..imagery.identity import source_key
 from ..metrics.boxes import grounding_verdict
@@ -289,22 +289,21 @@ def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Preference files, see `readers`."""
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else image_folder(str(file))
-    raw, last = [], ("", -1, 0)
-    for name, number, row in iter_rows(str(file), benchmark.split):
-        if isinstance(row, DataError):
-            raise DataError(row.detail, row.key, row_label(name, number))
-        last = (name, number, last[2] + 1 if last[:2] == (name, number) else 0)
-        own = string_column(row, "id") or f"{PurePath(name).stem}-{number}"
-        raw.append((f"{own}.{last[2]}" if last[2] else own, row, number, row_label(name, number)))
+    raw, last, count = [], "", 0  # several pairs of one row are numbered
+    for where, row in open_rows(file, benchmark.split, known_rows):
+        last, count = where, count + 1 if last == where else 0
+        own = string_column(row, "id") or f"{PurePath(where.file).stem}-{where.number}"
+        raw.append((f"{own}.{count}" if count else own, row, where.number, where))
     return [_preference(own, row, number, where, root) for own, row, number, where in raw]
 
 
 def _preference(own: str, row: Any, number: int, where: str, root: str) -> QuestionRow:
     group = group_from_row(row, number, where)
-    group.images = [stored_image(image, where, root) for image in group.images]
+    images = [stored_image(image, where, root) for image in group.images]
+    group.images = [*images]
     names = [
         os.path.relpath(one, os.path.realpath(root)) if isinstance(one, str) else str(one.get("path") or own)
-        for one in group.images
+        for one in images
     ]
     columns = {"types": [group.kind] if group.kind else [], "source": group.source}
     return QuestionRow(group, group.prompt, own, names, columns=columns)

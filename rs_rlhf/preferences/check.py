@@ -20,7 +20,7 @@ from itertools import combinations
 from typing import Any
 
 from ..data.group import Group, completion_text, inspect_row, prompt_text
-from ..data.rows import common_folder, image_folder, iter_rows, row_label, split_paths
+from ..data.rows import Where, common_folder, image_folder, known_rows, open_rows, split_paths
 from ..errors import DataError, ImageError
 from ..imagery.arguments import add_image_flags, image_options_from
 from ..imagery.identity import pixel_hash, source_key
@@ -45,7 +45,7 @@ class Problem:
 
     def __str__(self) -> str:
         """Returns file, row and message in one line."""
-        return f"{row_label(self.file, self.row)}: {self.message}"
+        return f"{Where(self.file, self.row)}: {self.message}"
 
 
 @dataclass
@@ -94,7 +94,7 @@ class _Check:
     def row(self, file: str, number: int, row: Any, evaluation: bool) -> None:
         if isinstance(row, DataError):
             return self.problem(file, number, row.key, row.detail)
-        where = row_label(file, number)
+        where = Where(file, number)
         group, errors = inspect_row(row, number, where)
         for error in errors:
             self.problem(file, number, error.key, error.detail)
@@ -156,7 +156,7 @@ class _Check:
                 file,
                 number,
                 "",
-                f"a duplicate of {row_label(*first)} (same prompt, images, chosen and rejected); remove one",
+                f"a duplicate of {Where(*first)} (same prompt, images, chosen and rejected); remove one",
             )
         else:
             self.rows[whole] = file, number
@@ -167,8 +167,7 @@ class _Check:
                         file,
                         number,
                         "chosen",
-                        f"contradicts {row_label(*other)}, which prefers the two "
-                        "texts the other way round; remove one",
+                        f"contradicts {Where(*other)}, which prefers the two texts the other way round; remove one",
                     )
                 self.pairs.setdefault(_digest(*base, a, b), (file, number))
         return self.report.total_problems == before
@@ -183,7 +182,7 @@ class _Check:
                     number,
                     "image",
                     f"the image is also in the training row "
-                    f"{row_label(*self.images[one])} (same content); remove it from one of them",
+                    f"{Where(*self.images[one])} (same content); remove it from one of them",
                 )
 
     def count(self, group: Group) -> None:
@@ -242,8 +241,8 @@ def check_files(
             check.start = "" if start == "." else start
         rows = 0
         try:
-            for name, number, row in _progress(iter_rows(path), path):
-                check.row(name, number, row, evaluation)
+            for where, row in _progress(open_rows(path, None, known_rows, on_error="return"), path):
+                check.row(where.file, where.number, row, evaluation)
                 rows += 1
             if not rows:
                 check.problem(path, -1, "", "no rows; give a file that has some")

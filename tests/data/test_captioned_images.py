@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rs_rlhf.data.captioned_images import load_images, main, split_of
+from rs_rlhf.data.captioned_images import load_images, main
+from rs_rlhf.data.rows import split_of
 from rs_rlhf.data.scenes import make_scenes, write_scenes
 from rs_rlhf.errors import ImageError
 from rs_rlhf.preferences.damage import KINDS

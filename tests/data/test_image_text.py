@@ -6,7 +6,8 @@ import pytest
 from helpers import picture
 
 from rs_rlhf.data.group import completion_text, prompt_text
-from rs_rlhf.data.image_text import check_columns, image_text_row, source_of, text_list, with_texts
+from rs_rlhf.data.image_text import check_columns, image_text_row, text_list, with_texts
+from rs_rlhf.data.rows import source_of
 from rs_rlhf.errors import DataError
 
 

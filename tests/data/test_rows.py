@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rs_rlhf.data.group import completion_text, group_from_row
-from rs_rlhf.data.rows import iter_rows, load_preferences, read_rsrm, split_paths
+from rs_rlhf.data.rows import known_rows, load_preferences, open_rows, read_rsrm, split_paths
 from rs_rlhf.errors import DataError
 
 IMAGE = {"type": "image"}
@@ -136,27 +136,26 @@ def test_image_root_makes_relative_paths_absolute(tmp_path, monkeypatch):
 
 def test_bad_files_name_file_and_row(tmp_path):
     good = {"chosen": "x", "rejected": "y"}
-    with pytest.raises(DataError, match=r"a.jsonl, line 3: not JSON \(.*\); write one object a line"):
-        load_preferences(write_jsonl(tmp_path / "a.jsonl", [good, "", "{oops"]))
-    with pytest.raises(DataError, match=r"b.jsonl, line 2: `margin` is 'x'"):
-        load_preferences(write_jsonl(tmp_path / "b.jsonl", [good, {**good, "margin": "x"}]))
-    with pytest.raises(DataError, match=r"b.jsonl, line 2: the row is \[1\]"):
-        load_preferences(write_jsonl(tmp_path / "b.jsonl", [good, [1]]))
-    with pytest.raises(DataError, match="c.json: not JSON .*one object a line is a .jsonl file"):
-        load_preferences(write_jsonl(tmp_path / "c.json", [good, good]))
-    with pytest.raises(DataError, match="d.json: the file holds .*expected a list of rows"):
-        load_preferences(write_jsonl(tmp_path / "d.json", [good]))
-    with pytest.raises(DataError, match="e.jsonl: no rows"):
-        load_preferences(write_jsonl(tmp_path / "e.jsonl", []))
-    with pytest.raises(DataError, match="f.parquet: cannot be read as Parquet"):
-        load_preferences(write_jsonl(tmp_path / "f.parquet", [good]))
-    with pytest.raises(DataError, match="nowhere.jsonl: no such file or folder"):
+    cases = [
+        ("a.jsonl", [good, "", "{oops"], "a.jsonl, line 3", "not JSON"),
+        ("b.jsonl", [good, {**good, "margin": "x"}], "b.jsonl, line 2", "`margin` is 'x'"),
+        ("b.jsonl", [good, [1]], "b.jsonl, line 2", "the row is [1]"),
+        ("c.json", [good, good], "c.json", "is not a JSON list of rows; rename a file with one object a line"),
+        ("e.jsonl", [], "e.jsonl", "no rows"),
+        ("f.parquet", [good], "f.parquet", "cannot be read as Parquet"),
+        ("g.txt", [good], "g.txt", "the suffix is '.txt', expected .parquet, .jsonl"),
+    ]
+    for name, lines, where, detail in cases:
+        with pytest.raises(DataError) as error:
+            load_preferences(write_jsonl(tmp_path / name, lines))
+        assert error.value.where.endswith(where) and error.value.detail.startswith(detail)
+    with pytest.raises(DataError) as error:
         load_preferences(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DataError, match="g.csv: the suffix is '.csv', expected .jsonl"):
-        load_preferences(write_jsonl(tmp_path / "g.csv", [good]))
-    with pytest.raises(DataError, match="no .parquet or .jsonl file in the folder, nor a .json list; it has none"):
-        (tmp_path / "h").mkdir()
+    assert error.value.where.endswith("nowhere.jsonl")
+    (tmp_path / "h").mkdir()
+    with pytest.raises(DataError) as error:
         load_preferences(tmp_path / "h")
+    assert error.value.where.endswith("/h") and error.value.detail.startswith("no data file in the folder")
 
 
 def test_rsrm_json_with_its_folder(tmp_path):
@@ -211,8 +210,8 @@ def test_rsrm_parquet(tmp_path):
     assert [completion_text(group.completions[1]) for group in groups] == ["b", "c", "e"]
     assert groups[2].prompt == [user(IMAGE, text("Q?"))] and groups[0].images == [picture]
     Dataset.from_list([{"image": picture, "text": "oops"}]).to_parquet(path)
-    [(_, number, error)] = iter_rows(str(path))
-    assert number == 0 and isinstance(error, DataError) and "row 0: `text` is not JSON" in str(error)
+    [(where, error)] = open_rows(path, adapter=known_rows, on_error="return")
+    assert where.number == 0 and isinstance(error, DataError) and "row 0: `text` is not JSON" in str(error)
 
 
 def test_rsrm_folder(tmp_path):
