@@ -141,12 +141,20 @@ def train_captioner(out: Path, args: Any) -> None:
 
 def sample_mistakes(out: Path, args: Any) -> None:
     """Samples the captioner on the training scenes; its wrong answers, and other classes, become rejected."""
-    from ..preferences import mistakes as sampled_pairs
+    from ..preferences.mistakes import SamplePairsOptions, sample_pairs
 
-    options = ["--policy", str(out / "captioner"), "--input", str(out / "scenes"), "--split", "train", "-n", "8"]
-    options += ["--form", "list", "--choices_extra", "4", "--seed", str(args.seed), "--max_new_tokens", "12"]
-    if code := sampled_pairs.main([*options, "--output", str(out / "scenes" / "train_mistakes.jsonl")]):
-        raise SystemExit(code)
+    scenes = out / "scenes"
+    options = SamplePairsOptions(
+        policy=str(out / "captioner"),
+        input=str(scenes),
+        split="train",
+        output=scenes / "train_mistakes.jsonl",
+        form="list",
+        choices_extra=4,
+        max_new_tokens=12,
+        seed=args.seed,
+    )
+    sample_pairs(options)
 
 
 def train_policy(out: Path, args: Any) -> None:

@@ -64,10 +64,10 @@ COMMANDS = {
     "data check": Command("list every problem of preference files", "preferences.check:main"),
     "data pairs": Command("make preference pairs from captioned or labelled images", "data.captioned_images:main"),
     "data sample-pairs": Command(
-        "make preference pairs from a policy's wrong answers", "preferences.mistakes:main", RESUME
+        "make preference pairs from a policy's wrong answers", "cli.data.sample_pairs:main", RESUME
     ),
-    "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "preferences.dpo:main"),
-    "data damage": Command("make a noisy pool of image-text rows, the damage known", "preferences.noisy_pool:main"),
+    "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main"),
+    "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.main:write_scenes"),
     "tiny-clip": Command("write a tiny random CLIP model", "models.tiny_clip:main"),
     "tiny-vlm": Command("write a tiny random vision-language model", "cli.main:write_tiny_vlm"),

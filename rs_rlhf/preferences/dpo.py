@@ -1,7 +1,7 @@
-"""`rs-rlhf data dpo`: turns candidate answers into the data set that `trl.DPOTrainer` takes, ordered by a score model.
+"""Data sets for `trl.DPOTrainer` from candidate answers ordered by a score model: `rs-rlhf data dpo`.
 
-A group of candidates for one prompt and its images is scored in one pass; the best becomes chosen and the worst
-rejected where their scores lie far enough apart. The candidates are given (`completions`), or sampled on the spot.
+The candidates for one prompt and its images are scored in one pass; the best becomes chosen and the worst rejected if
+their scores lie far enough apart. The candidates are given (`completions`), or sampled on the spot.
 
 Rows are in TRL's conversational form: `prompt`, `chosen`, `rejected` (messages of parts) and `images` (a list, empty
 for text alone), with the two scores. JSON lines hold paths relative to the file, for [`load_dpo`]; Parquet holds the
@@ -14,29 +14,37 @@ than best against worst.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..data.group import Group, make_group, short
-from ..data.questions import QuestionRow, limited, placed_images, read_questions
+from ..data.group import Group, ImageSource, make_group, short
+from ..data.questions import QuestionRow, limited, placed_images
 from ..errors import DataError, OptionError
-from ..imagery.arguments import image_options_from
 from ..metrics.answers import message_text
+from ..options import option
 from ..runs.sample_log import SampleLog, progress
-from .judges import candidates_of
-from .mistakes import add_options, print_counts, sampled_answers
+from .candidates import CandidateOptions, candidates_of, print_counts, sampled_answers
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 CHUNK = 256  # groups that are scored, and recorded, at a time
+
+
+@dataclass(kw_only=True)
+class DPOOptions(CandidateOptions):
+    """Order candidate answers by a score model, as data for trl.DPOTrainer."""
+
+    model: str = option(help="name in reward_models/, folder, or hub id of a score model")
+    margin: float = option(
+        0.0, "the best and the worst answer make a row only if their scores differ by at least this"
+    )
 
 
 def dpo_row(
@@ -92,7 +100,7 @@ def load_dpo(path: str | os.PathLike[str]) -> Dataset:
     return Dataset.from_list(rows, features=_features())
 
 
-def _features() -> Any:
+def _features() -> Features:
     from datasets import Features, Image, List, Value
 
     text = Value("string")
@@ -113,102 +121,29 @@ def _given_candidates(row: QuestionRow) -> list[str]:
     return [message_text(one) for one in completions]
 
 
-def _scored(args: argparse.Namespace, groups: Sequence[Group], log: SampleLog, counts: Counter[str]) -> None:
-    """Scores the groups of two or more completions that the log does not hold; what fails is counted."""
-    todo = [i for i, group in enumerate(groups) if len(group.completions) > 1 and i not in log.scores]
-    if not todo:
-        return
-    from ..scoring.load import load_scorer
+def write_dpo(options: DPOOptions) -> None:
+    """Reads or samples candidates, scores them, writes the rows and prints what was counted.
 
-    # Paths have been resolved inside their root by now.
-    options = replace(image_options_from(args), image_root=None)
-    scorer = load_scorer(args.model, options, dtype=args.dtype)
-    with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
-        for start in range(0, len(todo), CHUNK):
-            part = todo[start : start + CHUNK]
-            scored = scorer.score_groups([groups[i] for i in part], on_error="return", show_progress=False)
-            good = {}
-            for i, own in zip(part, scored, strict=True):
-                if isinstance(own, Exception):
-                    counts["failed"] += 1
-                    print(f"left out: {own}")
-                elif all(map(math.isfinite, own)):
-                    good[i] = own
-                else:
-                    counts["failed"] += 1
-                    print(f"left out: {groups[i].where}: a score is not finite")
-            log.add_scores(list(good), list(good.values()))
-            advance(len(part))
-
-
-def _rows(
-    args: argparse.Namespace,
-    rows: Sequence[QuestionRow],
-    images: Sequence[Sequence[Any]],
-    counts: Counter[str],
-    log: SampleLog,
-) -> Iterator[dict[str, Any]]:
-    answers: Sequence[Sequence[str]]
-    answers = sampled_answers(args, rows, log) if args.policy is not None else [_given_candidates(r) for r in rows]
-    groups = []
-    for row, own in zip(rows, answers, strict=True):
-        found = list(candidates_of(own))
-        counts["candidates"] += len(own)
-        counts["empty or repeated"] += len(own) - len(found)
-        group = row.group
-        groups.append(make_group(group.prompt, found, group.images, where=group.where, source=group.source))
-    _scored(args, groups, log, counts)
-    for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
-        if len(group.completions) > 1 and i not in log.scores:
-            continue  # failed, and counted there
-        made, reason = dpo_row(group, cast("list[float]", log.scores.get(i, [])), images[i], args.margin)
-        counts[reason or "rows written"] += 1
-        if made is not None:
-            yield made | {"id": row.id}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf data dpo", description="Order candidate answers by a score model, as data for trl.DPOTrainer."
-    )
-    add_options(parser, candidates=True)
-    add = parser.add_argument
-    add("--model", required=True, help="name in reward_models/, folder, or hub id of a score model")
-    add(
-        "--margin",
-        type=float,
-        default=0.0,
-        help="the best and the worst answer make a row only if their scores differ by at least this (default: 0)",
-    )
-    return parser
-
-
-def _run(args: argparse.Namespace) -> None:
-    output: Path = args.output
+    Raises:
+        DataError, ImageError, ModelError, OptionError, OSError: A mistake in the input or the options.
+    """
+    output = options.output
     if output.suffix not in (".jsonl", ".parquet"):
-        raise OptionError(f"--output {output}: expected a .jsonl or .parquet file.")
-    if output.exists() and not args.overwrite:
-        raise OptionError(f"{output} exists; choose another --output or pass --overwrite.")
-    if args.margin < 0:
-        raise OptionError(f"--margin is {args.margin}; it must not be negative.")
-    rows = read_questions(
-        args.input,
-        args.split,
-        image_root=args.image_root,
-        exclude_images_of=args.exclude_images_of,
-        open_ended=args.open_ended,
-    )
-    rows = limited(rows, args.limit, args.seed)
+        raise OptionError(f"--output {output}: expected a .jsonl or .parquet file.", "output")
+    if output.exists() and not options.overwrite:
+        raise OptionError(f"{output} exists; choose another --output or pass --overwrite.", "output")
+    if options.margin < 0:
+        raise OptionError(f"--margin is {options.margin}; it must not be negative.", "margin")
+    rows = limited(options.questions(), options.limit, options.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
-    images: Sequence[Sequence[Any]]
+    images: Sequence[Sequence[ImageSource]]
     if output.suffix == ".parquet":
         images, written = [[_embedded(image) for image in row.group.images] for row in rows], 0
     else:
-        folder = args.images_dir or output.parent / "images" / (args.split or "all")
-        images, written = placed_images(rows, output.parent, folder, args.overwrite)
-    log = SampleLog.for_run(output, args, rows)
+        images, written = placed_images(rows, output.parent, options.images_folder, options.overwrite)
+    log = SampleLog.for_run(output, options, rows)
     counts: Counter[str] = Counter(rows=len(rows))
-    made = _rows(args, rows, images, counts, log)
+    made = _dpo_rows(options, rows, images, counts, log)
     if output.suffix == ".parquet":
         from datasets import Dataset
 
@@ -221,24 +156,58 @@ def _run(args: argparse.Namespace) -> None:
             for row in made:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     print_counts(counts)
-    print(f"{counts['rows written']} rows -> {output}" + (f"; {written} images -> {folder}" if written else ""))
+    where = f"; {written} images -> {options.images_folder}" if written else ""
+    print(f"{counts['rows written']} rows -> {output}{where}")
 
 
-def _embedded(image: Any) -> Mapping[str, Any]:
+def _embedded(image: ImageSource) -> Mapping[str, Any]:
     return image if isinstance(image, dict) else {"bytes": Path(image).read_bytes(), "path": Path(image).name}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `rs-rlhf data dpo`.
+def _dpo_rows(
+    options: DPOOptions,
+    rows: Sequence[QuestionRow],
+    images: Sequence[Sequence[ImageSource]],
+    counts: Counter[str],
+    log: SampleLog,
+) -> Iterator[dict[str, Any]]:
+    """Scores the candidates of all rows, then yields the DPO rows; what makes none is counted."""
+    answers = sampled_answers(options, rows, log) if options.policy is not None else map(_given_candidates, rows)
+    groups = []
+    for row, texts in zip(rows, answers, strict=True):
+        candidates, group = list(candidates_of(texts)), row.group
+        counts["candidates"] += len(texts)
+        counts["empty or repeated"] += len(texts) - len(candidates)
+        groups.append(make_group(group.prompt, candidates, group.images, where=group.where, source=group.source))
+    _score(options, groups, log, counts)
+    for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
+        if len(group.completions) > 1 and i not in log.scores:
+            continue  # failed, and counted there
+        made, reason = dpo_row(group, cast("list[float]", log.scores.get(i, [])), images[i], options.margin)
+        counts[reason or "rows written"] += 1
+        if made is not None:
+            yield made | {"id": row.id}
 
-    Args:
-        argv (sequence of `str`, *optional*): Command-line arguments; those of the process when left out.
 
-    Returns:
-        `int`: 0.
+def _score(options: DPOOptions, groups: Sequence[Group], log: SampleLog, counts: Counter[str]) -> None:
+    """Scores the groups of two or more completions that the log does not hold; what fails is counted."""
+    todo = [i for i, group in enumerate(groups) if len(group.completions) > 1 and i not in log.scores]
+    if not todo:
+        return
+    from ..scoring.load import load_scorer
 
-    Raises:
-        ValueError, OSError: A mistake in the input, told in one sentence.
-    """
-    _run(_parser().parse_args(argv))
-    return 0
+    scorer = load_scorer(options.model, options.resolved_image_options(), dtype=options.dtype)
+    with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
+        for start in range(0, len(todo), CHUNK):
+            part = todo[start : start + CHUNK]
+            scored = scorer.score_groups([groups[i] for i in part], on_error="return", show_progress=False)
+            good: dict[int, list[float]] = {}
+            for i, scores in zip(part, scored, strict=True):
+                if not isinstance(scores, Exception) and all(map(math.isfinite, scores)):
+                    good[i] = scores
+                    continue
+                counts["failed"] += 1
+                reason = scores if isinstance(scores, Exception) else f"{groups[i].where}: a score is not finite"
+                print(f"left out: {reason}")
+            log.add_scores(list(good), list(good.values()))
+            advance(len(part))

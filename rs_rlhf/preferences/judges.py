@@ -1,8 +1,8 @@
-"""Judges of open-ended answers: what says which of a policy's candidates is the better one.
+"""Judges of open-ended answers: scores that say which of a policy's candidates is the better one.
 
-Three kinds, one form: any reward callable in TRL's signature (the score model's own among them), a chat endpoint that
-speaks OpenAI's protocol, and a larger vision-language model asked the same question here. Each gives every answer of a
-row a number, or `None` where it failed: an answer without a number, or an endpoint that does not reply, is never 0.
+There are three: any reward callable in TRL's signature (the score model's own among them), a chat endpoint that speaks
+OpenAI's protocol, and a larger vision-language model that is asked here. Each gives every answer of a row a number, or
+`None` if it failed: a reply without a number, or an endpoint that does not reply, is never 0.
 
 Left out: comparing two answers at a time (the paper's judges rank pairs; n answers would need n² requests), and
 explanations of a score.
@@ -10,35 +10,73 @@ explanations of a score.
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from ..data.group import make_group, prompt_text
 from ..data.questions import QuestionRow
 from ..errors import EndpointError, OptionError
-from ..imagery.arguments import image_options_from
-from ..imagery.raster import ImageOptions
+from ..imagery.sources import ImageOptions
 from ..models.policies.chat_client import ask_endpoint, data_url, endpoint_address, endpoint_client
+from ..options import option
 from ..runs.sample_log import SampleLog, progress
 
 Scores = list[float | None]
 KEY_VARIABLE = "RS_RLHF_JUDGE_KEY"  # the environment variable with the endpoint's key, if it asks for one
 SCALE = 10
-MAX_FAILED = 24  # rows on end without any score that stop a run
+MAX_FAILED = 24  # rows in a row without any score that stop a run
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
 _OUT_OF = re.compile(rf"\s*(?:/|out of)\s*{SCALE}(?!\.?\d)")
+
+
+@dataclass(kw_only=True)
+class JudgeOptions:
+    """Which judge scores answers without a single reference, and what is made of its scores."""
+
+    judge: str | None = option(
+        None,
+        "a reward callable in TRL's signature that scores answers without a single reference, such as "
+        "rs_rlhf.rewards.score_reward",
+        metavar="MODULE.FUNCTION",
+    )
+    judge_url: str | None = option(
+        None,
+        "an OpenAI-compatible endpoint that scores them, such as http://localhost:8000/v1; its key, if it asks for "
+        f"one, is read from the environment variable {KEY_VARIABLE}",
+        metavar="URL",
+    )
+    judge_model: str | None = option(None, "a (larger) vision-language model that scores them here", metavar="PATH")
+    judge_name: str = option("default", "model that the endpoint is asked for")
+    margin: float = option(0.0, "judged answers make a pair only if their scores differ, and by at least this")
+    judged: Literal["worst", "all"] = option("worst", "against the best answer, the worst or all others")
+
+    def judges(self) -> list[str]:
+        """Returns the flags of the judges that are named.
+
+        Raises:
+            OptionError: They are several.
+        """
+        named = [f"--{name}" for name in ("judge", "judge_url", "judge_model") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise OptionError(f"{named[1]} does not go with {named[0]}; name one judge.", named[1][2:])
+        return named
+
+
+class Judge(Protocol):
+    """Scores the answers of questions."""
+
+    def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
+        """Returns a score for each answer of each row, `None` if it failed."""
 
 
 def judge_text(row: QuestionRow, answer: str) -> str:
     """Returns what an endpoint or a model is asked about an answer."""
     solution = row.columns.get("solution") or row.columns.get("answer")
-    said = [*row.captions, *([solution] if isinstance(solution, str) else [])]
-    known = "".join(f"\n- {text}" for text in said)
+    known = "".join(f"\n- {text}" for text in [*row.captions, *([solution] if isinstance(solution, str) else [])])
     known = f"\n\nKnown to be right:{known}" if known else ""
     return (
         f"Rate an answer about the image from 0 (wrong or useless) to {SCALE} (right, complete and precise). "
@@ -178,93 +216,53 @@ class ModelJudge:
         return [[score_of(next(supply)[0]) for _ in own] for own in answers]
 
 
-def add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that choose a judge and say what is made of its scores."""
-    add = parser.add_argument
-    one = parser.add_mutually_exclusive_group()
-    one.add_argument(
-        "--judge",
-        metavar="MODULE.FUNCTION",
-        help="a reward callable in TRL's signature that scores answers without a single reference, such as "
-        "rs_rlhf.rewards.score_reward",
-    )
-    one.add_argument(
-        "--judge_url",
-        "--judge-url",
-        metavar="URL",
-        help="an OpenAI-compatible endpoint that scores them, such as http://localhost:8000/v1; its key, if it asks "
-        f"for one, is read from the environment variable {KEY_VARIABLE}",
-    )
-    one.add_argument(
-        "--judge_model", "--judge-model", metavar="PATH", help="a (larger) vision-language model that scores them here"
-    )
-    add("--judge_name", "--judge-name", default="default", help="model that the endpoint is asked for")
-    add(
-        "--margin",
-        type=float,
-        default=0.0,
-        help="judged answers make a pair only if their scores differ by at least this, and at all (default: 0)",
-    )
-    add(
-        "--judged",
-        choices=("worst", "all"),
-        default="worst",
-        help="against the best answer, the worst or all others (default: worst)",
-    )
-
-
-def judge_from(args: argparse.Namespace) -> Any:
+def judge_from(options: JudgeOptions, image_options: ImageOptions, dtype: str | None) -> Judge | None:
     """Makes the judge that the options name; `None` if they name none."""
-    options = image_options_from(args)
-    if args.judge is not None:
-        return RewardJudge(args.judge)
-    resolved = replace(options, image_root=None)  # paths have been resolved inside their root by now
-    if args.judge_url is not None:
-        return EndpointJudge(args.judge_url, args.judge_name, resolved)
-    if args.judge_model is not None:
+    if options.judge is not None:
+        return RewardJudge(options.judge)
+    if options.judge_url is not None:
+        return EndpointJudge(options.judge_url, options.judge_name, image_options)
+    if options.judge_model is not None:
         from ..models.policies.policy import Policy
 
-        return ModelJudge(Policy.from_pretrained(args.judge_model, image_options=resolved, dtype=args.dtype))
+        return ModelJudge(Policy.from_pretrained(options.judge_model, image_options=image_options, dtype=dtype))
     return None
 
 
 def judged_scores(
-    judge: Any, rows: Mapping[int, QuestionRow], candidates: Mapping[int, Sequence[str]], log: SampleLog, size: int = 8
+    judge: Judge | None,
+    rows: Mapping[int, QuestionRow],
+    candidates: Mapping[int, Iterable[str]],
+    log: SampleLog,
+    size: int = 8,
 ) -> dict[int, Scores]:
-    """Scores the candidates of rows, going on from what the log holds.
+    """Scores the candidates of rows that the log does not hold yet.
 
     A row none of whose answers got a score is not recorded, so that a restarted run asks again.
 
     Raises:
-        ValueError: Nothing was scored in [`MAX_FAILED`] rows on end, so the judge is out of order.
+        OptionError: Nothing was scored in [`MAX_FAILED`] rows in a row, so the judge is out of order.
     """
-    todo = [i for i in rows if i not in log.scores and candidates[i]]
+    texts = {i: list(candidates[i]) for i in rows}
+    todo = [i for i in rows if i not in log.scores and texts[i]]
+    if judge is None or not rows:
+        return {}
     failed_rows = 0
     with progress(len(rows), len(rows) - len(todo), "Judging") as advance:
         for start in range(0, len(todo), size):
             part = todo[start : start + size]
-            scored = judge([rows[i] for i in part], [candidates[i] for i in part])
-            good = {i: own for i, own in zip(part, scored, strict=True) if any(s is not None for s in own)}
+            scored = zip(part, judge([rows[i] for i in part], [texts[i] for i in part]), strict=True)
+            good = {i: scores for i, scores in scored if any(score is not None for score in scores)}
             if good:
                 log.add_scores(list(good), list(good.values()))
             failed_rows = 0 if good else failed_rows + len(part)
             if failed_rows >= MAX_FAILED:
                 raise OptionError(
-                    f"the judge gave no score to any answer of {failed_rows} rows on end; see that it runs and "
-                    "replies with a number, then start again: what was sampled and judged is kept."
+                    f"the judge gave no score to any answer of {failed_rows} rows in a row; see that it runs and "
+                    "replies with a number, then restart: what was sampled and judged is kept."
                 )
             advance(len(part))
-    return {i: log.scores.get(i, [None] * len(candidates[i])) for i in rows}
-
-
-def candidates_of(answers: Sequence[str]) -> dict[str, int]:
-    """Returns the distinct, usable answers with how often each was given, in the order of first mention."""
-    found: dict[str, int] = {}
-    for answer in answers:
-        text = answer.strip()
-        if text and "<image>" not in text:
-            found[text] = found.get(text, 0) + 1
-    return found
+    return {i: log.scores.get(i, [None] * len(texts[i])) for i in rows}
 
 
 def judged_pairs(
@@ -274,13 +272,13 @@ def judged_pairs(
 
     Args:
         candidates (`dict`): Distinct answers and how often each was given.
-        scores (`list`): Their scores, `None` where the judge failed.
+        scores (`list`): Their scores, `None` if the judge failed.
         margin (`float`): Least difference to the best one's score; equal scores never make a pair.
         against (`str`): `"worst"` or `"all"`.
 
     Returns:
         `tuple`: the chosen text, its score, and the rejected ones, best to worst, as [`preference_rows`] takes them;
-        there are none where nothing lies far enough below the best.
+        there are none if nothing lies far enough below the best.
     """
     ranked = sorted(
         (
@@ -299,6 +297,3 @@ def judged_pairs(
         for score, count, text in (below if against == "all" else below[-1:])
     ]
     return chosen, best, rejected
-
-
-__all__ = ["EndpointJudge", "ModelJudge", "RewardJudge", "judge_text", "judged_pairs", "score_of"]

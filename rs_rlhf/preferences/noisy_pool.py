@@ -1,6 +1,6 @@
-"""`rs-rlhf data damage`: a pool of image-text rows like those found on the web, of which it is known what is wrong.
+"""Noisy pools of image-text rows, like those found on the web, with known damage: `rs-rlhf data damage`.
 
-Curation is judged by what it keeps and by what is learned from that, so a data set is wanted whose errors are known:
+Curation is judged by what it keeps and by what is learned from that, so it needs a data set whose errors are known:
 true captions (and class labels, as questions and answers) of which a stated share is damaged. Each row says `clean`
 and `damage`, which no score ever reads. Kinds for captions:
 
@@ -15,17 +15,13 @@ Left out: bad images, texts in other languages, advertising, file names as capti
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..data.captioned_images import check_output, numbered, read_input, write_output
 from ..errors import OptionError
-from .damage import LABEL_QUESTION, ImagePool, class_name, damage_attribute
+from .damage import LABEL_QUESTION, ImagePool, check_kinds, class_name
 
 CAPTION_DAMAGE = ("another_class", "wrong_class", "attribute", "vague")
 _VAGUE = (
@@ -58,7 +54,7 @@ def damaged_caption(
     if kind == "vague":
         return rng.choice(_VAGUE)
     if kind == "attribute":
-        return damage_attribute(caption, [*row["captions"], class_name(row["label"])], rng, pool.bigrams)
+        return pool.wrong_attribute(row, caption, rng)
     if not row["label"]:
         return None
     if kind == "another_class":
@@ -69,7 +65,7 @@ def damaged_caption(
         return None
     # "storage tank" is found in "storage tanks" as well, and "parking" alone says the class of "a parking lot".
     for words in (name, name.removesuffix("s"), name.split()[0]):
-        text, count = re.subn(rf"\b{re.escape(words)}s?\b", class_name(other[0]), caption, count=1, flags=re.I)
+        text, count = re.subn(rf"\b{re.escape(words)}s?\b", other[0], caption, count=1, flags=re.I)
         if count and len(words) > 3:
             return text
     return None
@@ -97,13 +93,11 @@ def damaged_rows(
         clean), `source` (`"captions"` or `"labels"`) and `id`.
 
     Raises:
-        ValueError: A rate outside 0 to 1, or an unknown kind.
+        DataError, OptionError: A row that cannot be used; a rate outside 0 to 1, or an unknown kind.
     """
     if not 0 <= rate <= 1:
-        raise OptionError(f"--rate is {rate}; it must lie between 0 and 1.")
-    unknown = [kind for kind in kinds if kind not in CAPTION_DAMAGE]
-    if unknown or not kinds:
-        raise OptionError(f"--kinds: {', '.join(unknown) or 'none'} given; choose from {', '.join(CAPTION_DAMAGE)}.")
+        raise OptionError(f"--rate is {rate}; it must lie between 0 and 1.", "rate")
+    check_kinds(kinds, CAPTION_DAMAGE)
     pool = ImagePool(rows)
     for row in pool.rows:
         base = {"image": row["image"], "label": row["label"]}
@@ -121,65 +115,6 @@ def damaged_rows(
         if questions and row["label"]:
             rng = random.Random(f"{seed}:{row['id']}:label")
             other = pool.other_label(row, rng) if rng.random() < rate else None
-            answer = class_name(row["label"] if other is None else other[0])
+            answer = class_name(row["label"]) if other is None else other[0]
             about = {"clean": other is None, "damage": "" if other is None else "wrong_label", "source": "labels"}
             yield {**base, "question": LABEL_QUESTION, "answer": answer, **about, "id": f"{row['id']}#label"}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf data damage",
-        description="Make image-text rows from captioned images, with a known share of damaged texts.",
-    )
-    add = parser.add_argument
-    add("--input", required=True, help="Parquet, JSONL or CSV file, or a folder of them")
-    add("--split", help="split of the input folder to read (default: all of it)")
-    add(
-        "--image_root",
-        "--image-root",
-        metavar="DIR",
-        help="image paths in the input start here, and images lie in it (default: their file's folder)",
-    )
-    add("--output", required=True, type=Path, help="JSONL file to write; image paths in it are relative to its folder")
-    add(
-        "--images_dir",
-        "--images-dir",
-        type=Path,
-        help="where images outside the output's folder are written (default: images beside the output)",
-    )
-    add(
-        "--exclude_images_of",
-        "--exclude-images-of",
-        action="append",
-        default=[],
-        metavar="PATH[:SPLIT]",
-        help="drop images whose decoded pixels occur in this other data too; may be repeated",
-    )
-    add("--rate", type=float, default=0.5, help="chance of a text to be damaged (default: 0.5)")
-    add("--kinds", default=",".join(CAPTION_DAMAGE), help="comma-separated kinds of damage of captions (default: all)")
-    add("--questions", action="store_true", help="also ask for the scene class of each image")
-    add("--seed", type=int, default=0, help="seed of all choices (default: 0)")
-    add("--overwrite", action="store_true", help="replace an existing output")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf data damage`: writes the rows and prints how many of each kind there are.
-
-    Args:
-        argv (sequence of `str`, *optional*): Command-line arguments; those of the process when left out.
-
-    Raises:
-        ValueError, OSError: A mistake in the input or the options, told in one sentence.
-    """
-    args = _parser().parse_args(argv)
-    check_output(args.output, args.overwrite)
-    rows, checked = read_input(args)
-    kinds = [kind.strip() for kind in args.kinds.split(",") if kind.strip()]
-    made = list(damaged_rows(numbered(rows), args.rate, seed=args.seed, kinds=kinds, questions=args.questions))
-    write_output(made, rows, args, args.output.parent / "images", checked, "rows")
-    counts = Counter((row["source"], row["damage"] or "clean") for row in made)
-    for (source, damage), count in sorted(counts.items()):
-        total = sum(n for (other, _), n in counts.items() if other == source)
-        print(f"{source:<10}{damage:<16}{count:>8}{count / total:>8.1%}")
-    return 0

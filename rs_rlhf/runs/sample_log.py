@@ -7,7 +7,6 @@ with one output at a time).
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -78,7 +77,7 @@ class SampleLog:
             self._append(head)
 
     @classmethod
-    def for_run(cls, output: Path, args: argparse.Namespace, rows: Sequence[Any]) -> SampleLog:
+    def for_run(cls, output: Path, args: object, rows: Sequence[Any]) -> SampleLog:
         """Opens the log of a command; with `--overwrite` one of other settings is begun anew."""
         settings = {key: getattr(args, key) for key in _SETTINGS}
         content = hashlib.sha256()

@@ -1,19 +1,17 @@
 """Candidates ordered by a score model become the data set that TRL's DPOTrainer trains on."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from helpers import picture
+from helpers.processes import kill_when
 
 from rs_rlhf import Scorer, make_group
+from rs_rlhf.cli.data.dpo import main
 from rs_rlhf.data.scenes import write_scenes
-from rs_rlhf.preferences.dpo import dpo_row, load_dpo, main
+from rs_rlhf.errors import DataError, OptionError
+from rs_rlhf.preferences.dpo import dpo_row, load_dpo
 
 TEXTS = ["a river.", "a forest with a road.", "two ships", "a river.", "", "many buildings near a lake"]
 
@@ -72,8 +70,9 @@ def test_best_against_worst(candidates, score_model_path, tmp_path, capsys):
     gaps = sorted(row["chosen_score"] - row["rejected_score"] for row in rows)
     assert main([*line, "--overwrite", "--margin", str((gaps[1] + gaps[2]) / 2)]) == 0
     assert len(rows_of(out)) == 2
-    with pytest.raises(FileExistsError, match="choose another --output"):
+    with pytest.raises(OptionError, match="choose another --output") as error:
         main(line)
+    assert error.value.key == "output"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -115,12 +114,8 @@ def test_sampled_on_the_spot_and_killed(score_model_path, tiny_vlm, tmp_path):
     line += ["150", "--input", str(tmp_path / "scenes"), "--split", "train", "--open_ended"]
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     partial = Path(f"{killed}.partial")
-    program = "from rs_rlhf.preferences.dpo import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", program, *line, "--output", str(killed)])
-    while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 3):
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    argv = ["data", "dpo", *line, "--output", str(killed)]
+    kill_when(lambda: partial.exists() and partial.read_bytes().count(b"\n") >= 3, argv)
     assert not killed.exists() and partial.exists()
     assert main([*line, "--output", str(killed)]) == 0 and main([*line, "--output", str(whole)]) == 0
     assert killed.read_bytes() == whole.read_bytes() and not partial.exists()
@@ -137,9 +132,10 @@ def test_failures_are_counted_and_mistakes_told(candidates, score_model_path, tm
     printed = capsys.readouterr().out
     assert "left out: " in printed and "line 1" in printed and "failed" in printed and len(load_dpo(out)) == 3
     candidates.write_text('{"prompt": "a"}\n')
-    with pytest.raises(ValueError, match="line 1: `completions` is null, expected a list of texts; give --policy"):
+    with pytest.raises(DataError, match="`completions` is null, expected a list of texts; give --policy") as error:
         main([*line, "--output", str(tmp_path / "x.jsonl")])
-    with pytest.raises(ValueError, match="expected a .jsonl or .parquet"):
-        main([*line, "--output", "x.json"])
-    with pytest.raises(ValueError, match="must not be negative"):
-        main([*line, "--output", "x.jsonl", "--margin", "-1"])
+    assert error.value.key == "completions" and error.value.where.endswith("line 1")
+    for output, more, key in (("x.json", [], "output"), ("x.jsonl", ["--margin", "-1"], "margin")):
+        with pytest.raises(OptionError) as error:
+            main([*line, "--output", output, *more])
+        assert error.value.key == key

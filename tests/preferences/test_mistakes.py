@@ -4,25 +4,26 @@ import base64
 import io
 import json
 import random
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from helpers import picture
+from helpers.processes import kill_when
 from PIL import Image
 
+from rs_rlhf.cli.data.sample_pairs import main
 from rs_rlhf.data.group import group_from_row
 from rs_rlhf.data.questions import read_questions
 from rs_rlhf.data.rows import load_preferences
 from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.errors import DataError, OptionError, RSRLHFError
 from rs_rlhf.imagery.raster import read_image
-from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, candidates_of, judged_pairs, score_of
-from rs_rlhf.preferences.mistakes import closed_rejected, damaged_answers, main, plain_answer
+from rs_rlhf.preferences.candidates import candidates_of
+from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, judged_pairs, score_of
+from rs_rlhf.preferences.mistakes import closed_rejected, damaged_answers, plain_answer
 
 
 def rows_of(path):
@@ -114,14 +115,14 @@ def test_command_on_labelled_images(scenes, command, tmp_path, capsys):
         assert (row["rejected"] in labels) == (row["kind"] != "policy_malformed")
     assert len({row["id"] for row in rows}) == len(rows)
     assert len(load_preferences(out)) == len(rows)
-    with pytest.raises(FileExistsError, match="exists; choose another --output or pass --overwrite"):
+    with pytest.raises(OptionError, match="exists; choose another --output or pass --overwrite"):
         main(line)
     before = out.read_bytes()
     assert main([*line, "--overwrite"]) == 0 and out.read_bytes() == before
     assert main([*line, "--overwrite", "--limit", "1", "--choices_extra", "99"]) == 0  # choices are those of all rows
     rows = rows_of(out)
     assert {row["rejected"] for row in rows if row["kind"] == "wrong_choice"} == labels - {rows[0]["chosen"]}
-    with pytest.raises(ValueError, match="--limit is 0; it must be at least 1"):
+    with pytest.raises(OptionError, match="--limit is 0"):
         main([*line, "--overwrite", "--limit", "0"])
 
 
@@ -146,8 +147,9 @@ def test_list_form_and_the_hardest(scenes, command, tmp_path):
     for pair, row in zip(pairs, rows, strict=True):
         wrong = [n for text, n in zip(row["rejected"], row["counts"], strict=True) if plain_answer(text)]
         assert pair["kind"] == "policy_wrong" and pair["count"] == max(wrong)
-    with pytest.raises(ValueError, match="--keep all keeps all"):
+    with pytest.raises(OptionError, match="--keep all keeps all") as error:
         main([*line, "--overwrite", "--keep", "all", "--max_rejected", "2"])
+    assert error.value.key == "max_rejected"
 
 
 def questions(folder, rows):
@@ -206,17 +208,13 @@ def test_killed_run_goes_on(scenes, tiny_vlm, tmp_path, capsys):
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     assert main([*line, "--output", str(whole)]) == 0
     partial = tmp_path / "killed.jsonl.partial"
-    program = "from rs_rlhf.preferences.mistakes import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", program, *line, "--output", str(killed)])
-    while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 3):
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
+    argv = ["data", "sample-pairs", *line, "--output", str(killed)]
+    kill_when(lambda: partial.exists() and partial.read_bytes().count(b"\n") >= 3, argv)
     assert not killed.exists() and partial.read_bytes().count(b"\n") >= 3
     with partial.open("ab") as file:
         file.write(b'{"rows": [1, 2], "answ')  # half a line
     capsys.readouterr()
-    with pytest.raises(ValueError, match="begun with other settings: temperature \\(1.0 then, 0.5 now\\)"):
+    with pytest.raises(OptionError, match="begun with other settings: temperature \\(1.0 then, 0.5 now\\)"):
         main([*line, "--output", str(killed), "--temperature", "0.5"])
     assert main([*line, "--output", str(killed)]) == 0
     assert "already: answers to" in capsys.readouterr().out
@@ -233,9 +231,13 @@ def test_judged_by_a_reward(scenes, command, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     out = tmp_path / "pairs.jsonl"
     line = [*command, "--input", str(scenes), "--split", "validation", "--output", str(out), "--open_ended"]
-    with pytest.raises(ValueError, match="no single right answer; give --judge"):
+    with pytest.raises(OptionError, match="no single right answer; give --judge") as error:
         main(line)
-    line += ["--judge", "test_sampled_pairs.longest"]
+    assert error.value.key == "judge" and "validation" in error.value.where
+    line += ["--judge", "test_mistakes.longest"]
+    with pytest.raises(OptionError) as error:
+        main([*line, "--judge_model", "x"])
+    assert error.value.key == "judge_model"
     assert main([*line, "--margin", "2", "--judged", "all"]) == 0
     rows = rows_of(out)
     assert rows and "not judged" in capsys.readouterr().out
@@ -243,7 +245,7 @@ def test_judged_by_a_reward(scenes, command, tmp_path, monkeypatch, capsys):
         assert row["prompt"] == "Describe the image." and row["kind"] == "judged" and "e" not in row["rejected"]
         assert row["chosen_score"] == len(row["chosen"]) >= row["rejected_score"] + 2
     assert main([*line, "--margin", "99", "--overwrite"]) == 0 and rows_of(out) == []
-    with pytest.raises(ValueError, match="--judge json.nothing cannot be imported"):
+    with pytest.raises(OptionError, match="--judge json.nothing cannot be imported"):
         RewardJudge("json.nothing")
 
 
@@ -322,7 +324,7 @@ def test_endpoint_judge(endpoint, tmp_path, monkeypatch):
     shown = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].split(",")[1])))
     assert shown.tobytes() == read_image(str(tmp_path / "1.png")).tobytes()
     endpoint.replies = [(401, "")]
-    with pytest.raises(ValueError, match="answers 401 .*check --judge_url"):
+    with pytest.raises(OptionError, match="answers 401 .*check --judge_url"):
         judge([row], [["a"]])
 
 
@@ -331,7 +333,7 @@ def test_judging_goes_on_where_it_stopped(scenes, command, endpoint, tmp_path, c
     line = [*command, "--input", str(scenes), "--split", "train", "--output", str(out), "--open_ended"]
     line += ["--judge_url", endpoint.url]
     endpoint.reply = "I cannot say"
-    with pytest.raises(ValueError, match="no score to any answer of 24 rows on end.*judged is kept"):
+    with pytest.raises(OptionError, match="no score to any answer of 24 rows in a row.*judged is kept"):
         main(line)
     asked = len(endpoint.seen)
     endpoint.reply = lambda body: str(len(body["messages"][0]["content"][-1]["text"]) % 10)
@@ -351,19 +353,25 @@ def test_judged_by_a_model(scenes, command, tiny_vlm, tmp_path, capsys):
     assert "rows without a rejected" in table and "not judged" in table
 
 
-def test_mistakes_name_file_and_row(command, tmp_path):
-    out = ["--output", str(tmp_path / "o.jsonl")]
-    for row, message in (
-        ({"prompt": "a", "image": "9.png", "solution": "b"}, "questions.jsonl, line 2: image '9.png': no such file"),
-        ({"prompt": "a", "image": "1.png", "solution": ["b"]}, "questions.jsonl, line 2: `solution` is"),
-        ({"prompt": "a", "image": "1.png", "solution": "b", "choices": "b"}, "line 2: `choices` is 'b'"),
-        ({"image": "1.png"}, "line 2: no column `prompt`, but the first row has one"),
-        ({"prompt": "a", "image": "1.png"}, "line 2: no single right answer; give --judge"),
-    ):
-        file = questions(tmp_path / "in", [{"prompt": "a", "image": "0.png", "solution": "b"}, row])
-        with pytest.raises(ValueError, match=message):
-            main([*command, "--input", str(file), *out])
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        main([*command, "--input", str(tmp_path / "nowhere"), *out])
-    with pytest.raises(ValueError, match="only .jsonl is written"):
+@pytest.mark.parametrize(
+    ("row", "key", "message"),
+    [
+        ({"prompt": "a", "image": "9.png", "solution": "b"}, "", "line 2: image '9.png': no such file"),
+        ({"prompt": "a", "image": "1.png", "solution": ["b"]}, "solution", "line 2: `solution` is"),
+        ({"prompt": "a", "image": "1.png", "solution": "b", "choices": "b"}, "choices", "line 2: `choices` is 'b'"),
+        ({"image": "1.png"}, "prompt", "line 2: no column `prompt`"),
+        ({"prompt": "a", "image": "1.png"}, "judge", "line 2: no single right answer"),
+    ],
+)
+def test_mistakes_name_file_and_row(row, key, message, command, tmp_path):
+    file = questions(tmp_path / "in", [{"prompt": "a", "image": "0.png", "solution": "b"}, row])
+    with pytest.raises(RSRLHFError, match=message) as error:
+        main([*command, "--input", str(file), "--output", str(tmp_path / "o.jsonl")])
+    assert error.value.key == key
+
+
+def test_mistakes_in_paths_are_refused(command, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        main([*command, "--input", str(tmp_path / "nowhere"), "--output", str(tmp_path / "o.jsonl")])
+    with pytest.raises(OptionError, match="only .jsonl is written"):
         main([*command, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "o.json")])

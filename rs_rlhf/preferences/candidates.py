@@ -1,0 +1,137 @@
+"""Candidate answers to questions: the options of sampling them, the log to resume from, and what is counted.
+
+Shared by `rs-rlhf data sample-pairs` and `rs-rlhf data dpo`. Left out: which candidate becomes chosen (`mistakes`,
+`judges`, `dpo`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data.questions import QuestionRow, read_questions
+from ..imagery.arguments import ImageArguments
+from ..imagery.sources import ImageOptions
+from ..options import option
+from ..runs.sample_log import SampleLog, progress
+
+OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
+
+
+@dataclass(kw_only=True)
+class CandidateOptions(ImageArguments):
+    """Which questions are read, how a policy is sampled on them, and where the rows are written."""
+
+    policy: str | None = option(
+        None,
+        "folder (a LoRA adapter's too) or hub id of a causal vision-language model that is sampled; without it rows "
+        "have `completions`, a list of texts",
+    )
+    input: str = option(
+        help="labelled or captioned images as for `rs-rlhf data pairs`, or JSONL, JSON or Parquet rows with `prompt`, "
+        "`image` or `images`, and `solution` (or `answer`) or `captions`",
+        flags=["--data"],
+    )
+    open_ended: bool = option(
+        False,
+        "ask for a description of images that have captions, even if they have a class: there is no single right "
+        "answer then",
+    )
+    split: str | None = option(
+        None, "split of the input folder to read; train leaves out images that are also in its other splits"
+    )
+    exclude_images_of: list[str] = option(
+        [],
+        "drop images whose decoded pixels occur in this other data too; may be repeated",
+        action="append",
+        metavar="PATH[:SPLIT]",
+    )
+    output: Path = option(
+        help="JSONL file to write, or Parquet with the images inside; image paths in JSONL are relative to its folder"
+    )
+    images_dir: Path | None = option(
+        None, "where images that are not below the output's folder are written (default: images/SPLIT beside it)"
+    )
+    limit: int | None = option(None, "use at most this many rows, drawn by the seed")
+    overwrite: bool = option(False, "replace an existing output, and answers sampled with other settings")
+    seed: int = option(0, "seed of all draws")
+    n: int = option(8, "answers sampled for each question", flags=["-n"])
+    temperature: float = option(1.0, "0 is greedy")
+    top_p: float = option(1.0, "share of the probability that tokens are drawn from")
+    top_k: int = option(0, "number of tokens that are drawn from; 0 is all")
+    max_new_tokens: int = option(32, "longest answer")
+    token_budget: int = option(16384, "most tokens of a batch's answers with their prompts")
+    dtype: str | None = option(None, "such as bfloat16 (default: the checkpoint's)")
+
+    @property
+    def images_folder(self) -> Path:
+        """Where images that are not below the output's folder are written."""
+        return self.images_dir or self.output.parent / "images" / (self.split or "all")
+
+    def resolved_image_options(self) -> ImageOptions:
+        """Returns how images are read whose paths have been resolved inside their root."""
+        return replace(self.image_options(), image_root=None)
+
+    def questions(self) -> list[QuestionRow]:
+        """Reads the questions; see [`read_questions`]."""
+        return read_questions(
+            self.input,
+            self.split,
+            image_root=self.image_root,
+            exclude_images_of=self.exclude_images_of,
+            open_ended=self.open_ended,
+        )
+
+
+def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log: SampleLog) -> list[list[str]]:
+    """Samples the answers that the log does not hold yet; returns the answers of every row."""
+    if len(log.answers) < len(rows):
+        from ..models.policies.policy import Policy
+
+        policy = Policy.from_pretrained(
+            str(options.policy),
+            image_options=options.resolved_image_options(),
+            min_pixels=options.min_pixels,
+            max_pixels=options.max_pixels,
+            dtype=options.dtype,
+            augment=options.augment,
+            seed=options.seed,
+        )
+        batches = policy.sample_batches(
+            [row.group for row in rows],
+            options.n,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            max_new_tokens=options.max_new_tokens,
+            seed=options.seed,
+            token_budget=options.token_budget,
+            done=set(log.answers),
+        )
+        with progress(len(rows), len(log.answers), "Sampling") as advance:
+            for batch, texts in batches:
+                log.add_answers(batch, texts)
+                advance(len(batch))
+    return [log.answers[i] for i in range(len(rows))]
+
+
+def usable(answer: str) -> bool:
+    """Whether preference rows accept an answer: it is not empty and has no image placeholder."""
+    return bool(answer.strip()) and "<image>" not in answer
+
+
+def candidates_of(answers: Sequence[str]) -> Counter[str]:
+    """Returns the distinct, usable answers with how often each was given, in the order of first mention."""
+    return Counter(answer.strip() for answer in answers if usable(answer))
+
+
+def print_counts(counts: Counter[str]) -> None:
+    """Prints a table of counts; what was sampled with its share of all samples."""
+    last = ("rows without a rejected", "rows written")
+    others = sorted(key for key in counts if key not in ("rows", "samples", *OF_SAMPLES, *last))
+    for name in ("rows", "samples", *OF_SAMPLES, *others, *last):
+        if name in counts:
+            share = f"{counts[name] / counts['samples']:>9.1%}" if name in OF_SAMPLES and counts["samples"] else ""
+            print(f"{name:<28}{counts[name]:>8}{share}")
