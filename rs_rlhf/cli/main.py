@@ -135,8 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def take_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
     """Takes `--debug` out of the arguments; `--debug underflow_overflow`, with a value, is transformers' own flag."""
-    bare = [place == 0 or after.startswith("-") for place, after in enumerate([*argv[1:], "-"])]
-    rest = [argument for argument, alone in zip(argv, bare, strict=True) if argument != "--debug" or not alone]
+    rest = [
+        argument
+        for place, argument in enumerate(argv)
+        if argument != "--debug" or (place > 0 and not [*argv, "-"][place + 1].startswith("-"))
+    ]
     return rest, len(rest) < len(argv) or os.environ.get("RS_RLHF_DEBUG", "0") not in ("", "0")
 
 
