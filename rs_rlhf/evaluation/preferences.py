@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,13 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from ..data.group import Group, group_from_row
+from ..data.other_images import partners_of
 from ..imagery.arguments import add_image_flags, image_options_from
+from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.intervals import wilson_interval
 from ..metrics.preferences import comparisons, top1
 
 
 def evaluate_preferences(
-    scorer: Any, groups: Sequence[Group], *, seed: int = 0, image_blind: bool = False, shuffle: bool = True
+    scorer: Any,
+    groups: Sequence[Group],
+    *,
+    seed: int = 0,
+    image_blind: bool = False,
+    shuffle: bool = True,
+    options: ImageOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """Scores preference groups and reports how the chosen texts fare.
 
@@ -38,6 +45,7 @@ def evaluate_preferences(
         seed (`int`): Seed of the image shuffle.
         image_blind (`bool`): Leave the images out, for a model trained without them.
         shuffle (`bool`): Also score with other rows' images.
+        options ([`ImageOptions`]): How the images are read, to tell which are the same picture.
 
     Returns:
         `dict`: See [`preference_report`].
@@ -46,8 +54,8 @@ def evaluate_preferences(
 
     if image_blind:
         groups = [without_images(group) for group in groups]
-    others = [None if j is None else groups[j] for j in partners_of(groups, seed)]
-    said = score_preferences(scorer, groups, others if shuffle else [None] * len(groups))
+    partners = partners_of(groups, options, seed) if shuffle else [None] * len(groups)
+    said = score_preferences(scorer, groups, [None if j is None else groups[j] for j in partners])
     return preference_report(
         [{**one, "kind": group.kind, "source": group.source} for one, group in zip(said, groups, strict=True)]
     )
@@ -148,20 +156,6 @@ def _figures(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     return figures
 
 
-def partners_of(groups: Sequence[Group], seed: int) -> list[int | None]:
-    """Finds for each group another one with as many, different images; `None` where there is none."""
-    order = [i for i, group in enumerate(groups) if group.images]
-    random.Random(seed).shuffle(order)
-    partners: list[int | None] = [None] * len(groups)
-    for place, i in enumerate(order):
-        for step in range(1, len(order)):
-            j = order[(place + step) % len(order)]
-            if len(groups[j].images) == len(groups[i].images) and groups[j].images != groups[i].images:
-                partners[i] = j
-                break
-    return partners
-
-
 def format_report(report: Mapping[str, Any]) -> str:
     """Returns the report as a Markdown table."""
     lines = ["| pairs | n | accuracy | 95% interval | ties | margin |", "|---|---:|---:|---|---:|---:|"]
@@ -214,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = replace(options, image_root=root)
     scorer = load_scorer(args.model, options, token_budget=args.token_budget)
     groups = [group_from_row(row) for row in data]
-    report = evaluate_preferences(scorer, groups, seed=args.seed, image_blind=args.image_blind)
+    report = evaluate_preferences(scorer, groups, seed=args.seed, image_blind=args.image_blind, options=options)
     report = {"model": args.model, "preferences": args.preferences, "seed": args.seed, **report}
     print(format_report(report))
     if args.output:

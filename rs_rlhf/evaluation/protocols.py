@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..data.group import Group, completion_text, make_group
+from ..data.other_images import partners_of
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
 from ..metrics.accuracy import accuracy_figures
@@ -22,7 +23,7 @@ from ..metrics.boxes import grounding_figures, grounding_verdict
 from ..metrics.closed_answers import judge_answer
 from ..metrics.intervals import bootstrap_interval
 from .benchmark import TASKS, Benchmark
-from .preferences import partners_of, preference_report, score_preferences
+from .preferences import preference_report, score_preferences
 from .reader import references_of
 from .run import Batches, Protocol, Raw
 
@@ -149,7 +150,7 @@ def _preference_protocol(scorer: Callable[[], Any], seed: int) -> Protocol:
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [row.group for row in rows]
-        partners = partners_of(groups, seed)
+        partners = partners_of(groups, seed=seed)
         for places in consecutive_batches(len(rows), SCORE_ROWS, share, done):
             others = [None if (j := partners[i]) is None else groups[j] for i in places]
             yield places, score_preferences(scorer(), [groups[i] for i in places], others)

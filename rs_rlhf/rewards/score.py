@@ -15,15 +15,15 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from ..data.group import Group, make_group, short
+from ..data.other_images import with_other_images
 from ..declarations import did_you_mean
 from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
 from ..imagery.identity import source_key
-from ..imagery.raster import ImageOptions
+from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics import answers
 from ..scoring.load import load_scorer
 
@@ -133,7 +133,10 @@ class ScoreReward:
         """
         groups, places = self.layout(prompts, completions, columns)
         if self.shuffle_images:
-            own, groups = groups, with_other_images([*groups, *self._before])[: len(groups)]
+            own, groups = (
+                groups,
+                with_other_images([*groups, *self._before], self._options["image_options"] or DEFAULTS)[: len(groups)],
+            )
             if own and all(group.images is mine.images for group, mine in zip(groups, own, strict=True)):
                 logger.warning("shuffle_images: no other images in this call, so that it is scored with its own")
             self._before = own or self._before
@@ -281,18 +284,6 @@ def _choices(value: Any) -> list[str]:
 def _log_sum_exp(values: Sequence[float]) -> float:
     top = max(values)
     return top + math.log(math.fsum(math.exp(value - top) for value in values))
-
-
-def with_other_images(groups: Sequence[Group]) -> list[Group]:
-    """Returns groups with the images of the next group that has as many, different ones; others stay as they are."""
-    pictures: dict[int, Hashable] = {}
-    keys = [[source_key(image, pictures) for image in group.images] for group in groups]
-    out = []
-    for i, group in enumerate(groups):
-        others = [*range(i + 1, len(groups)), *range(i)]
-        other = next((j for j in others if len(keys[j]) == len(keys[i]) and keys[j] != keys[i]), i)
-        out.append(replace(group, images=groups[other].images))
-    return out
 
 
 def row_images(prompt: Any, images: Any, i: int) -> Any:

@@ -22,8 +22,10 @@ from transformers import AutoProcessor, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from ..data.group import group_from_row
+from ..data.other_images import other_images, picture_keys
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
+from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource
 from ..metrics.preferences import comparisons, preference_metrics
 from ..models.collator import GroupCollator, set_pixel_budget, without_images
 from ..models.score_model import HEAD, ScoreModel, save_score_config
@@ -307,7 +309,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         """Accuracy with the right images minus accuracy with another row's, on the same rows."""
         if not self.args.shuffle_gap_samples or self.args.image_blind:
             return None
-        shuffled = ShuffledImages(dataset, self.args.shuffle_gap_samples, self.args.seed)
+        shuffled = ShuffledImages(dataset, self.args.shuffle_gap_samples, self.args.seed, self.args.image_options())
         if not len(shuffled):
             return None
         self._records["eval"] = []
@@ -328,33 +330,28 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
 
 
 class ShuffledImages(torch.utils.data.Dataset):
-    """Rows with another row's images, for the image-shuffle gap.
+    """Rows with another row's images, see [`other_images`], for the image-shuffle gap.
 
     Args:
         dataset (`Dataset`): Preference rows; those without images are left out.
         limit (`int`): Rows at most, drawn at random.
         seed (`int`): Seed of the draw.
+        options ([`ImageOptions`]): How images are read, to tell which are the same picture.
     """
 
-    def __init__(self, dataset: Dataset, limit: int, seed: int) -> None:
+    def __init__(self, dataset: Dataset, limit: int, seed: int, options: ImageOptions = DEFAULTS) -> None:
         self.dataset = dataset
         self.column = "images" if "images" in dataset.column_names else "image"
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(dataset), generator=generator).tolist()
-        chosen: dict[int, list[tuple[int, Any]]] = {}
-        if self.column in dataset.column_names:
-            for i in order[: 4 * limit]:
-                images = dataset[i][self.column]
-                images = [] if images is None else images if isinstance(images, list) else [images]
-                if images:
-                    chosen.setdefault(len(images), []).append((i, [_identity(image) for image in images]))
-        self.pairs: list[tuple[int, int]] = []
-        for rows in chosen.values():
-            for place, (i, identity) in enumerate(rows):
-                others = rows[place + 1 :] + rows[:place]
-                if (partner := next((j for j, other in others if other != identity), None)) is not None:
-                    self.pairs.append((i, partner))
-        self.pairs = self.pairs[:limit]
+        drawn: dict[int, list[ImageSource]] = {}
+        for i in order[: 4 * limit] if self.column in dataset.column_names else ():
+            images = dataset[i][self.column]
+            if images and len(drawn) < limit:
+                drawn[i] = images if isinstance(images, list) else [images]
+        rows = list(drawn)
+        partners = other_images(picture_keys(drawn.values(), options))
+        self.pairs = [(i, rows[j]) for i, j in zip(rows, partners, strict=True) if j is not None]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -362,10 +359,6 @@ class ShuffledImages(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> dict[str, Any]:
         row, partner = self.pairs[place]
         return {**self.dataset[row], self.column: self.dataset[partner][self.column]}
-
-
-def _identity(image: Any) -> Any:
-    return (image.get("bytes") or image.get("path")) if isinstance(image, dict) else image
 
 
 def _records(inputs: Mapping[str, Any], scores: torch.Tensor) -> list[dict[str, Any]]:

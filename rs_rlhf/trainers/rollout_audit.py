@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.other_images import with_other_images
 from ..metrics import answers
-from ..rewards.score import with_other_images
 from ..runs.tables import thumbnail, write_table
 
 TYPES = {

@@ -1,0 +1,89 @@
+"""Another row's image: the one rule of every shuffle control (training, evaluation, reward and rollout audit).
+
+A model that looks scores worse when a row is shown another row's image. Which one is a matter of the pictures and the
+seed alone: the distinct pictures stand on a circle in an order drawn by the seed, and each row is shown the next ones
+on it. So the order of the rows, repeated rows and the number of processes do not matter, every picture is shown about
+as often as before, and no row is shown its own picture under another name.
+
+Left out: hard controls (an image of the same class).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+
+from ..errors import ImageError
+from ..imagery.identity import encoded_hash, pixel_hash, source_key
+from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource
+from .group import Group
+
+
+def other_images(keys: Sequence[Sequence[Hashable]], seed: int = 0) -> list[int | None]:
+    """Finds for each row the row whose images it is shown instead of its own.
+
+    Args:
+        keys (sequence of sequences): For each row the keys of its images, see [`picture_keys`]; equal keys are the
+            same picture.
+        seed (`int`): Seed of the order of the pictures.
+
+    Returns:
+        `list`: For each row the number of a row with as many images, none of which it has itself; `None` if it has
+        no images or there is no such row.
+
+    Example:
+        >>> other_images([["a"], ["b"], ["a"], []])
+        [1, 0, 1, None]
+    """
+    first: dict[tuple[Hashable, ...], int] = {}
+    for row, pictures in enumerate(keys):
+        first.setdefault(tuple(pictures), row)
+    order = sorted(first, key=lambda key: hashlib.sha256(f"{seed}:{key!r}".encode()).digest())
+    circles: dict[int, list[tuple[Hashable, ...]]] = {}
+    for key in order:
+        circles.setdefault(len(key), []).append(key)
+    shown: dict[tuple[Hashable, ...], int | None] = {(): None}
+    for count, circle in circles.items():
+        for place, key in enumerate(circle if count else ()):
+            following = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
+            other = next((other for other in following if set(other).isdisjoint(key)), None)
+            shown[key] = None if other is None else first[other]
+    return [shown[tuple(pictures)] for pictures in keys]
+
+
+def picture_keys(
+    rows: Iterable[Sequence[ImageSource]], options: ImageOptions = DEFAULTS
+) -> list[tuple[Hashable, ...]]:
+    """Returns for each row the keys of its images for [`other_images`]; every source is read once.
+
+    The key of an image is the hash of its pixels, of its file if it cannot be shown as `options` say, and of its path
+    if it cannot be read at all.
+    """
+    known: dict[Hashable, Hashable] = {}
+    pictures: dict[int, Hashable] = {}
+
+    def key_of(source: ImageSource) -> Hashable:
+        mention = source_key(source, pictures)
+        if mention not in known:
+            try:
+                known[mention] = pixel_hash(source, options)
+            except ImageError:
+                try:
+                    known[mention] = encoded_hash(source, options)
+                except ImageError:
+                    known[mention] = mention
+        return known[mention]
+
+    return [tuple(key_of(source) for source in sources) for sources in rows]
+
+
+def partners_of(groups: Sequence[Group], options: ImageOptions = DEFAULTS, seed: int = 0) -> list[int | None]:
+    """Applies [`other_images`] to groups: for each the number of the group whose images it is shown, or `None`."""
+    return other_images(picture_keys([group.images for group in groups], options), seed)
+
+
+def with_other_images(groups: Sequence[Group], options: ImageOptions = DEFAULTS, seed: int = 0) -> list[Group]:
+    """Returns the groups with the images of their partners; a group without a partner stays as it is."""
+    partners = partners_of(groups, options, seed)
+    return [g if j is None else replace(g, images=groups[j].images) for g, j in zip(groups, partners, strict=True)]
