@@ -90,7 +90,7 @@ def write_kept(
             of the texts to keep (all of a row whose texts are no list).
         out (`str`): Folder to write into; made if it does not exist.
         overwrite (`bool`): Replace what an earlier run wrote under the same names; other data is never touched.
-        advance (callable, *optional*): Told the number of rows dealt with, see `sample_log.progress`.
+        advance (callable, *optional*): Told the number of rows dealt with, see `runs.progress.progress`.
 
     Returns:
         `dict`: `rows`, `kept_rows` and `shortened_rows` (of these, how many lost some of their texts), `files` that

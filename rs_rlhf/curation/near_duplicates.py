@@ -31,7 +31,7 @@ from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import encoded_hash, perceptual_hash, pixel_hash
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
-from ..runs.sample_log import progress
+from ..runs.progress import progress
 
 FARTHEST = 10  # bits: beyond it most pairs of unlike pictures would be compared, and some taken for alike
 _FLAT = np.array([0, 1 << 63], np.uint64)  # the hashes of a picture in one colour

@@ -11,10 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from ..runs.report_tables import fill_page
+from ..runs.page import render
 from .figures import BINS
 
 LINES = 60  # rows of a table by source or class
@@ -210,96 +209,43 @@ def page(report: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str
 
     Args:
         report (mapping): As for [`markdown`].
-        gallery (sequence of mappings): Sections of `curation_gallery.make_gallery`: `title`, `text`, whether
+        gallery (sequence of mappings): Sections of [`rs_rlhf.curation.gallery.make_gallery`]: `title`, `text`, whether
             they are `pairs`, and `cards`: `parts` (`asked`, `text`, `score`), how many `more` there are, `score`,
             `about` (source, class, length, row), `fate`, and `image` (a data URI), or `why` there is none.
     """
-    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in report["facts"])
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report["notes"])
     first, *tables = tables_of(report)
-    lists = [table for table in tables if table.words]
     histograms = report["figures"]["histograms"]
-    sections = [
-        (first.title, _table(first)),
-        ("Scores" if len(histograms) < 2 else "Scores by source", _charts(histograms)),
-        *((table.title, _table(table)) for table in tables if not table.words),
-        *((section["title"], _section(section)) for section in gallery),
-        *((table.title, _table(table)) for table in lists),
-    ]
-    links = "".join(f"<li><a href='#s{i}'>{escape(title)}</a></li>" for i, (title, _) in enumerate(sections))
-    parts = [f"<section id='s{i}'><h2>{escape(name)}</h2>{part}</section>" for i, (name, part) in enumerate(sections)]
-    head = f"<header><h1>{escape(report['title'])}</h1><dl>{facts}</dl>{notes}</header>"
-    body = f"{head}<nav aria-label='Sections'><ul>{links}</ul></nav><main>{''.join(parts)}</main>"
-    return fill_page("curation/report.html", report["title"], None, BODY=body)
+    figures = [{"title": table.title, "table": table} for table in tables if not table.words]
+    lists = [{"title": table.title, "table": table} for table in tables if table.words]
+    charts = {
+        "title": "Scores" if len(histograms) < 2 else "Scores by source",
+        "charts": list(map(_chart, histograms)),
+    }
+    sections = [{"title": first.title, "table": first}, charts, *figures, *gallery, *lists]
+    shown = {name: report[name] for name in ("title", "facts", "notes")}
+    return render("curation/report.html", **shown, sections=sections, fates=FATES)
 
 
-def _charts(histograms: Sequence[Mapping[str, Any]]) -> str:
-    marks = [("kept", "kept"), ("dropped", "dropped")]
-    marks += [("line", "lowest score kept")] if any(made["cut"] is not None for made in histograms) else []
-    legend = "".join(f"<span><i class='{kind}'></i>{name}</span>" for kind, name in marks)
-    legend += "<span>The outermost bars hold what lies beyond too.</span>"
-    return f"<p class='legend'>{legend}</p><div class='charts'>{''.join(map(_chart, histograms))}</div>"
-
-
-def _table(table: Table) -> str:
-    text = f"<p class='soft'>{escape(table.text)}</p>" if table.text else ""
-    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in table.columns)
-    words = " class='words'" if table.words else ""
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"{text}<div class='scroll'><table{words}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _chart(made: Mapping[str, Any], width: int = 340, height: int = 120) -> str:
-    """A histogram as SVG: of each bin what is kept below, and what is dropped on top."""
+def _chart(made: Mapping[str, Any], width: int = 340, height: int = 120) -> dict[str, Any]:
+    """A histogram as the shapes of an SVG: of each bin what is kept below, and what is dropped on top."""
     bins = list(zip(made["kept"], made["dropped"], strict=True))
     most = max(kept + dropped for kept, dropped in bins) or 1
     step, floor = width / BINS, height - 18
-    parts = []
+    bars = []
     for i, counts in enumerate(bins):
-        top = floor
+        top = float(floor)
         for kind, count in zip(("kept", "dropped"), counts, strict=True):
             if count:
                 tall = max(count / most * (floor - 16), 0.7)
                 top -= tall
-                place = f'x="{i * step + 0.5:.1f}" y="{top:.1f}" width="{step - 1:.1f}" height="{tall:.1f}"'
-                parts.append(f'<rect class="{kind}" {place}/>')
+                bars.append((kind, i * step + 0.5, top, step - 1, tall))
+    line = None
     if made["cut"] is not None:
         x = min(max((made["cut"] - made["low"]) / (made["high"] - made["low"]), 0), 1) * width
         side, shift = ("end", -4) if x > width / 2 else ("start", 4)
-        parts.append(f'<line class="line" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{floor}"/>')
-        parts.append(f'<text x="{x + shift:.1f}" y="11" text-anchor="{side}">{made["cut"]:.4g}</text>')
-    parts.append(f'<text x="0" y="{height - 4}">{made["low"]:.4g}</text>')
-    parts.append(f'<text x="{width}" y="{height - 4}" text-anchor="end">{made["high"]:.4g}</text>')
-    kept, dropped = sum(made["kept"]), sum(made["dropped"])
-    label = escape(f"Histogram of the scores of {made['name']}: {kept} kept, {dropped} dropped")
-    return (
-        f"<figure><figcaption>{escape(made['name'])} <span>{_count(kept)} of {_count(kept + dropped)} kept</span>"
-        f'</figcaption><svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-        "</figure>"
-    )
-
-
-def _section(section: Mapping[str, Any]) -> str:
-    pairs = section["pairs"]
-    cards = "".join(_card(card, told=pairs) for card in section["cards"])
-    kind = "cards pairs" if pairs else "cards"
-    return f"<p class='soft'>{escape(section['text'])}</p><div class='{kind}'>{cards}</div>"
-
-
-def _card(card: Mapping[str, Any], told: bool) -> str:
-    why = f"<span class='soft'>{escape(card['why'])}</span>"
-    picture = why if card["image"] is None else f'<img src="{escape(card["image"])}" alt="{escape(card["about"])}">'
-    texts = ""
-    for part in card["parts"]:
-        asked = f"<p class='soft asked'>{escape(part['asked'])}</p>" if part["asked"] else ""
-        score = f" <span class='soft'>({escape(part['score'])})</span>" if part["score"] else ""
-        texts += f"{asked}<p>{escape(part['text'])}{score}</p>"
-    texts += f"<p class='soft'>… and {_count(card['more'])} more</p>" if card["more"] else ""
-    fate = f"<p class='soft'>{escape(FATES.get(card['fate'], card['fate']))}</p>" if told else ""
-    more = why if card["image"] is not None and card["why"] else ""
-    kind = "kept" if card["fate"] == "kept" else "dropped"
-    return (
-        f"<article class='{kind}'><div class='picture'>{picture}{more}</div><div class='said'>"
-        f"<b>{escape(card['score'])}</b>{fate}<div class='texts'>{texts}</div>"
-        f"<p class='soft'>{escape(card['about'])}</p></div></article>"
-    )
+        line = {"x": x, "at": x + shift, "side": side, "text": f"{made['cut']:.4g}"}
+    kept, total = sum(made["kept"]), sum(map(sum, bins))
+    label = f"Histogram of the scores of {made['name']}: {kept} kept, {total - kept} dropped"
+    own = {"name": made["name"], "kept": kept, "total": total, "label": label, "bars": bars, "line": line}
+    ends = {end: f"{made[end]:.4g}" for end in ("low", "high")}
+    return own | ends | {"width": width, "height": height, "floor": floor}

@@ -244,7 +244,7 @@ def _memory_told(score_groups: Callable[..., list[Any]], groups: Sequence[Any], 
 def _progress(manifest: Mapping[str, Any], folder: Path) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is told the rows and texts of each unit of this process, and shows how far all are.
 
-    On a terminal a bar, elsewhere a line twice a minute. `sample_log.progress` counts one process's rows only.
+    On a terminal a bar, elsewhere a line twice a minute. `runs.progress.progress` counts one process's rows only.
     """
     from tqdm import tqdm
 

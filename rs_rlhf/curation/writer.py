@@ -22,7 +22,7 @@ from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts
 from ..errors import DataError
 from ..evaluation.run import replace_text
-from ..runs.sample_log import progress
+from ..runs.progress import progress
 from .formats import write_kept
 
 IDS = pa.schema([("row_id", pa.string()), ("text_index", pa.int32())])

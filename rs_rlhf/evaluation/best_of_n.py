@@ -25,7 +25,8 @@ from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
 from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
 from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
-from ..runs.sample_log import SampleLog, progress
+from ..runs.progress import progress
+from ..runs.sample_log import SampleLog
 from ..scoring.best_of_n import score_answers
 from ..scoring.cards import model_stamp
 from ..scoring.load import ScorerOptions, load_scorer

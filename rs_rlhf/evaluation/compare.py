@@ -23,7 +23,8 @@ from typing import Any
 
 from ..declarations import did_you_mean
 from ..errors import DataError, OptionError
-from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, fill_page, spread
+from ..runs.page import render
+from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, spread
 from .export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
 
 ALPHA = 0.05
@@ -334,7 +335,7 @@ def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]
     sides = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
     verdicts = [f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
     page = {**sides, "verdicts": verdicts, "notes": compared["notes"], "tasks": tasks, "images": images.uris}
-    return fill_page("evaluation/gallery.html", f"{sides['a']} - {sides['b']}", page)
+    return render("evaluation/gallery.html", title=f"{sides['a']} - {sides['b']}", data=page)
 
 
 def _card(flip: Mapping[str, Any], images: Images, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import IO, Any
 from ..data.group import prompt_text
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
-from ..runs.sample_log import progress
+from ..runs.progress import progress
 
 Raw = dict[str, Any]
 Batches = Iterator[tuple[list[int], list[Raw]]]

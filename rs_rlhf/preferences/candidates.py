@@ -15,7 +15,8 @@ from ..data.questions import QuestionRow, read_questions
 from ..imagery.arguments import ImageArguments
 from ..imagery.sources import ImageOptions
 from ..options import option
-from ..runs.sample_log import SampleLog, progress
+from ..runs.progress import progress
+from ..runs.sample_log import SampleLog
 
 OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
 

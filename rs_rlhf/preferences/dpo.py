@@ -28,7 +28,8 @@ from ..data.questions import QuestionRow, limited, placed_images
 from ..errors import DataError, OptionError
 from ..metrics.answers import message_text
 from ..options import option
-from ..runs.sample_log import SampleLog, progress
+from ..runs.progress import progress
+from ..runs.sample_log import SampleLog
 from .candidates import CandidateOptions, candidates_of, print_counts, sampled_answers
 
 if TYPE_CHECKING:

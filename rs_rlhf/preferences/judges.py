@@ -23,7 +23,8 @@ from ..errors import EndpointError, OptionError
 from ..imagery.sources import ImageOptions
 from ..models.policies.chat_client import ask_endpoint, data_url, endpoint_address, endpoint_client
 from ..options import option
-from ..runs.sample_log import SampleLog, progress
+from ..runs.progress import progress
+from ..runs.sample_log import SampleLog
 
 Scores = list[float | None]
 KEY_VARIABLE = "RS_RLHF_JUDGE_KEY"  # the environment variable with the endpoint's key, if it asks for one

@@ -324,10 +324,10 @@ function metrics({ name, charts }) {
 }
 
 function page() {
-  $("head").append(element("h1", {}, DATA.title), element("dl", {}, ...DATA.facts.map(([name, text]) =>
+  $("head").append(element("h1", {}, DATA.title), element("dl", { class: "facts" }, ...DATA.facts.map(([name, text]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, text)))));
   const lines = [...DATA.warnings.map((text) => element("p", { class: "warning", role: "alert" }, `⚠ ${text}`)),
-    ...DATA.statements.map((text) => element("p", { class: "fine" }, text)), ...DATA.notes.map((text) => element("p", { class: "soft" }, text))];
+    ...DATA.statements.map((text) => element("p", { class: "note" }, text)), ...DATA.notes.map((text) => element("p", { class: "soft" }, text))];
   const pairs = DATA.compared.map(({ name, left, right }) => chart(name, [
     { ...left, label: `${left.name} (left axis)`, colour: "one" }, { ...right, label: `${right.name} (right axis)`, colour: "two", side: "right", percent: true }], 260));
   if (lines.length || pairs.length)

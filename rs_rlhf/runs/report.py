@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeclarationError
+from .files import write_text
+from .page import render
 from .plots import run_state
-from .report_tables import TABLE_CAPS, Images, fill_page, read_evaluations, read_tables, spread
+from .report_tables import TABLE_CAPS, Images, read_evaluations, read_tables, spread
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
 # Name, reward and accuracy of a comparison; the first reward key that the run has.
@@ -72,10 +74,9 @@ def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
         DeclarationError: The folder holds neither a log nor tables.
     """
     data = page_data(Path(run))
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
-    page = fill_page("runs/report.html", data["title"], data, SCRIPT=script)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, render("runs/report.html", title=data["title"], data=data))
     return data
 
 

@@ -8,12 +8,10 @@ capped, so that a long run still makes a page that opens. Left out: images that 
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +64,6 @@ class Images:
             self.places[content] = len(self.uris)
             self.uris.append(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
         return self.places[content]
-
-
-def fill_page(template: str, title: str, data: Any, **parts: str) -> str:
-    """Fills a page of the package in: its title, the data that its script reads, and further parts by name.
-
-    Args:
-        template (`str`): File beside this one, with `@@TITLE@@`, `@@DATA@@` and so on.
-        title (`str`): Is escaped.
-        data: Written as JSON in which nothing can end the script that holds it.
-        **parts: Put in as they are.
-    """
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for mark, escape in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):
-        text = text.replace(mark, escape)
-    known = {"TITLE": html.escape(title), "DATA": text, **parts}
-    page = files("rs_rlhf").joinpath(template).read_text(encoding="utf-8")
-    return re.sub(rf"@@({'|'.join(known)})@@", lambda match: known[match[1]], page)
 
 
 def read_evaluations(run: Path) -> list[dict[str, Any]]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -132,24 +130,3 @@ def _stamps(policy: str | None) -> list[list[Any]]:
     """Names, sizes and times of a folder's weights; none for a hub id."""
     files = sorted(Path(policy).glob("*.safetensors")) if policy is not None else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-@contextmanager
-def progress(total: int, done: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Gives a function that counts rows: a bar on a terminal, elsewhere a line with the time left twice a minute."""
-    from tqdm import tqdm
-
-    start = told = time.monotonic()
-    now = done
-    with tqdm(total=total, initial=done, desc=what, unit="row", disable=not sys.stderr.isatty()) as bar:
-
-        def advance(count: int) -> None:
-            nonlocal now, told
-            now += count
-            bar.update(count)
-            if bar.disable and time.monotonic() - told > 30:
-                told = time.monotonic()
-                left = (told - start) / (now - done) * (total - now)
-                print(f"{what}: {now} of {total} rows, {left / 60:.0f} min left", file=sys.stderr, flush=True)
-
-        yield advance

@@ -1,20 +1,68 @@
-"""Tables of samples with thumbnails: a Parquet file (so that they are there offline too) and a wandb table.
+"""Tables: Markdown for files, rich for terminals, and samples with thumbnails as Parquet files and wandb tables.
 
-The wandb key holds the step, since wandb shows only the last table of a key. Only the main process writes them. Left
-out: full-size images.
+Sample tables are Parquet so that they are there offline too. The wandb key holds the step, since wandb shows only the
+last table of a key. Only the main process writes them. Left out: full-size images.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 THUMBNAIL = 160  # longest side, in pixels
 
 
-def thumbnail(image: Any) -> dict[str, Any]:
+def markdown_text(text: object) -> str:
+    """Returns a text on one line in which nothing is markup, neither Markdown's nor HTML's."""
+    return re.sub(r"([\\`*\[\]|<>])", r"\\\1", " ".join(str(text).split()))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> str:
+    """Returns a Markdown table.
+
+    Args:
+        header (sequence of `str`): Names of the columns.
+        rows (iterable of sequences): Cells; texts that may hold markup go through [`markdown_text`] first.
+        align (`str`): `"l"` or `"r"` for each column; by default the first column left, the others right.
+
+    Example:
+        >>> print(markdown_table(["task", "n"], [["aid", 3]]))
+        | task | n |
+        |---|---:|
+        | aid | 3 |
+    """
+    align = align or "l" + "r" * (len(header) - 1)
+    lines = [header, *rows]
+    texts = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+    texts.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in align) + "|")
+    return "\n".join(texts)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> None:
+    """Prints a table: drawn on a terminal, elsewhere as [`markdown_table`] does."""
+    if not sys.stdout.isatty():
+        print(markdown_table(header, rows, align))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, side in zip(header, align or "l" + "r" * (len(header) - 1), strict=True):
+        table.add_column(name, justify="right" if side == "r" else "left")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def thumbnail(image: Image.Image) -> dict[str, Any]:
     """Returns a PIL image as a small JPEG, in the form of an undecoded `datasets` image."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -36,21 +84,21 @@ def write_table(
         report_to (sequence of `str`): The training argument.
     """
     import pyarrow.parquet
-    from datasets import Dataset, Features, Image, Value
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    features = Features({name: Value(kind) for name, kind in types.items()} | {"image": Image(decode=False)})
+    features = Features({name: Value(kind) for name, kind in types.items()} | {"image": ImageFeature(decode=False)})
     table = Dataset.from_list([{name: row.get(name) for name in features} for row in rows], features=features)
     pyarrow.parquet.write_table(table.data.table, path)  # `to_parquet` would draw a progress bar
     if "wandb" not in report_to:
         return
     import wandb
-    from PIL import Image as PILImage
 
     if wandb.run is not None:
         shown = wandb.Table(columns=list(features))
         for row in rows:
             image = row.get("image")
-            picture = None if image is None else wandb.Image(PILImage.open(io.BytesIO(image["bytes"])))
+            picture = None if image is None else wandb.Image(Image.open(io.BytesIO(image["bytes"])))
             shown.add_data(*[picture if name == "image" else row.get(name) for name in features])
         wandb.log({key: shown}, commit=False)

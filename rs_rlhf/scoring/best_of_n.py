@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..data.group import Group, ImageSource, make_group
 from ..errors import OptionError, ScoreError
-from ..runs.sample_log import SampleLog, progress
+from ..runs.progress import progress
+from ..runs.sample_log import SampleLog
 from .base import GroupScorer, raise_first
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ...declarations import did_you_mean
 from ...errors import DeclarationError, RequestError
 from ...imagery.arguments import READING, add_image_flags
-from ...runs.report_tables import fill_page
+from ...runs.page import render
 from ...scoring.server import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
 from ..cut import AGGREGATES
 
@@ -273,7 +273,7 @@ def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -
     from fastapi.responses import JSONResponse
 
     app = FastAPI(title="rs-rlhf browse", openapi_url=None, docs_url=None, redoc_url=None)
-    page = fill_page("curation/browser/browse.html", ranked.title, None)
+    page = render("curation/browser/browse.html", title=ranked.title)
     script = (Path(__file__).parent / "browse.js").read_text(encoding="utf-8")
 
     @app.middleware("http")

@@ -191,7 +191,7 @@ function showTables() {
     });
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads.map(([text, kind]) => element("th", { scope: "col", class: kind || null }, text)))), element("tbody", {}, ...lines));
     const place = $(id).scrollTop;
-    $(id).replaceChildren(table, ...(leftOut ? [element("p", { class: "note" }, `${plural(leftOut, "smaller ones")} not shown.`)] : []));
+    $(id).replaceChildren(table, ...(leftOut ? [element("p", { class: "soft" }, `${plural(leftOut, "smaller ones")} not shown.`)] : []));
     $(id).scrollTop = place;
   }
 }
