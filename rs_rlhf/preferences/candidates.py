@@ -6,18 +6,26 @@ Shared by `rs-rlhf data sample-pairs` and `rs-rlhf data dpo`. Left out: which ca
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.questions import QuestionRow, read_questions
-from ..imagery.arguments import ImageArguments
+from ..imagery.arguments import READING, ImageArguments
+from ..imagery.identity import source_key
 from ..imagery.sources import ImageOptions
 from ..options import option
 from ..runs.progress import progress
-from ..runs.sample_log import SampleLog
+from ..runs.sample_log import SampleLog, weight_stamps
 
+# The options that answers depend on.
+_SETTINGS = (
+    *("policy", "input", "split", "limit", "seed", "n", "temperature", "top_p", "top_k", "max_new_tokens"),
+    *("token_budget", "augment", "min_pixels", "max_pixels", "dtype", *READING),
+)
 OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
 
 
@@ -116,6 +124,20 @@ def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log:
                 log.add_answers(batch, texts)
                 advance(len(batch))
     return [log.answers[i] for i in range(len(rows))]
+
+
+def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLog:
+    """Opens the log of a command; with `--overwrite` one with other settings is started anew."""
+    settings = {key: getattr(options, key) for key in _SETTINGS}
+    content = hashlib.sha256()
+    for row in rows:
+        images = [source_key(image) for image in row.group.images]
+        content.update(json.dumps([row.prompt, row.id, images]).encode())
+    settings |= {"policy_files": weight_stamps(options.policy), "rows_sha256": content.hexdigest()}
+    models = [getattr(options, name, None) for name in ("model", "judge_model")]
+    judges = [getattr(options, name, None) for name in ("judge", "judge_url", "judge_name")]
+    by = json.dumps([*models, *map(weight_stamps, models), *judges])
+    return SampleLog.beside(options.output, settings, by, anew=options.overwrite)
 
 
 def usable(answer: str) -> bool:

@@ -30,7 +30,7 @@ from ..metrics.answers import message_text
 from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
-from .candidates import CandidateOptions, candidates_of, print_counts, sampled_answers
+from .candidates import CandidateOptions, candidates_of, open_log, print_counts, sampled_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -142,16 +142,14 @@ def write_dpo(options: DPOOptions) -> None:
         images, written = [[_embedded(image) for image in row.group.images] for row in rows], 0
     else:
         images, written = placed_images(rows, output.parent, options.images_folder, options.overwrite)
-    log = SampleLog.for_run(output, options, rows)
+    log = open_log(options, rows)
     counts: Counter[str] = Counter(rows=len(rows))
     made = _dpo_rows(options, rows, images, counts, log)
     if output.suffix == ".parquet":
         from datasets import Dataset
 
-        new = output.with_name(output.name + ".new")
-        Dataset.from_list(list(made), features=_features()).to_parquet(str(new))
-        new.replace(output)
-        log.path.unlink()
+        with log.replacing(output, "wb") as file:
+            Dataset.from_list(list(made), features=_features()).to_parquet(file)
     else:
         with log.replacing(output) as lines:
             for row in made:

@@ -31,8 +31,7 @@ from ..data.questions import QuestionRow, limited, placed_images
 from ..errors import OptionError
 from ..metrics.answers import extract_answer
 from ..options import option
-from ..runs.sample_log import SampleLog
-from .candidates import OF_SAMPLES, CandidateOptions, candidates_of, print_counts, sampled_answers, usable
+from .candidates import OF_SAMPLES, CandidateOptions, candidates_of, open_log, print_counts, sampled_answers, usable
 from .judges import JudgeOptions, judge_from, judged_pairs, judged_scores
 
 MAX_CHOICES = 200
@@ -253,7 +252,7 @@ def sample_pairs(options: SamplePairsOptions) -> None:
     rows, choices = _read(options)
     output.parent.mkdir(parents=True, exist_ok=True)
     images, written = placed_images(rows, output.parent, options.images_folder, options.overwrite)
-    log = SampleLog.for_run(output, options, rows)
+    log = open_log(options, rows)
     answers = sampled_answers(options, rows, log)
     candidates = {i: candidates_of(answers[i]) for i, row in enumerate(rows) if not row.reference}
     judge = judge_from(options, options.resolved_image_options(), options.dtype) if candidates else None
