@@ -1,12 +1,9 @@
-"""A group as tokens, mask and positions: one prompt with its images, laid out once, followed by its N completions.
+"""`GroupCollator`: groups in, token ids, segment ids and pixels of one batch out (see `layout`).
 
-The layout of a group is one row `[prompt][completion 1]…[completion N]`. A *segment id* on every token says what it
-belongs to (0 the prompt, k the k-th completion, -1 padding); the tree mask and the positions follow from it, so that
-every completion sees the prompt and itself and nothing else. A plain row is a group whose whole text is segment 0.
-`GroupCollator` runs in data-loader workers: it reads the images (late), fits them to the pixel budget, tokenizes, and
-names each distinct image once.
+It runs in data-loader workers: it reads the images (late), fits them to the pixel budget, tokenizes, and lists each
+distinct image once.
 
-Left out: packing several groups into one row (measured slower: the dense mask is quadratic), and video.
+Left out: video.
 
 Notation: B groups, L tokens of the longest row, N completions of the largest group, M image placements in row order,
 I distinct images, P patches of all distinct images.
@@ -20,60 +17,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import ProcessorMixin
 
 from ..data.group import Group, completion_text
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.augment import rotate_flip
 from ..imagery.identity import source_key
-from ..imagery.raster import ImageOptions, fit_pixel_budget, image_size, read_image
+from ..imagery.raster import ImageOptions, read_image
+from .pixel_budget import fit_pixel_budget, pixel_budget, resize_factor, row_name
 
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
-
-
-def pixel_budget(processor: Any) -> tuple[int, int]:
-    """Returns the processor's `(min_pixels, max_pixels)`."""
-    size = processor.image_processor.size
-    return size["shortest_edge"], size["longest_edge"]
-
-
-def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
-    """Sets the processor's pixel budget in place, so that it is saved with the model."""
-    old_min, old_max = pixel_budget(processor)
-    low, high = min_pixels or old_min, max_pixels or old_max
-    if low > high:
-        raise OptionError(
-            f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels."
-        )
-    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
-
-
-def seen_sizes(group: Group, processor: Any, options: ImageOptions) -> list[tuple[int, int]]:
-    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone.
-
-    Raises:
-        ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
-    """
-    from qwen_vl_utils.vision_process import smart_resize
-
-    factor = processor.image_processor.patch_size * processor.image_processor.merge_size
-    low, high = pixel_budget(processor)
-    sizes = []
-    for source in group.images:
-        height, width = image_size(source, options, _where(group))
-        try:
-            height, width = smart_resize(height, width, factor, min_pixels=low, max_pixels=high)
-        except ValueError as error:
-            raise ImageError(f"{_where(group)}: {error}") from None
-        sizes.append((width, height))
-    return sizes
-
-
-def estimated_length(group: Group, processor: Any, options: ImageOptions) -> int:
-    """Estimates the tokens of a prompt from its characters and image headers, see [`seen_sizes`]; decodes nothing."""
-    factor = processor.image_processor.patch_size * processor.image_processor.merge_size
-    tokens = 12 + sum(map(len, _texts_of(group.prompt))) // 3
-    return tokens + sum(width * height // factor**2 for width, height in seen_sizes(group, processor, options))
 
 
 class GroupCollator:
@@ -99,7 +52,7 @@ class GroupCollator:
 
     def __init__(
         self,
-        processor: Any,
+        processor: ProcessorMixin,
         image_options: ImageOptions | None = None,
         *,
         prompt_form: str = "question-answer",
@@ -195,7 +148,7 @@ class GroupCollator:
         prefix = next((i for i in range(limit) if any(row[i] != prompt_ids[i] for row in rows)), limit)
         if self.max_length is not None and max(map(len, rows)) > self.max_length:
             raise DataError(
-                f"{_where(group)}: {max(map(len, rows))} tokens (image tokens included) but max_length is "
+                f"{row_name(group)}: {max(map(len, rows))} tokens (image tokens included) but max_length is "
                 f"{self.max_length}; raise max_length, lower max_pixels, or drop the row."
             )
         return rows[0][:prefix], [row[prefix:] for row in rows]
@@ -205,7 +158,7 @@ class GroupCollator:
             raise DataError(
                 "the prompt form is empty-question (captions only), but the row has a prompt; leave the prompt empty, "
                 "or use prompt_form question-answer.",
-                where=_where(group),
+                where=row_name(group),
             )
         if self.prompt_form != "user-turn":
             return group.prompt, [group.prompt + completion for completion in group.completions]
@@ -222,7 +175,7 @@ class GroupCollator:
     def _expand(self, ids: list[int], image_lengths: Sequence[int], group: Group) -> list[int]:
         if ids.count(self.image_token_id) != len(image_lengths):
             raise DataError(
-                f"{_where(group)}: {ids.count(self.image_token_id)} image tokens in the text but "
+                f"{row_name(group)}: {ids.count(self.image_token_id)} image tokens in the text but "
                 f"{len(image_lengths)} images; remove the literal <|image_pad|> from the text or add the image."
             )
         lengths = iter(image_lengths)
@@ -237,14 +190,14 @@ class GroupCollator:
         images: list[Any] = []
         index: list[int] = []
         low, high = pixel_budget(self.processor)
-        factor = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        factor = resize_factor(self.processor)
         for group in groups:
             for source in group.images:
                 # An augmented image belongs to its row and texts: two rows may turn the same picture differently.
                 draw = f"{self.seed} {self.epoch} {group.row} {_texts(group)}" if self.augment else ""
                 key = (source_key(source), draw)
                 if key not in known:
-                    image = read_image(source, self.image_options, _where(group))
+                    image = read_image(source, self.image_options, row_name(group))
                     if self.augment:
                         image = rotate_flip(image, _texts(group), random.Random(draw))
                     known[key] = len(images)
@@ -269,10 +222,6 @@ def without_images(group: Group) -> Group:
     return replace(group, prompt=prompt, images=[])
 
 
-def _where(group: Group) -> str:
-    return group.where or (f"{group.source or 'sample'}, row {group.row}" if group.row >= 0 else "sample")
-
-
 def _texts(group: Group) -> list[str]:
     return _texts_of([*group.prompt, *(message for completion in group.completions for message in completion)])
 
@@ -284,111 +233,3 @@ def _texts_of(messages: Sequence[dict]) -> list[str]:
 def _pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
-
-
-def tree_mask(segment_ids: torch.Tensor, dtype: torch.dtype, additive: bool) -> torch.Tensor:
-    """Attention mask of the group layout: causal, and a completion sees only the prompt and itself.
-
-    Padding sees itself, so that no softmax runs over nothing.
-
-    Args:
-        segment_ids (`torch.Tensor` of shape (B, L)): -1 padding, 0 prompt, k the k-th completion.
-        dtype (`torch.dtype`): Type of an additive mask.
-        additive (`bool`): `True` for eager attention (0 / lowest value), `False` for sdpa (bool, True = may attend).
-
-    Returns:
-        `torch.Tensor` of shape (B, 1, L, L).
-    """
-    length = segment_ids.shape[1]
-    query, key = segment_ids[:, :, None], segment_ids[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    allowed = causal & (key >= 0) & ((key == 0) | (key == query))
-    allowed = (allowed | torch.eye(length, dtype=torch.bool, device=segment_ids.device))[:, None]
-    if not additive:
-        return allowed
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def continue_positions(prompt_positions: torch.Tensor, segment_ids: torch.Tensor) -> torch.Tensor:
-    """Fills in the positions of completions: each goes on from the end of the prompt, on all three axes.
-
-    Args:
-        prompt_positions (`torch.Tensor` of shape (3, B, L)): Right on prompt tokens, anything elsewhere.
-        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
-
-    Returns:
-        `torch.Tensor` of shape (3, B, L).
-    """
-    in_prompt = segment_ids == 0
-    after = prompt_positions.masked_fill(~in_prompt, -1).amax(dim=(0, 2)) + 1
-    place = torch.arange(segment_ids.shape[1], device=segment_ids.device).expand_as(segment_ids)
-    starts = torch.ones_like(in_prompt)
-    starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-    offset = place - (place * starts).cummax(dim=1).values
-    return torch.where(in_prompt, prompt_positions, after[None, :, None] + offset)
-
-
-def last_tokens(segment_ids: torch.Tensor, rows: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds the last token of every completion.
-
-    Args:
-        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
-        rows (`bool`): Plain rows: the one "completion" of each is its segment 0.
-
-    Returns:
-        `tuple`: indices (B, N), and a bool mask (B, N) of the completions that exist.
-    """
-    segments = segment_ids + 1 if rows else segment_ids
-    count = int(segments.max())
-    place = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    last = torch.full((segments.shape[0], count + 1), -1, device=segments.device)
-    last = last.scatter_reduce(1, segments.clamp(min=0), place, "amax")[:, 1:]
-    return last.clamp(min=0), last >= 0
-
-
-def split_rows(
-    input_ids: torch.Tensor, segment_ids: torch.Tensor, images_per_group: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Turns groups into plain rows `prompt + completion`, padded on the right.
-
-    Args:
-        input_ids, segment_ids (`torch.Tensor` of shape (B, L)): The layout.
-        images_per_group (sequence of `int`): Image placements of each group.
-
-    Returns:
-        `tuple`: row ids (R, L'), attention mask (R, L'), and the placement that each row's placements come from (a
-        flat list), where R is the number of completions of all groups in order.
-    """
-    rows: list[torch.Tensor] = []
-    placements: list[int] = []
-    start = 0
-    for ids, segments, count in zip(input_ids, segment_ids, images_per_group, strict=True):
-        for k in range(1, int(segments.max()) + 1):
-            rows.append(ids[(segments == 0) | (segments == k)])
-            placements.extend(range(start, start + count))
-        start += count
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows], device=input_ids.device)
-    mask = torch.arange(padded.shape[1], device=input_ids.device)[None] < lengths[:, None]
-    return padded, mask.long(), placements
-
-
-def tree_is_cheaper(segment_ids: torch.Tensor, hidden_size: int) -> bool:
-    """Estimates whether one tree row per group costs less than plain rows with shared vision features.
-
-    Counts the multiply-adds of a transformer layer: about 12·h² per token for the projections and 2·h per token and
-    key for attention, over the padded shapes that would be run.
-
-    Args:
-        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
-        hidden_size (`int`): Width h of the language model.
-    """
-
-    def cost(rows: int, length: int) -> int:
-        return rows * length * (12 * hidden_size + 2 * length)
-
-    lengths = torch.zeros(segment_ids.shape[0], int(segment_ids.max()) + 2, device=segment_ids.device)
-    lengths = lengths.scatter_add(1, segment_ids + 1, torch.ones_like(segment_ids, dtype=lengths.dtype))
-    completions = lengths[:, 2:]
-    longest_row = int((lengths[:, 1:2] + completions).max())
-    return cost(segment_ids.shape[0], segment_ids.shape[1]) <= cost(int((completions > 0).sum()), longest_row)

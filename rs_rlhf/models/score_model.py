@@ -26,9 +26,9 @@ from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
 from ..errors import OptionError
-from .collator import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
+from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
+from .vlm import FAMILIES
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 POSITIONS = ("mrope", "sequential")
 ACTIVATIONS = ("softplus", "identity")
 HEAD = "reward_head.weight"

@@ -1,7 +1,7 @@
-"""The client of an OpenAI-compatible chat endpoint: messages in, the text of one reply out, or one clear sentence.
+"""A client of OpenAI-compatible chat endpoints: messages in, the text of one reply out, or one sentence.
 
-Judges ask through it, and so does a policy that runs elsewhere. What may pass (no connection, 408, 429, 5xx) is tried
-again, after a wait that doubles or that the server asks for; everything else stops at once. No reply is made up.
+Judges and `EndpointPolicy` ask through it. What may pass (no connection, 408, 429, 5xx) is tried again, after a wait
+that doubles or that the server asks for; everything else stops at once. No reply is made up.
 
 Left out: streaming, tools, log-probabilities, and a `Retry-After` that is a date rather than seconds.
 """
@@ -12,76 +12,96 @@ import base64
 import io
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from ...data.group import Group, completion_text
+from ...data.group import Group, ImageSource
 from ...errors import EndpointError, OptionError
 from ...imagery.raster import ImageOptions, read_image
 
 LONGEST_WAIT = 60.0  # seconds between two tries at most, whatever the server asks for
+_PATH = "/chat/completions"
 
 
 def endpoint_address(url: str) -> str:
-    """Returns the address that is asked, given the base address (`…/v1`) or the address itself.
+    """Returns the base address (`…/v1`), given that or the full address of the chat completions.
 
     Raises:
-        ValueError: It does not begin with http:// or https://.
+        OptionError: It does not begin with http:// or https://.
     """
     if not url.startswith(("http://", "https://")):
-        raise OptionError(f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.")
-    url = url.rstrip("/")
-    return url if url.endswith("/chat/completions") else url + "/chat/completions"
+        raise OptionError(f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.", "endpoint")
+    return url.rstrip("/").removesuffix(_PATH)
 
 
-def endpoint_client(timeout: float, key_variables: tuple[str, ...]) -> Any:
-    """Opens an `httpx.Client`, to be used by any number of threads and closed by the caller.
+class ChatClient:
+    """A client that any number of threads may use; a context manager.
 
     Args:
-        timeout (`float`): Seconds that a request may take.
+        url (`str`): Base address (`…/v1`) or the full address of the chat completions.
         key_variables (`tuple` of `str`): Environment variables that may hold the key; the first that is set is used.
-    """
-    import httpx
-
-    key = next(filter(None, map(os.environ.get, key_variables)), None)
-    return httpx.Client(timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
-
-
-def ask_endpoint(client: Any, address: str, body: dict[str, Any], *, tries: int, wait: float) -> str:
-    """Asks for one reply.
-
-    Args:
-        client (`httpx.Client`): From [`endpoint_client`].
-        address (`str`): From [`endpoint_address`].
-        body (`dict`): The request.
-        tries (`int`): Attempts at most.
+        timeout (`float`): Seconds that a request may take.
+        tries (`int`): Attempts at a request.
         wait (`float`): Seconds before the second attempt; twice as long before each further one.
 
-    Returns:
-        `str`: The text of the reply's first choice; may be empty, as where a reasoning server has spent all tokens on
-        its thoughts.
-
     Raises:
-        EndpointError: No attempt gave a reply, or the reply is not one.
+        OptionError: The address is none, or the package `openai` is not installed.
     """
-    import httpx
 
-    detail, status, asked_wait = "", None, 0.0
-    for attempt in range(tries):
-        if attempt:
-            time.sleep(min(max(wait * 2 ** (attempt - 1), asked_wait), LONGEST_WAIT))
+    def __init__(self, url: str, key_variables: tuple[str, ...], timeout: float, tries: int, wait: float) -> None:
         try:
-            reply = client.post(address, json=body)
-        except httpx.RequestError as error:
-            detail, status, asked_wait = f"cannot be reached ({type(error).__name__}: {error})", None, 0.0
-            continue
-        status = reply.status_code
-        if status == 200:
-            return _content(reply, address)
-        detail = f"answers {status} ({reply.text.strip()[:200] or reply.reason_phrase})"
-        if status < 500 and status not in (408, 429):
-            raise EndpointError(f"{address} {detail}", status)
-        asked_wait = _seconds(reply.headers.get("retry-after"))
-    raise EndpointError(f"{address} {detail}, {tries} {'try' if tries == 1 else 'tries'} in all", status)
+            from openai import OpenAI
+        except ImportError:
+            raise OptionError("a chat endpoint needs openai, which is not installed; `pip install rs-rlhf[endpoint]`.") from None
+        key = next(filter(None, map(os.environ.get, key_variables)), "")
+        base = endpoint_address(url)
+        # Without a key the client would look for one that is not meant for this server.
+        self._client = OpenAI(base_url=base, api_key=key, timeout=timeout, max_retries=0)
+        self.address, self.tries, self.wait = base + _PATH, tries, wait
+
+    def __enter__(self) -> ChatClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(self, body: Mapping[str, Any]) -> str:
+        """Asks for one reply.
+
+        Args:
+            body (`dict`): The request: `model`, `messages`, …
+
+        Returns:
+            `str`: The text of the reply's first choice; empty if a reasoning server has spent all tokens on its
+            thoughts.
+
+        Raises:
+            EndpointError: No attempt gave a reply, or the reply is not one; has the last HTTP status.
+        """
+        from openai import APIConnectionError, APIStatusError
+
+        create = self._client.chat.completions.with_raw_response.create
+        known = {name: body[name] for name in body if name != "top_k"}
+        extra = {name: body[name] for name in body if name == "top_k"}  # not OpenAI's own
+        detail, status, asked_wait = "", None, 0.0
+        for attempt in range(self.tries):
+            if attempt:
+                time.sleep(min(max(self.wait * 2 ** (attempt - 1), asked_wait), LONGEST_WAIT))
+                if self._client.is_closed():
+                    break
+            try:
+                return _content(create(**known, extra_body=extra), self.address)
+            except APIStatusError as error:
+                status = error.status_code
+                detail = f"answers {status} ({error.response.text.strip()[:200] or error.response.reason_phrase})"
+                if status < 500 and status not in (408, 429):
+                    raise EndpointError(f"{self.address} {detail}", status) from None
+                asked_wait = _seconds(error.response.headers.get("retry-after"))
+            except APIConnectionError as error:
+                cause = error.__cause__ or error
+                detail, status, asked_wait = f"cannot be reached ({type(cause).__name__}: {cause})", None, 0.0
+        tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
+        raise EndpointError(f"{self.address} {detail}, {tries} in all", status)
 
 
 def chat_messages(group: Group, options: ImageOptions) -> list[dict[str, Any]]:
@@ -98,17 +118,15 @@ def chat_messages(group: Group, options: ImageOptions) -> list[dict[str, Any]]:
         content: Any = completion_text([message])
         if any(part["type"] == "image" for part in message["content"]):
             content = [
-                {"type": "image_url", "image_url": {"url": data_url(next(images), options, group.where)}}
-                if part["type"] == "image"
-                else dict(part)
+                image_part(next(images), options, group.where) if part["type"] == "image" else dict(part)
                 for part in message["content"]
             ]
         messages.append({"role": message["role"], "content": content})
     return messages
 
 
-def data_url(image: Any, options: ImageOptions, where: str = "") -> str:
-    """Returns an image as a PNG in a data URL.
+def image_part(image: ImageSource, options: ImageOptions, where: str = "") -> dict[str, Any]:
+    """Returns an image as a part of a message: a PNG in a data URL.
 
     Args:
         image: What the row holds.
@@ -117,19 +135,22 @@ def data_url(image: Any, options: ImageOptions, where: str = "") -> str:
     """
     buffer = io.BytesIO()
     read_image(image, options, where).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _content(reply: Any, address: str) -> str:
+    """Returns the text of the first choice of a raw reply."""
     try:
-        choice = reply.json()["choices"][0]
+        choice = reply.http_response.json()["choices"][0]
         content = choice["message"].get("content")
         if content is None and choice.get("finish_reason") == "length":
             content = ""  # the tokens went into thoughts: an answer that was never given, and will not be next time
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         content = None
     if not isinstance(content, str):
-        raise EndpointError(f"{address} answers 200, but without a text as its choice ({reply.text[:200]!r})", 200)
+        text = reply.http_response.text[:200]
+        raise EndpointError(f"{address} answers 200, but without a text as its choice ({text!r})", 200)
     return content
 
 
@@ -138,6 +159,3 @@ def _seconds(value: str | None) -> float:
         return max(0.0, float(value or 0))
     except ValueError:
         return 0.0
-
-
-__all__ = ["EndpointError", "ask_endpoint", "chat_messages", "data_url", "endpoint_address", "endpoint_client"]

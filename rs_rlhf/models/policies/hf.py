@@ -1,8 +1,8 @@
-"""`HFPolicy`: any causal image-text-to-text model of transformers, with the interface of [`Policy`].
+"""Sampling from any causal image-text-to-text model of transformers, through `generate`.
 
 LLaVA, InternVL, Idefics and the like differ in how they lay out an image, but all have a processor, a chat template
-and `generate`; nothing else is used here. [`Policy`] is the faster way for the Qwen2-VL families: it reads a prompt
-once for its n answers.
+and `generate`; nothing else is used here. `QwenVLPolicy` is faster for the Qwen2-VL families: it reads a prompt once
+for its n answers.
 
 Left out: encoder-decoder models, models that need code from a hub, video, and prompts of models without a chat
 template (BLIP-2, PaliGemma as published): put a `chat_template.jinja` into the folder.
@@ -10,58 +10,46 @@ template (BLIP-2, PaliGemma as published): put a `chat_template.jinja` into the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from ...data.group import Group
-from ...errors import DataError, OptionError
-from ...imagery.raster import ImageOptions, image_size, read_image
-from ..collator import VISION_TOKENS
+from ...errors import DataError, ModelError
+from ...imagery.raster import ImageOptions, read_image
+from ..pixel_budget import image_sizes, text_length
+from ..vlm import end_tokens, placeholder_tokens
 from .policy import Policy
-from .sampling import answer_draws, as_groups, check_sampling, choose_tokens, end_tokens, planned_batches, until_end
-
-# Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
-_PLACEHOLDERS = (
-    "image_token_id",
-    "image_token_ids",
-    "image_token_index",
-    "video_token_id",
-    "video_token_ids",
-    "audio_token_id",
-    "fake_image_token_id",
-    "start_image_token_id",
-    "end_image_token_id",
-)
+from .sampling import Batches, SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
 
 
-class HFPolicy:
+class HFPolicy(Policy):
     """Any causal vision-language model of transformers, through its processor, chat template and `generate`.
 
-    Prompts are padded on the left; each answer has the draws that [`Policy`] would give it. Of the model's
-    `generation_config` only the end tokens are kept, and the model's own is replaced: no repetition penalty, no
-    sampling where none is asked for. Placeholders of images are never said.
+    Prompts are padded on the left; each answer has the draws that [`QwenVLPolicy`] would give it. Only the end tokens
+    of the model's `generation_config` are kept: no repetition penalty, no sampling that was not asked for.
+    Placeholders of images are never sampled.
 
     Args:
-        model (`PreTrainedModel`): Its device and dtype are used.
+        model (`PreTrainedModel`): The model; its device and dtype are used, its `generation_config` is replaced.
         processor (`ProcessorMixin`): Its processor, with a chat template.
         image_options ([`ImageOptions`], *optional*): How images are found and read.
 
     Raises:
-        ValueError: The processor has no chat template, or the model is not a decoder.
+        ModelError: The processor has no chat template, or the model is not a decoder.
     """
 
-    sample = Policy.sample  # it only joins what `sample_batches` yields
-
-    def __init__(self, model: Any, processor: Any, image_options: ImageOptions | None = None) -> None:
-        from transformers import GenerationConfig
-
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, image_options: ImageOptions | None = None
+    ) -> None:
         name = getattr(model.config, "_name_or_path", "") or "the model"
         if model.config.is_encoder_decoder:
-            raise OptionError(f"{name} is an encoder-decoder ({model.config.model_type}); expected a causal VLM.")
+            raise ModelError(f"{name} is an encoder-decoder ({model.config.model_type}); expected a causal VLM.")
         if not getattr(processor, "chat_template", None):
-            raise OptionError(
+            raise ModelError(
                 f"{name}: its processor has no chat template, so nobody can say how a question is put to it; put the "
                 "template of its authors into its folder as chat_template.jinja."
             )
@@ -76,50 +64,37 @@ class HFPolicy:
 
     def sample_batches(
         self,
-        items: Sequence[Any],
-        n: int = 1,
+        groups: Sequence[Group],
+        sampling: SamplingOptions,
         *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        max_new_tokens: int = 64,
-        seed: int = 0,
-        token_budget: int = 16384,
-        batch_size: int | None = None,
         done: Collection[int] = (),
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[list[int], list[list[str]]]]:
-        """Yields `(places in the input, their answers)`; arguments as in [`Policy.sample_batches`].
+    ) -> Batches:
+        """As [`Policy.sample_batches`], the longest prompts first.
 
         The n answers of a prompt read its image n times: `generate` has no other way for all families.
         """
-        check_sampling(n, temperature, top_p, top_k, max_new_tokens, share)
-        groups = as_groups(items)
-        lengths = [self._length(group) + max_new_tokens for group in groups]
-        for batch in planned_batches(lengths, n, token_budget, batch_size, share, done):
+        n = sampling.n
+        for batch in planned_batches([self._length(group) for group in groups], sampling, share, done):
             answers: dict[int, list[str]] = {}
             # Processors do not take a batch in which only some prompts have an image.
             for part in ([i for i in batch if groups[i].images], [i for i in batch if not groups[i].images]):
                 if part:
-                    draws = torch.stack([answer_draws(seed, i, n, max_new_tokens) for i in part]).flatten(0, 1)
                     inputs = self._inputs([groups[i] for i in part for _ in range(n)])
-                    texts = self._generate(inputs, draws, temperature, top_p, top_k)
+                    texts = self._generate(inputs, answer_draws(part, sampling), sampling)
                     answers |= {i: texts[k * n : k * n + n] for k, i in enumerate(part)}
             yield batch, [answers[i] for i in batch]
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
-        """Returns `(width, height)` of each image as the model sees it; of one tile where the processor cuts tiles."""
+        """Returns `(width, height)` of each image as the model sees it; of one tile if the processor cuts tiles."""
         return [self._look(size)[1] for size in image_sizes(group, self.image_options)]
 
     def _length(self, group: Group) -> int:
-        characters = sum(len(part.get("text", "")) for message in group.prompt for part in message["content"])
-        return 12 + characters // 3 + sum(self._look(size)[0] for size in image_sizes(group, self.image_options))
+        return text_length(group) + sum(self._look(size)[0] for size in image_sizes(group, self.image_options))
 
     def _look(self, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
         """Tokens and `(width, height)` that the processor makes of an image of a size, found with an empty one."""
         if size not in self._seen:
-            from PIL import Image
-
             prompt = [{"role": "user", "content": [{"type": "image"}]}]
             inputs = self._processed([self._text(Group(prompt, []))], [[Image.new("RGB", size)]])
             pixels, grid = inputs["pixel_values"], inputs.get("image_grid_thw")
@@ -174,15 +149,12 @@ class HFPolicy:
         }
 
     @torch.inference_mode()
-    def _generate(
-        self, inputs: dict[str, Any], draws: torch.Tensor, temperature: float, top_p: float, top_k: int
-    ) -> list[str]:
+    def _generate(self, inputs: dict[str, Any], draws: torch.Tensor, sampling: SamplingOptions) -> list[str]:
         supply = iter(draws.to(self.model.device).unbind(dim=1))
 
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            """Leaves one token to take, so that every answer has its own draws and nobody else's are touched."""
-            given = (temperature, top_p, top_k, self.never, len(self.tokenizer))
-            chosen = choose_tokens(scores.clone(), next(supply), *given)
+            """Leaves one token to take, so that every answer has its own draws and torch's seed stays untouched."""
+            chosen = choose_tokens(scores.clone(), next(supply), sampling, self.never, len(self.tokenizer))
             return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
         output = self.model.generate(
@@ -190,22 +162,3 @@ class HFPolicy:
         )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         return self.tokenizer.batch_decode(until_end(new, self.end_ids), skip_special_tokens=True)
-
-
-def image_sizes(group: Group, options: ImageOptions) -> list[tuple[int, int]]:
-    """Returns `(width, height)` of a group's images, from their headers."""
-    return [image_size(source, options, group.where)[::-1] for source in group.images]
-
-
-def placeholder_tokens(config: Any, processor: Any) -> list[int]:
-    """Returns the tokens that stand for images, video or sound, and must not be said."""
-    vocabulary = processor.tokenizer.get_vocab()
-    found = {vocabulary[name] for name in VISION_TOKENS if name in vocabulary}
-    for holder in (config, processor, processor.tokenizer):
-        for name in _PLACEHOLDERS:
-            value = getattr(holder, name, None)
-            found |= {value} if isinstance(value, int) else {one for one in value or () if isinstance(one, int)}
-    return sorted(found & set(vocabulary.values()))
-
-
-__all__ = ["HFPolicy", "image_sizes", "placeholder_tokens"]

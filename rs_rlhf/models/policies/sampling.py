@@ -1,138 +1,182 @@
-"""How answers are drawn: which prompts share a batch, the random numbers of each answer, the choice of a token.
+"""Sampling options, batch plans, random draws and the choice of tokens: what all policies share.
 
-Whatever answers prompts here (`policy`, `answerers`) uses the same plan and the same draws, so that answers depend on
-the items and options alone: not on the number of processes, nor on what was answered before.
+Answers depend on the prompts and the options alone: not on the number of processes, nor on what was answered before.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ...data.group import Group, make_group
+from ...data.group import Group, ImageSource, make_group
 from ...errors import OptionError
 
+Item = Group | tuple[str | list[dict[str, Any]] | None, ImageSource]  # a group, or (prompt, image or images)
+Batches = Iterator[tuple[list[int], list[list[str]]]]  # (places in the input, their answers)
+Requests = Sequence[tuple[int, int]]  # (place in the input, seed) of each
 
-def as_groups(items: Sequence[Any]) -> list[Group]:
-    """Returns items of [`Policy.sample`], each a [`Group`] or `(prompt, image)`, as groups."""
-    return [item if isinstance(item, Group) else make_group(item[0], [], item[1]) for item in items]
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a policy samples answers.
 
-def check_sampling(
-    n: int, temperature: float, top_p: float, top_k: int, max_new_tokens: int, share: tuple[int, int]
-) -> None:
-    """Refuses options of [`Policy.sample_batches`] that are out of range.
+    Args:
+        n (`int`): Answers to each prompt.
+        temperature (`float`): 0 takes the most likely token.
+        top_p (`float`): Probability mass that tokens are drawn from, in (0, 1].
+        top_k (`int`): Number of most likely tokens that are drawn from; 0 is off.
+        max_new_tokens (`int`): Longest answer, in tokens.
+        seed (`int`): Seed of all draws.
+        token_budget (`int`): Largest number of tokens in a batch: prompts and answers, padding included.
+        batch_size (`int`, *optional*): Largest number of prompts in a batch.
 
     Raises:
-        ValueError: Says which one, and what was expected.
+        OptionError: An option is out of range; names it.
     """
-    if n < 1 or max_new_tokens < 1:
-        raise OptionError(f"n ({n}) and max_new_tokens ({max_new_tokens}) must be at least 1.")
-    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
-        raise OptionError(
-            f"temperature ({temperature}) and top_k ({top_k}) may not be negative, and top_p ({top_p}) lies in "
-            "(0, 1]; correct the one that is out of range."
-        )
-    if not 0 <= share[0] < share[1]:
-        raise OptionError(f"share is {share}, expected (rank, world) with 0 <= rank < world.")
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 64
+    seed: int = 0
+    token_budget: int = 16384
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_new_tokens < 1:
+            raise OptionError(
+                f"n ({self.n}) and max_new_tokens ({self.max_new_tokens}) must be at least 1.",
+                "n" if self.n < 1 else "max_new_tokens",
+            )
+        in_range = {"temperature": self.temperature >= 0, "top_p": 0 < self.top_p <= 1, "top_k": self.top_k >= 0}
+        if wrong := [name for name, good in in_range.items() if not good]:
+            raise OptionError(
+                f"temperature ({self.temperature}) and top_k ({self.top_k}) may not be negative, and top_p "
+                f"({self.top_p}) lies in (0, 1]; correct the one that is out of range.",
+                wrong[0],
+            )
+
+
+def as_groups(items: Sequence[Item]) -> list[Group]:
+    """Returns prompts, each a [`Group`] or `(prompt, image)`, as groups."""
+    return [item if isinstance(item, Group) else make_group(item[0], [], item[1]) for item in items]
 
 
 def planned_batches(
     lengths: Sequence[int],
-    n: int,
-    token_budget: int,
-    batch_size: int | None,
+    sampling: SamplingOptions,
     share: tuple[int, int] = (0, 1),
     done: Collection[int] = (),
 ) -> Iterator[list[int]]:
-    """Yields the batches, as places, that one process of several runs: the longest items first.
+    """Yields the batches of one process, as places in the input, the longest prompts first.
 
     Args:
-        lengths (sequence of `int`): Tokens of each item's prompt and one answer.
-        n, token_budget, batch_size, share, done: As in [`Policy.sample_batches`].
+        lengths (sequence of `int`): Tokens of each prompt without its answer.
+        sampling ([`SamplingOptions`]): Limits the batches.
+        share, done: As in [`Policy.sample_batches`].
+
+    Raises:
+        OptionError: The share is no `(rank, world)`.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # stable; memory trouble shows at once
     batches: list[list[int]] = []
     for i in order:
-        full = not batches or lengths[batches[-1][0]] * n * (len(batches[-1]) + 1) > token_budget
-        if full or len(batches[-1]) == batch_size:
+        row = lengths[batches[-1][0]] + sampling.max_new_tokens if batches else 0
+        full = not batches or row * sampling.n * (len(batches[-1]) + 1) > sampling.token_budget
+        if full or len(batches[-1]) == sampling.batch_size:
             batches.append([])
         batches[-1].append(i)
-    yield from (batch for batch in batches[share[0] :: share[1]] if any(i not in done for i in batch))
+    yield from _left(batches, share, done)
 
 
 def consecutive_batches(
     count: int, size: int, share: tuple[int, int] = (0, 1), done: Collection[int] = ()
 ) -> Iterator[list[int]]:
-    """Yields the batches of one process as [`planned_batches`] does, for items whose lengths do not matter."""
-    return planned_batches([0] * count, 1, 0, size, share, done)
+    """Yields batches of `size` in the order of the input; otherwise as [`planned_batches`]."""
+    yield from _left([list(range(k, min(k + size, count))) for k in range(0, count, size)], share, done)
 
 
-def answer_draws(seed: int, place: int, n: int, count: int) -> torch.Tensor:
-    """Returns numbers in [0, 1) of shape (n, count) for the n answers of the item at a place."""
-    key = int.from_bytes(hashlib.sha256(f"{seed} {place}".encode()).digest()[:8], "big") >> 1
-    return torch.rand(n, count, generator=torch.Generator().manual_seed(key))
+def _left(batches: Sequence[list[int]], share: tuple[int, int], done: Collection[int]) -> Iterator[list[int]]:
+    """Yields the batches of a share that are not done."""
+    if not 0 <= share[0] < share[1]:
+        raise OptionError(f"share is {share}, expected (rank, world) with 0 <= rank < world.", "share")
+    yield from (batch for batch in batches[share[0] :: share[1]] if any(i not in done for i in batch))
+
+
+def requested_batches(
+    ask: Callable[[Requests], list[str]],
+    count: int,
+    sampling: SamplingOptions,
+    batch_size: int,
+    share: tuple[int, int],
+    done: Collection[int],
+) -> Batches:
+    """Yields batches in the order of the input from a backend that takes one request per answer.
+
+    Args:
+        ask (callable): Gives the text of each request. At temperature 0 a prompt is requested once.
+        count (`int`): Number of prompts.
+        sampling ([`SamplingOptions`]): `n`, `temperature` and `seed` are used.
+        batch_size (`int`): Prompts of a batch.
+        share, done: As in [`Policy.sample_batches`].
+    """
+    distinct = sampling.n if sampling.temperature else 1
+    for batch in consecutive_batches(count, batch_size, share, done):
+        texts = ask([(i, _request_seed(sampling.seed, i, k)) for i in batch for k in range(distinct)])
+        yield batch, [texts[k : k + distinct] * (sampling.n // distinct) for k in range(0, len(texts), distinct)]
+
+
+def _request_seed(seed: int, place: int, number: int) -> int:
+    """Returns a seed for one answer, of 31 bits since some servers take no more."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {place} {number}".encode()).digest()[:4], "big") >> 1
+
+
+def answer_draws(places: Sequence[int], sampling: SamplingOptions) -> torch.Tensor:
+    """Returns numbers in [0, 1) of shape (places × n, max_new_tokens); each place has a generator of its own."""
+    draws = []
+    for place in places:
+        key = int.from_bytes(hashlib.sha256(f"{sampling.seed} {place}".encode()).digest()[:8], "big") >> 1
+        generator = torch.Generator().manual_seed(key)
+        draws.append(torch.rand(sampling.n, sampling.max_new_tokens, generator=generator))
+    return torch.cat(draws)
 
 
 def choose_tokens(
-    logits: torch.Tensor,
-    draws: torch.Tensor,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    never: Sequence[int],
-    vocabulary: int,
+    logits: torch.Tensor, draws: torch.Tensor, sampling: SamplingOptions, never: Sequence[int], vocabulary: int
 ) -> torch.Tensor:
     """Picks a token for each row of logits.
 
     Args:
         logits (`torch.Tensor` of shape (R, V)): Is changed.
         draws (`torch.Tensor` of shape (R,)): Numbers in [0, 1); not used at temperature 0.
-        temperature, top_p, top_k: As in [`Policy.sample`].
-        never (sequence of `int`): Tokens that are not to be said.
-        vocabulary (`int`): Tokens there are; further columns only fill the embedding up.
+        sampling ([`SamplingOptions`]): `temperature`, `top_p` and `top_k` are used.
+        never (sequence of `int`): Tokens that are never sampled.
+        vocabulary (`int`): Number of tokens; further columns only pad the embedding.
 
     Returns:
-        `torch.Tensor` of shape (R,): the most likely tokens, or those which the draws fall on.
+        `torch.Tensor` of shape (R,): the most likely tokens, or those that the draws fall on.
     """
     logits = logits.float()
     logits[:, never] = -torch.inf
     logits[:, vocabulary:] = -torch.inf
-    if temperature == 0:
+    if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    shares, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    shares, order = (logits / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     total = shares.cumsum(dim=-1)
-    kept = total - shares < top_p
-    if top_k:
-        kept[:, top_k:] = False
+    kept = total - shares < sampling.top_p
+    if sampling.top_k:
+        kept[:, sampling.top_k :] = False
     kept[:, 0] = True
     last = kept.sum(dim=-1, keepdim=True) - 1
     place = (total <= draws[:, None] * total.gather(1, last)).sum(dim=-1, keepdim=True)
     return order.gather(1, torch.minimum(place, last)).squeeze(1)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Returns the tokens that end an answer: those of the model's `generation_config`, and the tokenizer's."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
-    return sorted({*ends, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None})
-
-
 def until_end(rows: Sequence[list[int]], ends: Collection[int]) -> list[list[int]]:
     """Returns rows of tokens, each cut off before its first end token."""
     return [row[: next((k for k, token in enumerate(row) if token in ends), len(row))] for row in rows]
-
-
-__all__ = [
-    "answer_draws",
-    "as_groups",
-    "check_sampling",
-    "choose_tokens",
-    "consecutive_batches",
-    "end_tokens",
-    "planned_batches",
-    "until_end",
-]

@@ -1,0 +1,119 @@
+"""Pixel budgets of the Qwen2-VL image processors: reading and setting them, and image sizes after the resize."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from ..data.group import Group
+from ..errors import ImageError, OptionError
+from ..imagery.raster import ImageOptions, image_size
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+
+def pixel_budget(processor: ProcessorMixin) -> tuple[int, int]:
+    """Returns the processor's `(min_pixels, max_pixels)`."""
+    size = processor.image_processor.size
+    return size["shortest_edge"], size["longest_edge"]
+
+
+def set_pixel_budget(
+    processor: ProcessorMixin, min_pixels: int | None = None, max_pixels: int | None = None
+) -> None:
+    """Sets the processor's pixel budget in place, so that it is saved with the model.
+
+    Raises:
+        OptionError: The budget is empty.
+    """
+    old_min, old_max = pixel_budget(processor)
+    low, high = min_pixels or old_min, max_pixels or old_max
+    if low > high:
+        raise OptionError(
+            f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels.",
+            "min_pixels",
+        )
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+
+def resize_factor(processor: ProcessorMixin) -> int:
+    """Returns the side in pixels of the square that one image token covers."""
+    return processor.image_processor.patch_size * processor.image_processor.merge_size
+
+
+def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, factor: int = 28) -> Image.Image:
+    """Resizes as qwen-vl-utils' `fetch_image` does: sides in multiples of `factor`, area within the budget.
+
+    Args:
+        image (`Image`): RGB image.
+        min_pixels, max_pixels (`int`): Smallest and largest area in pixels.
+        factor (`int`): Patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
+
+    Returns:
+        `Image`: The resized image, with Pillow's default (bicubic) filter.
+
+    Raises:
+        ImageError: The budget is empty, or the image too long and thin for it.
+    """
+    if not 0 < min_pixels <= max_pixels:
+        raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
+    from qwen_vl_utils.vision_process import smart_resize
+
+    try:
+        height, width = smart_resize(image.height, image.width, factor, min_pixels, max_pixels)
+    except ValueError as error:
+        raise ImageError(f"image of {image.width}x{image.height} pixels is too long and thin: {error}") from error
+    if min(height, width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
+        raise ImageError(
+            f"image of {image.width}x{image.height} pixels is too long and thin for max_pixels={max_pixels}; cut it "
+            "into tiles or raise max_pixels"
+        )
+    return image.resize((width, height))
+
+
+def image_sizes(group: Group, options: ImageOptions) -> list[tuple[int, int]]:
+    """Returns `(width, height)` in pixels of a group's images, from their headers.
+
+    Raises:
+        ImageError: An image is missing; names its file and row.
+    """
+    return [image_size(source, options, row_name(group))[::-1] for source in group.images]
+
+
+def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -> list[tuple[int, int]]:
+    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone.
+
+    Raises:
+        ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
+    """
+    from qwen_vl_utils.vision_process import smart_resize
+
+    low, high = pixel_budget(processor)
+    sizes = []
+    for width, height in image_sizes(group, options):
+        try:
+            height, width = smart_resize(
+                height, width, resize_factor(processor), min_pixels=low, max_pixels=high
+            )
+        except ValueError as error:
+            raise ImageError(str(error), where=row_name(group)) from None
+        sizes.append((width, height))
+    return sizes
+
+
+def estimated_length(group: Group, processor: ProcessorMixin, options: ImageOptions) -> int:
+    """Estimates the tokens of a prompt from its characters and image headers; decodes nothing."""
+    sizes = seen_sizes(group, processor, options)
+    return text_length(group) + sum(width * height // resize_factor(processor) ** 2 for width, height in sizes)
+
+
+def text_length(group: Group) -> int:
+    """Estimates the text tokens of a prompt from its characters."""
+    return 12 + sum(len(part.get("text", "")) for turn in group.prompt for part in turn["content"]) // 3
+
+
+def row_name(group: Group) -> str:
+    """Returns the file and row of a group, for messages."""
+    return group.where or (f"{group.source or 'sample'}, row {group.row}" if group.row >= 0 else "sample")

@@ -1,0 +1,98 @@
+"""Sampling in vLLM's offline engine. Not run by us: written after vLLM's documentation, no test has the engine.
+
+Left out: adapters (merge them first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...data.group import Group
+from ...errors import ModelError, OptionError
+from ...imagery.raster import ImageOptions
+from ..pixel_budget import image_sizes, seen_sizes
+from ..vlm import FAMILIES, placeholder_tokens, set_family_budget
+from .chat_client import chat_messages
+from .policy import Policy
+from .sampling import Batches, Requests, SamplingOptions, requested_batches
+
+
+class VLLMPolicy(Policy):
+    """A model in vLLM's offline engine.
+
+    Args:
+        path (`str`): Checkpoint or hub id; an adapter must be merged first.
+        image_options ([`ImageOptions`], *optional*): How images are found and read.
+        dtype (`str`, *optional*): By default the checkpoint's.
+        min_pixels, max_pixels (`int`, *optional*): Pixel budget, for the Qwen2-VL families only.
+        **kwargs: Passed to `vllm.LLM` (`max_model_len`, `tensor_parallel_size`, …).
+
+    Raises:
+        OptionError: vLLM is not installed.
+        ModelError: The path is an adapter.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_options: ImageOptions | None = None,
+        *,
+        dtype: str | torch.dtype | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            import vllm
+        except ImportError:
+            raise OptionError(
+                "the backend vllm needs vLLM, which is not installed; `pip install vllm`, or leave the backend out.",
+                "backend",
+            ) from None
+        from transformers import AutoConfig, AutoProcessor
+
+        if (Path(path) / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{path} is an adapter, which the backend vllm does not load; merge it, or leave it out."
+            )
+        self.processor, config = AutoProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
+        set_family_budget(path, config, self.processor, min_pixels, max_pixels)
+        budget = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        budget = {name: value for name, value in budget.items() if value is not None}
+        kwargs |= {"mm_processor_kwargs": budget} if budget else {}
+        self.llm, self.params = vllm.LLM(model=path, dtype=dtype or "auto", **kwargs), vllm.SamplingParams
+        self.image_options, self.budgeted = image_options or ImageOptions(), config.model_type in FAMILIES
+        self.never = placeholder_tokens(config, self.processor)
+
+    def sample_batches(
+        self,
+        groups: Sequence[Group],
+        sampling: SamplingOptions,
+        *,
+        done: Collection[int] = (),
+        share: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """As [`Policy.sample_batches`], in the order of the input.
+
+        vLLM makes its own batches: one here is what is handed over at a time, by default 256 prompts.
+        """
+        options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        options |= {"top_k": sampling.top_k or -1, "max_tokens": sampling.max_new_tokens}
+        options |= {"logit_bias": dict.fromkeys(self.never, -100.0)}
+
+        def ask(requests: Requests) -> list[str]:
+            messages = [chat_messages(groups[place], self.image_options) for place, _ in requests]
+            params = [self.params(seed=seed, **options) for _, seed in requests]
+            return [reply.outputs[0].text for reply in self.llm.chat(messages, params, use_tqdm=False)]
+
+        yield from requested_batches(ask, len(groups), sampling, sampling.batch_size or 256, share, done)
+
+    def pixels(self, group: Group) -> list[tuple[int, int]]:
+        """Returns `(width, height)` of each image: as the model sees it if that is known, else its own."""
+        if self.budgeted:
+            return seen_sizes(group, self.processor, self.image_options)
+        return image_sizes(group, self.image_options)

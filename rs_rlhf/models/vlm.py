@@ -1,0 +1,135 @@
+"""Loading of causal vision-language models of any family, and the special tokens of their vocabulary."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from ..errors import ModelError, OptionError
+from .pixel_budget import set_pixel_budget
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layout, positions and pixel budget are known here
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+# Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
+_PLACEHOLDERS = (
+    "image_token_id",
+    "image_token_ids",
+    "image_token_index",
+    "video_token_id",
+    "video_token_ids",
+    "audio_token_id",
+    "fake_image_token_id",
+    "start_image_token_id",
+    "end_image_token_id",
+)
+_HUB = ("revision", "trust_remote_code", "token", "cache_dir")
+
+
+def load_vlm(
+    path: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None, device: str | None = None, **kwargs: Any
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Loads a causal VLM of any family, a LoRA adapter merged into its base, and its processor.
+
+    Args:
+        path (`str`): Checkpoint, adapter's folder or hub id.
+        dtype (`str` or `torch.dtype`, *optional*): By default the checkpoint's.
+        device (`str`, *optional*): By default accelerate's choice for this process.
+        **kwargs: Passed to `from_pretrained` (`revision`, `attn_implementation`, …); with a `device_map` the model
+            stays where that puts it.
+
+    Raises:
+        ModelError: It cannot be loaded, is no causal VLM, or weights are missing, so that part of the model would be
+            random.
+        OptionError: Both `device` and `device_map` are given.
+    """
+    from accelerate import PartialState
+    from transformers import AutoProcessor
+
+    if kwargs.get("device_map") is not None and device is not None:
+        raise OptionError("device and device_map cannot both be given; leave one out.", "device")
+    try:
+        model, source = _load(str(path), {"dtype": dtype or "auto", "use_safetensors": True, **kwargs})
+        processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
+    if kwargs.get("device_map") is None:
+        model.to(device or PartialState().device)
+    return model, processor
+
+
+def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
+    """Loads a causal VLM; returns it and where its processor is."""
+    from transformers import AutoModelForImageTextToText
+
+    adapter = Path(path) / "adapter_config.json"
+    if adapter.is_file():
+        from peft import PeftModel
+
+        base, source = _load(json.loads(adapter.read_text())["base_model_name_or_path"], kwargs)
+        own = any((Path(path) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+        return PeftModel.from_pretrained(base, path).merge_and_unload(), path if own else source
+    architectures = hub_config(path, kwargs).architectures or []
+    if not any(name.endswith("ForConditionalGeneration") for name in architectures):
+        raise ModelError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
+    model, info = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+    check_complete(path, info)
+    return model, path
+
+
+def hub_config(path: str, kwargs: dict[str, Any]) -> PreTrainedConfig:
+    """Loads a checkpoint's config with those of `from_pretrained`'s arguments that choose a revision and a cache."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, **{name: kwargs[name] for name in _HUB if name in kwargs})
+
+
+def check_complete(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
+    """Refuses a checkpoint whose loading info lists missing weights, which would be random.
+
+    Raises:
+        ModelError: Names the first of them.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; save the whole model.")
+
+
+def placeholder_tokens(config: PreTrainedConfig, processor: ProcessorMixin) -> list[int]:
+    """Returns the tokens that stand for images, video or sound, and must never be sampled."""
+    vocabulary = processor.tokenizer.get_vocab()
+    tokens = {vocabulary[name] for name in VISION_TOKENS if name in vocabulary}
+    for holder in (config, processor, processor.tokenizer):
+        for name in _PLACEHOLDERS:
+            value = getattr(holder, name, None)
+            values = value if isinstance(value, (list, tuple)) else [value]
+            tokens |= {token for token in values if isinstance(token, int)}
+    return sorted(tokens & set(vocabulary.values()))
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the tokens that end an answer: those of the model's `generation_config`, and the tokenizer's."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
+    return sorted({*ends, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None})
+
+
+def set_family_budget(
+    path: str, config: PreTrainedConfig, processor: ProcessorMixin, low: int | None, high: int | None
+) -> None:
+    """Sets the pixel budget of the Qwen2-VL families.
+
+    Raises:
+        OptionError: The family has no pixel budget, and one is given; or the budget is empty.
+    """
+    if config.model_type in FAMILIES:
+        set_pixel_budget(processor, low, high)
+    elif low is not None or high is not None:
+        raise OptionError(
+            f"{path} is a {config.model_type}, whose processor has no pixel budget; leave min_pixels and "
+            "max_pixels out.",
+            "min_pixels" if low is not None else "max_pixels",
+        )
