@@ -33,6 +33,8 @@ from rs_rlhf.evaluation.protocols import vlm_protocol
 from rs_rlhf.evaluation.reader import read_benchmark
 from rs_rlhf.evaluation.run import read_lines, run_task
 from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
+from rs_rlhf.models.policies.sampling import SamplingOptions
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 COUNT, NEW_TOKENS = 64, 32
@@ -56,24 +58,17 @@ def write_data(root: Path) -> Path:
 
 def harness(policy: Policy, declaration: Path, batch_size: int | None, budget: int) -> tuple[float, list[str]]:
     """One whole task; returns its seconds and the answers."""
-    options = {
-        "temperature": 0,
-        "top_p": 1.0,
-        "max_new_tokens": NEW_TOKENS,
-        "seed": 0,
-        "token_budget": budget,
-        "batch_size": batch_size,
-    }
+    sampling = SamplingOptions(temperature=0, max_new_tokens=NEW_TOKENS, token_budget=budget, batch_size=batch_size)
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
         benchmark = load_benchmark(str(declaration))
         rows = read_benchmark(benchmark, declaration.parent / "rows.jsonl")
-        run_task("speed", rows, vlm_protocol(benchmark, lambda: policy, options), Path(out), {}, state=PartialState())
+        run_task("speed", rows, vlm_protocol(benchmark, lambda: policy, sampling), Path(out), {}, state=PartialState())
         seconds = time.perf_counter() - start
         return seconds, [one["output"] for one in read_lines(Path(out) / "samples_speed.jsonl")]
 
 
-def generate(policy: Policy, declaration: Path, budget: int) -> tuple[float, list[str]]:
+def generate(policy: QwenVLPolicy, declaration: Path, budget: int) -> tuple[float, list[str]]:
     """Transformers' generation on the harness's batches."""
     rows = read_benchmark(load_benchmark(str(declaration)), declaration.parent / "rows.jsonl")
     groups = [row.group for row in rows]
@@ -97,8 +92,8 @@ def generate(policy: Policy, declaration: Path, budget: int) -> tuple[float, lis
 
 def plan(policy: Policy, groups: list[Any], budget: int) -> list[tuple[list[int], Any]]:
     """The harness's batches."""
-    options = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "token_budget": budget}
-    return list(policy.sample_batches(groups, 1, **options))
+    sampling = SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0, token_budget=budget)
+    return list(policy.sample_batches(groups, sampling))
 
 
 def main() -> None:

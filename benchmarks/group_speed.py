@@ -28,7 +28,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
-from rs_rlhf.models.collator import split_rows
+from rs_rlhf.models.layout import split_rows
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 

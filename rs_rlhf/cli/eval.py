@@ -228,9 +228,9 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 def _load(kind: str, args: argparse.Namespace) -> Any:
     options = image_options_from(args)  # without a root: paths have been resolved inside their data by now
     if kind == "vlm":
-        from ..models.policies.load import load_answerer
+        from ..models.policies.load import load_policy
 
-        return load_answerer(
+        return load_policy(
             args.model,
             backend=args.backend,
             endpoint=args.endpoint,
@@ -257,6 +257,7 @@ def _protocol(
     kind: str, model: Any, scorer: Any, benchmark: Benchmark, rows: Sequence[Any], args: argparse.Namespace
 ) -> Any:
     from ..evaluation import protocols as eval_protocols
+    from ..models.policies.sampling import SamplingOptions
 
     if kind == "clip":
         return eval_protocols.clip_protocol(benchmark, model, rows, args.batch_size or 64)
@@ -264,15 +265,8 @@ def _protocol(
         return eval_protocols.score_protocol(benchmark, model, args.seed)
     thinks = args.system_prompt == "think-answer"
     longest = args.max_new_tokens or (1024 if thinks else benchmark.max_new_tokens)
-    options = {
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "max_new_tokens": longest,
-        "seed": args.seed,
-        "token_budget": args.token_budget,
-        "batch_size": args.batch_size,
-    }
-    return eval_protocols.vlm_protocol(benchmark, model, options, THINK_ANSWER if thinks else None, scorer)
+    sampling = SamplingOptions.from_command(args, max_new_tokens=longest)
+    return eval_protocols.vlm_protocol(benchmark, model, sampling, THINK_ANSWER if thinks else None, scorer)
 
 
 def _settings(kind: str, data_hash: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -321,7 +315,7 @@ def _default(name: str) -> Any:
 
 def pixel_budget_of(model: Any) -> list[int] | None:
     """The fewest and most pixels an image is resized to, where the model's processor has such a budget."""
-    from ..models.collator import pixel_budget
+    from ..models.pixel_budget import pixel_budget
 
     try:
         return list(pixel_budget(model.processor))

@@ -110,31 +110,24 @@ def _sampled(
     rows: Sequence[QuestionRow], settings: dict[str, Any], files: dict[int, Path], args: argparse.Namespace
 ) -> None:
     """Samples what the files do not hold yet, with one loading of the policy."""
-    from ..models.policies.load import load_answerer
+    from ..models.policies.load import load_policy
+    from ..models.policies.sampling import SamplingOptions
 
-    policy: Any = None
+    policy = None
     for seed, path in files.items():
         log = SampleLog(path, {**settings, "seed": seed}, anew=args.overwrite)
         if len(log.answers) == len(rows):
             continue
         if policy is None:
-            policy = load_answerer(
+            policy = load_policy(
                 args.policy,
                 image_options=image_options_from(args),
                 min_pixels=args.min_pixels,
                 max_pixels=args.max_pixels,
                 dtype=args.dtype,
             )
-        batches = policy.sample_batches(
-            [row.group for row in rows],
-            args.n,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            max_new_tokens=args.max_new_tokens,
-            seed=seed,
-            token_budget=args.token_budget,
-            done=set(log.answers),
-        )
+        sampling = SamplingOptions.from_command(args, seed=seed)
+        batches = policy.sample_batches([row.group for row in rows], sampling, done=set(log.answers))
         with progress(len(rows), len(log.answers), f"Sampling, seed {seed}") as advance:
             for batch, texts in batches:
                 log.add_answers(batch, texts)

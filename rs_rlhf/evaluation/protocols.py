@@ -9,9 +9,9 @@ Left out: log-likelihood ranking of choices by a VLM (the published protocols le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from ..data.group import Group, completion_text, make_group
 from ..data.other_images import partners_of
@@ -27,13 +27,17 @@ from .preferences import preference_report, score_preferences
 from .reader import references_of
 from .run import Batches, Protocol, Raw
 
+if TYPE_CHECKING:
+    from ..models.policies.policy import Policy
+    from ..models.policies.sampling import SamplingOptions
+
 SCORE_ROWS = 32  # groups of a batch of a score model's task: what a killed run loses at most
 
 
 def vlm_protocol(
     benchmark: Benchmark,
-    answerer: Callable[[], Any],
-    options: Mapping[str, Any],
+    answerer: Callable[[], Policy],
+    sampling: SamplingOptions,
     system_prompt: str | None = None,
     scorer: Callable[[], Any] | None = None,
 ) -> Protocol:
@@ -41,8 +45,8 @@ def vlm_protocol(
 
     Args:
         benchmark ([`Benchmark`]): The task.
-        answerer (callable): Gives the model, a `Policy` or alike (see `answerers`), when it is to be asked.
-        options (`dict`): `temperature`, `top_p`, `max_new_tokens`, `token_budget`, `batch_size`, `seed`.
+        answerer (callable): Gives the model, a [`Policy`], when it is to be asked.
+        sampling ([`SamplingOptions`]): How to sample; one answer each.
         system_prompt (`str`, *optional*): Put before every question.
         scorer (callable, *optional*): Gives a [`Scorer`] that also scores every answer.
     """
@@ -50,7 +54,7 @@ def vlm_protocol(
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [_with_system(row.group, system_prompt) for row in rows]
         model = answerer()
-        for places, texts in model.sample_batches(groups, 1, share=share, done=done, **options):
+        for places, texts in model.sample_batches(groups, sampling, share=share, done=done):
             said: list[Raw] = [{"output": own[0]} for own in texts]
             for place, one in zip(places, said, strict=True):
                 one["pixels"] = next(iter(model.pixels(groups[place])), None)
@@ -85,7 +89,8 @@ def vlm_protocol(
         if scorer is not None:
             scorer()
 
-    return Protocol(answer, judge, figures, load, settings={**options, "system_prompt": system_prompt})
+    settings = {name: value for name, value in asdict(sampling).items() if name not in ("n", "top_k")}
+    return Protocol(answer, judge, figures, load, settings={**settings, "system_prompt": system_prompt})
 
 
 def _with_system(group: Group, system_prompt: str | None) -> Group:

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from ..errors import ImageError, OptionError
 from .sources import DEFAULTS, ImageOptions, ImageSource, check_size, locate, opened
 
-__all__ = ["ImageError", "ImageOptions", "fit_pixel_budget", "image_size", "read_image"]
+__all__ = ["ImageError", "ImageOptions", "image_size", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -371,37 +371,3 @@ def _upright_size(image: Image.Image, options: ImageOptions, name: str) -> tuple
     # Pillow's TIFF plugin turns the picture itself and gives the turned size from the start.
     turned = image.format != "TIFF" and image.getexif().get(274, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
-
-
-# --- preparing for the model --------------------------------------------------------------------------------------
-
-
-def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, factor: int = 28) -> Image.Image:
-    """Resize as qwen-vl-utils' `fetch_image` does: sides in multiples of `factor`, area within the budget.
-
-    Args:
-        image: RGB image.
-        min_pixels: Smallest area in pixels.
-        max_pixels: Largest area in pixels.
-        factor: Patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
-
-    Returns:
-        The resized image, with Pillow's default (bicubic) filter.
-
-    Raises:
-        ImageError: The budget is empty, or the image too long and thin for it.
-    """
-    if not 0 < min_pixels <= max_pixels:
-        raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
-    from qwen_vl_utils.vision_process import smart_resize
-
-    try:
-        height, width = smart_resize(image.height, image.width, factor, min_pixels, max_pixels)
-    except ValueError as error:
-        raise ImageError(f"image of {image.width}x{image.height} pixels is too long and thin: {error}") from error
-    if min(height, width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
-        raise ImageError(
-            f"image of {image.width}x{image.height} pixels is too long and thin for max_pixels={max_pixels}; cut it "
-            "into tiles or raise max_pixels"
-        )
-    return image.resize((width, height))

@@ -20,7 +20,7 @@ import torch
 from transformers import ProcessorMixin
 
 from ..data.group import Group, completion_text
-from ..errors import DataError, ImageError, OptionError
+from ..errors import DataError, OptionError
 from ..imagery.augment import rotate_flip
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image

@@ -20,9 +20,7 @@ def pixel_budget(processor: ProcessorMixin) -> tuple[int, int]:
     return size["shortest_edge"], size["longest_edge"]
 
 
-def set_pixel_budget(
-    processor: ProcessorMixin, min_pixels: int | None = None, max_pixels: int | None = None
-) -> None:
+def set_pixel_budget(processor: ProcessorMixin, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
     """Sets the processor's pixel budget in place, so that it is saved with the model.
 
     Raises:
@@ -94,9 +92,7 @@ def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -
     sizes = []
     for width, height in image_sizes(group, options):
         try:
-            height, width = smart_resize(
-                height, width, resize_factor(processor), min_pixels=low, max_pixels=high
-            )
+            height, width = smart_resize(height, width, resize_factor(processor), min_pixels=low, max_pixels=high)
         except ValueError as error:
             raise ImageError(str(error), where=row_name(group)) from None
         sizes.append((width, height))

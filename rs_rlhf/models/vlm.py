@@ -76,7 +76,8 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     architectures = hub_config(path, kwargs).architectures or []
     if not any(name.endswith("ForConditionalGeneration") for name in architectures):
         raise ModelError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
-    model, info = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+    model, info = loaded
     check_complete(path, info)
     return model, path
 

@@ -97,9 +97,10 @@ class CandidateOptions(ImageArguments):
 def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log: SampleLog) -> list[list[str]]:
     """Samples the answers that the log does not hold yet; returns the answers of every row."""
     if len(log.answers) < len(rows):
-        from ..models.policies.policy import Policy
+        from ..models.policies.load import load_policy
+        from ..models.policies.sampling import SamplingOptions
 
-        policy = Policy.from_pretrained(
+        policy = load_policy(
             str(options.policy),
             image_options=options.resolved_image_options(),
             min_pixels=options.min_pixels,
@@ -108,17 +109,8 @@ def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log:
             augment=options.augment,
             seed=options.seed,
         )
-        batches = policy.sample_batches(
-            [row.group for row in rows],
-            options.n,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            max_new_tokens=options.max_new_tokens,
-            seed=options.seed,
-            token_budget=options.token_budget,
-            done=set(log.answers),
-        )
+        sampling = SamplingOptions.from_command(options)
+        batches = policy.sample_batches([row.group for row in rows], sampling, done=set(log.answers))
         with progress(len(rows), len(log.answers), "Sampling") as advance:
             for batch, texts in batches:
                 log.add_answers(batch, texts)

@@ -15,16 +15,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..data.group import make_group, prompt_text
 from ..data.questions import QuestionRow
 from ..errors import EndpointError, OptionError
 from ..imagery.sources import ImageOptions
-from ..models.policies.chat_client import ask_endpoint, data_url, endpoint_address, endpoint_client
+from ..models.policies.chat_client import ChatClient, endpoint_address, image_part
 from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
+
+if TYPE_CHECKING:
+    from ..models.policies.policy import Policy
 
 Scores = list[float | None]
 KEY_VARIABLE = "RS_RLHF_JUDGE_KEY"  # the environment variable with the endpoint's key, if it asks for one
@@ -164,28 +167,28 @@ class EndpointJudge:
         wait: float = 1.0,
         parallel: int = 8,
     ) -> None:
-        self.address = endpoint_address(url)
+        self.url = endpoint_address(url)
         self.model, self.options = model, image_options or ImageOptions()
         self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
 
     def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
         """Scores the answers of each row."""
         out: list[Scores] = []
-        with endpoint_client(self.timeout, (KEY_VARIABLE,)) as client, ThreadPoolExecutor(self.parallel) as pool:
+        client = ChatClient(self.url, (KEY_VARIABLE,), self.timeout, self.tries, self.wait)
+        with client, ThreadPoolExecutor(self.parallel) as pool:
             for row, own in zip(rows, answers, strict=True):
-                images = [data_url(image, self.options, row.group.where) for image in row.group.images]
+                images = [image_part(image, self.options, row.group.where) for image in row.group.images]
                 bodies = [self._body(judge_text(row, answer), images) for answer in own]
                 out.append(list(pool.map(lambda body: self._ask(client, body), bodies)))
         return out
 
-    def _body(self, text: str, images: Sequence[str]) -> dict[str, Any]:
-        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+    def _body(self, text: str, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
         return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 512}
 
-    def _ask(self, client: Any, body: dict[str, Any]) -> float | None:
+    def _ask(self, client: ChatClient, body: dict[str, Any]) -> float | None:
         try:
-            return score_of(ask_endpoint(client, self.address, body, tries=self.tries, wait=self.wait))
+            return score_of(client.ask(body))
         except EndpointError as error:
             if error.status in (401, 403, 404):
                 raise OptionError(
@@ -202,7 +205,7 @@ class ModelJudge:
         max_new_tokens (`int`): Longest reply.
     """
 
-    def __init__(self, policy: Any, max_new_tokens: int = 16) -> None:
+    def __init__(self, policy: Policy, max_new_tokens: int = 16) -> None:
         self.policy, self.max_new_tokens = policy, max_new_tokens
 
     def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
@@ -224,9 +227,9 @@ def judge_from(options: JudgeOptions, image_options: ImageOptions, dtype: str | 
     if options.judge_url is not None:
         return EndpointJudge(options.judge_url, options.judge_name, image_options)
     if options.judge_model is not None:
-        from ..models.policies.policy import Policy
+        from ..models.policies.load import load_policy
 
-        return ModelJudge(Policy.from_pretrained(options.judge_model, image_options=image_options, dtype=dtype))
+        return ModelJudge(load_policy(options.judge_model, image_options=image_options, dtype=dtype))
     return None
 
 

@@ -157,7 +157,7 @@ def model_settings(scorer: Any) -> dict[str, Any]:
     Args:
         scorer ([`Scorer`]): The scorer.
     """
-    from ..models.collator import pixel_budget
+    from ..models.pixel_budget import pixel_budget
 
     low, high = pixel_budget(scorer.processor)
     image = scorer.processor.image_processor

@@ -69,7 +69,7 @@ def best_answer(
         prompt (`str` or `list[dict]`): The question, as in [`make_group`].
         image (source or `list` of sources, *optional*): Its images.
         n (`int`): Answers at most.
-        temperature, top_p, max_new_tokens, seed: See [`Policy.sample_batches`].
+        temperature, top_p, max_new_tokens, seed: See [`SamplingOptions`].
         stop_at (`float`, *optional*): Stop once an answer has at least this score.
         patience (`int`, *optional*): Stop once so many answers in a row have not improved the best score.
         batch (`int`): Answers of a round; each round reads the prompt anew.
@@ -84,6 +84,8 @@ def best_answer(
         >>> best.answer, best.sampled  # doctest: +SKIP
         ('urban', 4)
     """
+    from ..models.policies.sampling import SamplingOptions
+
     if n < 1 or batch < 1 or (patience is not None and patience < 1):
         raise OptionError(f"n ({n}), batch ({batch}) and patience ({patience}) must be at least 1.")
     group = make_group(prompt, [], image)
@@ -93,15 +95,8 @@ def best_answer(
     scores: list[float] = []
     best = 0
     # A round is an item of its own, whose place gives it random numbers of its own; it is sampled when asked for.
-    rounds = policy.sample_batches(
-        [group] * math.ceil(n / size),
-        size,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        batch_size=1,
-    )
+    sampling = SamplingOptions(size, temperature, top_p, max_new_tokens=max_new_tokens, seed=seed, batch_size=1)
+    rounds = policy.sample_batches([group] * math.ceil(n / size), sampling)
     for _, (texts,) in rounds:
         texts = texts[: n - len(answers)]
         new = [text for text in dict.fromkeys(texts) if text not in known]

@@ -31,8 +31,9 @@ from typing import Any
 
 from ..data.group import Group
 from ..errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUnavailable
-from ..imagery.raster import ImageOptions, fit_pixel_budget, read_image
+from ..imagery.raster import ImageOptions, read_image
 from ..imagery.sources import locate
+from ..models.pixel_budget import fit_pixel_budget
 from .scorer import Scorer
 from .wire import TOKEN, error_from, needs_options, sentence_of
 

@@ -25,7 +25,8 @@ from ..data.group import Group, ImageSource, make_group
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
-from ..models.collator import GroupCollator, estimated_length, set_pixel_budget
+from ..models.collator import GroupCollator
+from ..models.pixel_budget import estimated_length, set_pixel_budget
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
 Entry = list[tuple[int, int]]

@@ -24,8 +24,9 @@ from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
-from ..models.collator import VISION_TOKENS, set_pixel_budget
+from ..models.pixel_budget import set_pixel_budget
 from ..models.vision_sharing import share_vision
+from ..models.vlm import VISION_TOKENS
 from ..rewards.rules import RSReward
 from ..rewards.score import TRANSFORMS, ScoreReward
 from ..scoring.load import is_url, load_scorer

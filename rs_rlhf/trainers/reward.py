@@ -27,7 +27,8 @@ from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
 from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource
 from ..metrics.preferences import comparisons, preference_metrics
-from ..models.collator import GroupCollator, set_pixel_budget, without_images
+from ..models.collator import GroupCollator, without_images
+from ..models.pixel_budget import set_pixel_budget
 from ..models.score_model import HEAD, ScoreModel, save_score_config
 from .mixins import SetEpoch, VisionTrainerMixin
 from .preference_loss import anchor_loss, held, plackett_luce_loss

@@ -22,7 +22,8 @@ from trl import SFTConfig, SFTTrainer
 from ..data.group import Group, completion_text, make_group
 from ..errors import DataError, OptionError
 from ..imagery.arguments import ImageArguments
-from ..models.collator import GroupCollator, in_placement_order, set_pixel_budget
+from ..models.collator import GroupCollator, in_placement_order
+from ..models.pixel_budget import set_pixel_budget
 from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from .mixins import SetEpoch, VisionTrainerMixin
 

@@ -22,6 +22,7 @@ from rs_rlhf.errors import DataError
 from rs_rlhf.evaluation.benchmark import Benchmark
 from rs_rlhf.evaluation.protocols import vlm_protocol
 from rs_rlhf.evaluation.run import read_lines
+from rs_rlhf.models.policies.sampling import SamplingOptions
 
 QUESTIONS = 24
 
@@ -89,9 +90,9 @@ def test_a_run_writes_every_question_once_in_order_and_counts_them(whole):
 
 
 def test_the_same_command_judges_anew_and_asks_nothing(whole, data, tiny_vlm, monkeypatch, capsys):
-    from rs_rlhf.models.policies.policy import Policy
+    from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
 
-    monkeypatch.setattr(Policy, "_generate", lambda *_: pytest.fail("the model was asked again"))
+    monkeypatch.setattr(QwenVLPolicy, "_generate", lambda *_: pytest.fail("the model was asked again"))
     before = (whole / "results.json").read_bytes()
     assert cli.main(arguments(data, whole, tiny_vlm, "asked", "--batch_size", 3)) == 0
     assert (whole / "results.json").read_bytes() == before and "| asked |" in capsys.readouterr().out
@@ -228,7 +229,7 @@ class Says:
     def __init__(self, text):
         self.text = text
 
-    def sample_batches(self, groups, n, **_):
+    def sample_batches(self, groups, sampling, **_):
         yield list(range(len(groups))), [[self.text]] * len(groups)
 
     def pixels(self, group):
@@ -239,7 +240,7 @@ def test_captions_are_measured_without_the_thoughts_before_them():
     row = QuestionRow(make_group("Describe the image.", [], "a.png"), "", "q", captions=["a river ."])
     model = Says("<think>maybe a port</think><answer>a  river\n.</answer>")
     benchmark = Benchmark("t", "captions", "images", "d", "here")
-    protocol = vlm_protocol(benchmark, lambda: model, {})
+    protocol = vlm_protocol(benchmark, lambda: model, SamplingOptions())
     ((_, (said,)),) = protocol.answer([row], (0, 1), set())
     assert protocol.judge(row, said) == {"answer": "a river ."}
 
@@ -247,7 +248,9 @@ def test_captions_are_measured_without_the_thoughts_before_them():
 def test_a_system_prompt_is_not_dropped_where_the_data_have_one():
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rural or urban?"}]
     row = QuestionRow(make_group(prompt, [], None, where="rows.jsonl, line 3"), "", "q", reference="rural")
-    protocol = vlm_protocol(Benchmark("t", "vqa", "rows", "d", "here"), lambda: Says("rural"), {}, "Think first.")
+    protocol = vlm_protocol(
+        Benchmark("t", "vqa", "rows", "d", "here"), lambda: Says("rural"), SamplingOptions(), "Think first."
+    )
     with pytest.raises(DataError, match="rows.jsonl, line 3: the prompt has a system turn"):
         next(protocol.answer([row], (0, 1), set()))
 

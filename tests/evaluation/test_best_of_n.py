@@ -18,6 +18,7 @@ from rs_rlhf.errors import DataError
 from rs_rlhf.evaluation.best_of_n import verdicts
 from rs_rlhf.metrics.closed_answers import judge_answer
 from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
 from rs_rlhf.scoring.best_of_n import best_answer
 
 QUESTIONS, N, TOKENS, BUDGET = 20, 6, 6, 500
@@ -178,7 +179,7 @@ def test_another_score_model_is_put_to_the_same_answers(whole, command, data, sc
     AutoProcessor.from_pretrained(score_model_path).save_pretrained(tmp_path / "other")
     file = tmp_path / "answers_asked_seed0.jsonl"
     file.write_bytes((whole / "answers_asked_seed0.jsonl").read_bytes())
-    monkeypatch.setattr(Policy, "_generate", lambda *_: pytest.fail("the policy was asked again"))
+    monkeypatch.setattr(QwenVLPolicy, "_generate", lambda *_: pytest.fail("the policy was asked again"))
     assert cli.main(command(tmp_path, tmp_path / "other")) == 0
     before, after = (json.loads((out / "best_of_n.json").read_text())["pooled"] for out in (whole, tmp_path))
     for name in ("majority", "random", "oracle"):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rs_rlhf.errors import ImageError
 from rs_rlhf.imagery.identity import pixel_hash
-from rs_rlhf.imagery.raster import ImageOptions, fit_pixel_budget, image_size, read_image
+from rs_rlhf.imagery.raster import ImageOptions, image_size, read_image
 
 
 @pytest.fixture
@@ -370,22 +370,3 @@ def test_real_geotiffs_equal_rasterios_own_pixels(monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     for path, array in truth.items():
         assert np.array_equal(pixels(read_image(path)), array)
-
-
-# --- for the model ----------------------------------------------------------------------------------------------
-
-
-def test_fit_pixel_budget_is_qwens_own_resize():
-    fetch_image = pytest.importorskip("qwen_vl_utils").fetch_image
-    image = Image.fromarray(np.random.default_rng(7).integers(0, 256, (150, 210, 3), dtype=np.uint8))
-    for low, high in ((3136, 12845056), (3136, 20000), (200_000, 400_000)):
-        ours = fit_pixel_budget(image, min_pixels=low, max_pixels=high)
-        theirs = fetch_image({"image": image, "min_pixels": low, "max_pixels": high})
-        assert np.array_equal(pixels(ours), np.asarray(theirs))
-        assert ours.width % 28 == 0 and ours.height % 28 == 0
-    with pytest.raises(ImageError, match="too long and thin: absolute aspect ratio"):
-        fit_pixel_budget(Image.new("RGB", (2001, 10)), min_pixels=3136, max_pixels=10**6)
-    with pytest.raises(ImageError, match="too long and thin for max_pixels=5000"):
-        fit_pixel_budget(Image.new("RGB", (1500, 10)), min_pixels=3136, max_pixels=5000)
-    with pytest.raises(ImageError, match="min_pixels <= max_pixels"):
-        fit_pixel_budget(image, min_pixels=10, max_pixels=5)

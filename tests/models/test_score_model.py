@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
-from rs_rlhf.models.collator import continue_positions, split_rows, tree_is_cheaper, tree_mask
+from rs_rlhf.models.layout import continue_positions, split_rows, tree_is_cheaper, tree_mask
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.group import Group, ImageSource
+from ...data.group import Group, ImageSource, completion_text
 from ...errors import EndpointError, OptionError
 from ...imagery.raster import ImageOptions, read_image
 
@@ -30,7 +30,9 @@ def endpoint_address(url: str) -> str:
         OptionError: It does not begin with http:// or https://.
     """
     if not url.startswith(("http://", "https://")):
-        raise OptionError(f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.", "endpoint")
+        raise OptionError(
+            f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.", "endpoint"
+        )
     return url.rstrip("/").removesuffix(_PATH)
 
 
@@ -50,13 +52,16 @@ class ChatClient:
 
     def __init__(self, url: str, key_variables: tuple[str, ...], timeout: float, tries: int, wait: float) -> None:
         try:
-            from openai import OpenAI
+            from openai import Omit, OpenAI
         except ImportError:
-            raise OptionError("a chat endpoint needs openai, which is not installed; `pip install rs-rlhf[endpoint]`.") from None
-        key = next(filter(None, map(os.environ.get, key_variables)), "")
+            raise OptionError(
+                "a chat endpoint needs openai, which is not installed; `pip install rs-rlhf[endpoint]`."
+            ) from None
+        key = next(filter(None, map(os.environ.get, key_variables)), None)
         base = endpoint_address(url)
         # Without a key the client would look for one that is not meant for this server.
-        self._client = OpenAI(base_url=base, api_key=key, timeout=timeout, max_retries=0)
+        self._client = OpenAI(base_url=base, api_key=key or "none", timeout=timeout, max_retries=0)
+        self._headers = {} if key else {"Authorization": Omit()}
         self.address, self.tries, self.wait = base + _PATH, tries, wait
 
     def __enter__(self) -> ChatClient:
@@ -90,7 +95,7 @@ class ChatClient:
                 if self._client.is_closed():
                     break
             try:
-                return _content(create(**known, extra_body=extra), self.address)
+                return _content(create(**known, extra_body=extra, extra_headers=self._headers), self.address)
             except APIStatusError as error:
                 status = error.status_code
                 detail = f"answers {status} ({error.response.text.strip()[:200] or error.response.reason_phrase})"

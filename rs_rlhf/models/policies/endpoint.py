@@ -78,7 +78,7 @@ class EndpointPolicy(Policy):
             with ChatClient(self.url, KEY_VARIABLES, self.timeout, self.tries, self.wait) as client:
 
                 def ask(requests: Requests) -> list[str]:
-                    return list(pool.map(lambda request: self._ask(client, groups, *request, body), requests))
+                    return list(pool.map(lambda request: self._ask(client, groups, request, body), requests))
 
                 yield from requested_batches(ask, len(groups), sampling, size, share, done)
         finally:  # the client is closed by now, so that requests still under way are not tried again
@@ -89,8 +89,9 @@ class EndpointPolicy(Policy):
         return image_sizes(group, self.image_options)
 
     def _ask(
-        self, client: ChatClient, groups: Sequence[Group], place: int, seed: int, body: Mapping[str, Any]
+        self, client: ChatClient, groups: Sequence[Group], request: tuple[int, int], body: Mapping[str, Any]
     ) -> str:
+        place, seed = request
         group = groups[place]
         try:
             return client.ask({**body, "seed": seed, "messages": chat_messages(group, self.image_options)})

@@ -83,5 +83,7 @@ def load_policy(
     if model.config.model_type in FAMILIES:
         return QwenVLPolicy(model, processor, image_options, augment=augment, seed=seed)
     if augment:
-        raise OptionError(f"{path} is a {model.config.model_type}: augment has no effect on it; leave it out.", "augment")
+        raise OptionError(
+            f"{path} is a {model.config.model_type}: augment has no effect on it; leave it out.", "augment"
+        )
     return HFPolicy(model, processor, image_options)

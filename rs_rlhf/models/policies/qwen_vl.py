@@ -68,9 +68,7 @@ class QwenVLPolicy(Policy):
         """As [`Policy.sample_batches`], the longest prompts first."""
         lengths = [estimated_length(group, self.processor, self.collator.image_options) for group in groups]
         for batch in planned_batches(lengths, sampling, share, done):
-            tokens = self._generate(
-                self._inputs([groups[i] for i in batch]), answer_draws(batch, sampling), sampling
-            )
+            tokens = self._generate(self._inputs([groups[i] for i in batch]), answer_draws(batch, sampling), sampling)
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             yield batch, [texts[k : k + sampling.n] for k in range(0, len(texts), sampling.n)]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -60,6 +60,12 @@ class SamplingOptions:
                 f"({self.top_p}) lies in (0, 1]; correct the one that is out of range.",
                 wrong[0],
             )
+
+    @classmethod
+    def from_command(cls, options: object, **changes: int | None) -> SamplingOptions:
+        """Returns the fields of a command's options that have the same names, with these changes."""
+        given = {field.name: getattr(options, field.name) for field in fields(cls) if hasattr(options, field.name)}
+        return cls(**{**given, **changes})
 
 
 def as_groups(items: Sequence[Item]) -> list[Group]:

@@ -56,9 +56,7 @@ class VLLMPolicy(Policy):
         from transformers import AutoConfig, AutoProcessor
 
         if (Path(path) / "adapter_config.json").is_file():
-            raise ModelError(
-                f"{path} is an adapter, which the backend vllm does not load; merge it, or leave it out."
-            )
+            raise ModelError(f"{path} is an adapter, which the backend vllm does not load; merge it, or leave it out.")
         self.processor, config = AutoProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
         set_family_budget(path, config, self.processor, min_pixels, max_pixels)
         budget = {"min_pixels": min_pixels, "max_pixels": max_pixels}

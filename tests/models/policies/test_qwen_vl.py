@@ -8,25 +8,16 @@ from helpers import picture
 from safetensors.torch import load_file, save_file
 
 from rs_rlhf.data.group import make_group
-from rs_rlhf.errors import ImageError
+from rs_rlhf.errors import ImageError, ModelError, OptionError
 from rs_rlhf.models.policies.policy import Policy
+from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
+from rs_rlhf.models.policies.sampling import SamplingOptions, as_groups, choose_tokens
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 
 @pytest.fixture(scope="module")
 def policy(tiny_vlm):
     return Policy.from_pretrained(tiny_vlm)
-
-
-@pytest.fixture(scope="module")
-def items():
-    return [
-        ("What is it?", picture(1)),
-        ("A longer question about the scene, is it rural?", picture(2, 56, 112)),
-        ("no image", None),
-        ("two", [picture(3), picture(4)]),
-        ("What is it?", picture(1)),
-    ]
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
@@ -63,22 +54,24 @@ def test_draws_do_not_depend_on_the_batch(policy, items):
 
 def test_what_is_done_is_left_out(policy, items):
     whole = dict(enumerate(policy.sample(items, 2, max_new_tokens=4, batch_size=2)))
-    first = next(policy.sample_batches(items, 2, max_new_tokens=4, batch_size=2))[0]
-    rest = policy.sample_batches(items, 2, max_new_tokens=4, batch_size=2, done=first)
+    groups, sampling = as_groups(items), SamplingOptions(2, max_new_tokens=4, batch_size=2)
+    first = next(policy.sample_batches(groups, sampling))[0]
+    rest = policy.sample_batches(groups, sampling, done=first)
     again = {i: own for batch, texts in rest for i, own in zip(batch, texts, strict=True)}
     assert again == {i: own for i, own in whole.items() if i not in first}
 
 
 def test_processes_share_the_batches_of_one(policy, items):
-    options = {"max_new_tokens": 4, "token_budget": 120}
-    whole = list(policy.sample_batches(items, 2, **options))
-    shares = [list(policy.sample_batches(items, 2, **options, share=(rank, 2))) for rank in (0, 1)]
+    groups, sampling = as_groups(items), SamplingOptions(2, max_new_tokens=4, token_budget=120)
+    whole = list(policy.sample_batches(groups, sampling))
+    shares = [list(policy.sample_batches(groups, sampling, share=(rank, 2))) for rank in (0, 1)]
     assert len(whole) > 2 and shares == [whole[0::2], whole[1::2]]
     first = whole[0][0]
-    assert list(policy.sample_batches(items, 2, **options, share=(0, 2), done=first)) == whole[2::2]
-    assert list(policy.sample_batches(items[:1], share=(1, 2))) == []
-    with pytest.raises(ValueError, match="share is .2, 2., expected .rank, world."):
-        policy.sample(items, share=(2, 2))
+    assert list(policy.sample_batches(groups, sampling, share=(0, 2), done=first)) == whole[2::2]
+    assert list(policy.sample_batches(groups[:1], SamplingOptions(), share=(1, 2))) == []
+    with pytest.raises(OptionError) as error:
+        next(policy.sample_batches(groups, sampling, share=(2, 2)))
+    assert error.value.key == "share"
 
 
 def test_pixels_are_those_the_model_sees(policy):
@@ -99,8 +92,8 @@ def test_draws_follow_the_probabilities(policy):
     draws = torch.rand(20000, generator=torch.Generator().manual_seed(0))
 
     def frequencies(**options):
-        given = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | options
-        chosen = policy._choose(logits.clone(), draws, **given)
+        sampling = SamplingOptions(**options)
+        chosen = choose_tokens(logits.clone(), draws, sampling, policy.never, len(policy.tokenizer))
         return [(chosen == place).float().mean().item() for place in places]
 
     assert frequencies() == pytest.approx(shares.tolist(), abs=0.01)
@@ -115,7 +108,8 @@ def test_vision_tokens_are_never_said_and_end_tokens_end(policy):
     logits[:, policy.never] = 50.0
     logits[:, len(policy.tokenizer) :] = 60.0
     logits[:, 40] = 40.0
-    assert policy._choose(logits, torch.tensor([0.5]), 1.0, 1.0, 0).tolist() == [40]
+    chosen = choose_tokens(logits, torch.tensor([0.5]), SamplingOptions(), policy.never, len(policy.tokenizer))
+    assert chosen.tolist() == [40]
     assert policy.tokenizer.convert_tokens_to_ids("<|image_pad|>") in policy.never
     assert policy.tokenizer.convert_tokens_to_ids("<|im_end|>") in policy.end_ids
 
@@ -132,7 +126,7 @@ def test_adapter_is_merged(tiny_vlm, policy, items, tmp_path):
     answers = adapted.sample(items, temperature=0, max_new_tokens=8)
     assert answers != policy.sample(items, temperature=0, max_new_tokens=8)
     # A PEFT model as it stands in training answers alike.
-    assert Policy(model, adapted.processor).sample(items, temperature=0, max_new_tokens=8) == answers
+    assert QwenVLPolicy(model, adapted.processor).sample(items, temperature=0, max_new_tokens=8) == answers
 
 
 def test_pickled_weights_are_refused(tiny_vlm, tmp_path):
@@ -142,7 +136,7 @@ def test_pickled_weights_are_refused(tiny_vlm, tmp_path):
     shutil.copytree(tiny_vlm, pickled)
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"cannot be loaded as a policy.*no file named model\.safetensors"):
+    with pytest.raises(ModelError, match=r"cannot be loaded as a policy.*no file named model\.safetensors"):
         Policy.from_pretrained(pickled)
     args = VisionGRPOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
     with pytest.raises(OSError, match=r"no file named model\.safetensors"):
@@ -150,13 +144,14 @@ def test_pickled_weights_are_refused(tiny_vlm, tmp_path):
 
 
 def test_mistakes_are_told(policy, tiny_vlm, score_model_path, tmp_path):
-    with pytest.raises(ValueError, match="is no policy: its architectures are .*ScoreModel"):
+    with pytest.raises(ModelError, match="is no policy: its architectures are .*ScoreModel"):
         Policy.from_pretrained(score_model_path)
-    with pytest.raises(ValueError, match="cannot be loaded as a policy"):
+    with pytest.raises(ModelError, match="cannot be loaded as a policy"):
         Policy.from_pretrained(tmp_path / "nothing")
     for wrong in ({"temperature": -1}, {"top_p": 0}, {"n": 0}, {"max_new_tokens": 0}):
-        with pytest.raises(ValueError, match="must be at least 1|correct the one"):
+        with pytest.raises(OptionError, match="must be at least 1|correct the one") as error:
             policy.sample([("a", None)], **wrong)
+        assert error.value.key == next(iter(wrong))
     missing = make_group("a", [], "nowhere.png", where="q.jsonl, line 3")
     with pytest.raises(ImageError, match="q.jsonl, line 3: image 'nowhere.png'"):
         policy.sample([missing])
@@ -165,5 +160,5 @@ def test_mistakes_are_told(policy, tiny_vlm, score_model_path, tmp_path):
     weights = load_file(cut / "model.safetensors")
     weights.pop(next(name for name in weights if "layers.1" in name))
     save_file(weights, cut / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="1 weights are missing, such as .*layers.1"):
+    with pytest.raises(ModelError, match="1 weights are missing, such as .*layers.1"):
         Policy.from_pretrained(cut)
