@@ -288,7 +288,7 @@ def endpoint():
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with self.server.lock:
-                self.server.seen.append((self.path, dict(self.headers), body))
+                self.server.seen.append((self.path, self.headers, body))
                 action = self.server.replies.pop(0) if self.server.replies else self.server.reply
             status, text = action if isinstance(action, tuple) else (200, action(body) if callable(action) else action)
             if status == 0:
