@@ -1,9 +1,9 @@
-"""How the training commands start: recipe and flags, in this process or through `accelerate launch`.
+"""Start of the training commands: recipe and flags, in this process or through `accelerate launch`.
 
-As in TRL's command line, `--config` names a recipe whose keys are flags, flags override it, and what the training
-does not know goes to `accelerate launch`: `--accelerate_config NAME`, or its own flags such as `--num_processes 2`,
+As in TRL's command line, `--config` names a recipe whose keys are flags, and flags override it. Flags that the
+training does not know go to `accelerate launch`: `--accelerate_config NAME`, or its own such as `--num_processes 2`,
 on the command line or in the recipe. Without any of them, and under `accelerate launch` or `torchrun`, the training
-runs in this process. Unlike TRL, a flag that neither side knows is an error that names the nearest.
+runs in this process. Unlike in TRL, a flag that neither side knows is an error that names the nearest.
 
 Left out: several recipes at once, and recipes that inherit from another.
 """
@@ -11,7 +11,9 @@ Left out: several recipes at once, and recipes that inherit from another.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +24,9 @@ import yaml
 from trl import TrlParser
 
 from .. import declarations
-from ..errors import DeclarationError
+from ..errors import DeclarationError, OptionError, RSRLHFError
 
+LAUNCHED = "RS_RLHF_LAUNCHED"  # set in the processes of `launch`, which itself says what Ctrl-C has done
 EPILOG = (
     "Beside these: --config PATH|NAME, a YAML recipe whose keys are the flags above; --accelerate_config PATH|NAME "
     "and the flags of `accelerate launch`, such as --num_processes 2, to train with several processes. Names are "
@@ -32,21 +35,21 @@ EPILOG = (
 
 
 class TrainingParser(TrlParser):
-    """TRL's parser, whose mistakes are told in one sentence, and which guesses no abbreviated flags."""
+    """TRL's parser, whose errors are one sentence, and which guesses no abbreviated flags."""
 
-    def __init__(self, dataclass_types: Any, prog: str | None = None, description: str | None = None) -> None:
-        super().__init__(dataclass_types, prog=prog, description=description, epilog=EPILOG, allow_abbrev=False)
+    def __init__(self, dataclass_types: tuple[type, ...], prog: str, description: str) -> None:
+        super().__init__(dataclass_types, prog=prog, description=description, epilog=EPILOG, allow_abbrev=False)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Raises the mistake that argparse would print below a page of usage."""
-        raise DeclarationError(f"{message}.")
+        """Raises the error that argparse would print below a page of usage."""
+        raise OptionError(f"{message}.")
 
 
 def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: Sequence[str]) -> int:
     """Trains, in this process or through `accelerate launch`; returns the exit code.
 
     Args:
-        command (`str`): `"reward"` or `"sft"`.
+        command (`str`): The command's name, such as `"reward"`.
         parser ([`TrainingParser`]): The command's parser.
         main (callable): Takes the parser's dataclasses and trains.
         argv (sequence of `str`): The command's arguments.
@@ -63,48 +66,25 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
     return 0
 
 
-def refuse_data_parallel(options: Sequence[Any]) -> None:
+def refuse_data_parallel(options: Sequence[object]) -> None:
     """Refuses to train in one process that sees several GPUs, which TRL does not support.
 
     Args:
         options (sequence): The parser's dataclasses.
 
     Raises:
-        DeclarationError: Several GPUs are visible to a process that no launcher started.
+        OptionError: Several GPUs are visible to a process that no launcher started.
     """
     count = torch.cuda.device_count()
-    if count > 1 and not is_launched() and not any(getattr(one, "use_cpu", False) for one in options):
-        raise DeclarationError(
+    if count > 1 and not is_launched() and not any(getattr(option, "use_cpu", False) for option in options):
+        raise OptionError(
             f"this process sees {count} GPUs but can train on one; give --accelerate_config multi_gpu to use all, or "
             "set CUDA_VISIBLE_DEVICES=0 in the environment to use one."
         )
 
 
-def check_common(script_args: Any, training_args: Any, model_args: Any, data: str) -> None:
-    """Refuses what every training command refuses: no data, no model, and TRL's options that it would ignore.
-
-    Args:
-        script_args (`trl.ScriptArguments`), training_args (`TrainingArguments`), model_args (`trl.ModelConfig`): The
-            options.
-        data (`str`): What the command calls its data, for the error.
-
-    Raises:
-        DeclarationError: Says which option.
-    """
-    given = {"dataset_name": script_args.dataset_name, "model_name_or_path": model_args.model_name_or_path}
-    for name, value in given.items():
-        if not value:
-            raise DeclarationError(f"no {name}; give --{name}, or a recipe with it (--config).")
-    if script_args.dataset_streaming or script_args.dataset_config:
-        raise DeclarationError(f"dataset_streaming and dataset_config are not supported for {data}.")
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise DeclarationError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.")
-    if training_args.eval_on_start and training_args.eval_strategy == "no":
-        raise DeclarationError("eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.")
-
-
 def is_launched() -> bool:
-    """Whether this process was started by `accelerate launch` or `torchrun`."""
+    """Returns whether this process was started by `accelerate launch` or `torchrun`."""
     return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
@@ -119,7 +99,8 @@ def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | 
         `tuple`: Path of the recipe (or `None`), the training's flags, and the flags of `accelerate launch`.
 
     Raises:
-        DeclarationError: A flag or key that neither the training nor `accelerate launch` knows, or no such recipe.
+        OptionError, DeclarationError: A flag or key that neither the training nor `accelerate launch` knows; no such
+            recipe.
     """
     config, flags = _take_option(list(argv), "--config")
     name, flags = _take_option(flags, "--accelerate_config")
@@ -166,11 +147,17 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
-    """Returns the parser's dataclasses; a value that they refuse is told in one sentence."""
+    """Returns the parser's dataclasses.
+
+    Raises:
+        OptionError: A value that they refuse.
+    """
     try:
         return parser.parse_args_into_dataclasses(list(flags))
-    except ValueError as error:
-        raise DeclarationError(" ".join(str(error).split())) from error
+    except RSRLHFError:
+        raise
+    except ValueError as error:  # of TRL's and transformers' own checks
+        raise OptionError(" ".join(str(error).split())) from error
 
 
 def launch_options() -> set[str]:
@@ -185,7 +172,7 @@ def launch_arguments(command: str, config: str | None, flags: Sequence[str], lau
     """Returns the arguments of `accelerate launch` for a training command.
 
     Args:
-        command (`str`): `"reward"` or `"sft"`.
+        command (`str`): The command's name, such as `"reward"`.
         config (`str`, *optional*): Path of the recipe.
         flags, launch_flags (sequences of `str`): See [`split_arguments`].
 
@@ -198,16 +185,26 @@ def launch_arguments(command: str, config: str | None, flags: Sequence[str], lau
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Runs `accelerate launch` with these arguments; returns 1 if a process failed, which has then said why."""
+    """Runs `accelerate launch` with these arguments; returns 1 if a process failed, which has then said why.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the processes have ended.
+        OptionError: Flags that `accelerate launch` refuses.
+    """
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    os.environ[LAUNCHED] = "1"
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # it warns of each signal
     try:
         launch_command(launch_command_parser().parse_args(list(arguments)))
+    except SignalException as stop:  # what torch's launcher makes of a signal
+        raise KeyboardInterrupt if stop.sigval == signal.SIGINT else stop from None
     except (subprocess.CalledProcessError, ChildFailedError):
         return 1
     except ValueError as error:
-        raise DeclarationError(f"accelerate launch: {' '.join(str(error).split())}") from error
+        raise OptionError(f"accelerate launch: {' '.join(str(error).split())}") from error
     return 0
 
 
@@ -221,7 +218,7 @@ def _take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
         elif "=" in argument:
             value = argument.partition("=")[2]
         elif (value := next(arguments, None)) is None:
-            raise DeclarationError(f"{option} needs a value.")
+            raise OptionError(f"{option} needs a value.", option)
     return value, rest
 
 
@@ -241,9 +238,9 @@ def _check_rest(rest: Sequence[str], trained: set[str], known: set[str]) -> None
     for place, argument in enumerate(rest):
         if argument.startswith("-"):
             if _key(argument) not in known:
-                raise DeclarationError(f"unknown flag {argument}{_nearest(_key(argument), trained | known, '--')}")
+                raise OptionError(f"unknown flag {argument}{_nearest(_key(argument), trained | known, '--')}")
         elif place == 0 or not rest[place - 1].startswith("--") or "=" in rest[place - 1]:
-            raise DeclarationError(f"{argument!r} follows no flag; flags are written --name value.")
+            raise OptionError(f"{argument!r:.80} follows no flag; flags are written --name value.")
 
 
 def _key(flag: str) -> str:

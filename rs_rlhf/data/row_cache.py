@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from ..imagery.sources import ImageSource
 from .image_text_dataset import ImageTexts, open_image_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+
+def stored_image(source: ImageSource, root: str = "") -> dict[str, Any]:
+    """Returns the image of a file's row as `{bytes, path}`; a path without bytes starts from `root`."""
+    image = source if isinstance(source, Mapping) else {"path": os.fspath(cast("str", source))}
+    path, content = image.get("path"), image.get("bytes")
+    return {"bytes": content, "path": os.path.join(root, path) if path and content is None else path}
+
+
+def message_features(*columns: str) -> dict[str, Any]:
+    """Returns the features of columns that hold messages, and of `images` as [`stored_image`] gives them."""
+    from datasets import List, Value
+
+    text = Value("string")
+    messages = List({"role": text, "content": List({"type": text, "text": text})})
+    return dict.fromkeys(columns, messages) | {"images": List({"bytes": Value("binary"), "path": text})}
 
 
 def stored_rows(

@@ -1,9 +1,9 @@
-"""Contrastive fine-tuning of a dual encoder on image-text pairs, on transformers' `Trainer`.
+"""`ClipTrainer`: contrastive fine-tuning of a dual encoder on image-text pairs, on transformers' `Trainer`.
 
-Ours are the pairs (rows stay on the disk, pictures are decoded in the collator), the loss over the batches of all
-processes with or without gradient caching (`clip_loss`), and the evaluation: zero-shot classification and retrieval
-on declared benchmarks, by the protocols of `rs-rlhf eval`. Logging, schedules, checkpoints and resuming are the
-Trainer's.
+Ours are the collator (pictures are decoded in the data-loader workers), the loss over the batches of all processes
+with or without gradient caching (`contrastive_loss`), and the evaluation: zero-shot classification and retrieval on
+declared benchmarks, by the protocols of `rs-rlhf eval`. Logging, schedules, checkpoints and resuming are the
+Trainer's. The pairs are made in `clip_data`.
 
 Left out: a held-out loss (it depends on the size of the batch; the retrieval figures do not), LoRA, and DeepSpeed and
 FSDP (a CLIP fits on one GPU).
@@ -14,50 +14,55 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from ..data.questions import QuestionRow
-from ..errors import DataError, DeclarationError, OptionError
+from ..errors import DataError, ModelError, OptionError
 from ..evaluation.benchmark import Benchmark
 from ..evaluation.protocols import clip_protocol
 from ..imagery.arguments import ImageArguments
 from ..imagery.augment import rotate_flip
 from ..imagery.raster import ImageOptions, read_image
 from ..models.clip import ClipModel, text_inputs
+from ..options import option
 from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
 from .mixins import ResumeMixin, SetEpoch
+
+if TYPE_CHECKING:
+    from .clip_data import ImageTextPairs
 
 
 @dataclass
 class VisionClipConfig(ImageArguments, TrainingArguments):
     """transformers' `TrainingArguments` with image options and those of the contrastive loss."""
 
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
+    remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
+    dataloader_drop_last: bool = option(True, "Drop an epoch's last batch if it is not whole: it has few negatives.")
+    per_device_eval_batch_size: int = option(64, "Images encoded at a time in evaluation.")
+    logging_steps: float = option(10, "Log every so many steps.")
+    mask_duplicates: bool = option(
+        True, "Keep pairs with the same picture or the same text out of each other's negatives."
     )
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Leave out an epoch's last batch where it is not whole: it has few negatives."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images encoded at a time in evaluation."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
-    mask_duplicates: bool = field(
-        default=True,
-        metadata={"help": "Keep pairs with the same picture or the same text out of each other's negatives."},
-    )
-    grad_cache_chunk_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Encode a batch in chunks of so many pairs, twice: the batch is then bound by time, not memory."
-        },
+    grad_cache_chunk_size: int | None = option(
+        None, "Encode a batch in chunks of so many pairs, twice: the batch is then bound by time, not memory."
     )
 
     def __post_init__(self) -> None:
@@ -66,36 +71,6 @@ class VisionClipConfig(ImageArguments, TrainingArguments):
             raise OptionError(f"grad_cache_chunk_size is {self.grad_cache_chunk_size}; it must be at least 1.")
         if self.min_pixels is not None or self.max_pixels is not None:
             raise OptionError("min_pixels and max_pixels are not read: a CLIP sees every image in its own one size.")
-
-
-class ImageTextPairs(Dataset):
-    """Pairs of an image and one of its texts.
-
-    Args:
-        rows (sequence of `dict`): `image` (unread source), `texts` (list of `str`) and `where`; a
-            `datasets.Dataset` stays on the disk.
-
-    Returns (of an index):
-        `dict`: `image`, `text`, `where`, and `pair`, the index.
-    """
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-        column = rows["texts"] if hasattr(rows, "column_names") else [row["texts"] for row in rows]
-        self.starts = np.cumsum([0, *(len(texts) for texts in column)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def row_of(self, pair: int) -> int:
-        """Returns the number of a pair's row."""
-        return int(np.searchsorted(self.starts, pair, side="right")) - 1
-
-    def __getitem__(self, pair: int) -> dict[str, Any]:
-        number = self.row_of(pair)
-        row = self.rows[number]
-        text = row["texts"][pair - int(self.starts[number])]
-        return {"image": row["image"], "text": text, "where": row["where"], "pair": int(pair)}
 
 
 class ClipCollator:
@@ -158,28 +133,29 @@ class ClipTrainer(ResumeMixin, Trainer):
         **kwargs: As in [`~transformers.Trainer`].
 
     Raises:
-        ValueError: The model is no dual encoder with a temperature, there are fewer pairs than a batch takes, or
-            evaluation is asked for without a task.
+        ModelError: The model is no dual encoder with a temperature.
+        DataError: There are fewer pairs than a batch takes.
+        OptionError: Evaluation is asked for without a task, or DeepSpeed or FSDP.
     """
 
     args: VisionClipConfig
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         args: VisionClipConfig,
-        processing_class: Any,
-        train_dataset: Any = None,
+        processing_class: ProcessorMixin,
+        train_dataset: ImageTextPairs | None = None,
         eval_tasks: Sequence[tuple[Benchmark, Sequence[QuestionRow]]] = (),
         **kwargs: Any,
     ) -> None:
         clip = ClipModel(model, processing_class)
         if not isinstance(getattr(model, "logit_scale", None), torch.nn.Parameter):
-            raise OptionError(
+            raise ModelError(
                 f"{type(model).__name__} has no logit_scale, which the contrastive loss needs; give a CLIP or SigLIP."
             )
         if args.eval_strategy != "no" and not eval_tasks:
-            raise DeclarationError("eval_strategy asks for evaluation; give --eval_tasks, or set it to no.")
+            raise OptionError("eval_strategy asks for evaluation; give --eval_tasks, or set it to no.", "eval_tasks")
         # Paths have been resolved inside their root by now.
         self.reading = replace(args.image_options(), image_root=None)
         collator = ClipCollator(
@@ -197,7 +173,7 @@ class ClipTrainer(ResumeMixin, Trainer):
         )
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: accumulation divides it
         if self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
-            raise DeclarationError(
+            raise OptionError(
                 "DeepSpeed and FSDP are not supported for a dual encoder, which fits on one GPU; "
                 "give --accelerate_config multi_gpu."
             )
@@ -205,33 +181,46 @@ class ClipTrainer(ResumeMixin, Trainer):
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch:
             raise DataError(
                 f"{len(train_dataset)} pairs do not fill one batch of {batch} (all processes'); lower "
-                "per_device_train_batch_size"
+                "per_device_train_batch_size",
+                "per_device_train_batch_size",
             )
         self.add_callback(SetEpoch(collator))  # type: ignore[arg-type]
         self.add_callback(ClipScale(model))
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Returns the loss of this process's pairs among those of all processes."""
         loss_of = self._loss_of(inputs)
         features = encode(model, inputs)
         loss = loss_of(*features)
         return (loss, features) if return_outputs else loss
 
-    def _loss_of(self, inputs: dict[str, Any]) -> Any:
+    def _loss_of(self, inputs: dict[str, torch.Tensor]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Takes the keys out of the inputs; returns the loss as a function of the features."""
         keys = inputs.pop("keys", None)
-        own: dict[str, Any] = {"same": None if keys is None else same_pairs(keys)}
-        for name, parameter in self._temperature().items():
-            own["log_scale" if name == "logit_scale" else "bias"] = parameter
-        return partial(contrastive_loss, **own)
+        parameters = self._temperature()
+        return partial(
+            contrastive_loss,
+            log_scale=parameters["logit_scale"],
+            bias=parameters.get("logit_bias"),
+            same=None if keys is None else same_pairs(keys),
+        )
 
     def _temperature(self) -> dict[str, torch.Tensor]:
         model = self.accelerator.unwrap_model(self.model)
         return {name: getattr(model, name) for name in ("logit_scale", "logit_bias") if hasattr(model, name)}
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         """Runs forward and backward of a batch, in chunks if gradients are cached."""
         chunk = self.args.grad_cache_chunk_size
         if chunk is None:
@@ -252,21 +241,24 @@ class ClipTrainer(ResumeMixin, Trainer):
         )
         return loss / steps
 
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Returns the parameters that weight decay is applied to: matrices, as CLIP was trained."""
         matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
         return [name for name in super().get_decay_parameter_names(model) if name in matrices]
 
-    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Logs; beside the loss what the cosines are multiplied by."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs the loss, and beside it the number that the cosines are multiplied by."""
         if "loss" in logs:
             logs["logit_scale"] = math.exp(self._temperature()["logit_scale"].item())
-        super().log(logs, *args, **kwargs)
+        super().log(logs, start_time)
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Puts the model to the tasks, shared among the processes; returns and logs their figures.
+        """Evaluates the model on the tasks, shared among the processes; returns and logs their figures.
 
         Returns:
             `dict`: `eval_TASK_FIGURE`, such as `eval_aid_top1` and `eval_rsicd-retrieval_image_to_text_R@1`.
@@ -287,20 +279,24 @@ class ClipTrainer(ResumeMixin, Trainer):
 class ClipScale(TrainerCallback):
     """Keeps CLIP's logits at 100 times the cosine at most, as published; SigLIP's scale is left alone."""
 
-    def __init__(self, model: Any) -> None:
-        self.scale = None if hasattr(model, "logit_bias") else model.logit_scale
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.scale: torch.Tensor | None = (
+            None if hasattr(model, "logit_bias") else cast("torch.Tensor", model.logit_scale)
+        )
 
     @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Clips the temperature, before anything is saved."""
         if self.scale is not None:
             self.scale.clamp_(max=MAX_LOG_SCALE)
 
 
 def task_figures(
-    benchmark: Benchmark, rows: Sequence[QuestionRow], clip: ClipModel, accelerator: Any
+    benchmark: Benchmark, rows: Sequence[QuestionRow], clip: ClipModel, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Puts an encoder to a benchmark; every process encodes its share, and has all figures in the end.
+    """Evaluates an encoder on a benchmark; every process encodes its share, and has all figures in the end.
 
     Args:
         benchmark ([`Benchmark`]): Classification or retrieval.
@@ -313,9 +309,9 @@ def task_figures(
     """
     protocol = clip_protocol(benchmark, lambda: clip, rows, clip.batch_size)
     share = (accelerator.process_index, accelerator.num_processes)
-    own = [pair for places, said in protocol.answer(rows, share, set()) for pair in zip(places, said, strict=True)]
-    raws = dict(gather_object(own) if share[1] > 1 else own)
+    answers = [pair for places, raws in protocol.answer(rows, share, set()) for pair in zip(places, raws, strict=True)]
+    raws = dict(gather_object(answers) if share[1] > 1 else answers)
     return protocol.figures(protocol.finish([raws[i] for i in range(len(rows))]))["metrics"]
 
 
-__all__ = ["ClipCollator", "ClipTrainer", "ImageTextPairs", "VisionClipConfig", "task_figures"]
+__all__ = ["ClipCollator", "ClipTrainer", "VisionClipConfig", "task_figures"]

@@ -20,33 +20,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 MAX_LOG_SCALE = math.log(100)  # CLIP clips the temperature so that logits are scaled by 100 at most
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenates a tensor of all processes in the order of ranks; the gradient is the sum of what each one says."""
+    """Concatenates a tensor of all processes in the order of ranks; the gradient is the sum of all processes'."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
         parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> torch.Tensor:
         total = grads[0].contiguous()
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def several_processes() -> bool:
-    """Whether this is one of several processes that train together."""
+    """Returns whether this is one of several processes that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -67,8 +68,8 @@ def same_pairs(keys: torch.Tensor) -> torch.Tensor:
     """
     others = gather(keys)
     same = (keys[:, None] == others[None]).any(-1)
-    own = torch.arange(len(keys), device=keys.device)
-    same[own, own + _offset(len(keys))] = False
+    row = torch.arange(len(keys), device=keys.device)
+    same[row, row + _offset(len(keys))] = False
     return same
 
 
@@ -121,20 +122,20 @@ def contrastive_loss(
         return (cross_entropy(by_text, right) + cross_entropy(by_image, right)) / 2
 
 
-def encode(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns image and text features (B, D) through the model's own forward, which DDP sees."""
     outputs = model(**inputs)
     return outputs.image_embeds, outputs.text_embeds
 
 
 def cached_backward(
-    model: Any,
+    model: nn.Module,
     inputs: Mapping[str, torch.Tensor],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     parameters: Mapping[str, torch.Tensor],
     chunk_size: int,
     *,
-    backward: Callable[[torch.Tensor], Any],
+    backward: Callable[[torch.Tensor], object],
     no_sync: Callable[[], AbstractContextManager] = nullcontext,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> torch.Tensor:
@@ -164,19 +165,19 @@ def cached_backward(
             states.append(_random_state(inputs))
             with autocast():
                 parts.append(encode(model, chunk))
-    images, texts = (torch.cat(own).float().requires_grad_() for own in zip(*parts, strict=True))
+    images, texts = (torch.cat(part).float().requires_grad_() for part in zip(*parts, strict=True))
     total = loss(images, texts)
-    trained = {name: one for name, one in parameters.items() if one.requires_grad}
-    grads = torch.autograd.grad(total, [images, texts, *trained.values()])
+    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    grads = torch.autograd.grad(total, [images, texts, *trained])
     for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
-        own = slice(number * chunk_size, (number + 1) * chunk_size)
+        rows = slice(number * chunk_size, (number + 1) * chunk_size)
         last = number == len(chunks) - 1
         with nullcontext() if last else no_sync():
             with _replayed(state, inputs), autocast():  # the same dropout as in the first forward
                 features = encode(model, chunk)
-            terms = [(one.float() * grad[own]).sum() for one, grad in zip(features, grads[:2], strict=True)]
+            terms = [(part.float() * grad[rows]).sum() for part, grad in zip(features, grads[:2], strict=True)]
             if last:  # through the model's own backward, so that DDP exchanges them with the rest
-                terms += [(one * grad).sum() for one, grad in zip(trained.values(), grads[2:], strict=True)]
+                terms += [(parameter * grad).sum() for parameter, grad in zip(trained, grads[2:], strict=True)]
             backward(torch.stack(terms).sum())
     return total.detach()
 
@@ -187,8 +188,8 @@ def _device(inputs: Mapping[str, torch.Tensor]) -> torch.device:
 
 def _random_state(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     device = _device(inputs)
-    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-    return torch.get_rng_state(), own
+    of_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return torch.get_rng_state(), of_device
 
 
 @contextmanager

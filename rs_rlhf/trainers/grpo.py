@@ -10,16 +10,19 @@ Left out: tools and environments (TRL's, untouched), and streaming data sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import PIL.Image
 import torch
 from accelerate.utils import gather_object
-from transformers import AutoProcessor
-from trl import GRPOConfig, GRPOTrainer
+from datasets import Dataset
+from torch import nn
+from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from trl import GRPOConfig
 
+from ..data.group import ImageSource
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
 from ..imagery.identity import source_key
@@ -27,12 +30,20 @@ from ..imagery.raster import ImageOptions, read_image
 from ..models.pixel_budget import set_pixel_budget
 from ..models.vision_sharing import share_vision
 from ..models.vlm import VISION_TOKENS
+from ..options import option
 from ..rewards.rules import RSReward
 from ..rewards.score import TRANSFORMS, ScoreReward
 from ..scoring.load import is_url, load_scorer
-from .mixins import ResumeMixin
+from ._compat import GRPOHooks, Row, clear_metrics
+from .mixins import ResumeMixin, loading
 from .rollout_audit import RolloutAudit
 
+if TYPE_CHECKING:
+    from ..scoring.remote import RemoteScorer
+    from ..scoring.scorer import Scorer
+
+T = TypeVar("T")
+Reward = Callable[..., list[float | None]]
 REWARDS = ("score", "rs")
 PLACEMENTS = ("replicated", "sharded")
 
@@ -41,65 +52,47 @@ PLACEMENTS = ("replicated", "sharded")
 class VisionGRPOConfig(ImageArguments, GRPOConfig):
     """TRL's `GRPOConfig` with image options, the score model as the reward, and the audit of it."""
 
-    score_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Score model of the reward: a name in reward_models/, a folder, a hub id, or the URLs of reward "
-            "servers, separated by commas."
-        },
+    score_model: str | None = option(
+        None,
+        "Score model of the reward: a name in reward_models/, a folder, a hub id, or the URLs of reward "
+        "servers, separated by commas.",
     )
-    reward: str = field(
-        default="score",
-        metadata={
-            "help": "'score': the score model's score of each completion; 'rs': the published mix 0.3 format + 0.7 "
-            "accuracy by the column `reward_type` (em, iou, open_ended), the score model judging open_ended rows.",
-            "choices": list(REWARDS),
-        },
+    reward: str = option(
+        "score",
+        "'score': the score model's score of each completion; 'rs': the published mix 0.3 format + 0.7 "
+        "accuracy by the column `reward_type` (em, iou, open_ended), the score model judging open_ended rows.",
+        choices=list(REWARDS),
     )
-    score_model_placement: str = field(
-        default="replicated",
-        metadata={
-            "help": "'replicated': the whole score model on each process's device; 'sharded': shared out by DeepSpeed "
-            "ZeRO-3 beside the policy. One with a URL is where its server is.",
-            "choices": list(PLACEMENTS),
-        },
+    score_model_placement: str = option(
+        "replicated",
+        "'replicated': the whole score model on each process's device; 'sharded': shared out by DeepSpeed "
+        "ZeRO-3 beside the policy. One with a URL is where its server is.",
+        choices=list(PLACEMENTS),
     )
-    score_model_dtype: str | None = field(
-        default=None, metadata={"help": "Type of its weights, such as bfloat16; by default the checkpoint's."}
+    score_model_dtype: str | None = option(None, "Type of its weights, such as bfloat16; by default the checkpoint's.")
+    relative_to_reference: bool = option(
+        False, "Reward 1 - exp(-reward_scale * (score - score of the solution)), 0 below the solution."
     )
-    relative_to_reference: bool = field(
-        default=False,
-        metadata={"help": "Reward 1 - exp(-reward_scale * (score - score of the solution)), 0 below the solution."},
+    score_transform: str = option(
+        "none",
+        "'exp' rewards exp(score), which is proportional to the probability of being the best answer; "
+        "'softmax' that probability itself, among the row's `choices`.",
+        choices=list(TRANSFORMS),
     )
-    score_transform: str = field(
-        default="none",
-        metadata={
-            "help": "'exp' rewards exp(score), which is proportional to the probability of being the best answer; "
-            "'softmax' that probability itself, among the row's `choices`.",
-            "choices": list(TRANSFORMS),
-        },
+    reward_scale: float = option(0.2, "Scale of relative_to_reference.")
+    answer_only: bool = option(True, "Score the text inside <answer> where there is one, not the whole completion.")
+    shuffle_reward_images: bool = option(
+        False, "Score with another prompt's image: the control run, which must not improve."
     )
-    reward_scale: float = field(default=0.2, metadata={"help": "Scale of relative_to_reference."})
-    answer_only: bool = field(
-        default=True, metadata={"help": "Score the text inside <answer> where there is one, not the whole completion."}
+    max_failed_fraction: float = option(
+        0.5, "Stop when more than this share of the rewards of the last 10 steps failed."
     )
-    shuffle_reward_images: bool = field(
-        default=False,
-        metadata={"help": "Score with another prompt's image: the control run, which must not improve."},
+    audit_steps: int = option(25, "Steps between two measurements of the reward's image-shuffle gap; 0: none.")
+    validation_prompts: int = option(
+        32, "Evaluation prompts, the first ones, answered greedily at every evaluation; 0: none."
     )
-    max_failed_fraction: float = field(
-        default=0.5, metadata={"help": "Stop when more than this share of the rewards of the last 10 steps failed."}
-    )
-    audit_steps: int = field(
-        default=25, metadata={"help": "Steps between two measurements of the reward's image-shuffle gap; 0: none."}
-    )
-    validation_prompts: int = field(
-        default=32,
-        metadata={"help": "Evaluation prompts, the first ones, answered greedily at every evaluation; 0: none."},
-    )
-    logged_samples: int = field(
-        default=8,
-        metadata={"help": "Rollouts (and validation answers) written with thumbnails at each logging; 0: none."},
+    logged_samples: int = option(
+        8, "Rollouts (and validation answers) written with thumbnails at each logging; 0: none."
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +106,7 @@ class VisionGRPOConfig(ImageArguments, GRPOConfig):
             self.log_multimodal = False  # ours are capped thumbnails, see logged_samples
 
 
-class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
+class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
     """GRPO on prompts with images, rewarded by a score model.
 
     Args:
@@ -131,43 +124,36 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
         >>> VisionGRPOTrainer("out/policy", args=args, train_dataset=data).train()  # doctest: +SKIP
     """
 
+    args: VisionGRPOConfig
+    processing_class: ProcessorMixin
+
     def __init__(
         self,
-        model: Any,
-        reward_funcs: Any = None,
+        model: str | PreTrainedModel,
+        reward_funcs: Reward | list[Reward] | None = None,
         args: VisionGRPOConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: ProcessorMixin | None = None,
         **kwargs: Any,
     ) -> None:
+        name = model if isinstance(model, str) else str(model.config._name_or_path)
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
             args = VisionGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO")
-        given = [] if reward_funcs is None else reward_funcs
-        rewards = list(given) if isinstance(given, list) else [given]
-        self.score_reward = next((reward for reward in rewards if isinstance(reward, ScoreReward)), None)
-        if args.score_model is not None:
-            self.score_reward = _score_reward(args)
-        if args.reward == "rs":
-            rewards = [RSReward(self.score_reward), *rewards]
-        elif args.score_model is not None:
-            rewards = [self.score_reward, *rewards]
-        if not rewards:
-            raise OptionError("no reward; give score_model in the arguments, or reward_funcs.")
+        self.score_reward, rewards = _rewards(args, reward_funcs)
+        init = cast("dict[str, Any]", args.model_init_kwargs or {})
         if processing_class is None:
-            path = model if isinstance(model, str) else model.config._name_or_path
-            revision = (cast("dict[str, Any]", args.model_init_kwargs or {})).get("revision")
-            processing_class = AutoProcessor.from_pretrained(
-                path, revision=revision, truncation_side="left", padding_side="left"
-            )
+            with loading(name):
+                processing_class = AutoProcessor.from_pretrained(
+                    name, revision=init.get("revision"), truncation_side="left", padding_side="left"
+                )
         if isinstance(model, str):
-            args.model_init_kwargs = {"use_safetensors": True} | cast("dict[str, Any]", args.model_init_kwargs or {})
+            args.model_init_kwargs = {"use_safetensors": True, **init}
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
         args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
         super().__init__(
             model=model,
-            reward_funcs=rewards,
+            reward_funcs=list(rewards),
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -181,7 +167,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
                 share_vision(self.accelerator.unwrap_model(each))
         self.audit = RolloutAudit(self)
 
-    def _place_score_model(self, args: VisionGRPOConfig) -> Any:
+    def _place_score_model(self, args: VisionGRPOConfig) -> Scorer | RemoteScorer:
         """Loads the score model where the arguments say, and states the memory of each place."""
         url = is_url(args.score_model)
         sharded = args.score_model_placement == "sharded" and not url
@@ -203,20 +189,16 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
             scorer.model.to(self.accelerator.device)
         return scorer
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Reads the images of a generation batch, each distinct one once, and hands it to TRL."""
-        return super()._generate_and_score_completions(self.read_images(inputs))
-
     def read_images(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns rows whose `image` or `images` are PIL pictures, shared between rows of the same source.
 
         Raises:
             ImageError: An image cannot be read; names the file.
         """
-        options = cast("VisionGRPOConfig", self.args).image_options()
-        read: dict[Any, Any] = {}
+        options = self.args.image_options()
+        read: dict[object, PIL.Image.Image] = {}
 
-        def picture(source: Any) -> Any:
+        def picture(source: ImageSource) -> PIL.Image.Image:
             key = source_key(source)
             if key not in read:
                 read[key] = read_image(source, options)
@@ -232,11 +214,11 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
             out.append(row)
         return out
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        """TRL's rewards, and the audit of them."""
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self.audit.observe(inputs, prompts, completions, completion_ids_list, rewards)
-        return rewards
+    def on_rewards(
+        self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor
+    ) -> None:
+        """Audits the rewards."""
+        self.audit.observe(inputs, prompts, completions, ids, rewards)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log; while training also writes some rollouts with thumbnails."""
@@ -244,74 +226,57 @@ class VisionGRPOTrainer(ResumeMixin, GRPOTrainer):
             self.audit.write_rollouts()
         super().log(logs, start_time)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """TRL's evaluation, and the greedy answers to the fixed validation prompts."""
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluates as TRL does, and answers the fixed validation prompts greedily."""
         self.audit.evaluated = []
-        metrics = super().evaluate(*args, **kwargs)
-        ours = self.audit.validate(kwargs.get("metric_key_prefix", "eval"))
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        ours = self.audit.validate(metric_key_prefix)
         if ours:
             training = self.model.training
             self.model.eval()
-            self._metrics["eval"].clear()
+            clear_metrics(self, "eval")
             self.log(dict(ours))
             self.model.train(training)
         return {**metrics, **ours}
 
-    @torch.no_grad()
-    def greedy(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-        """Answers prompts greedily, one completion each; with ZeRO-3 every process must ask for as many.
-
-        Args:
-            rows (sequence of `dict`): Rows from [`read_images`].
-
-        Returns:
-            `list`: Token ids of each completion, up to its end token.
-        """
-        from trl.data_utils import prepare_multimodal_messages
-
-        prompts = []
-        for row in rows:
-            images = row["images"] if row.get("images") is not None else [row["image"]] if row.get("image") else []
-            prompts.append(prepare_multimodal_messages(row["prompt"], images=images))
-        ids, images, fields = self._tokenize_prompts(prompts)
-        with self._without_sampling():
-            return self._generate_single_turn(ids, images, fields, 1)[0]
-
-    @contextmanager
-    def _without_sampling(self) -> Any:
-        """Makes generation greedy for a while."""
-        place = self.vllm_generation if self.use_vllm else self.generation_config
-        values = {"temperature": 0.0, "top_p": 1.0} if self.use_vllm else {"do_sample": False}
-        old = {name: getattr(place, name) for name in values}
-        kwargs: dict[str, Any] = getattr(self, "generation_kwargs", {})
-        self.generation_kwargs = {**kwargs, "do_sample": False}
-        try:
-            for name, value in values.items():
-                setattr(place, name, value)
-            yield
-        finally:
-            for name, value in old.items():
-                setattr(place, name, value)
-            self.generation_kwargs = kwargs
-
-    def gathered(self, values: list[Any]) -> list[Any]:
+    def gathered(self, values: list[T]) -> list[T]:
         """All processes' values, in the order of the processes."""
         return gather_object(values)
 
 
-def _score_reward(args: VisionGRPOConfig) -> ScoreReward:
-    return ScoreReward(
-        str(args.score_model),
-        relative_to_reference=args.relative_to_reference or args.reward == "rs",
-        scale=args.reward_scale,
-        transform=args.score_transform,
-        answer_only=args.answer_only,
-        shuffle_images=args.shuffle_reward_images,
-        max_failed_fraction=args.max_failed_fraction,
-    )
+def _rewards(args: VisionGRPOConfig, given: Reward | list[Reward] | None) -> tuple[ScoreReward | None, list[Reward]]:
+    """Returns the reward by the score model, which the audit watches, and all rewards.
+
+    Raises:
+        OptionError: There is no reward.
+    """
+    rewards = [] if given is None else list(given) if isinstance(given, list) else [given]
+    score = next((reward for reward in rewards if isinstance(reward, ScoreReward)), None)
+    if args.score_model is not None:
+        score = ScoreReward(
+            args.score_model,
+            relative_to_reference=args.relative_to_reference or args.reward == "rs",
+            scale=args.reward_scale,
+            transform=args.score_transform,
+            answer_only=args.answer_only,
+            shuffle_images=args.shuffle_reward_images,
+            max_failed_fraction=args.max_failed_fraction,
+        )
+    if args.reward == "rs":
+        rewards = [RSReward(score), *rewards]
+    elif args.score_model is not None and score is not None:
+        rewards = [score, *rewards]
+    if not rewards:
+        raise OptionError("no reward; give score_model in the arguments, or reward_funcs.", "score_model")
+    return score, rewards
 
 
-def _without_vision_tokens(args: GRPOConfig, tokenizer: Any) -> dict[str, Any]:
+def _without_vision_tokens(args: GRPOConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Generation options that never sample a vision token: a sampled one would not fit the image features."""
     known = tokenizer.get_vocab()
     ids = [known[name] for name in VISION_TOKENS if name in known]
@@ -323,7 +288,7 @@ def _without_vision_tokens(args: GRPOConfig, tokenizer: Any) -> dict[str, Any]:
     return given
 
 
-def memory_estimate(model: Any, processes: int, sharded: bool) -> str:
+def memory_estimate(model: nn.Module, processes: int, sharded: bool) -> str:
     """States what a score model's weights need on each device, per placement.
 
     Args:

@@ -1,6 +1,6 @@
-"""Prompts for GRPO and other online trainers, as one data set with undecoded images.
+"""Training data of `rs-rlhf grpo` and other online trainers: prompts as one data set with undecoded images.
 
-The rows are read as for `rs-rlhf data sample-pairs` (see `question_rows`): with a `prompt`, images and perhaps a
+The rows are read as for `rs-rlhf data sample-pairs` (see `data.questions`): with a `prompt`, images and perhaps a
 `solution`, or captioned or labelled images, whose question asks for the scene class. Hub ids are read too.
 
 Left out: streaming data sets.
@@ -10,16 +10,78 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset, Features, List, Value
+from trl import ScriptArguments
+
 from ..data.questions import QuestionRow, read_questions
+from ..data.row_cache import message_features, stored_image
 from ..data.rows import common_folder, image_folder, split_paths
 from ..errors import DataError, OptionError
+from ..metrics.answers import THINK_ANSWER
+from ..options import option
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from .grpo import VisionGRPOConfig
 
 EXTRA = ("reward_type", "source", "id")
+
+
+@dataclass
+class GRPOScriptArguments(ScriptArguments):
+    """TRL's script arguments with rewards and separate evaluation data."""
+
+    dataset_name: str | None = option(  # type: ignore[assignment]
+        None,
+        "Prompts: files, folders or Hub ids with `prompt`, `image` and perhaps `solution`, or labelled images; "
+        "several are separated by commas.",
+    )
+    dataset_train_split: str | None = option(  # type: ignore[assignment]
+        None, "Split of a folder or Hub id to train on; a file has none."
+    )
+    dataset_test_split: str | None = option(None, "Split to evaluate on.")  # type: ignore[assignment]
+    eval_dataset_name: str | None = option(
+        None, "Prompts to evaluate on; by default the dataset_test_split of dataset_name."
+    )
+    max_train_samples: int | None = option(None, "Training prompts at most, drawn by seed.")
+    max_eval_samples: int | None = option(None, "Evaluation prompts at most, drawn by seed.")
+    reward_funcs: list[str] | None = option(
+        None, "Further rewards by dotted path: rs_rlhf.rewards.ExactMatchReward, or your own function."
+    )
+    system_prompt: str | None = option(
+        None, "System turn put before each prompt; 'think-answer' asks for <think>… and <answer>…."
+    )
+
+
+def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig) -> tuple[Dataset, Dataset | None]:
+    """Reads training and evaluation prompts; sets `image_root` unless it is given.
+
+    Raises:
+        DataError, OptionError: As for [`load_prompts`], or evaluation asked for without data for it.
+    """
+    name, split = str(script_args.dataset_name), script_args.dataset_test_split
+    system = THINK_ANSWER if script_args.system_prompt == "think-answer" else script_args.system_prompt
+    common: dict[str, Any] = {"image_root": training_args.image_root, "system_prompt": system}
+    common["seed"] = training_args.seed
+    train_set, root = load_prompts(
+        name, script_args.dataset_train_split, limit=script_args.max_train_samples, **common
+    )
+    eval_set = None
+    if training_args.eval_strategy != "no":
+        if not script_args.eval_dataset_name and not split:
+            raise OptionError(
+                "eval_strategy asks for evaluation; give --eval_dataset_name or --dataset_test_split, or "
+                "--eval_strategy no.",
+                "eval_dataset_name",
+            )
+        names = script_args.eval_dataset_name or name
+        eval_set, eval_root = load_prompts(names, split, limit=script_args.max_eval_samples, **common)
+        if root != eval_root and training_args.image_root is None:
+            root = os.path.commonpath([str(root), str(eval_root)])
+    training_args.image_root = root
+    return train_set, eval_set
 
 
 def load_prompts(
@@ -49,10 +111,8 @@ def load_prompts(
 
     Raises:
         DataError: A row that cannot be used, with file and row.
-        ValueError: A limit below 1.
+        OptionError: A limit below 1.
     """
-    from datasets import Dataset, Features, List, Value
-
     if limit is not None and limit < 1:
         raise OptionError(f"the number of samples is limited to {limit}, expected at least 1.")
     files = split_paths(names)
@@ -60,22 +120,20 @@ def load_prompts(
     for file in files:
         root = os.path.abspath(image_root or image_folder(file))
         try:
-            found = read_questions(file, split, image_root=image_root, keep_apart=False)
+            questions = read_questions(file, split, image_root=image_root, keep_apart=False)
         except DataError as error:
             if file in str(error):
                 raise
             raise DataError(error.detail, error.key, file) from None
-        classes = sorted({row.reference for row in found if row.columns.get("label")})
-        rows += [_row(row, classes, root) for row in found]
+        classes = sorted({row.reference for row in questions if row.columns.get("label")})
+        rows += [_row(row, classes, root) for row in questions]
     if not rows:
         raise DataError("no rows; give data that has some", "", ", ".join(files))
     for row in rows:
         if system_prompt and row["prompt"][0]["role"] != "system":
             row["prompt"] = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *row["prompt"]]
     text = Value("string")
-    message = {"role": text, "content": List({"type": text, "text": text})}
-    images = List({"bytes": Value("binary"), "path": text})
-    columns = {"prompt": List(message), "images": images, "solution": text, "choices": List(text)}
+    columns = message_features("prompt") | {"solution": text, "choices": List(text)}
     data = Dataset.from_list(rows, features=Features(columns | dict.fromkeys(EXTRA, text)))
     if limit is not None and limit < len(data):
         data = data.shuffle(seed=seed).select(range(limit))
@@ -86,17 +144,12 @@ def _row(row: QuestionRow, classes: list[str], root: str) -> dict[str, Any]:
     group = row.group
     if group.prompt[-1]["role"] == "assistant":
         raise DataError("`prompt` ends with an assistant turn, expected the user's", "prompt", group.where)
-    images = []
-    for image in group.images:
-        path = image if isinstance(image, str) else image.get("path")
-        stored = None if isinstance(image, str) else image["bytes"]
-        images.append({"bytes": stored, "path": os.path.join(root, path) if path and stored is None else path})
     reward_type = row.columns.get("reward_type")
-    known = (row.reference, row.columns.get("solution"), row.columns.get("answer"))  # 0 is an answer, "" is none
-    solution = next((one for one in known if one is not None and one != ""), None)
+    given = (row.reference, row.columns.get("solution"), row.columns.get("answer"))  # 0 is an answer, "" is none
+    solution = next((value for value in given if value is not None and value != ""), None)
     return {
         "prompt": group.prompt,
-        "images": images,
+        "images": [stored_image(image, root) for image in group.images],
         "solution": None if solution is None else str(solution),
         "choices": row.choices or (classes if row.columns.get("label") else None),
         "reward_type": reward_type,

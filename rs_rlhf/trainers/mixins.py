@@ -1,4 +1,4 @@
-"""What our trainers share: evaluation without augmentation, the epoch in the collator, and resuming for real.
+"""Mixins of the trainers: evaluation without augmentation, the epoch in the collator, and resuming with all weights.
 
 Left out: everything that TRL's trainers do themselves.
 """
@@ -8,51 +8,79 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from accelerate.utils import is_peft_model
-from transformers import TrainerCallback
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.data.data_collator import DataCollator
+from transformers.trainer_utils import TrainOutput
 
-from ..models.collator import GroupCollator
+from ..errors import ModelError, RSRLHFError
 from ..runs.checkpoints import resolve_resume
 
+if TYPE_CHECKING:
+    Base = Trainer
+else:
+    Base = object
 
-class ResumeMixin:
+
+@contextmanager
+def loading(path: object) -> Iterator[None]:
+    """Turns what transformers raises for a model or processor that cannot be loaded into a [`ModelError`].
+
+    Args:
+        path (`str`): The model's name or folder.
+    """
+    try:
+        yield
+    except RSRLHFError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(" ".join(str(error).split()), where=str(path)) from error
+
+
+class ResumeMixin(Base):
     """Mixed in before a TRL trainer whose weights must come back from a checkpoint."""
 
-    model: Any
+    model: PreTrainedModel
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the last whole checkpoint of `output_dir`."""
-        checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
-        return super().train(checkpoint, *args, **kwargs)  # type: ignore[misc]
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: dict | None = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Trains; `resume_from_checkpoint=True` resumes from the last whole checkpoint of `output_dir`."""
+        checkpoint = resolve_resume(resume_from_checkpoint, str(self.args.output_dir))
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads a checkpoint's weights with `from_pretrained`, which knows Qwen2-VL's old key names.
 
-        transformers' own way reads the file as it is: none of the old names fits, and the run goes on from where the
-        model started, with only a warning. Adapters keep transformers' way.
+        transformers reads the file as it is: none of the old names fits, and the run resumes from where the model
+        started, with only a warning. Adapters keep transformers' way.
         """
-        model = self.model if model is None else model
-        plain = not (is_peft_model(model) or self.is_fsdp_enabled)  # type: ignore[attr-defined]
+        target: PreTrainedModel = self.model if model is None else model  # type: ignore[assignment]
+        plain = not (is_peft_model(target) or self.is_fsdp_enabled)
         if not plain or not (Path(resume_from_checkpoint) / "config.json").is_file():
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, use_safetensors=True)
-        model.load_state_dict(loaded.state_dict())
+            return super()._load_from_checkpoint(resume_from_checkpoint, target)
+        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype, use_safetensors=True)
+        target.load_state_dict(loaded.state_dict())
         return None
 
     def _load_best_model(self) -> None:
         """Loads the best checkpoint at the end of training, in the same way."""
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or is_peft_model(self.model):  # type: ignore[attr-defined]
-            return super()._load_best_model()  # type: ignore[misc]
-        return self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or is_peft_model(self.model):
+            return super()._load_best_model()
+        return self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 class VisionTrainerMixin(ResumeMixin):
     """Mixed in before a TRL trainer with collators; `self.eval_collator` is set by the subclass."""
 
-    eval_collator: Any
-    data_collator: Any
+    eval_collator: DataCollator
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -63,39 +91,41 @@ class VisionTrainerMixin(ResumeMixin):
         finally:
             self.data_collator = train_collator
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Returns the evaluation loader, whose collator does not augment."""
         with self._evaluating():
-            return super().get_eval_dataloader(*args, **kwargs)  # type: ignore[misc]
+            return super().get_eval_dataloader(eval_dataset)
 
-    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Returns the loader of `predict`, whose collator does not augment."""
         with self._evaluating():
-            return super().get_test_dataloader(*args, **kwargs)  # type: ignore[misc]
+            return super().get_test_dataloader(test_dataset)
 
-    def fresh_eval_dataloader(self, dataset: Any) -> Any:
+    def fresh_eval_dataloader(self, dataset: Dataset) -> DataLoader:
         """Returns a loader of this data set; with persistent workers `get_eval_dataloader` gives its first one."""
         with self._evaluating():
-            return self._get_dataloader(  # type: ignore[attr-defined]
+            return self._get_dataloader(
                 dataset=dataset,
                 description="Evaluation",
-                batch_size=self.args.eval_batch_size,  # type: ignore[attr-defined]
-                sampler_fn=self._get_eval_sampler,  # type: ignore[attr-defined]
+                batch_size=self.args.eval_batch_size,
+                sampler_fn=self._get_eval_sampler,  # type: ignore[arg-type]
             )
+
+
+class HasEpoch(Protocol):
+    """A collator whose augmentation depends on the epoch."""
+
+    epoch: int
 
 
 class SetEpoch(TrainerCallback):
     """Tells the collator the epoch, so that a sample is turned another way in each, resumed or not."""
 
-    def __init__(self, collator: GroupCollator) -> None:
+    def __init__(self, collator: HasEpoch) -> None:
         self.collator = collator
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Sets `collator.epoch` before the workers of the epoch start."""
         self.collator.epoch = int(state.epoch or 0)
-
-
-def evaluated_last(trainer: Any) -> bool:
-    """Whether the last step of the run has been evaluated already."""
-    state = trainer.state
-    return any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)

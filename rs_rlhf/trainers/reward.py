@@ -10,16 +10,20 @@ Left out: `nn.DataParallel` (as in TRL), and packing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from datasets import Dataset, Image
+from datasets import Dataset, Image, IterableDataset
 from torch import nn
-from transformers import AutoProcessor, set_seed
-from trl import RewardConfig, RewardTrainer
+from torch.utils.data import DataLoader
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, set_seed
+from transformers.data.data_collator import DataCollator
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import ModelOutput
+from trl import RewardConfig
 
 from ..data.group import group_from_row
 from ..data.other_images import other_images, picture_keys
@@ -30,9 +34,14 @@ from ..metrics.preferences import comparisons, preference_metrics
 from ..models.collator import GroupCollator, without_images
 from ..models.pixel_budget import set_pixel_budget
 from ..models.score_model import HEAD, ScoreModel, save_score_config
-from .mixins import SetEpoch, VisionTrainerMixin
+from ..options import option
+from ._compat import RewardHooks
+from .mixins import SetEpoch, VisionTrainerMixin, loading
 from .preference_loss import anchor_loss, held, plackett_luce_loss
 from .worst_pairs import log_worst_pairs
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 ROW = "_row"  # column with a row's place in its data set, by which repeated evaluation rows are told
 TRAINABLE = ("head", "vision", "language", "all")
@@ -42,54 +51,36 @@ TRAINABLE = ("head", "vision", "language", "all")
 class VisionRewardConfig(ImageArguments, RewardConfig):
     """TRL's `RewardConfig` with what images and the three published stages need."""
 
-    trainable: str = field(
-        default="all",
-        metadata={
-            "help": "Weights that are trained: 'head' only, 'vision' tower and head, 'language' model and head, "
-            "or 'all'.",
-            "choices": list(TRAINABLE),
-        },
+    trainable: str = option(
+        "all",
+        "Weights that are trained: 'head' only, 'vision' tower and head, 'language' model and head, or 'all'.",
+        choices=list(TRAINABLE),
     )
-    positions: str | None = field(
-        default=None,
-        metadata={"help": "Positions of the score model, 'mrope' or 'sequential'; by default the checkpoint's."},
+    positions: str | None = option(
+        None, "Positions of the score model, 'mrope' or 'sequential'; by default the checkpoint's."
     )
-    output_activation: str | None = field(
-        default=None, metadata={"help": "Output activation, 'softplus' (default of a new head) or 'identity'."}
+    output_activation: str | None = option(
+        None, "Output activation, 'softplus' (default of a new head) or 'identity'."
     )
-    ranked_rejected: bool = field(
-        default=True,
-        metadata={
-            "help": "A `rejected` list is ranked best to worst (Plackett-Luce over the whole list). If false, the "
-            "chosen completion must win over all of them, which are not ranked among themselves."
-        },
+    ranked_rejected: bool = option(
+        True,
+        "A `rejected` list is ranked best to worst (Plackett-Luce over the whole list). If false, the "
+        "chosen completion must win over all of them, which are not ranked among themselves.",
     )
-    anchor_coefficient: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of a term that makes scores comparable between images, as curation needs: chosen above 0, "
-            "rejected below (cross-entropy of each completion by itself). Needs output_activation 'identity'."
-        },
+    anchor_coefficient: float = option(
+        0.0,
+        "Weight of a term that makes scores comparable between images, as curation needs: chosen above 0, "
+        "rejected below (cross-entropy of each completion by itself). Needs output_activation 'identity'.",
     )
-    image_blind: bool = field(
-        default=False, metadata={"help": "Leave the images out: the text-only baseline that a score model must beat."}
+    image_blind: bool = option(False, "Leave the images out: the text-only baseline that a score model must beat.")
+    shuffle_gap_samples: int = option(
+        256, "Evaluation rows scored again with another row's image, for the image-shuffle gap; 0: none."
     )
-    shuffle_gap_samples: int = field(
-        default=256,
-        metadata={
-            "help": "Evaluation rows scored again with another row's image, for the image-shuffle gap; 0: none."
-        },
+    worst_pairs: int = option(8, "Evaluation rows ranked most wrongly that are logged with thumbnails; 0: none.")
+    max_length: int | None = option(
+        None, "Longest prompt + completion in tokens, image tokens included; a longer row is an error."
     )
-    worst_pairs: int = field(
-        default=8, metadata={"help": "Evaluation rows ranked most wrongly that are logged with thumbnails; 0: none."}
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Longest prompt + completion in tokens, image tokens included; a longer row is an error."},
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
-    )
+    remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,6 +125,31 @@ class PreferenceCollator:
         return batch
 
 
+def _load(
+    path: str, args: VisionRewardConfig, processing_class: ProcessorMixin | None
+) -> tuple[ScoreModel, ProcessorMixin]:
+    """Loads a score model as `model_init_kwargs` says, and its processor unless one is given."""
+    options = {"dtype": "float32", **cast("dict[str, Any]", args.model_init_kwargs or {}), "device_map": None}
+    args.model_init_kwargs = None  # used; TRL warns of them beside a loaded model
+    with loading(path):
+        model = ScoreModel.from_pretrained(path, args.positions, output_activation=args.output_activation, **options)
+        processing_class = processing_class or AutoProcessor.from_pretrained(path, revision=options.get("revision"))
+    return model, processing_class
+
+
+def _check_model(model: ScoreModel, args: VisionRewardConfig, adapted: bool) -> None:
+    """Refuses options that do not go with the model, or with LoRA."""
+    if args.anchor_coefficient and model.config.output_activation != "identity":
+        raise OptionError(
+            "anchor_coefficient needs scores of either sign; set output_activation to 'identity'.",
+            "anchor_coefficient",
+        )
+    if adapted and args.trainable != "all":
+        raise OptionError(
+            "trainable cannot be combined with LoRA; name the LoRA modules in lora_target_modules.", "trainable"
+        )
+
+
 def set_trainable(model: ScoreModel, part: str) -> None:
     """Freezes all weights but those of `part` and the head.
 
@@ -149,7 +165,7 @@ def set_trainable(model: ScoreModel, part: str) -> None:
     model.reward_head.requires_grad_(True)
 
 
-class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
+class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
     """Trains a [`ScoreModel`] on preference data with images.
 
     Args:
@@ -169,48 +185,38 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
     """
 
     args: VisionRewardConfig
-    model: nn.Module
 
     def __init__(
         self,
-        model: Any,
+        model: str | PreTrainedModel | PeftModel,
         args: VisionRewardConfig | None = None,
-        data_collator: Any = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        peft_config: Any = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
+        processing_class: ProcessorMixin | None = None,
+        peft_config: LoraConfig | None = None,
         **kwargs: Any,
     ) -> None:
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else str(model.config._name_or_path)
             args = VisionRewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
         set_seed(args.seed)  # a new head is random
         if isinstance(model, str):
-            path, init = model, dict(cast("dict[str, Any]", args.model_init_kwargs or {}))
-            init.setdefault("dtype", "float32")
-            init["device_map"] = None
-            model = ScoreModel.from_pretrained(path, args.positions, output_activation=args.output_activation, **init)
-            args.model_init_kwargs = None  # used; TRL warns of them beside a loaded model
-            processing_class = processing_class or AutoProcessor.from_pretrained(path, revision=init.get("revision"))
-        base = model.get_base_model() if is_peft_model(model) else model
+            model, processing_class = _load(model, args, processing_class)
+        base = cast("PeftModel", model).get_base_model() if is_peft_model(model) else model
         if not isinstance(base, ScoreModel):
             raise TypeError(f"model must be a path, a hub id or a ScoreModel, got {type(base).__name__}.")
-        if args.anchor_coefficient and base.config.output_activation != "identity":
-            raise OptionError("anchor_coefficient needs scores of either sign; set output_activation to 'identity'.")
         processing_class = processing_class or AutoProcessor.from_pretrained(base.config._name_or_path)
-        if peft_config is None and not is_peft_model(model):
-            set_trainable(model, args.trainable)
-        elif args.trainable != "all":
-            raise OptionError("trainable cannot be combined with LoRA; name the LoRA modules in lora_target_modules.")
+        _check_model(base, args, adapted=peft_config is not None or is_peft_model(model))
         if peft_config is not None:
             peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), HEAD.split(".")[0]})
+        elif not is_peft_model(model):
+            set_trainable(base, args.trainable)
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
-
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or (lambda rows: rows),  # ours needs the tokenizer as TRL leaves it
+            data_collator=data_collator or dict,  # ours needs the tokenizer as TRL leaves it
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class.tokenizer,
@@ -219,24 +225,22 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         )
         if args.chat_template_path is not None:
             processing_class.chat_template = processing_class.tokenizer.chat_template
-        self.processing_class = processing_class
-        self.callback_handler.processing_class = processing_class
-        if data_collator is None:
-            layout, plain = (
-                GroupCollator(
-                    processing_class, args.image_options(), augment=augment, seed=args.seed, max_length=args.max_length
-                )
-                for augment in (args.augment, False)
-            )
-            self.data_collator = PreferenceCollator(layout, args.image_blind)
-            self.eval_collator = PreferenceCollator(plain, args.image_blind)
-            self.add_callback(SetEpoch(layout))
-        else:
-            self.eval_collator = data_collator
+        self.processing_class = self.callback_handler.processing_class = processing_class
+        self.eval_collator = data_collator or self._make_collators(processing_class)
         self._records: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
 
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        """Keeps the rows as they are: images stay undecoded, and each row knows its place."""
+    def _make_collators(self, processing_class: ProcessorMixin) -> PreferenceCollator:
+        """Sets the collator of training, and returns that of evaluation, which does not augment."""
+        args = self.args
+        options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
+        layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
+        self.data_collator = PreferenceCollator(layout, args.image_blind)
+        self.add_callback(SetEpoch(layout))
+        plain = GroupCollator(processing_class, args.image_options(), **options)
+        return PreferenceCollator(plain, args.image_blind)
+
+    def keep_rows(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+        """Returns the rows with images undecoded, in which each row knows its place."""
         for name, feature in (dataset.features or {}).items():
             if isinstance(feature, Image):
                 dataset = dataset.cast_column(name, Image(decode=False))
@@ -249,8 +253,12 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         return dataset
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         """Returns the Plackett-Luce loss of the batch's groups."""
         scores, outputs = self._score(model, inputs)
         places = None if self.args.ranked_rejected else 1
@@ -263,7 +271,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         self._records["train" if self.model.training else "eval"].extend(_records(inputs, scores))
         return (loss, outputs) if return_outputs else loss
 
-    def _score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, Any]:
+    def _score(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, ModelOutput]:
         outputs = model(**{k: v for k, v in inputs.items() if k not in ("margin", "sizes", "records")})
         return outputs.scores, outputs
 
@@ -272,7 +280,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         records = gather_object(self._records[mode])
         self._records[mode] = []
         if mode == "train":
-            self._total_train_tokens += sum(record["tokens"] for record in records)
+            self.count_tokens(sum(record["tokens"] for record in records))
             return records
         unique = {record["index"]: record for record in records if record["index"] >= 0}
         return [unique[i] for i in sorted(unique)] or records
@@ -282,17 +290,17 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         if self.model.training:
             metrics = preference_metrics(self._gather_records("train"))
             logs |= {f"score/{name}": value for name, value in metrics.items()}
-            logs["num_tokens"] = self._total_train_tokens
+            logs["num_tokens"] = self.count_tokens(0)
         super().log(logs, start_time)
 
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader,
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> Any:
+    ) -> EvalLoopOutput:
         """Evaluates; adds the scores' metrics, the image-shuffle gap, and logs the worst pairs."""
         self._records["eval"] = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -323,7 +331,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardTrainer):
         right = [r["scores"] for r in records if r["index"] in wrong]
         return comparisons(right)["accuracy"] - comparisons(list(wrong.values()))["accuracy"]
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
         base = self.accelerator.unwrap_model(self.model)
         if self.args.should_save and is_peft_model(base):  # an adapter folder has no config of its own

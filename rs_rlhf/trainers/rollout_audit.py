@@ -14,11 +14,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from PIL.Image import Image
 
 from ..data.other_images import with_other_images
 from ..metrics import answers
 from ..runs.tables import thumbnail, write_table
+from ._compat import Row, add_metric, set_metrics
+
+if TYPE_CHECKING:
+    from ..data.group import Group
+    from .grpo import VisionGRPOTrainer
 
 TYPES = {
     "step": "int64",
@@ -38,15 +47,20 @@ class RolloutAudit:
         trainer ([`VisionGRPOTrainer`]): Its metrics are added to, and its options used.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: VisionGRPOTrainer) -> None:
         self.trainer = trainer
         self.rows: list[dict[str, Any]] = []
         self.evaluated: list[dict[str, Any]] = []  # rows of the evaluation under way
         self.measured = -1  # the step of the last shuffle gap
-        self.before: list[Any] = []  # groups of that step: other images for a process with rollouts of one prompt
+        self.before: list[Group] = []  # groups of that step: other images for a process with rollouts of one prompt
 
     def observe(
-        self, inputs: Sequence[Mapping[str, Any]], prompts: Any, completions: Any, ids: Sequence[Any], rewards: Any
+        self,
+        inputs: Sequence[Row],
+        prompts: Sequence,
+        completions: Sequence,
+        ids: Sequence[Sequence[int]],
+        rewards: torch.Tensor,
     ) -> None:
         """Adds the metrics of one generation batch; every process must call it.
 
@@ -58,29 +72,28 @@ class RolloutAudit:
         trainer = self.trainer
         mode = "train" if trainer.model.training else "eval"
         # Several score rewards log under one name; the first is the one that the audit is about.
-        scores = list(trainer._pending_extra_logs.get("score") or [None] * len(completions))[: len(completions)]
+        scores = trainer.logged_extra("score", len(completions))
         texts = [answers.message_text(completion) for completion in completions]
         start = trainer.accelerator.process_index * len(texts)
         weighted = rewards[start : start + len(texts)] * trainer.reward_weights.to(rewards.device)
         totals = [None if row.isnan().all() else row.nansum().item() for row in weighted]
         rows = [
-            {**judged(text, row), "length": len(own), "score": score}
-            for text, row, own, score in zip(texts, inputs, ids, scores, strict=True)
+            {**judged(text, row), "length": len(tokens), "score": score}
+            for text, row, tokens, score in zip(texts, inputs, ids, scores, strict=True)
         ]
         gathered = trainer.gathered(rows)
         if mode == "eval":  # over all rows so far: TRL averages batches, and a last one may be of 3 rows
             self.evaluated += gathered
-            trainer._metrics[mode].update({name: [v] for name, v in audit_metrics(self.evaluated).items()})
+            set_metrics(trainer, mode, audit_metrics(self.evaluated))
             return
         for name, value in audit_metrics(gathered).items():
-            trainer._metrics[mode][name].append(value)
+            add_metric(trainer, mode, name, [value])
         every, step = trainer.args.audit_steps, trainer.state.global_step
-        # Once in so many steps, also where rollouts are made several times in a step, or not in every one.
+        # Once in so many steps, even if rollouts are made several times in a step, or not in every one.
         if every and step // every > self.measured // every and trainer.score_reward is not None:
             self.measured = step
             self._shuffle_gap(prompts, completions, inputs)
         shown = trainer.args.logged_samples if trainer.accelerator.is_main_process else 0
-        places = _spread(len(texts), shown)
         self.rows = [
             {
                 "prompt": _prompt(prompts[i]),
@@ -91,12 +104,13 @@ class RolloutAudit:
                 "correct": rows[i]["correct"],
                 "picture": _picture(inputs[i]),
             }
-            for i in places
+            for i in _spread(len(texts), shown)
         ]
 
-    def _shuffle_gap(self, prompts: Any, completions: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
+    def _shuffle_gap(self, prompts: Sequence, completions: Sequence, inputs: Sequence[Row]) -> None:
         """Mean score with the right image minus with another prompt's, over this process's rollouts, then all."""
         reward = self.trainer.score_reward
+        assert reward is not None
         columns = {key: [row.get(key) for row in inputs] for key in inputs[0] if key != "prompt"}
         groups, _ = reward.layout(prompts, completions, columns)
         others = with_other_images([*groups, *self.before])[: len(groups)]
@@ -108,7 +122,7 @@ class RolloutAudit:
                 gaps += [a - b for a, b in zip(right, wrong, strict=True) if math.isfinite(a - b)]
         gaps = self.trainer.gathered(gaps)
         if gaps:
-            self.trainer._metrics["train"]["audit/shuffle_gap"].append(math.fsum(gaps) / len(gaps))
+            add_metric(self.trainer, "train", "audit/shuffle_gap", [math.fsum(gaps) / len(gaps)])
 
     def write_rollouts(self) -> None:
         """Writes the last rollouts with thumbnails to `OUTPUT_DIR/rollouts`, and to wandb."""
@@ -127,7 +141,7 @@ class RolloutAudit:
         """
         trainer = self.trainer
         data, count = trainer.eval_dataset, trainer.args.validation_prompts
-        if not count or data is None or isinstance(data, dict) or not hasattr(data, "select"):
+        if not count or not isinstance(data, Dataset):
             return {}
         count = min(count, len(data))
         processes, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
@@ -135,12 +149,12 @@ class RolloutAudit:
         places = [min(rank * share + i, count - 1) for i in range(share)]
         training = trainer.model.training
         trainer.model.eval()
-        found = []
+        answered = []
         for k in range(0, share, trainer.args.per_device_eval_batch_size):
             some = places[k : k + trainer.args.per_device_eval_batch_size]
-            found += self._answered([data[i] for i in some], some)
+            answered += self._answered([data[i] for i in some], some)
         trainer.model.train(training)
-        rows = list({row["place"]: row for row in trainer.gathered(found)}.values())
+        rows = list({row["place"]: row for row in trainer.gathered(answered)}.values())
         metrics = {f"{prefix}_{n.replace('audit/', 'audit/greedy_')}": v for n, v in audit_metrics(rows).items()}
         scores = [row["score"] for row in rows if row["score"] is not None]
         if scores:
@@ -152,12 +166,12 @@ class RolloutAudit:
             self._write(shown, "samples", f"{prefix}_{step:06d}", f"eval/samples_{prefix}/step_{step:06d}")
         return metrics
 
-    def _answered(self, rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> list[dict[str, Any]]:
+    def _answered(self, rows: Sequence[Row], places: Sequence[int]) -> list[dict[str, Any]]:
         trainer = self.trainer
         rows = trainer.read_images(rows)
         ids = trainer.greedy(rows)
         texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
-        scores: list[Any] = [None] * len(texts)
+        scores: list[float | None] = [None] * len(texts)
         if (reward := trainer.score_reward) is not None:
             columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
             groups, where = reward.layout([row["prompt"] for row in rows], texts, columns)
@@ -167,7 +181,7 @@ class RolloutAudit:
             {
                 **judged(text, row),
                 "place": place,
-                "length": len(own),
+                "length": len(tokens),
                 "score": score,
                 "reward": None,
                 "prompt": _prompt(row["prompt"]),
@@ -175,12 +189,12 @@ class RolloutAudit:
                 "solution": row.get("solution"),
                 "picture": _thumbnail(_picture(row)) if place < trainer.args.logged_samples else None,
             }
-            for text, row, own, score, place in zip(texts, rows, ids, scores, places, strict=True)
+            for text, row, tokens, score, place in zip(texts, rows, ids, scores, places, strict=True)
         ]
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: str, name: str, key: str) -> None:
         args = self.trainer.args
-        write_table(rows, Path(args.output_dir) / folder / f"{name}.parquet", TYPES, key, args.report_to)
+        write_table(rows, Path(str(args.output_dir)) / folder / f"{name}.parquet", TYPES, key, args.report_to)  # type: ignore[arg-type]
 
 
 def judged(text: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +223,7 @@ def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         rows (sequence of `dict`): `correct` (or `None`), `readable`, `length` in tokens, `score` (or `None`).
 
     Returns:
-        `dict`: `audit/unparseable`, and where they can be told `audit/accuracy`, `audit/score_right` and
+        `dict`: `audit/unparseable`, and if they are known `audit/accuracy`, `audit/score_right` and
         `audit/score_wrong` (mean scores), `audit/right_above_wrong` (how often a right answer scores above a
         wrong one), `audit/score_length_correlation` (Pearson).
     """
@@ -235,7 +249,7 @@ def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Pearson's correlation of (x, y) pairs; `None` where one of them does not vary.
+    """Pearson's correlation of (x, y) pairs; `None` if one of them does not vary.
 
     Example:
         >>> correlation([(1, 2), (2, 4), (3, 6)])
@@ -251,10 +265,11 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return math.fsum((x - mx) * (y - my) for x, y in pairs) / math.sqrt(xx * yy)
 
 
-def _score(scored: Sequence[Any], place: Any) -> float | None:
-    if isinstance(place, Exception) or isinstance(scored[place[0]], Exception):
+def _score(scored: Sequence[list[float] | Exception], place: tuple[int, ...] | Exception) -> float | None:
+    scores = place if isinstance(place, Exception) else scored[place[0]]
+    if isinstance(place, Exception) or isinstance(scores, Exception):
         return None
-    value = scored[place[0]][place[1]]
+    value = scores[place[1]]
     return value if math.isfinite(value) else None
 
 
@@ -264,15 +279,15 @@ def _spread(n: int, count: int) -> list[int]:
     return sorted({i * n // count for i in range(count)}) if count else []
 
 
-def _prompt(prompt: Any) -> str:
+def _prompt(prompt: str | Sequence[dict]) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(answers.message_text([message]) for message in prompt)
 
 
-def _picture(row: Mapping[str, Any]) -> Any:
+def _picture(row: Mapping[str, Any]) -> Image | None:
     return next(iter(row.get("images") or []), None) if row.get("images") is not None else row.get("image")
 
 
-def _thumbnail(picture: Any) -> Any:
+def _thumbnail(picture: Image | None) -> Row | None:
     return None if picture is None else thumbnail(picture)

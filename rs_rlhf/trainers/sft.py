@@ -1,34 +1,36 @@
-"""`rs-rlhf sft`: supervised fine-tuning of a VLM on image-text data, through TRL's SFTTrainer and our image reader.
+"""`VisionSFTTrainer`: supervised fine-tuning of a VLM on image-text data, TRL's SFTTrainer with our image reader.
 
 The from-scratch recipe trains its tiny captioner with it (which is also the later RL policy), the published recipe a
 projector and then a LoRA adapter on curated conversations. The loss, the logging and the checkpoints are TRL's; ours
-are the late decoding of images, the collator (loss on the assistant's turns alone) and `exact_match`, the share of
+are the late decoding of images, the collator (loss on the assistant's turns alone), and `exact_match`, the share of
 evaluation samples whose every answer is what greedy decoding gives.
 
-Left out: reading files (see `train_sft`), packing, and images in the assistant's turns.
+Left out: reading files (see `sft_data`), packing, and images in the assistant's turns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
+from transformers import ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
-from ..data.group import Group, completion_text, make_group
+from ..data.group import Group, make_group
 from ..errors import DataError, OptionError
 from ..imagery.arguments import ImageArguments
 from ..models.collator import GroupCollator, in_placement_order
 from ..models.pixel_budget import set_pixel_budget
-from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
+from ..options import option
+from ._compat import add_metric
 from .mixins import SetEpoch, VisionTrainerMixin
 
 if TYPE_CHECKING:
-    from ..data.image_text import ImageTextRow
+    pass
 
 TRAINABLE = ("all", "merger")
 # Qwen2-VL and Qwen2.5-VL have one merger, Qwen3-VL others for the features of earlier layers.
@@ -39,20 +41,14 @@ _MERGER = re.compile(r"(^|\.)(merger|deepstack_merger_list\.\d+)\.")
 class VisionSFTConfig(ImageArguments, SFTConfig):
     """TRL's `SFTConfig` with image options."""
 
-    trainable: str = field(
-        default="all",
-        metadata={
-            "help": "Weights that are trained: 'merger' (the projector from the vision tower to the language model) "
-            "or 'all'. With LoRA leave it 'all', and name the merger in lora_modules_to_save to train it too.",
-            "choices": list(TRAINABLE),
-        },
+    trainable: str = option(
+        "all",
+        "Weights that are trained: 'merger' (the projector from the vision tower to the language model) "
+        "or 'all'. With LoRA leave it 'all', and name the merger in lora_modules_to_save to train it too.",
+        choices=list(TRAINABLE),
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: images are read from their columns by the workers."}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest sample in tokens, image tokens included; longer is an error."}
-    )
+    remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
+    max_length: int | None = option(None, "Longest sample in tokens, image tokens included; longer is an error.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,10 +87,10 @@ class SFTCollator:
         if index:
             batch |= in_placement_order(batch, index)
         lengths = self._image_lengths(batch) if index else []
-        for place, (group, first) in enumerate(samples):
-            own, lengths = lengths[: len(group.images)], lengths[len(group.images) :]
-            for start, end in self._earlier_answers(group, first, own, batch["input_ids"][place].tolist()):
-                batch["labels"][place, start:end] = batch["input_ids"][place, start:end]
+        for i, (group, first) in enumerate(samples):
+            image_lengths, lengths = lengths[: len(group.images)], lengths[len(group.images) :]
+            for start, end in self._earlier_answers(group, first, image_lengths, batch["input_ids"][i].tolist()):
+                batch["labels"][i, start:end] = batch["input_ids"][i, start:end]
         if not index:
             self._add_unseen_image(batch)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.groups.image_token_id).int()
@@ -110,7 +106,7 @@ class SFTCollator:
         """Where the trained turns of the prompt begin and end, in tokens; the completion is the last of them.
 
         Raises:
-            DataError: The chat template writes a turn differently when others follow, so that its place is unknown.
+            DataError: The chat template writes a turn differently if others follow, so that its place is unknown.
         """
         for i in range(first, len(group.prompt)):
             if group.prompt[i]["role"] != "assistant":
@@ -162,7 +158,7 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         **kwargs: As in [`~trl.SFTTrainer`].
     """
 
-    def __init__(self, args: VisionSFTConfig, processing_class: Any, **kwargs: Any) -> None:
+    def __init__(self, args: VisionSFTConfig, processing_class: ProcessorMixin, **kwargs: Any) -> None:
         if args.trainable != "all" and kwargs.get("peft_config") is not None:
             raise OptionError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
@@ -174,17 +170,23 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
             train_merger(self.model)
         self.add_callback(SetEpoch(layout))
 
-    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Evaluates one batch; a second forward says whether every completion token is the most likely one.
 
         Teacher-forced agreement on every token is the same as greedy decoding giving exactly the reference, each
         turn after the reference's own earlier turns.
         """
-        result = super().prediction_step(model, inputs, *args, **kwargs)
+        result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**self._prepare_inputs(inputs), use_cache=False, fused_lm_head=True)
         right = (outputs.is_top1 | ~outputs.label_mask.bool()).all(dim=1).float()
-        self._metrics["eval"]["exact_match"].extend(self.accelerator.gather_for_metrics(right).tolist())
+        add_metric(self, "eval", "exact_match", self.accelerator.gather_for_metrics(right).tolist())
         return result
 
 
@@ -192,7 +194,7 @@ def train_merger(model: torch.nn.Module) -> None:
     """Freezes all weights but those of the merger, the projector from the vision tower to the language model.
 
     Raises:
-        ValueError: The model has no module of that name.
+        OptionError: The model has no module of that name.
     """
     model.requires_grad_(False)
     merger = [weight for name, weight in model.named_parameters() if _MERGER.search(name)]
@@ -200,71 +202,3 @@ def train_merger(model: torch.nn.Module) -> None:
         raise OptionError(f"trainable is merger, but {type(model).__name__} has none; train a Qwen2-VL, or all of it.")
     for weight in merger:
         weight.requires_grad_(True)
-
-
-def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = False) -> list[dict[str, Any]]:
-    """Turns images with a label, captions, or both into prompt-completion rows, one per distinct caption.
-
-    Args:
-        rows (iterable of `dict`): `image`, and `label` (`str`), `captions` (list of `str`) or both.
-        labels_only (`bool`): Only the question for the scene class, one row per image (for evaluation).
-
-    Returns:
-        `list[dict]`: Where there is a label the prompt asks for the scene class, and the completion is the class name,
-        then, as a second turn, the request for a description and the caption: both share one pass of the vision tower.
-        Without a label the prompt is that request.
-    """
-    out: list[dict[str, Any]] = []
-    for row in rows:
-        label, captions = row.get("label"), list(dict.fromkeys(row.get("captions") or []))
-        if labels_only or not captions:
-            turns = [[LABEL_QUESTION, class_name(label)]] if label else []
-        else:
-            ask = [LABEL_QUESTION, class_name(label)] if label else []
-            turns = [[*ask, CAPTION_REQUEST, caption] for caption in captions]
-        for texts in turns:
-            messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-            out.append({"prompt": messages[:1], "completion": messages[1:], "image": row["image"], "row": len(out)})
-    return out
-
-
-def text_rows(rows: Iterable[ImageTextRow]) -> Iterator[dict[str, Any]]:
-    """Turns image-text rows into prompt-completion rows in the normal form.
-
-    Args:
-        rows (iterable of [`ImageTextRow`]): Of any form, mixed or not.
-
-    Yields:
-        `dict`: `prompt`, `completion` (messages), `images` (`{bytes, path}`), `row` (the same for all texts of an
-        image-text row) and `where`. A conversation is one row, whose completion begins with the first turn of the
-        assistant; captions are one row per distinct text, whose prompt asks for a description.
-
-    Raises:
-        DataError: At the first row that cannot be used.
-    """
-    for number, row in enumerate(rows):
-        if row.error is not None:
-            raise row.error
-        for group, turns, first in _trained_turns(row):
-            images = [one if isinstance(one, Mapping) else {"bytes": None, "path": str(one)} for one in group.images]
-            stored = [{"bytes": one.get("bytes"), "path": one.get("path")} for one in images]
-            place = {"row": number, "where": group.where or row.row_id}
-            yield {"prompt": turns[:first], "completion": turns[first:], "images": stored, **place}
-
-
-def _trained_turns(row: ImageTextRow) -> Iterator[tuple[Group, list[dict], int]]:
-    """The conversations of a row, each with the group that holds its images and its first turn that carries loss."""
-    if row.whole:  # its last group has all turns, its first begins what is to be learnt
-        last = row.groups[-1]
-        yield last, [*last.prompt, *last.completions[0]], len(row.groups[0].prompt)
-        return
-    for group in row.groups:
-        prompt = group.prompt
-        if group.images and not completion_text(prompt).strip():  # a caption
-            *before, user = prompt
-            prompt = [*before, {**user, "content": [*user["content"], {"type": "text", "text": CAPTION_REQUEST}]}]
-        distinct: dict[str, list[dict]] = {}
-        for completion in group.completions:
-            distinct.setdefault(completion_text(completion), completion)
-        for completion in distinct.values():
-            yield group, [*prompt, *completion], len(prompt)

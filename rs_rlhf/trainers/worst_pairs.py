@@ -1,20 +1,27 @@
 """The evaluation rows that a score model ranks most wrongly, with thumbnails, for people to look at.
 
-Written by the main process once per evaluation, through `sample_tables`.
+Written by the main process once per evaluation, through `runs.tables`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
 
 from ..data.group import completion_text, group_from_row, prompt_text
 from ..imagery.raster import read_image
 from ..runs.tables import thumbnail, write_table
 
+if TYPE_CHECKING:
+    from .reward import VisionRewardConfig, VisionRewardTrainer
 
-def log_worst_pairs(trainer: Any, dataset: Any, records: Sequence[Mapping[str, Any]], prefix: str) -> Path | None:
+
+def log_worst_pairs(
+    trainer: VisionRewardTrainer, dataset: Dataset, records: Sequence[Mapping[str, Any]], prefix: str
+) -> Path | None:
     """Writes and logs the rows where a rejected completion wins by most.
 
     Args:
@@ -31,14 +38,14 @@ def log_worst_pairs(trainer: Any, dataset: Any, records: Sequence[Mapping[str, A
     rows = [_row(dataset[r["index"]], r, step, args) for r in worst[: args.worst_pairs]]
     if not rows:
         return None
-    path = Path(args.output_dir) / "worst_pairs" / f"{prefix}_{step:06d}.parquet"
+    path = Path(str(args.output_dir)) / "worst_pairs" / f"{prefix}_{step:06d}.parquet"
     types = dict.fromkeys(("where", "source", "kind", "prompt", "chosen", "rejected"), "string")
     types |= {"step": "int64", "chosen_score": "float32", "rejected_score": "float32"}
-    write_table(rows, path, types, f"score/worst_pairs_{prefix}/step_{step:06d}", args.report_to)
+    write_table(rows, path, types, f"score/worst_pairs_{prefix}/step_{step:06d}", args.report_to)  # type: ignore[arg-type]
     return path
 
 
-def _row(row: Mapping[str, Any], record: Mapping[str, Any], step: int, args: Any) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], record: Mapping[str, Any], step: int, args: VisionRewardConfig) -> dict[str, Any]:
     group = group_from_row(row)
     worst = max(range(1, len(record["scores"])), key=lambda i: record["scores"][i])
     image = None

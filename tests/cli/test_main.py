@@ -12,7 +12,7 @@ from helpers import ROOT
 import rs_rlhf
 from rs_rlhf.cli import main as cli
 from rs_rlhf.declarations import find
-from rs_rlhf.errors import DataError, DeclarationError
+from rs_rlhf.errors import DataError, DeclarationError, OptionError
 
 
 def run(*arguments, cwd=None):
@@ -69,7 +69,7 @@ def test_every_command_but_the_demo_has_help(capsys):
     for name in cli.COMMANDS:
         if name not in ("demo", "env"):
             assert cli.main([*name.split(), "--help"]) == 0
-            assert f"rs-rlhf {name}" in capsys.readouterr().out
+            assert f"rs-rlhf {name.removesuffix(' run')}" in capsys.readouterr().out
     assert cli.main(["data", "--help"]) == 0
     assert "data pairs" in capsys.readouterr().out
 
@@ -173,7 +173,7 @@ def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
     trained = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # they are counted but not there
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(DeclarationError, match="2 GPUs.*--accelerate_config multi_gpu.*CUDA_VISIBLE_DEVICES=0"):
+    with pytest.raises(OptionError, match="2 GPUs.*--accelerate_config multi_gpu.*CUDA_VISIBLE_DEVICES=0"):
         launch.run("reward", parser, lambda *_: trained.append(1), ["--bf16", "false"])
     assert not trained and find("accelerate_configs", "multi_gpu")
     launch.run("reward", parser, lambda *_: trained.append(1), ["--use_cpu"])
@@ -306,7 +306,7 @@ def test_image_paths_start_at_their_own_file(tmp_path):
 def test_evaluation_needs_data(scenes):
     from types import SimpleNamespace
 
-    from rs_rlhf.cli.reward import RewardScriptArguments, load_data
+    from rs_rlhf.trainers.reward_data import RewardScriptArguments, load_data
 
     script = RewardScriptArguments(dataset_name=str(scenes / "train_pairs.jsonl"))
     with pytest.raises(DataError, match="has no splits; give --eval_dataset_name"):

@@ -10,14 +10,14 @@ from helpers import picture
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from rs_rlhf.cli.clip import load_pairs
 from rs_rlhf.cli.main import main
 from rs_rlhf.data.scenes import write_scenes
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.imagery.raster import ImageOptions
 from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
-from rs_rlhf.trainers.clip import ClipCollator, ClipTrainer, ImageTextPairs, VisionClipConfig
+from rs_rlhf.trainers.clip import ClipCollator, ClipTrainer, VisionClipConfig
+from rs_rlhf.trainers.clip_data import ImageTextPairs, load_pairs
 
 RETRIEVAL = "title: t\ntask: retrieval\nlayout: images\npath: scenes\nsplit: validation\nsource: drawn\n"
 

@@ -16,18 +16,22 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.cli.sft import default_split, holds_labelled_images, load_rows
 from rs_rlhf.data.image_text import image_text_row
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.collator import GroupCollator
 from rs_rlhf.trainers.sft import (
-    LABEL_QUESTION,
     SFTCollator,
     VisionSFTConfig,
     VisionSFTTrainer,
-    conversation_rows,
-    text_rows,
     train_merger,
+)
+from rs_rlhf.trainers.sft_data import (
+    LABEL_QUESTION,
+    conversation_rows,
+    default_split,
+    holds_labelled_images,
+    load_rows,
+    text_rows,
 )
 
 MERGER = {

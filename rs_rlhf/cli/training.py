@@ -1,0 +1,105 @@
+"""What the training commands share: refused options, the model's loading options, and the run itself.
+
+Left out: how a command starts, here or through `accelerate launch` (see `launch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+    from trl import ModelConfig, ScriptArguments
+
+
+def check_common(
+    script_args: ScriptArguments,
+    training_args: TrainingArguments,
+    model_args: ModelConfig,
+    data: str,
+    *,
+    pads: bool = True,
+) -> None:
+    """Refuses what every training command refuses: no data, no model, and TRL's options that would be ignored.
+
+    Args:
+        script_args (`trl.ScriptArguments`): Names the data.
+        training_args (`TrainingArguments`): The training options.
+        model_args (`trl.ModelConfig`): Names the model.
+        data (`str`): What the command calls its data, for the error.
+        pads (`bool`): Whether the trainer reads `pad_to_multiple_of`.
+
+    Raises:
+        OptionError: Names the option.
+    """
+    for name, value in {
+        "dataset_name": script_args.dataset_name,
+        "model_name_or_path": model_args.model_name_or_path,
+    }.items():
+        if not value:
+            raise OptionError(f"no {name}; give --{name}, or a recipe with it (--config).", name)
+    if script_args.dataset_streaming or script_args.dataset_config:
+        raise OptionError(f"dataset_streaming and dataset_config are not supported for {data}.", "dataset_streaming")
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise OptionError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.", "load_in_4bit")
+    if not pads and getattr(training_args, "pad_to_multiple_of", None):
+        raise OptionError(
+            "pad_to_multiple_of is not supported: batches are padded to their longest row.", "pad_to_multiple_of"
+        )
+    if training_args.eval_on_start and training_args.eval_strategy == "no":
+        raise OptionError(
+            "eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.", "eval_on_start"
+        )
+
+
+def model_options(
+    model_args: ModelConfig, given: dict | str | None = None, dtype: str | None = None
+) -> dict[str, Any]:
+    """Returns the keyword arguments of `from_pretrained` that the options set.
+
+    Args:
+        model_args (`trl.ModelConfig`): The model's revision, attention and dtype.
+        given (`dict`, *optional*): The training options' `model_init_kwargs`, which win.
+        dtype (`str`, *optional*): The dtype unless one is set.
+    """
+    options: dict[str, Any] = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype or dtype,
+    }
+    options |= given if isinstance(given, dict) else {}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
+    """Trains from the start or a checkpoint, saves model and state, and evaluates the last step once.
+
+    Args:
+        trainer (`Trainer`): The trainer; its arguments say from where to resume and where to save.
+        evaluate (`bool`): Evaluate at the end, unless the last step has been evaluated; writes `eval_results.json`.
+        done (sequence of `str`): Lines to print at the end: where the model is, and what to do next.
+    """
+    args = trainer.args
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model(args.output_dir)
+    if evaluate:
+        metrics = last_metrics(trainer) or trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    trainer.accelerator.print("\n".join(done))
+    if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers and the process group
+        trainer.end()
+
+
+def last_metrics(trainer: Trainer) -> dict[str, float]:
+    """Returns the evaluation metrics of the last step; empty if it has not been evaluated."""
+    state = trainer.state
+    found: dict[str, float] = {}
+    for entry in state.log_history:
+        if entry["step"] == state.global_step:
+            found |= {name: value for name, value in entry.items() if name.startswith("eval_")}
+    return found

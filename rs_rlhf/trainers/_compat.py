@@ -1,0 +1,125 @@
+"""What our trainers need of TRL and keep in one place because TRL keeps it private (`trl>=1.16,<1.17` is pinned).
+
+Our trainers override and call the public names below; a new TRL release is checked here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl import GRPOTrainer, RewardConfig, RewardTrainer, SFTTrainer
+from trl.data_utils import prepare_multimodal_messages
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from transformers import PreTrainedTokenizerBase
+
+Row = dict[str, Any]
+
+
+def add_metric(trainer: GRPOTrainer | SFTTrainer, mode: str, name: str, values: Sequence[float]) -> None:
+    """Adds values that the next log averages: TRL has no public method to log beside its own metrics."""
+    trainer._metrics[mode][name].extend(values)
+
+
+def set_metrics(trainer: GRPOTrainer, mode: str, metrics: Mapping[str, float]) -> None:
+    """Sets metrics of the next log: those over a whole evaluation are no averages of its batches."""
+    trainer._metrics[mode].update({name: [value] for name, value in metrics.items()})
+
+
+def clear_metrics(trainer: GRPOTrainer, mode: str) -> None:
+    """Drops metrics that TRL would add to the next log: greedy answers are logged without those of sampled ones."""
+    trainer._metrics[mode].clear()
+
+
+class RewardHooks(RewardTrainer):
+    """`RewardTrainer` that takes rows as they are."""
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: RewardConfig,
+        dataset_name: str,
+    ) -> Dataset | IterableDataset:
+        """TRL would tokenize the texts here and drop the images; our collator lays out both."""
+        return self.keep_rows(dataset)
+
+    def keep_rows(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+        """Returns the rows that the collator is given."""
+        return dataset
+
+    def count_tokens(self, count: int) -> int:
+        """Adds to the tokens seen and returns them: TRL's counter resumes from checkpoints, its counting is text's."""
+        self._total_train_tokens += count
+        return self._total_train_tokens
+
+
+class GRPOHooks(GRPOTrainer):
+    """`GRPOTrainer` with a place before its rollouts, one after its rewards, and greedy answers."""
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> Row:
+        """TRL takes pictures, not paths: this is the last place at which a batch's images can be read."""
+        return super()._generate_and_score_completions(self.read_images(inputs))
+
+    def _calculate_rewards(
+        self, inputs: list[Row], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        """TRL has no callback that sees rollouts with their rewards."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self.on_rewards(inputs, prompts, completions, completion_ids_list, rewards)
+        return rewards
+
+    def read_images(self, rows: Sequence[Row]) -> list[Row]:
+        """Returns rows whose images are pictures."""
+        raise NotImplementedError
+
+    def on_rewards(
+        self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor
+    ) -> None:
+        """Sees this process's rollouts, and the rewards (rows of all processes, rewards)."""
+        raise NotImplementedError
+
+    def logged_extra(self, name: str, count: int) -> list[float | None]:
+        """Returns the first `count` values that rewards have logged by `log_extra`; TRL empties them at its log."""
+        return list(self._pending_extra_logs.get(name) or [None] * count)[:count]
+
+    @torch.no_grad()
+    def greedy(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Answers prompts greedily, one completion each; with ZeRO-3 every process must ask for as many.
+
+        TRL generates for its own loss alone; here its tokenization and its backend are used without sampling.
+
+        Args:
+            rows (sequence of `dict`): Rows from [`read_images`].
+
+        Returns:
+            `list`: Token ids of each completion, up to its end token.
+        """
+        prompts = []
+        for row in rows:
+            images = row["images"] if row.get("images") is not None else [row["image"]] if row.get("image") else []
+            prompts.append(prepare_multimodal_messages(row["prompt"], images=images))
+        ids, images, fields = self._tokenize_prompts(prompts)
+        with self._without_sampling():
+            return self._generate_single_turn(ids, images, fields, 1)[0]
+
+    @contextmanager
+    def _without_sampling(self) -> Iterator[None]:
+        """Makes generation greedy for a while."""
+        place = self.vllm_generation if self.use_vllm else self.generation_config
+        values = {"temperature": 0.0, "top_p": 1.0} if self.use_vllm else {"do_sample": False}
+        old = {name: getattr(place, name) for name in values}
+        kwargs: dict[str, Any] = getattr(self, "generation_kwargs", {})
+        self.generation_kwargs = {**kwargs, "do_sample": False}
+        try:
+            for name, value in values.items():
+                setattr(place, name, value)
+            yield
+        finally:
+            for name, value in old.items():
+                setattr(place, name, value)
+            self.generation_kwargs = kwargs

@@ -1,0 +1,262 @@
+"""Training data of `rs-rlhf sft`: labelled images, captions, questions and conversations as prompt-completion rows.
+
+Data are read in one of two ways, see [`load_rows`]: labelled images are asked for their class and then for a
+description; anything else (conversations, questions, captions, a folder of `rs-rlhf curate`) is taken as it stands.
+
+Left out: data-set mixtures and streaming.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, Features, Value
+from trl import ScriptArguments
+
+from ..data.captioned_images import load_images, split_files
+from ..data.group import Group, completion_text
+from ..data.image_text import ImageTextRow
+from ..data.row_cache import message_features, stored_image, stored_rows
+from ..data.rows import FORMATS
+from ..data.text_records import first_byte
+from ..errors import DataError
+from ..options import option
+from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
+
+if TYPE_CHECKING:
+    from .sft import VisionSFTConfig
+
+FORM_VERSION = 1  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
+# Columns that say more of an image than its captions and its class do.
+_TEXT_KEYS = {"conversations", "messages", "completion", "answer", "text", "title", "txt"}
+
+
+@dataclass
+class SFTScriptArguments(ScriptArguments):
+    """TRL's script arguments with other evaluation data and a limit on the training rows."""
+
+    dataset_name: str | None = option(
+        None,
+        "Image-text data: a file or folder of labelled or captioned images, questions and answers, or "
+        "conversations, or a folder of `rs-rlhf curate`.",
+    )
+    dataset_train_split: str | None = option(  # type: ignore[assignment]
+        None, "Split of a folder to train on, by default 'train' where there is one, else all of it."
+    )
+    dataset_test_split: str | None = option(  # type: ignore[assignment]
+        None, "Split to evaluate on, if eval_strategy asks for it; by default 'test', and all of an eval_dataset_name."
+    )
+    eval_dataset_name: str | None = option(None, "Data to evaluate on, as for dataset_name, which is the default.")
+    image_column: str | None = option(None, "Column of the image or images; by default told by its name.")
+    text_column: str | None = option(
+        None,
+        "Column of the texts; by default told by its name. 'captions' trains on the captions of labelled "
+        "images alone, which are otherwise asked for their class too.",
+    )
+    max_train_samples: int | None = option(None, "Training rows (images, conversations) at most, drawn by seed.")
+
+
+def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -> tuple[Dataset, Dataset | None]:
+    """Reads the training and evaluation sets.
+
+    Args:
+        script_args ([`SFTScriptArguments`]): Names the data.
+        training_args ([`VisionSFTConfig`]): `image_root` becomes `None`: afterwards all image paths are complete.
+
+    Raises:
+        DataError, ImageError: Nothing to read, or a row that cannot be used; names file and row.
+    """
+    name, split = str(script_args.dataset_name), script_args.dataset_train_split
+    reading: dict[str, Any] = {"image_column": script_args.image_column, "text_column": script_args.text_column}
+    reading["image_root"], training_args.image_root = training_args.image_root, None
+    limit: dict[str, Any] = {"limit": script_args.max_train_samples, "seed": training_args.seed}
+    train_set = load_rows(name, split or default_split(name), **reading, **limit)
+    if training_args.eval_strategy == "no":
+        return train_set, None
+    name = script_args.eval_dataset_name or name
+    split = script_args.dataset_test_split or (None if script_args.eval_dataset_name else "test")
+    return train_set, load_rows(name, split, **reading, labels_only=True)
+
+
+def default_split(path: str) -> str | None:
+    """Returns `"train"` for a folder that has files, or else a sub-folder, of that split."""
+    folder = Path(path)
+    files = [file.name for file in (*folder.glob("*"), *folder.glob("data/*")) if file.suffix in FORMATS]
+    given = any(name.startswith("train") for name in files) if files else (folder / "train").is_dir()
+    return "train" if given else None
+
+
+def load_rows(
+    path: str,
+    split: str | None = None,
+    *,
+    image_root: str | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    labels_only: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Reads data as prompt-completion rows, in one of two ways.
+
+    - Labelled images: a folder of images by class, or Parquet, JSONL or CSV of which some row has a `label` and none
+      has `conversations`, `messages`, `completion`, `answer`, `text`, `title`, `txt` or a column named here. Read by
+      [`~rs_rlhf.data.captioned_images.load_images`] and laid out by [`conversation_rows`].
+    - Everything else that [`~rs_rlhf.data.image_text_dataset.open_image_texts`] reads, and every folder with a
+      `curation.json`: each row by its own form, see [`text_rows`]; labels are not asked for. The rows are written
+      once to the `datasets` cache, not held in memory.
+
+    Args:
+        path (`str`): File or folder.
+        split (`str`, *optional*): Split of a folder; by default all of it.
+        image_root (`str`, *optional*): Folder that image paths start from; by default each file's own, or that of
+            `curation.json`.
+        image_column, text_column (`str`, *optional*): Columns of the image and of the texts, for the second way; by
+            default told by their names.
+        labels_only (`bool`): Labelled images are only asked for their class (for evaluation).
+        limit (`int`, *optional*): Images or conversations at most, drawn by `seed`.
+        seed (`int`): Seed of the draw.
+
+    Raises:
+        DataError, ImageError: Nothing to read, or a row that cannot be used; names file and row.
+    """
+
+    def draw(count: int) -> list[int]:
+        number = count if limit is None else min(limit, count)
+        return list(range(count)) if number == count else sorted(random.Random(seed).sample(range(count), number))
+
+    reading = {"image_root": image_root, "image_column": image_column, "text_column": text_column}
+    if holds_labelled_images(path, split, {image_column, text_column}):
+        rows = load_images(path, split, image_root=image_root)
+        return Dataset.from_list(conversation_rows([rows[i] for i in draw(len(rows))], labels_only))
+    texts = _load_texts(path, split, reading)
+    if not len(texts):
+        raise DataError("no rows; give data that has some", "", path)
+    numbers = texts["row"][:]
+    kept = {*draw(numbers[-1] + 1)}
+    return texts if len(kept) > numbers[-1] else texts.select([i for i, row in enumerate(numbers) if row in kept])
+
+
+def holds_labelled_images(path: str, split: str | None = None, named: Collection[str | None] = ()) -> bool:
+    """Whether data are labelled images, by the rule of [`load_rows`]; reads JSON lines until it is certain."""
+    root = Path(path)
+    if (root / "curation.json").exists() or not root.exists():
+        return False
+    files = split_files(root, split) if root.is_dir() else [root]
+    if not files:  # images by class, if there is nothing else to read
+        others = [*root.glob(f"{split or ''}*"), *root.glob("data/*"), *root.glob("*.arrow")]
+        others = [file for file in others if file.suffix in (*FORMATS, ".arrow")]
+        # A .json that is no list holds settings, such as `dataset_info.json`.
+        return all(file.suffix == ".json" and first_byte(file) != b"[" for file in others)
+    columns: set[str] = set()
+    for file in files:
+        for keys in _keys(file):
+            if keys & {*_TEXT_KEYS, *named}:
+                return False
+            columns |= keys
+    return "label" in columns
+
+
+def _keys(file: Path) -> Iterator[set[str]]:
+    """The columns of a file; of JSON lines those that each row gives a value to, as far as they can be read."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            yield set(pyarrow.parquet.read_schema(file).names)
+        except (OSError, ValueError):
+            return  # the reader will say so
+    elif file.suffix == ".csv":
+        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+            yield set(next(csv.reader(lines), []))
+    elif file.suffix == ".jsonl":
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line) if line.strip() else {}
+                except ValueError:
+                    return  # as above
+                yield {key for key, value in row.items() if value is not None} if isinstance(row, dict) else set()
+
+
+def _load_texts(path: str, split: str | None, reading: dict[str, str | None]) -> Dataset:
+    columns = message_features("prompt", "completion")
+    features = Features(columns | {"row": Value("int64"), "where": Value("string")})
+    return stored_rows(text_rows, features, path, split, reading, FORM_VERSION)
+
+
+def conversation_rows(rows: Iterable[Mapping[str, Any]], labels_only: bool = False) -> list[dict[str, Any]]:
+    """Turns images with a label, captions, or both into prompt-completion rows, one per distinct caption.
+
+    Args:
+        rows (iterable of `dict`): `image`, and `label` (`str`), `captions` (list of `str`) or both.
+        labels_only (`bool`): Only the question for the scene class, one row per image (for evaluation).
+
+    Returns:
+        `list[dict]`: With a label the prompt asks for the scene class, and the completion is the class name, then, as
+        a second turn, the request for a description and the caption: both share one pass of the vision tower. Without
+        a label the prompt is that request.
+    """
+    out: list[dict[str, Any]] = []
+    for row in rows:
+        label, captions = row.get("label"), list(dict.fromkeys(row.get("captions") or []))
+        if labels_only or not captions:
+            turns = [[LABEL_QUESTION, class_name(label)]] if label else []
+        else:
+            ask = [LABEL_QUESTION, class_name(label)] if label else []
+            turns = [[*ask, CAPTION_REQUEST, caption] for caption in captions]
+        for texts in turns:
+            messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+            out.append({"prompt": messages[:1], "completion": messages[1:], "image": row["image"], "row": len(out)})
+    return out
+
+
+def text_rows(rows: Iterable[ImageTextRow]) -> Iterator[dict[str, Any]]:
+    """Turns image-text rows into prompt-completion rows in the normal form.
+
+    Args:
+        rows (iterable of [`ImageTextRow`]): Of any form, mixed or not.
+
+    Yields:
+        `dict`: `prompt`, `completion` (messages), `images` (`{bytes, path}`), `row` (the same for all texts of an
+        image-text row) and `where`. A conversation is one row, whose completion begins with the first turn of the
+        assistant; captions are one row per distinct text, whose prompt asks for a description.
+
+    Raises:
+        DataError: At the first row that cannot be used.
+    """
+    for number, row in enumerate(rows):
+        if row.error is not None:
+            raise row.error
+        for group, turns, first in _trained_turns(row):
+            yield {
+                "prompt": turns[:first],
+                "completion": turns[first:],
+                "images": [stored_image(image) for image in group.images],
+                "row": number,
+                "where": group.where or row.row_id,
+            }
+
+
+def _trained_turns(row: ImageTextRow) -> Iterator[tuple[Group, list[dict], int]]:
+    """The conversations of a row, each with the group that holds its images and its first turn that carries loss."""
+    if row.whole:  # its last group has all turns, its first begins what is to be learnt
+        last = row.groups[-1]
+        yield last, [*last.prompt, *last.completions[0]], len(row.groups[0].prompt)
+        return
+    for group in row.groups:
+        prompt = group.prompt
+        if group.images and not completion_text(prompt).strip():  # a caption
+            *before, user = prompt
+            prompt = [*before, {**user, "content": [*user["content"], {"type": "text", "text": CAPTION_REQUEST}]}]
+        distinct: dict[str, list[dict]] = {}
+        for completion in group.completions:
+            distinct.setdefault(completion_text(completion), completion)
+        for completion in distinct.values():
+            yield group, [*prompt, *completion], len(prompt)
