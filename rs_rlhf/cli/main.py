@@ -43,7 +43,7 @@ COMMANDS = {
         "improve a vision-language model with the score model as its reward", "cli.grpo:command", CHECKPOINT
     ),
     "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:command", CHECKPOINT),
-    "serve": Command("score over HTTP: the reward server", "scoring.server:main", STOPPED),
+    "serve": Command("score over HTTP: the reward server", "cli.serve:main", STOPPED),
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
     "curate": Command("keep the best part of scored data, with a report", "curation.curate:main"),
     "browse": Command("look through scored data and move the cut, in a browser", "curation.browser.app:main", STOPPED),

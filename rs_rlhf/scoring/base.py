@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, overload
 
-from ..data.group import Group
+from ..data.group import Group, ImageSource, make_group
+from ..errors import OptionError
 
 
 class GroupScorer(Protocol):
@@ -40,6 +41,51 @@ class GroupScorer(Protocol):
             RSRLHFError: A group that cannot be scored, unless `on_error` is `"return"`.
         """
         ...
+
+
+class ScoreTexts:
+    """Adds `score`, which makes groups of images, prompts and completions, to a [`GroupScorer`]."""
+
+    def score(
+        self: GroupScorer,
+        images: Sequence[ImageSource | Sequence[ImageSource] | None] | None = None,
+        prompts: Sequence[str | list[dict] | None] | None = None,
+        completions: Sequence[Sequence[str | list[dict]]] = (),
+        show_progress: bool | None = None,
+    ) -> list[list[float]]:
+        """Scores N completions for each prompt and image.
+
+        Args:
+            images (sequence, *optional*): For each group a path, PIL image, array, list of these, or `None`.
+            prompts (sequence of `str` or messages, *optional*): Questions; by default empty, for plain captions.
+            completions (sequence of sequences of `str` or messages): N candidates for each group; N may differ.
+            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
+
+        Returns:
+            `list[list[float]]`: One list per group, in the order given.
+
+        Raises:
+            OptionError: The lengths differ.
+            ImageError: An image cannot be read; names it and its row.
+            DataError: A prompt or completion cannot be used.
+        """
+        count = len(completions)
+        for name, values in (("images", images), ("prompts", prompts)):
+            if values is not None and len(values) != count:
+                raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
+        if any(isinstance(candidates, str) for candidates in completions):
+            raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
+        groups = [
+            make_group(
+                prompts[i] if prompts is not None else "",
+                completions[i],
+                images[i] if images is not None else None,
+                row=i,
+                where=f"row {i}",
+            )
+            for i in range(count)
+        ]
+        return self.score_groups(groups, show_progress=show_progress)
 
 
 def raise_first(results: Sequence[object]) -> None:

@@ -1,6 +1,6 @@
-"""Scores that any data has without a model: the length of a text, and chance. What a score model must beat.
+"""Baseline scorers without a model: the length of a text, and chance. What a score model must beat.
 
-They stand in the place of a [`Scorer`] and open no image. Left out: CLIP scores, see `clip_model`.
+They are [`GroupScorer`]s and open no image. Left out: CLIP scores, see `models.clip`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class LengthScorer:
     def score_groups(
         self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
     ) -> list[Any]:
-        """Returns for each group the numbers of words of its completions; the options are without effect."""
-        return [[float(len(completion_text(one).split())) for one in group.completions] for group in groups]
+        """Returns for each group the numbers of words of its completions; the options have no effect."""
+        return [[float(len(completion_text(text).split())) for text in group.completions] for group in groups]
 
 
 @dataclass
 class RandomScorer:
-    """Scores a completion by chance: a number in [0, 1) that depends on the seed and on where the text stands.
+    """Scores a completion by chance: a number in [0, 1) that depends on the seed and on the text's place.
 
     Args:
         seed (`int`): Seed.
@@ -39,8 +39,8 @@ class RandomScorer:
     ) -> list[Any]:
         """Returns for each group a number per completion, drawn from the group's `where` and the completion's place.
 
-        Completions of several groups of one `where` are counted on, as the turns of one conversation. The options are
-        without effect.
+        Completions of several groups of one `where` are counted on, as the turns of one conversation. The options have
+        no effect.
         """
         seen: Counter[str] = Counter()
         scores = []
@@ -53,6 +53,3 @@ class RandomScorer:
     def _draw(self, where: str, place: int) -> float:
         digest = hashlib.sha256(f"{self.seed} {place} {where}".encode()).digest()
         return int.from_bytes(digest[:3]) / 2**24  # 24 bits: all of a float32, so that none rounds up to 1
-
-
-__all__ = ["LengthScorer", "RandomScorer"]

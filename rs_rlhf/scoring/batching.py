@@ -1,7 +1,7 @@
-"""One thread that owns the model: it takes waiting requests from a bounded queue and scores them together.
+"""Dynamic batching of many clients' requests: one thread that owns the model scores what waits in a bounded queue.
 
 Requests of many clients are small and come at any time; merged, they fill the scorer's token-budget batches. The
-thread calls [`Scorer.score_groups`] and nothing else, so that a served score is made as one in process is.
+thread calls `score_groups` and nothing else, so that a served score is made as one in process is.
 
 Left out: waiting for company (a request that finds the model idle is scored at once; under load the queue fills by
 itself), priorities, and several models in one process.
@@ -9,8 +9,6 @@ itself), priorities, and several models in one process.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import queue
 import sys
@@ -18,13 +16,14 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
-from typing import Any
 
 from ..data.group import Group
 from ..errors import ScoreError
+from .base import GroupScorer
 
 MERGED = 256  # completions that are scored together at most, unless one request has more
+Result = list[float] | Exception
+Job = tuple[Sequence[Group], "Future[list[Result]]"]
 
 
 class QueueFull(Exception):
@@ -35,7 +34,7 @@ class Batcher:
     """Scores groups of many callers on one thread.
 
     Args:
-        scorer ([`Scorer`]): Used by this thread alone from now on.
+        scorer ([`GroupScorer`]): Used by this thread alone from now on.
         size (`int`): Requests that may wait.
         observe (function, *optional*): Called with (requests, groups) after each merged batch.
 
@@ -45,14 +44,16 @@ class Batcher:
         [[1.73]]
     """
 
-    def __init__(self, scorer: Any, size: int = 256, observe: Callable[[int, int], None] = lambda *_: None) -> None:
+    def __init__(
+        self, scorer: GroupScorer, size: int = 256, observe: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
         self.scorer = scorer
         self.observe = observe
-        self._queue: queue.Queue[tuple[Sequence[Group], Future] | None] = queue.Queue(size)
+        self._queue: queue.Queue[Job | None] = queue.Queue(size)
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
         self._thread.start()
 
-    def submit(self, groups: Sequence[Group]) -> Future:
+    def submit(self, groups: Sequence[Group]) -> Future[list[Result]]:
         """Queues groups.
 
         Returns:
@@ -61,7 +62,7 @@ class Batcher:
         Raises:
             QueueFull: Too many requests wait.
         """
-        future: Future = Future()
+        future: Future[list[Result]] = Future()
         try:
             self._queue.put_nowait((groups, future))
         except queue.Full:
@@ -96,7 +97,7 @@ class Batcher:
             if jobs:
                 self._score(jobs)
 
-    def _score(self, jobs: Sequence[tuple[Sequence[Group], Future]]) -> None:
+    def _score(self, jobs: Sequence[Job]) -> None:
         groups = [group for job, _ in jobs for group in job]
         results = [_finite(result, group) for result, group in zip(self._results(groups), groups, strict=True)]
         self.observe(len(jobs), len(groups))
@@ -105,7 +106,7 @@ class Batcher:
             future.set_result(results[start : start + len(job)])
             start += len(job)
 
-    def _results(self, groups: Sequence[Group]) -> list[Any]:
+    def _results(self, groups: Sequence[Group]) -> list[Result]:
         try:
             return self.scorer.score_groups(groups, on_error="return", show_progress=False)
         except Exception as error:  # whatever one request brings about must not end the thread that serves all
@@ -115,62 +116,13 @@ class Batcher:
         return [self._results([group])[0] for group in groups]  # nor fail the requests beside it
 
 
-def _finite(result: Any, group: Group) -> Any:
-    """Returns the scores, or an error where one is not a number: a reward of NaN or 0 would train on."""
+def _finite(result: Result, group: Group) -> Result:
+    """Returns the scores, or an error if one is not a number: a reward of NaN or 0 would train on."""
     if isinstance(result, Exception):
         return result
     for k, score in enumerate(result):
         if not math.isfinite(score):
-            where = group.where or "group"
-            return ScoreError(f"{where}: the score of completion {k} is {score}, not a finite number.")
+            return ScoreError(
+                f"the score of completion {k} is {score}, not a finite number.", where=group.where or "group"
+            )
     return result
-
-
-def model_hash(scorer: Any) -> str:
-    """Hashes what a score depends on: weights with their dtype, tokenizer, pixel budget, layout, image options.
-
-    Args:
-        scorer ([`Scorer`]): The scorer.
-
-    Returns:
-        `str`: sha256 in hex; the same on every device.
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(scorer.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    settings = model_settings(scorer)
-    settings["chat_template"] = str(scorer.processor.chat_template)
-    settings["image_processor"] = scorer.processor.image_processor.to_dict()
-    settings["vocabulary"] = sorted(scorer.processor.tokenizer.get_vocab().items())
-    backend = getattr(scorer.processor.tokenizer, "backend_tokenizer", None)
-    settings["tokenizer"] = backend.to_str() if backend is not None else ""
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def model_settings(scorer: Any) -> dict[str, Any]:
-    """Returns the settings that a client should know: positions, layout, pixel budget, how images are read.
-
-    Args:
-        scorer ([`Scorer`]): The scorer.
-    """
-    from ..models.pixel_budget import pixel_budget
-
-    low, high = pixel_budget(scorer.processor)
-    image = scorer.processor.image_processor
-    options = asdict(scorer.collator.image_options)
-    return {
-        "positions": scorer.model.config.positions,
-        "output_activation": scorer.model.config.output_activation,
-        "dtype": str(scorer.model.dtype).removeprefix("torch."),
-        "prompt_form": scorer.collator.prompt_form,
-        "pixel_budget": {
-            "min_pixels": low,
-            "max_pixels": high,
-            "factor": image.patch_size * image.merge_size,
-        },
-        "image_options": {name: options[name] for name in ("bands", "stretch", "stretch_range", "nodata")},
-    }

@@ -1,4 +1,4 @@
-"""Which score model a name means: a declared one (`reward_models/`), a folder, or a hub id, and why it is refused.
+"""Identity of score models: the declared model, folder or hub id that a name means, and hashes of what was loaded.
 
 Left out: loading the weights, which is the work of [`Scorer.from_pretrained`].
 """
@@ -6,13 +6,18 @@ Left out: loading the weights, which is the work of [`Scorer.from_pretrained`].
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import declarations
-from ..errors import OptionError
+from ..errors import DeclarationError, ModelError, OptionError
 from ..imagery.sources import ImageOptions
+
+if TYPE_CHECKING:
+    from .scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,16 @@ class RewardModelCard:
         self.image_options()  # refuses what images cannot be read with
 
     def image_options(self, given: ImageOptions | None = None) -> ImageOptions:
-        """Returns `given`, with the model's own `bands`, `stretch` (and its range) and `nodata` where it has none."""
-        given = given or ImageOptions()
-        own: dict[str, Any] = {"bands": self.bands, "nodata": self.nodata}
-        own = {name: value for name, value in own.items() if getattr(given, name) is None}
-        if given.stretch is None:
-            own |= {"stretch": self.stretch, "stretch_range": self.stretch_range}
-        return replace(given, **own)
+        """Returns `given`, with the model's own `bands`, `stretch` (and its range) and `nodata` if it has none."""
+        return filled_options(given or ImageOptions(), vars(self))
+
+
+def filled_options(given: ImageOptions, model: Mapping[str, Any]) -> ImageOptions:
+    """Returns image options with a model's `bands`, `stretch`, `stretch_range` and `nodata` in place of `None`."""
+    missing = {name: model[name] for name in ("bands", "nodata") if getattr(given, name) is None}
+    if given.stretch is None:
+        missing |= {name: model[name] for name in ("stretch", "stretch_range")}
+    return replace(given, **missing)
 
 
 def find_card(name_or_path: str) -> RewardModelCard:
@@ -76,7 +84,7 @@ def find_card(name_or_path: str) -> RewardModelCard:
     if _is_hub_id(name_or_path):
         return RewardModelCard(name_or_path, licence="", recipe="")
     known = declarations.names("reward_models")
-    raise declarations.DeclarationError(
+    raise DeclarationError(
         f"{name_or_path!r} is neither a folder nor a reward model{declarations.did_you_mean(name_or_path, known)}"
     )
 
@@ -86,35 +94,35 @@ def _is_hub_id(name: str) -> bool:
 
 
 def refuse_unmade(card: RewardModelCard) -> None:
-    """Refuses a card whose model is a folder that is not there: its recipe has not been run."""
+    """Refuses a card whose model is a folder that is not there: its recipe has not been run.
+
+    Raises:
+        DeclarationError: Names the recipe.
+    """
     if card.recipe and not Path(card.model).is_dir() and not _is_hub_id(card.model):
-        raise declarations.DeclarationError(
-            f"no folder {card.model} below the working folder; run the recipe {card.recipe} first."
-        )
+        raise DeclarationError(f"no folder {card.model} below the working folder; run the recipe {card.recipe} first.")
 
 
-def not_loaded(path: str, error: OSError) -> declarations.DeclarationError:
-    """Returns what to raise where transformers could not load a model."""
+def not_loaded(path: str, error: OSError) -> DeclarationError:
+    """Returns what to raise if transformers could not load a model."""
     reason = str(error).strip().split("\n")[0]
     if Path(path).is_dir():
-        return declarations.DeclarationError(f"the folder {path} cannot be loaded: {reason}")
-    return declarations.DeclarationError(
-        f"{path} is neither a folder here nor could it be loaded from the hub: {reason}"
-    )
+        return DeclarationError(f"the folder {path} cannot be loaded: {reason}")
+    return DeclarationError(f"{path} is neither a folder here nor could it be loaded from the hub: {reason}")
 
 
-def refuse_headless(path: str, kwargs: dict[str, Any]) -> None:
+def refuse_headless(path: str, kwargs: Mapping[str, Any]) -> None:
     """Refuses a checkpoint without a score head.
 
     Raises:
-        ValueError: Its architecture is not a score model's.
+        ModelError: Its architecture is not a score model's.
     """
     from transformers import AutoConfig
 
     hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
     architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
     if not {"ScoreModel", "Qwen2Reward"} & set(architectures):
-        raise OptionError(
+        raise ModelError(
             f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "
             "`rs-rlhf reward`, or load it with ScoreModel.from_pretrained to start training."
         )
@@ -127,8 +135,8 @@ def model_stamp(path: str) -> str | None:
     """
     content = hashlib.sha256()
     folder = Path(path)
-    files = sorted(one for kind in ("*.safetensors", "*.json", "*.jinja") for one in folder.glob(kind))
-    files = [one for one in files if one.name not in ("trainer_state.json", "results.json")]
+    files = sorted(file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind))
+    files = [file for file in files if file.name not in ("trainer_state.json", "results.json")]
     for file in files:
         size = file.stat().st_size
         content.update(f"{file.name} {size} ".encode())
@@ -137,3 +145,53 @@ def model_stamp(path: str) -> str | None:
             stream.seek(max(0, size - (1 << 20)))
             content.update(stream.read())
     return content.hexdigest()[:16] if files else None
+
+
+def model_hash(scorer: Scorer) -> str:
+    """Hashes what a score depends on: weights with their dtype, tokenizer, pixel budget, layout, image options.
+
+    Args:
+        scorer ([`Scorer`]): The scorer.
+
+    Returns:
+        `str`: sha256 in hex; the same on every device.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(scorer.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    settings = model_settings(scorer)
+    settings["chat_template"] = str(scorer.processor.chat_template)
+    settings["image_processor"] = scorer.processor.image_processor.to_dict()
+    settings["vocabulary"] = sorted(scorer.processor.tokenizer.get_vocab().items())
+    backend = getattr(scorer.processor.tokenizer, "backend_tokenizer", None)
+    settings["tokenizer"] = backend.to_str() if backend is not None else ""
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def model_settings(scorer: Scorer) -> dict[str, Any]:
+    """Returns the settings that a client should know: positions, layout, pixel budget, how images are read.
+
+    Args:
+        scorer ([`Scorer`]): The scorer.
+    """
+    from ..models.pixel_budget import pixel_budget
+
+    low, high = pixel_budget(scorer.processor)
+    image = scorer.processor.image_processor
+    options = asdict(scorer.collator.image_options)
+    return {
+        "positions": scorer.model.config.positions,
+        "output_activation": scorer.model.config.output_activation,
+        "dtype": str(scorer.model.dtype).removeprefix("torch."),
+        "prompt_form": scorer.collator.prompt_form,
+        "pixel_budget": {
+            "min_pixels": low,
+            "max_pixels": high,
+            "factor": image.patch_size * image.merge_size,
+        },
+        "image_options": {name: options[name] for name in ("bands", "stretch", "stretch_range", "nodata")},
+    }

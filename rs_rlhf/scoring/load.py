@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..errors import OptionError
-from ..imagery.arguments import READING
+from ..imagery.arguments import PixelOptions, RenderingOptions
 from ..imagery.sources import ImageOptions
 from ..options import option
 from .base import GroupScorer
@@ -29,11 +29,11 @@ READ_BY = {
     "seed": ("random",),
 }
 # How images are read, as far as scores depend on it.
-READING_FLAGS = [name for name in READING if name not in ("image_hosts", "image_root")]
+READING_FLAGS = [field.name for field in fields(RenderingOptions)]
 
 
 @dataclass(kw_only=True)
-class ScorerOptions:
+class ScorerOptions(PixelOptions):
     """What scores, and how it is loaded."""
 
     scorer: Literal["model", "clip", "length", "random"] = option(
@@ -44,8 +44,6 @@ class ScorerOptions:
     prompt_form: str | None = option(None, "question-answer, empty-question or user-turn (default: the model's)")
     token_budget: int = option(4096, "tokens of a batch at most")
     num_workers: int = option(0, "threads that read images and lay out batches")
-    min_pixels: int | None = option(None, "Fewest pixels an image is resized to; by default the processor's.")
-    max_pixels: int | None = option(None, "Most pixels an image is resized to; by default the processor's.")
     seed: int = option(0, "seed of --scorer random")
 
     def check(self) -> None:

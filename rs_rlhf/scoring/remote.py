@@ -1,9 +1,9 @@
-"""`RemoteScorer`: scores from reward servers (`rs-rlhf serve`), called as [`Scorer`] is.
+"""`RemoteScorer`: the client of reward servers (`rs-rlhf serve`), called as [`Scorer`] is.
 
 Images are found and read here, with this machine's paths and options, and sent losslessly: a plain PNG or JPEG as the
 file it is, anything else as a PNG of what the model should see, already within its pixel budget. A picture that many
-groups share is sent once per request. Servers take turns; one that fails is left for the next, and only when all have
-failed several times is the scoring given up, with the cause. It never makes up a score.
+groups share is sent once per request. Servers take turns; one that fails is skipped, and only if all have failed
+several times does scoring stop, with the cause. It never makes up a score.
 
 Every request names the model's hash, so that a server that was restarted with another model is refused rather than
 mixed in.
@@ -23,19 +23,24 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..data.group import Group
+from ..data.group import Group, ImageSource
 from ..errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUnavailable
-from ..imagery.raster import ImageOptions, read_image
-from ..imagery.sources import locate
+from ..imagery.identity import source_key
+from ..imagery.raster import read_image
+from ..imagery.sources import ImageOptions, locate
 from ..models.pixel_budget import fit_pixel_budget
-from .scorer import Scorer
-from .wire import TOKEN, error_from, needs_options, sentence_of
+from .base import ScoreTexts, raise_first
+from .cards import filled_options
+from .http import TOKEN, error_from, needs_options, sentence_of
+
+if TYPE_CHECKING:
+    import httpx
 
 REQUEST_GROUPS = 64
 REQUEST_BYTES = 8 * 2**20  # of images and texts, after which a request is sent
@@ -59,11 +64,11 @@ class _Chunk:
     parts: list[tuple[int, int]] = field(default_factory=list)
     groups: list[dict] = field(default_factory=list)
     images: list[dict] = field(default_factory=list)
-    places: dict[Any, int] = field(default_factory=dict)
+    places: dict[Hashable, int] = field(default_factory=dict)
     bytes: int = 0
 
 
-class RemoteScorer:
+class RemoteScorer(ScoreTexts):
     """Scores completions on one or more reward servers.
 
     Args:
@@ -112,13 +117,10 @@ class RemoteScorer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Starts without a connection."""
         vars(self).update(state)
-        self._client: Any = None
+        self._client: httpx.Client | None = None
         self._pid, self._turn, self._lock = -1, random.randrange(len(self.urls)), threading.Lock()
         self._card: dict[str, Any] | None = None
         self._down: dict[str, float] = {}
-
-    # What makes groups of images, prompts and completions is the same code; it calls `score_groups`.
-    score = Scorer.score
 
     def model(self) -> dict[str, Any]:
         """Returns what `/v1/model` says, asked once.
@@ -179,7 +181,7 @@ class RemoteScorer:
                 _enter(scores, chunk, future.result())
                 bar.update(len(chunk.parts))
                 if on_error == "raise":
-                    _raise_first([scores[i] for i, _ in chunk.parts])
+                    raise_first([scores[i] for i, _ in chunk.parts])
 
             for chunk in self._chunks(groups, scores, on_error):
                 waiting.append((chunk, pool.submit(self._score_chunk, chunk)))
@@ -213,7 +215,7 @@ class RemoteScorer:
         where = group.where or f"row {group.row if group.row >= 0 else i}"
         refs = []
         for source in group.images:
-            key = _key(source)
+            key = source_key(source)
             if key not in chunk.places:
                 image = self._encode(source, where)
                 chunk.places[key] = len(chunk.images)
@@ -225,14 +227,14 @@ class RemoteScorer:
         chunk.parts.append((i, first))
         chunk.groups.append(entry)
 
-    def _encode(self, source: Any, where: str) -> dict[str, Any]:
+    def _encode(self, source: ImageSource, where: str) -> dict[str, Any]:
         """Returns the JSON of one image: the file as it is, or a PNG of what the model should see."""
         card = self.model()
         rendered = getattr(source, "mode", "") == "RGB"  # a picture already: its bands have been chosen
-        options = self.image_options if rendered else _with_served(self.image_options, card["image_options"])
-        found, _ = locate(source, options, where)
-        if isinstance(found, bytes | Path) and not needs_options(options):
-            content = found if isinstance(found, bytes) else found.read_bytes()
+        options = self.image_options if rendered else filled_options(self.image_options, card["image_options"])
+        located, _ = locate(source, options, where)
+        if isinstance(located, bytes | Path) and not needs_options(options):
+            content = located if isinstance(located, bytes) else located.read_bytes()
             if content[:8] == b"\x89PNG\r\n\x1a\n" or content[:3] == b"\xff\xd8\xff":
                 return {"base64": base64.b64encode(content).decode()}
         budget = card["pixel_budget"]
@@ -252,7 +254,10 @@ class RemoteScorer:
         if not _fits(scores, chunk.groups):
             unusable = ScorerUnavailable("the server's answer does not have one finite score per completion.")
             return [unusable] * len(chunk.parts)
-        return [error_from(str(one.get("kind")), one["error"]) if isinstance(one, dict) else one for one in scores]
+        return [
+            error_from(str(result.get("kind")), result["error"]) if isinstance(result, dict) else result
+            for result in scores
+        ]
 
     # --- one answer from any server --------------------------------------------------------------------------------
 
@@ -283,17 +288,17 @@ class RemoteScorer:
                     cause = f"{url}: {type(error).__name__}: {sentence_of(error)}"
                     self._down[url] = time.monotonic() + DOWN
                     continue
-                cause = f"{url} answered {reply.status_code}: {_told(reply)}"
+                cause = f"{url} answered {reply.status_code}: {_reason(reply)}"
                 if reply.status_code == 409:
                     raise ModelMismatch(f"{cause} Scores of two models must not be mixed; expected {self.model_hash}.")
                 if reply.status_code in (401, 403, 404, 405):
                     raise ScorerUnavailable(cause)
                 if reply.status_code < 500 and reply.status_code not in (408, 429):
-                    raise DataError(f"the reward server refused the request ({reply.status_code}): {_told(reply)}")
+                    raise DataError(f"the reward server refused the request ({reply.status_code}): {_reason(reply)}")
                 wait = max(wait, _retry_after(reply))
         raise ScorerUnavailable(f"no reward server answered in {self.retries + 1} tries; the last: {cause}")
 
-    def _connections(self) -> Any:
+    def _connections(self) -> httpx.Client:
         import httpx
 
         with self._lock:
@@ -315,33 +320,17 @@ class RemoteScorer:
         return sorted(turn, key=lambda url: self._down.get(url, 0.0) > now)
 
 
-def _with_served(given: ImageOptions, served: dict[str, Any]) -> ImageOptions:
-    """Fills in what the client's options leave open, as [`RewardModelCard.image_options`] does in process."""
-    own = {name: served[name] for name in ("bands", "nodata") if getattr(given, name) is None}
-    if given.stretch is None:
-        own |= {"stretch": served["stretch"], "stretch_range": served["stretch_range"]}
-    return replace(given, **own)
-
-
-def _key(source: Any) -> Any:
-    if isinstance(source, dict):
-        return source["bytes"] if source.get("bytes") is not None else str(source.get("path"))
-    if isinstance(source, str | os.PathLike):
-        return str(source)
-    return source if isinstance(source, bytes) else id(source)
-
-
-def _fits(scores: Any, groups: Sequence[dict]) -> bool:
+def _fits(scores: object, groups: Sequence[dict]) -> bool:
     """Whether an answer has for each group an error, or one finite number per completion."""
     if not isinstance(scores, list) or len(scores) != len(groups):
         return False
     return all(
-        isinstance(one.get("error"), str)
-        if isinstance(one, dict)
-        else isinstance(one, list)
-        and len(one) == len(group["completions"])
-        and all(isinstance(score, float) and math.isfinite(score) for score in one)
-        for one, group in zip(scores, groups, strict=True)
+        isinstance(result.get("error"), str)
+        if isinstance(result, dict)
+        else isinstance(result, list)
+        and len(result) == len(group["completions"])
+        and all(isinstance(score, float) and math.isfinite(score) for score in result)
+        for result, group in zip(scores, groups, strict=True)
     )
 
 
@@ -353,24 +342,15 @@ def _enter(scores: list, chunk: _Chunk, results: Sequence[Any]) -> None:
             scores[i][first : first + len(result)] = result
 
 
-def _raise_first(results: Sequence[Any]) -> None:
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
-def _told(reply: Any) -> str:
+def _reason(reply: httpx.Response) -> str:
     try:
         return sentence_of(json.loads(reply.content)["error"])
     except (ValueError, KeyError, TypeError):
         return sentence_of(reply.reason_phrase or "no reason given")
 
 
-def _retry_after(reply: Any) -> float:
+def _retry_after(reply: httpx.Response) -> float:
     try:
         return max(0.0, float(reply.headers.get("retry-after", 0)))
     except ValueError:
         return 0.0
-
-
-__all__ = ["ModelMismatch", "RemoteScorer", "ScorerUnavailable"]

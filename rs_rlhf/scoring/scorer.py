@@ -1,10 +1,10 @@
-"""`Scorer`: images + prompts + completions in, numbers out. The one way to score with a trained score model.
+"""`Scorer`: the one way to score with a trained score model in this process.
 
 It loads a model by declared name, hub id or folder, lays groups out with [`GroupCollator`], batches them by a token
-budget, and gives the scores back in the order of the input. Threads can lay out the next batches meanwhile.
+budget, and returns the scores in the order of the input. Threads can lay out the next batches meanwhile.
 
-Left out: remote scoring, which is `remote_scorer`'s, and CLIP scores, which are `clip_model`'s; reading in worker
-processes (decoding and tokenizing let go of the interpreter's lock, and threads copy nothing; not measured on a GPU).
+Left out: remote scoring (`remote`), CLIP scores (`models.clip`), and reading in worker processes (decoding and
+tokenizing release the interpreter's lock, and threads copy nothing; not measured on a GPU).
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..data.group import Group, ImageSource, make_group
+from ..data.group import Group, make_group
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import estimated_length, set_pixel_budget
+from .base import ScoreTexts
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import ProcessorMixin
+
+    from ..models.score_model import ScoreModel
+
 Entry = list[tuple[int, int]]
-"""What is laid out as one group: completions of one prompt and image, as (place of the group, of the completion)."""
+"""Completions of one prompt and image, laid out as one group: (index of the group, index of the completion)."""
 Batch = list[Entry]
 
 
-class Scorer:
+class Scorer(ScoreTexts):
     """Scores completions for prompts and images.
 
     Args:
@@ -54,8 +61,8 @@ class Scorer:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        model: ScoreModel,
+        processor: ProcessorMixin,
         image_options: ImageOptions | None = None,
         *,
         prompt_form: str = "question-answer",
@@ -63,9 +70,9 @@ class Scorer:
         num_workers: int = 0,
     ) -> None:
         if num_workers < 0:
-            raise OptionError(f"num_workers is {num_workers}; it must be at least 0.")
+            raise OptionError(f"num_workers is {num_workers}; it must be at least 0.", "num_workers")
         self.model = model.eval()
-        self.processor = processor
+        self.processor: Any = processor
         self.token_budget = token_budget
         self.num_workers = num_workers
         self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
@@ -94,7 +101,7 @@ class Scorer:
                 named model's.
             prompt_form, positions, min_pixels, max_pixels: Override the named model's.
             token_budget, num_workers (`int`): As in the class.
-            device (`str`, *optional*): Device to move the model to; by default accelerate's choice for this process.
+            device (`str`, *optional*): Device of the model; by default accelerate's choice for this process.
             sharded (`bool`): Leave the weights to DeepSpeed ZeRO-3 where it is on, for [`share_weights`]; by default
                 each process holds them whole, ZeRO-3 or not.
             **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …); with a `device_map`
@@ -102,8 +109,8 @@ class Scorer:
 
         Raises:
             DeclarationError: A YAML file that is not a reward model, or a model that is not there.
-            ValueError: A checkpoint that is not a score model, see [`ScoreModel.from_pretrained`]; both `device` and
-                `device_map`.
+            ModelError: A checkpoint that is not a score model, see [`ScoreModel.from_pretrained`].
+            OptionError: Both `device` and `device_map`.
         """
         from accelerate import PartialState
         from transformers import AutoProcessor
@@ -132,7 +139,7 @@ class Scorer:
         options = card.image_options(image_options)
         return cls(model, processor, options, prompt_form=form, token_budget=token_budget, num_workers=num_workers)
 
-    def share_weights(self, accelerator: Any) -> None:
+    def share_weights(self, accelerator: Accelerator) -> None:
         """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
 
         A process that has nothing to score calls `score_groups([])`.
@@ -150,47 +157,6 @@ class Scorer:
             return accelerator.reduce(flag, "sum").item() > 0
 
         self.anyone = anyone  # type: ignore[method-assign]
-
-    def score(
-        self,
-        images: Sequence[Any] | None = None,
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Sequence[Any]] = (),
-        show_progress: bool | None = None,
-    ) -> list[list[float]]:
-        """Scores N completions for each prompt and image.
-
-        Args:
-            images (sequence, *optional*): For each group a path, PIL image, array, list of these, or `None`.
-            prompts (sequence of `str` or messages, *optional*): Questions; by default empty, for plain captions.
-            completions (sequence of sequences of `str` or messages): N candidates for each group; N may differ.
-            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
-
-        Returns:
-            `list[list[float]]`: One list per group, in the order given.
-
-        Raises:
-            ValueError: The lengths differ.
-            ImageError: An image cannot be read; names it and its row.
-            DataError: A prompt or completion cannot be used.
-        """
-        count = len(completions)
-        for name, values in (("images", images), ("prompts", prompts)):
-            if values is not None and len(values) != count:
-                raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
-        if any(isinstance(candidates, str) for candidates in completions):
-            raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
-        groups = [
-            make_group(
-                prompts[i] if prompts is not None else "",
-                completions[i],
-                images[i] if images is not None else None,
-                row=i,
-                where=f"row {i}",
-            )
-            for i in range(count)
-        ]
-        return self.score_groups(groups, show_progress=show_progress)
 
     def score_groups(
         self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
@@ -250,7 +216,7 @@ class Scorer:
     def _collate(
         self, batch: Batch, groups: Sequence[Group], on_error: str
     ) -> tuple[Batch, dict[str, Any], dict[int, Exception]]:
-        """Lays out a batch; what cannot be read is left out of it and its error returned by group."""
+        """Lays out a batch without the groups that cannot be read, whose errors are returned by group."""
         parts = []
         for entry in batch:
             parts.append(replace(groups[entry[0][0]], completions=[groups[i].completions[k] for i, k in entry]))
@@ -261,10 +227,11 @@ class Scorer:
                 if on_error != "return":
                     raise
                 return [], {}, {batch[0][0][0]: error}
-        # One entry at a time, and of an entry one group: a text that cannot be used is no other row's error.
-        parted = batch if len(batch) > 1 else [list(own) for _, own in groupby(batch[0], key=lambda place: place[0])]
+        # One entry at a time, and of an entry one group: an unusable text is no other row's error.
+        parts_of_entry = [list(part) for _, part in groupby(batch[0], key=lambda place: place[0])]
+        single = batch if len(batch) > 1 else parts_of_entry
         errors: dict[int, Exception] = {}
-        for entry in parted:
+        for entry in single:
             errors |= self._collate([entry], groups, on_error)[2]
         left = [[place for place in entry if place[0] not in errors] for entry in batch]
         if not any(left):
@@ -273,7 +240,7 @@ class Scorer:
         return batch, inputs, errors | later
 
     def anyone(self, busy: bool) -> bool:
-        """Whether any process that must take part in a forward is busy; alone, whether this one is."""
+        """Whether any process that must take part in a forward pass is busy; without sharding, whether this one is."""
         return busy
 
     def _batches(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[Batch]:
@@ -315,16 +282,16 @@ class Scorer:
 
 
 def _of_one_prompt(groups: Sequence[Group]) -> list[list[int]]:
-    """Returns the places of the groups that have completions, those of one prompt and the same images together."""
-    found: dict[Any, list[int]] = {}
+    """Returns the indices of the groups that have completions, those of one prompt and the same images together."""
+    same: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
         if group.completions:
-            found.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
-    return list(found.values())
+            same.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
+    return list(same.values())
 
 
 def _ahead(function: Callable[[Batch], Any], items: Iterable[Batch], workers: int) -> Iterator[Any]:
-    """Yields `function(item)` in order; with workers, threads are a few items ahead of the one that is used."""
+    """Yields `function(item)` in order; with workers, threads compute a few items ahead."""
     if not workers:
         yield from map(function, items)
         return
@@ -337,7 +304,7 @@ def _ahead(function: Callable[[Batch], Any], items: Iterable[Batch], workers: in
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:  # after an error or Ctrl-C too: what waits is dropped, what runs ends within a batch
+    finally:  # after an error or Ctrl-C too: waiting batches are dropped, running ones end
         pool.shutdown(cancel_futures=True)
 
 
@@ -356,6 +323,3 @@ def _whole_weights() -> Iterator[None]:
 
 def _characters(messages: Sequence[dict]) -> int:
     return sum(len(part.get("text", "")) for message in messages for part in message["content"])
-
-
-__all__ = ["ImageSource", "Scorer"]

@@ -1,36 +1,30 @@
-"""The reward server's request form: checked JSON in, groups out. Also the answers of both its ends.
+"""Request and reply forms of the reward server (pydantic), and the way from a checked request to groups.
 
-A request is `{"groups": [...]}`, each group `{"prompt", "completions", "images", "name"}`. An image is one of
-`{"base64": ...}`, `{"path": ...}` (below the server's image root), `{"part": ...}` (a file of a multipart form) and
-`{"ref": i}`, the i-th entry of the request's own `images` table, so that a picture that several groups share is sent
-once. `"ready": true` marks a picture that already is what the model should see, so that the server's `bands` and
-`stretch` are not applied again. With `"on_error": "return"` a group that cannot be scored has
-`{"error": sentence, "kind": ...}` in place of its scores; otherwise the first such group refuses the request.
+A request is a [`ScoreForm`]: groups of a prompt, completions and images. A picture that several groups share is sent
+once, in the request's own table of `images`, and named by its place. With `"on_error": "return"` a group that cannot
+be scored has an [`ErrorForm`] in place of its scores; otherwise the first such group refuses the request.
 
 Nothing here trusts its input: unknown keys, wrong types, and texts beyond the limits are refused in one sentence, and
-no string of a request reaches the image reader as a path or URL except below the image root.
-
-Left out: pydantic models, whose messages are lists of codes rather than a sentence, and images inside messages.
+no string of a request reaches the image reader as a path or URL except below the image root. Left out: pydantic's own
+messages, which are lists of codes rather than a sentence, and images inside messages.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar, Literal, TypeVar
 
-from ..data.group import Group, make_group
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+
+from ..data.group import Group, ImageSource, make_group
 from ..declarations import did_you_mean
-from ..errors import DataError, ImageError, RequestError, ScoreError
-from ..imagery.raster import ImageOptions, read_image
-from ..imagery.sources import resolve_path
+from ..errors import DataError, ImageError, RequestError
+from ..imagery.raster import read_image
+from ..imagery.sources import ImageOptions, resolve_path
+from .http import needs_options
 
-TOKEN = "RS_RLHF_SERVER_TOKEN"  # the environment variable of the bearer token, at both ends
-GROUP_KEYS = ("prompt", "completions", "images", "name")
-REQUEST_KEYS = ("groups", "images", "model_hash", "on_error")
-IMAGE_KINDS = ("base64", "path", "part", "ref")
 MESSAGE_COST = 32  # characters that a message or part counts beside its text: an empty one has tokens too
 NAME_LENGTH = 500
 
@@ -54,41 +48,158 @@ class Limits:
     text: int = 32_768
 
 
-def load_json(body: bytes | str) -> Any:
-    """Parses JSON, refusing what Python reads beyond the standard.
+# --- forms ----------------------------------------------------------------------------------------------------------
 
-    Raises:
-        RequestError: Not UTF-8, not JSON, NaN or infinity, or nested too deeply.
+
+class Form(BaseModel):
+    """A JSON object of a request; types are not converted and unknown keys are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    sentences: ClassVar[Mapping[str, str]]
+    """What is wrong with a field of another type; `""`: with all else."""
+
+
+class ImageForm(Form):
+    """An image: exactly one of `base64`, `path`, `part` and `ref`. URLs are not read."""
+
+    base64: str = Field("", description="The file (PNG, JPEG, TIFF, …) in base64.")
+    path: str = Field("", description="A path below the server's image root.")
+    part: str = Field("", description="The name of a file of the multipart form.")
+    ref: int = Field(0, description="A place, counted from 0, in the request's `images`.")
+    ready: bool = Field(False, description="The picture is what the model should see: no bands, no stretch.")
+    sentences = {
+        "": "an image is not an object with one of base64, path, part or ref (and optionally ready: true); URLs are "
+        "not read",
+        "base64": "the image's `base64` is not a string",
+        "path": "the image's `path` is not a string",
+        "part": "the image's `part` is not a string",
+        "ref": "an image's `ref` is not a place in the request's table of {table} images",
+    }
+
+
+# Prompts and completions are checked by `make_group`, items of lists one by one so that an error is its group's.
+Text = SkipValidation[str | list[dict]]
+
+
+class GroupForm(Form):
+    """A prompt with its images and completions, each a text or messages in conversational form."""
+
+    completions: list[Text] = Field(min_length=1)
+    prompt: Text | None = Field(None, description="By default empty: the completions are captions.")
+    images: list[SkipValidation[ImageForm]] | None = Field(None, description="In the order of their placeholders.")
+    name: str | None = Field(None, max_length=NAME_LENGTH, description="How messages name the group.")
+    sentences = {
+        "": "expected an object with `completions`, a list of at least one text",
+        "images": "`images` is not a list of at most {limit} images",
+        "name": "`name` is not a short string",
+    }
+
+
+class ScoreForm(Form):
+    """A request of `/v1/score`."""
+
+    groups: list[SkipValidation[GroupForm]]
+    images: list[SkipValidation[ImageForm]] | None = Field(None, description="Images that groups name by `ref`.")
+    model_hash: str | None = Field(None, description="Refuse the request if the model is another one.")
+    on_error: Literal["raise", "return"] = "raise"
+    sentences = {
+        "": 'expected an object {{"groups": [...]}}.',
+        "images": "`images` is not a list of images.",
+        "model_hash": "`model_hash` is not a string.",
+        "on_error": '`on_error` is neither "raise" nor "return".',
+    }
+
+
+class RewardsForm(Form):
+    """A request of `/v1/rewards`, the form of the ScoreRS authors' server; other keys are ignored, as there."""
+
+    model_config = ConfigDict(extra="ignore")
+    problem_description: str
+    completion1: str
+    completion2: str
+    image_data: str | None = Field(None, description="base64, or a data URL of base64.")
+    model: str | None = None
+    sentences = {
+        "": "expected an object with problem_description, completion1 and completion2.",
+        **{
+            key: f"`{key}` is missing or not a string."
+            for key in ("problem_description", "completion1", "completion2")
+        },
+        **{key: f"`{key}` is not a string." for key in ("image_data", "model")},
+    }
+
+
+class ErrorForm(BaseModel):
+    """Why a group, or a whole request, was not scored."""
+
+    error: str = Field(description="One sentence.")
+    kind: Literal["image", "data", "score", "server"] | None = None
+
+
+class ScoreReply(BaseModel):
+    """For each group the scores of its completions, in order, or with `"on_error": "return"` its error."""
+
+    scores: list[list[float] | ErrorForm]
+    model_hash: str
+
+
+class CompletionScore(BaseModel):
+    """The score of one completion."""
+
+    completion_id: Literal["completion1", "completion2"]
+    score: float
+
+
+class RewardsReply(BaseModel):
+    """The scores of both completions."""
+
+    model: str
+    scores: list[CompletionScore]
+
+
+F = TypeVar("F", bound=Form)
+
+
+def checked(form: type[F], data: object, refuse: Callable[[str, str], Exception], **numbers: int) -> F:
+    """Returns JSON as its form.
+
+    Args:
+        form (`type`): The form.
+        data: Parsed JSON.
+        refuse (function): Makes the error of a key at fault (empty: the whole) and a sentence.
+        **numbers: Stand in the form's sentences.
     """
+    known = {key: data[key] for key in form.model_fields if key in data} if isinstance(data, dict) else data
     try:
-        text = body.decode("utf-8") if isinstance(body, bytes) else body
-        return json.loads(text, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise RequestError(400, "the body is not UTF-8 text; send JSON.") from None
-    except RecursionError:
-        raise RequestError(400, "the JSON is nested too deeply.") from None
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise RequestError(400, f"the body is not JSON: {error}.") from None
+        return form.model_validate(known)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
+    key = str(wrong[0]) if wrong else ""
+    raise refuse(key, form.sentences.get(key, form.sentences[""]).format(**numbers))
 
 
-def _refuse_constant(name: str) -> Any:
-    raise RequestError(400, f"the body holds {name}, which JSON does not have.")
+def _refuse_unknown(data: object, form: type[Form], what: str) -> None:
+    for key in data if isinstance(data, dict) else ():
+        if key not in form.model_fields:
+            raise RequestError(
+                422, f"{what} has the unknown key {key[:60]!r}{did_you_mean(key[:60], form.model_fields)}"
+            )
+
+
+# --- a request's groups ---------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Request:
-    """A request, read.
+    """A checked request.
 
     Args:
-        groups (`list`): For each group the [`Group`], or the `DataError` or `ImageError` that it could not be made
-            for.
+        groups (`list`): For each group the [`Group`], or the `DataError` or `ImageError` why it could not be made.
         model_hash (`str`, *optional*): The model that the client expects.
         on_error (`str`): `"raise"` or `"return"`.
     """
 
-    groups: list[Any]
+    groups: list[Group | Exception]
     model_hash: str | None = None
     on_error: str = "raise"
 
@@ -105,71 +216,59 @@ class Images:
 
     options: ImageOptions
     parts: Mapping[str, bytes] = field(default_factory=dict)
-    table: list = field(default_factory=list)
-    _read: dict[int, Any] = field(default_factory=dict)
+    table: list[ImageForm] = field(default_factory=list)
+    _read: dict[int, ImageSource] = field(default_factory=dict)
 
-    def source(self, one: Any, name: str, in_table: bool = False) -> Any:
+    def source(self, data: object, name: str, in_table: bool = False) -> ImageSource:
         """Returns the source of one image object.
 
         Args:
-            one: The object.
+            data: The object.
             name (`str`): The group, for messages.
             in_table (`bool`): The object stands in the table, where there is no `ref`.
 
         Raises:
-            DataError: The object is not of the documented form.
+            DataError: The object is not an [`ImageForm`].
             ImageError: The image is not there, or is to be read with the server's options and cannot be.
         """
-        kinds = [kind for kind in IMAGE_KINDS if isinstance(one, dict) and kind in one]
-        if len(kinds) != 1 or not set(one) <= {*kinds, "ready"} or not isinstance(one.get("ready", False), bool):
-            raise DataError(
-                "an image is not an object with one of base64, path, part or ref (and optionally ready: true); URLs "
-                "are not read",
-                "images",
-                name,
-            )
-        kind, value = kinds[0], one[kinds[0]]
+
+        def refuse(_: str, sentence: str) -> DataError:
+            return DataError(sentence, "images", name)
+
+        form = checked(ImageForm, data, refuse, table=len(self.table))
+        kinds = form.model_fields_set - {"ready"}
+        if len(kinds) != 1 or not set(data) <= set(ImageForm.model_fields):  # type: ignore[call-overload]  # a dict
+            raise refuse("", ImageForm.sentences[""])
+        (kind,) = kinds
         if kind == "ref":
-            return self._of_table(value, name, in_table)
-        if not isinstance(value, str):
-            raise DataError(f"the image's `{kind}` is not a string", "images", name)
-        source = self._from_path(value, name) if kind == "path" else {"bytes": self._bytes(kind, value, name)}
-        if needs_options(self.options) and not one.get("ready"):
-            return read_image(source, self.options, name)
-        return source
+            if in_table or not 0 <= form.ref < len(self.table):
+                raise refuse("ref", ImageForm.sentences["ref"].format(table=len(self.table)))
+            if form.ref not in self._read:
+                self._read[form.ref] = self.source(self.table[form.ref], name, in_table=True)
+            return self._read[form.ref]
+        source: ImageSource = (
+            self._path(form.path, name) if kind == "path" else {"bytes": self._bytes(form, kind, name)}
+        )
+        return read_image(source, self.options, name) if needs_options(self.options) and not form.ready else source
 
-    def _of_table(self, index: Any, name: str, in_table: bool) -> Any:
-        if type(index) is not int or not 0 <= index < len(self.table) or in_table:
-            raise DataError(
-                f"an image's `ref` is not a place in the request's table of {len(self.table)} images", "images", name
-            )
-        if index not in self._read:
-            self._read[index] = self.source(self.table[index], name, in_table=True)
-        return self._read[index]
-
-    def _bytes(self, kind: str, value: str, name: str) -> bytes:
+    def _bytes(self, form: ImageForm, kind: str, name: str) -> bytes:
         if kind == "part":
-            if value not in self.parts:
-                raise DataError(f"no file part {value[:60]!r} in the form", "images", name)
-            return self.parts[value]
+            if form.part not in self.parts:
+                raise DataError(f"no file part {form.part[:60]!r} in the form", "images", name)
+            return self.parts[form.part]
         try:
-            return base64.b64decode(value, validate=True)
+            return base64.b64decode(form.base64, validate=True)
         except ValueError:
             raise DataError("an image's `base64` is not base64; URLs are not read", "images", name) from None
 
-    def _from_path(self, value: str, name: str) -> str:
+    def _path(self, value: str, name: str) -> str:
         if self.options.image_root is None:
             raise ImageError(f"{name}: the server reads no paths; start it with --image_root, or send base64")
         return str(resolve_path(value, self.options, name))
 
 
-def needs_options(options: ImageOptions) -> bool:
-    """Whether the options change what a plain 8-bit image looks like."""
-    return options.bands is not None or options.stretch is not None or options.nodata is not None
-
-
 def parse_request(
-    data: Any, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes] | None = None
+    data: object, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes] | None = None
 ) -> Request:
     """Turns a request into groups.
 
@@ -182,40 +281,26 @@ def parse_request(
     Raises:
         RequestError: The request as a whole cannot be used.
     """
-    if not isinstance(data, dict) or not isinstance(data.get("groups"), list):
-        raise RequestError(422, 'expected an object {"groups": [...]}.')
-    _refuse_unknown(data, REQUEST_KEYS, "the request")
-    groups, table = data["groups"], data.get("images")
-    if len(groups) > limits.groups:
-        raise RequestError(422, f"{len(groups)} groups in one request, at most {limits.groups} are taken; send less.")
-    if not isinstance(table, list | None):
-        raise RequestError(422, "`images` is not a list of images.")
-    on_error, model_hash = data.get("on_error", "raise"), data.get("model_hash")
-    if on_error not in ("raise", "return"):
-        raise RequestError(422, '`on_error` is neither "raise" nor "return".')
-    if not isinstance(model_hash, str | None):
-        raise RequestError(422, "`model_hash` is not a string.")
-    images = Images(options, parts or {}, table or [])
-    read: list[Any] = []
-    for index, one in enumerate(groups):
+    form = checked(ScoreForm, data, lambda _, sentence: RequestError(422, sentence))
+    _refuse_unknown(data, ScoreForm, "the request")
+    count = len(form.groups)
+    if count > limits.groups:
+        raise RequestError(422, f"{count} groups in one request, at most {limits.groups} are taken; send less.")
+    images = Images(options, parts or {}, form.images or [])
+    groups: list[Group | Exception] = []
+    for index, group in enumerate(form.groups):
         try:
-            read.append(parse_group(one, f"group {index}", limits, images))
+            groups.append(parse_group(group, f"group {index}", limits, images))
         except (DataError, ImageError) as error:
-            read.append(error)
-    return Request(read, model_hash, on_error)
+            groups.append(error)
+    return Request(groups, form.model_hash, form.on_error)
 
 
-def _refuse_unknown(value: Mapping, keys: tuple[str, ...], what: str) -> None:
-    for key in value:
-        if key not in keys:
-            raise RequestError(422, f"{what} has the unknown key {key[:60]!r}{did_you_mean(key[:60], keys)}")
-
-
-def parse_group(one: Any, name: str, limits: Limits, images: Images) -> Group:
+def parse_group(data: object, name: str, limits: Limits, images: Images) -> Group:
     """Turns one group of a request into a [`Group`].
 
     Args:
-        one: The group's JSON.
+        data: The group's JSON.
         name (`str`): How messages call it, unless it has its own `name`.
         limits ([`Limits`]): What it may ask for.
         images ([`Images`]): Where its images come from.
@@ -224,36 +309,35 @@ def parse_group(one: Any, name: str, limits: Limits, images: Images) -> Group:
         RequestError: A key is unknown.
         DataError, ImageError: The group cannot be used.
     """
-    if not isinstance(one, dict) or not isinstance(one.get("completions"), list) or not one["completions"]:
-        raise DataError("expected an object with `completions`, a list of at least one text", "completions", name)
-    _refuse_unknown(one, GROUP_KEYS, name)
-    given, pictures = one.get("name"), one.get("images")
-    if not isinstance(given, str | None) or len(given or "") > NAME_LENGTH:
-        raise DataError("`name` is not a short string", "name", name)
-    name = given or name
-    if len(one["completions"]) > limits.completions:
-        raise DataError(
-            f"{len(one['completions'])} completions, at most {limits.completions} are taken; split the group",
-            "completions",
-            name,
-        )
-    if not isinstance(pictures, list | None) or len(pictures or []) > limits.images:
-        raise DataError(f"`images` is not a list of at most {limits.images} images", "images", name)
-    _check_text(name, "name", name, NAME_LENGTH)
-    for key, value in (("prompt", one.get("prompt")), *(("completions", value) for value in one["completions"])):
-        _check_text(value, key, name, limits.text)
+
+    def refuse(key: str, sentence: str) -> DataError:
+        return DataError(sentence, key or "completions", name)
+
+    form = checked(GroupForm, data, refuse, limit=limits.images)
+    _refuse_unknown(data, GroupForm, name)
+    name = form.name or name
+    if (count := len(form.completions)) > limits.completions:
+        sentence = f"{count} completions, at most {limits.completions} are taken; split the group"
+        raise refuse("completions", sentence)
+    if len(form.images or []) > limits.images:
+        raise refuse("images", GroupForm.sentences["images"].format(limit=limits.images))
+    for key, value, limit in (
+        ("name", name, NAME_LENGTH),
+        ("prompt", form.prompt, limits.text),
+        *(("completions", value, limits.text) for value in form.completions),
+    ):
+        _check_text(value, key, name, limit)
     try:
-        sources = [images.source(picture, name) for picture in pictures or []]
-        return make_group(one.get("prompt"), one["completions"], sources, where=name)
+        sources = [images.source(image, name) for image in form.images or []]
+        return make_group(form.prompt, form.completions, sources, where=name)
     except DataError as error:
         raise error if str(error).startswith(name) else DataError(error.detail, error.key, name) from None
 
 
-def _check_text(value: Any, key: str, name: str, limit: int) -> None:
+def _check_text(value: object, key: str, name: str, limit: int) -> None:
     """Refuses a text or messages that are too long, hold half a character, or an image; the rest is `make_group`'s."""
     texts, cost = [value] if isinstance(value, str) else [], 0
-    messages = value if isinstance(value, list) else []
-    for message in messages:
+    for message in value if isinstance(value, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
         cost += MESSAGE_COST * (1 + len(parts))
@@ -274,47 +358,20 @@ def _check_text(value: Any, key: str, name: str, limit: int) -> None:
         raise DataError(f"`{key}` holds half of a surrogate pair, which is no text", key, name) from None
 
 
-def rewards_request(data: Any) -> dict[str, Any]:
-    """Turns a request in the form of the ScoreRS authors' server into one of ours.
-
-    Args:
-        data: `problem_description`, `completion1`, `completion2`, and optionally `image_data` (base64, or a data URL
-            of base64) and `model`; other keys are ignored, as there.
+def rewards_request(data: object) -> dict[str, object]:
+    """Turns a [`RewardsForm`] into a request of `/v1/score`.
 
     Raises:
         RequestError: A field is missing or not a string.
     """
-    if not isinstance(data, dict):
-        raise RequestError(422, "expected an object with problem_description, completion1 and completion2.")
-    for key in ("problem_description", "completion1", "completion2"):
-        if not isinstance(data.get(key), str):
-            raise RequestError(422, f"`{key}` is missing or not a string.")
-    for key in ("image_data", "model"):
-        if not isinstance(data.get(key), str | None):
-            raise RequestError(422, f"`{key}` is not a string.")
-    image = data.get("image_data") or ""
+    form = checked(RewardsForm, data, lambda _, sentence: RequestError(422, sentence))
+    image = form.image_data or ""
     head, comma, rest = image[:100].partition(",")
     if head.startswith("data:image") and comma:
         image = rest + image[100:]
-    completions = [data["completion1"], data["completion2"]]
-    group = {"prompt": data["problem_description"], "completions": completions, "name": "the request"}
-    return {"groups": [group | ({"images": [{"base64": image}]} if image else {})]}
-
-
-def error_kind(error: Exception) -> str:
-    """Returns what the answer calls an error: `"image"`, `"data"`, `"score"` or `"server"`."""
-    kinds = {ImageError: "image", DataError: "data", ScoreError: "score"}
-    return next((kind for cls, kind in kinds.items() if isinstance(error, cls)), "server")
-
-
-def error_from(kind: str, sentence: str) -> Exception:
-    """Returns the error that [`error_kind`] has named."""
-    classes = {"image": ImageError, "data": DataError}
-    return classes.get(kind, ScoreError)(sentence)
-
-
-def sentence_of(error: Exception | str, limit: int = 500) -> str:
-    """Returns an error's message as one line of text that any encoder takes."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if len(text) <= limit else text[: limit - 3] + "..."
-    return text.encode("utf-8", "replace").decode()
+    group: dict[str, object] = {
+        "prompt": form.problem_description,
+        "completions": [form.completion1, form.completion2],
+    }
+    group |= {"name": "the request"} | ({"images": [{"base64": image}]} if image else {})
+    return {"groups": [group]}

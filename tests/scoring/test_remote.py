@@ -17,7 +17,7 @@ from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
 from rs_rlhf.errors import DataError, ImageError, ModelMismatch, ScorerUnavailable
-from rs_rlhf.scoring.batching import model_hash
+from rs_rlhf.scoring.cards import model_hash
 from rs_rlhf.scoring.remote import RemoteScorer
 
 TEXTS = ["a river.", "many trees beside a road.", "two planes on a runway."]

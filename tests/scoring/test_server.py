@@ -143,6 +143,16 @@ def test_model_health_and_metrics(client):
     assert 'rs_rlhf_requests_total{path="/v1/score",status="409"} 1.0' in text and "rs_rlhf_completions_total" in text
 
 
+def test_the_openapi_page_shows_the_request_form(client, strict):
+    post = client.get("/openapi.json").json()["paths"]["/v1/score"]["post"]
+    form = post["requestBody"]["content"]["application/json"]["schema"]
+    group = form["properties"]["groups"]["items"]
+    assert group["required"] == ["completions"] and not group["additionalProperties"]
+    image = group["properties"]["images"]["anyOf"][0]["items"]
+    assert {"base64", "path", "part", "ref", "ready"} == set(image["properties"])
+    assert client.get("/docs").status_code == httpx.get(f"{strict.url}/docs").status_code == 200  # no token needed
+
+
 def test_many_clients_get_their_own_scores_and_memory_stays_flat(server, scorer):
     images = [picture(i, 112, 84) if i % 4 else None for i in range(16)]
     texts = [[f"{text} {i}" for text in TEXTS[: 1 + i % 3]] for i in range(16)]
@@ -206,6 +216,7 @@ BAD = {
     "not UTF-8": (b'{"groups":["\xff"]}', "not UTF-8"),
     "not JSON": (b"{", "not JSON"),
     "NaN": (b'{"groups":[NaN]}', "NaN"),
+    "key twice": (b'{"groups":[],"groups":[]}', "the key 'groups' twice"),
     "deep": (deep(), "nested too deeply|expected an object"),
     "digits": (b'{"groups":[' + b"9" * 5000 + b"]}", "not JSON"),
     "large": (b'{"groups":"' + b"x" * 5_000_000, "larger than 4000000 bytes"),
@@ -242,7 +253,8 @@ def test_a_picture_of_a_hundred_megapixels_is_refused_unread(client, server):
 def test_a_group_that_cannot_be_scored_leaves_the_others(client, scorer):
     groups = [GROUP, {**GROUP, "images": [{"base64": b64(b"text")}]}, {"completions": [3]}, GROUP]
     first, image, data, last = scores(client, *groups, on_error="return")
-    assert first == last == pytest.approx(scorer.score(completions=[["a river."]])[0], abs=1e-5)
+    expected = pytest.approx(scorer.score(completions=[["a river."]])[0], abs=1e-5)
+    assert first == expected and last == expected
     assert (image["kind"], data["kind"]) == ("image", "data") and "group 1: " in image["error"]
 
 

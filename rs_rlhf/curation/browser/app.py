@@ -25,7 +25,7 @@ from ...declarations import did_you_mean
 from ...errors import DeclarationError, RequestError
 from ...imagery.arguments import READING, add_image_flags
 from ...runs.page import render
-from ...scoring.server import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
+from ...scoring.http import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
 from ..cut import AGGREGATES
 
 if TYPE_CHECKING:

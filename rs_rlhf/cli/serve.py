@@ -1,0 +1,78 @@
+"""`rs-rlhf serve`: the reward server's options and start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+
+from ..errors import OptionError
+from ..imagery.arguments import PixelOptions, ReadingOptions
+from ..options import option, parse
+from ..scoring.http import LOCAL, TOKEN, listen
+
+DESCRIPTION = f"Serve a score model over HTTP. With {TOKEN} set, clients must send it as a bearer token."
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
+
+
+@dataclass(kw_only=True)
+class ServeOptions(PixelOptions, ReadingOptions):
+    """Options of `rs-rlhf serve`."""
+
+    model: str = option(help="Name in reward_models/, folder, or hub id of a score model.")
+    host: str = option(LOCAL[0], "Address to listen on; by default this machine only.")
+    port: int = option(8000, "Port to listen on; 0 takes a free one.")
+    device: str | None = option(None, "Device of the model; by default accelerate's choice.")
+    dtype: str | None = option(None, "Type of the weights, such as bfloat16; by default the checkpoint's.")
+    prompt_form: str | None = option(None, "Layout of prompt and completion; by default the named model's.")
+    token_budget: int = option(4096, "Tokens of a batch at most.")
+    max_length: int = option(16_384, "Tokens of one prompt and completion at most.")
+    max_image_pixels: int = option(50_000_000, "Images of more pixels are refused before they are decoded.")
+    max_bytes: int = option(64 * 2**20, "Bytes of a request at most.")
+    max_groups: int = option(256, "Groups of a request at most.")
+    max_completions: int = option(64, "Completions of a group at most.")
+    max_images: int = option(64, "Images of a group at most.")
+    max_text: int = option(32_768, "Characters of a prompt or completion at most.")
+    max_pending: int = option(256, "Requests inside at once; more are sent away (429).")
+    read_timeout: float = option(30.0, "Seconds that a request may take to arrive.")
+
+    def check(self) -> None:
+        """Refuses options that cannot be used, and a server whose packages are missing."""
+        if self.image_hosts:
+            raise OptionError("the server downloads no images; leave --image_hosts out.", "image_hosts")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.startswith("max_") and value is not None and value < 1:
+                raise OptionError(f"--{field.name} is {value}, expected at least 1.", field.name)
+        if missing := [name for name in NEEDED if not find_spec(name)]:
+            raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT, then answers what is under way and ends; returns 0."""
+    options = parse(ServeOptions, argv, "rs-rlhf serve", DESCRIPTION)
+    options.check()
+    listener = listen(options.host, options.port)
+
+    from ..scoring.scorer import Scorer
+    from ..scoring.server import serve
+    from ..scoring.service import Service
+    from ..scoring.wire import Limits
+
+    names = ("device", "prompt_form", "min_pixels", "max_pixels", "token_budget")
+    given = {name: getattr(options, name) for name in names} | ({"dtype": options.dtype} if options.dtype else {})
+    scorer = Scorer.from_pretrained(options.model, image_options=options.image_options(), **given)
+    scorer.collator.max_length = options.max_length
+    limits = Limits(
+        options.max_bytes, options.max_groups, options.max_completions, options.max_images, options.max_text
+    )
+    token = os.environ.get(TOKEN) or None
+    if token is None and options.host not in LOCAL:
+        print(f"rs-rlhf serve: {options.host} may be reached by others and {TOKEN} is not set.", file=sys.stderr)
+    service = Service(scorer, options.model, limits, options.max_pending, options.read_timeout, token)
+    asyncio.run(serve(service, listener))
+    service.batcher.close()
+    return 0
