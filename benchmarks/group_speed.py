@@ -35,7 +35,16 @@ from rs_rlhf.trainers.preference_loss import plackett_luce_loss
 
 def build(folder: str, size: str | None, device: str):
     """Returns the model and its collator."""
-    path = save_tiny_vlm(folder, 512, 8, 512, 8, num_heads=8, vision_heads=8, max_pixels=256 * 28 * 28)
+    path = save_tiny_vlm(
+        folder,
+        hidden_size=512,
+        num_layers=8,
+        vision_dim=512,
+        vision_depth=8,
+        num_heads=8,
+        vision_heads=8,
+        max_pixels=256 * 28 * 28,
+    )
     processor = AutoProcessor.from_pretrained(path)
     if size:
         return real_size.build(ScoreModel, size, processor.tokenizer, device).eval(), GroupCollator(processor)

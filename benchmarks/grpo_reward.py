@@ -193,10 +193,11 @@ def config(folder: str, root: str, rollouts: int, length: int, steps: int, **opt
 
 def build(folder: str) -> tuple[Any, Scorer]:
     """Returns the policy and the scorer, of the same size."""
-    size: dict[str, Any] = {"num_heads": 6, "vision_heads": 3, "max_pixels": 256 * 28 * 28}
-    path = save_tiny_vlm(f"{folder}/policy", 384, 4, 192, 5, **size)
+    size: dict[str, Any] = {"hidden_size": 384, "num_layers": 4, "vision_dim": 192, "vision_depth": 5}
+    size |= {"num_heads": 6, "vision_heads": 3, "max_pixels": 256 * 28 * 28}
+    path = save_tiny_vlm(f"{folder}/policy", **size)
     torch.manual_seed(0)
-    score_model = ScoreModel.from_pretrained(save_tiny_vlm(f"{folder}/score", 384, 4, 192, 5, seed=1, **size))
+    score_model = ScoreModel.from_pretrained(save_tiny_vlm(f"{folder}/score", seed=1, **size))
     return AutoModelForImageTextToText.from_pretrained(path), Scorer(score_model, AutoProcessor.from_pretrained(path))
 
 

@@ -37,7 +37,16 @@ SERVE = [sys.executable, "-m", "rs_rlhf", "serve"]
 
 def build(folder: str) -> str:
     """Saves the score model with its processor and returns its folder."""
-    path = save_tiny_vlm(f"{folder}/vlm", 384, 6, 384, 6, num_heads=6, vision_heads=6, max_pixels=64 * 28 * 28)
+    path = save_tiny_vlm(
+        f"{folder}/vlm",
+        hidden_size=384,
+        num_layers=6,
+        vision_dim=384,
+        vision_depth=6,
+        num_heads=6,
+        vision_heads=6,
+        max_pixels=64 * 28 * 28,
+    )
     torch.manual_seed(0)
     ScoreModel.from_pretrained(path).save_pretrained(f"{folder}/scorer")
     AutoProcessor.from_pretrained(path).save_pretrained(f"{folder}/scorer")

@@ -87,11 +87,11 @@ def prepare(out: Path, args: Any) -> None:
             raise SystemExit(code)
     save_tiny_vlm(
         out / "init",
-        96,
-        2,
-        96,
-        3,
-        args.seed,
+        hidden_size=96,
+        num_layers=2,
+        vision_dim=96,
+        vision_depth=3,
+        seed=args.seed,
         min_pixels=112 * 112,
         max_pixels=112 * 112,
         vocab_size=800,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
 import os
 import sys
 import traceback
@@ -69,26 +68,13 @@ COMMANDS = {
     "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main"),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.main:write_scenes"),
-    "tiny-clip": Command("write a tiny random CLIP model", "models.tiny_clip:main"),
-    "tiny-vlm": Command("write a tiny random vision-language model", "cli.main:write_tiny_vlm"),
+    "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_clip:main"),
+    "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_vlm:main"),
     "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),
     "env": Command("print the versions that a bug report needs", "cli.main:print_versions"),
 }
 FAMILIES = ("data", "eval")  # commands of two words
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "qwen-vl-utils")
-TINY_VLM_OPTIONS = {
-    "hidden_size": "width of the language model",
-    "num_layers": "layers of the language model",
-    "vision_dim": "width of the vision tower",
-    "vision_depth": "layers of the vision tower",
-    "seed": "seed of the random weights",
-    "num_heads": "attention heads of the language model",
-    "vision_heads": "attention heads of the vision tower",
-    "patch_size": "side of a vision patch in pixels",
-    "min_pixels": "fewest pixels of an image; by default 4 image tokens",
-    "max_pixels": "most pixels of an image; by default 1280 image tokens",
-    "vocab_size": "size of the vocabulary at most",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,32 +188,6 @@ def write_scenes(argv: Sequence[str]) -> int:
 
     scenes.write_scenes(args.path, args.n_train, args.n_validation, args.seed, args.size)
     print(f"{args.n_train} training and {args.n_validation} validation scenes -> {args.path}")
-    return 0
-
-
-def write_tiny_vlm(argv: Sequence[str]) -> int:
-    """`rs-rlhf tiny-vlm FOLDER`: writes a tiny random model; see [`rs_rlhf.models.tiny_vlm.save_tiny_vlm`]."""
-    from ..data.captioned_images import image_texts
-    from ..models.tiny_vlm import save_tiny_vlm
-
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf tiny-vlm", description="Write a tiny random vision-language model with its processor."
-    )
-    parser.add_argument("path", metavar="FOLDER", help="folder to write to")
-    defaults = {name: value.default for name, value in inspect.signature(save_tiny_vlm).parameters.items()}
-    for name, text in TINY_VLM_OPTIONS.items():
-        default = "" if defaults[name] is None else f" (default: {defaults[name]})"
-        parser.add_argument(f"--{name}", type=int, default=defaults[name], help=text + default)
-    parser.add_argument("--family", default=defaults["family"], help="qwen2_vl (default), qwen2_5_vl or qwen3_vl")
-    parser.add_argument(
-        "--texts",
-        metavar="PATH[:SPLIT]",
-        help="captioned or labelled images, as for `rs-rlhf data pairs --input`; their texts train the tokenizer",
-    )
-    options = vars(parser.parse_args(argv))
-    path, data = options.pop("path"), options.pop("texts")
-    save_tiny_vlm(path, texts=None if data is None else image_texts(data), **options)
-    print(f"Tiny {options['family']} model -> {path}")
     return 0
 
 

@@ -1,20 +1,24 @@
 """Tiny random dual encoders, built from config objects and saved like any checkpoint.
 
-`save_tiny_clip` writes one: real CLIP (or SigLIP) architecture, CLIP's lower-casing tokenizer with merges learnt from
-the given texts, and the image processor. Tests and the from-scratch recipe load it with `from_pretrained`, without a
-network; the vision-language models are `rs_rlhf.models.tiny_vlm`'s.
+Tests and the from-scratch recipe load them with `from_pretrained`, without a network: real CLIP (or SigLIP)
+architecture, CLIP's lower-casing tokenizer with merges learnt from the given texts, and the image processor.
 
 Left out: pretrained weights of any kind, and SigLIP's SentencePiece tokenizer (CLIP's takes its place).
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
+from ..options import option
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 FAMILIES = ("clip", "siglip")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -25,7 +29,7 @@ _DEFAULT_TEXTS = (
 )
 
 
-def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_length: int = 77) -> Any:
+def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_length: int = 77) -> CLIPTokenizer:
     """Learns a tokenizer of CLIP's kind: lower case, byte-level BPE with an end-of-word mark.
 
     All bytes are in the vocabulary, alone and at the end of a word, so that no text has an unknown token: CLIP's
@@ -36,21 +40,18 @@ def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_lengt
         vocab_size (`int`): Entries at most; at least 2 × 256 bytes + 2 special tokens.
         max_length (`int`): Tokens of a text at most, with the start and end tokens.
 
-    Returns:
-        `transformers.CLIPTokenizer`.
-
     Raises:
-        ValueError: The vocabulary is too small.
+        OptionError: The vocabulary is too small.
     """
-    import json
-
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     known = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     if vocab_size < len(known) + 2:
-        raise OptionError(f"vocab_size is {vocab_size}; CLIP's tokenizer needs at least {len(known) + 2}.")
+        raise OptionError(
+            f"vocab_size is {vocab_size}; CLIP's tokenizer needs at least {len(known) + 2}.", "vocab_size"
+        )
     backend = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -67,129 +68,86 @@ def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_lengt
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
 
 
+@dataclass(kw_only=True)
+class TinyClipOptions:
+    """Family, sizes and seed of a tiny dual encoder."""
+
+    family: Literal["clip", "siglip"] = option("clip", "architecture")
+    seed: int = option(0, "seed of the random weights")
+    hidden_size: int = option(64, "width of the text tower")
+    num_layers: int = option(2, "layers of the text tower")
+    vision_dim: int = option(64, "width of the vision tower")
+    vision_depth: int = option(2, "layers of the vision tower")
+    num_heads: int = option(4, "attention heads of either tower")
+    projection_dim: int = option(64, "length of the features; SigLIP's is vision_dim")
+    image_size: int = option(64, "side of the image in pixels, as the model sees it")
+    patch_size: int = option(16, "side of a patch in pixels")
+    max_length: int = option(77, "tokens of a text at most")
+    vocab_size: int = option(1000, "size of the vocabulary at most; at least 514")
+
+
 def save_tiny_clip(
     path: str | os.PathLike[str],
     texts: Iterable[str] | None = None,
-    seed: int = 0,
-    *,
-    family: str = "clip",
-    hidden_size: int = 64,
-    num_layers: int = 2,
-    vision_dim: int = 64,
-    vision_depth: int = 2,
-    num_heads: int = 4,
-    projection_dim: int = 64,
-    image_size: int = 64,
-    patch_size: int = 16,
-    max_length: int = 77,
-    vocab_size: int = 1000,
+    options: TinyClipOptions | None = None,
+    **sizes: Any,
 ) -> str:
     """Writes a random tiny dual encoder with its processor, loadable with `from_pretrained`.
 
     Args:
         path (`str`): Folder to write.
         texts (iterable of `str`, *optional*): Texts that the tokenizer is trained on.
-        seed (`int`): Seed of the random weights.
-        family (`str`): `"clip"` or `"siglip"`.
-        hidden_size, num_layers (`int`): Width and layers of the text tower.
-        vision_dim, vision_depth (`int`): Width and layers of the vision tower.
-        num_heads (`int`): Attention heads of either tower.
-        projection_dim (`int`): Length of the features; SigLIP's is `vision_dim`.
-        image_size, patch_size (`int`): Sides of the picture that the model sees and of its patches, in pixels.
-        max_length (`int`): Tokens of a text at most.
-        vocab_size (`int`): Size of the vocabulary at most, at least 514.
+        options ([`TinyClipOptions`], *optional*): Family, sizes and seed.
+        **sizes: Fields of [`TinyClipOptions`], in place of `options`.
 
     Returns:
         `str`: `path`.
 
     Raises:
-        ValueError: An unknown family, or sizes that do not go together.
+        OptionError: An unknown family, or sizes that do not go together.
     """
     import torch
     import transformers
 
-    if family not in FAMILIES:
-        raise OptionError(f"Unknown family {family!r}; choose one of {', '.join(FAMILIES)}.")
-    if image_size % patch_size or hidden_size % num_heads or vision_dim % num_heads:
+    sized = options or TinyClipOptions(**sizes)
+    if sized.family not in FAMILIES:
+        raise OptionError(f"Unknown family {sized.family!r}; choose one of {', '.join(FAMILIES)}.", "family")
+    if (
+        sized.image_size % sized.patch_size
+        or sized.hidden_size % sized.num_heads
+        or sized.vision_dim % sized.num_heads
+    ):
         raise OptionError(
-            f"image_size ({image_size}) must be a multiple of patch_size ({patch_size}), and hidden_size "
-            f"({hidden_size}) and vision_dim ({vision_dim}) of num_heads ({num_heads})."
+            f"image_size ({sized.image_size}) must be a multiple of patch_size ({sized.patch_size}), and hidden_size "
+            f"({sized.hidden_size}) and vision_dim ({sized.vision_dim}) of num_heads ({sized.num_heads})."
         )
-    tokenizer = build_clip_tokenizer(_DEFAULT_TEXTS if texts is None else texts, vocab_size, max_length)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    learnt_from = _DEFAULT_TEXTS if texts is None else texts
+    tokenizer = build_clip_tokenizer(learnt_from, sized.vocab_size, sized.max_length)
     text = {
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": max_length,
-        "pad_token_id": tokenizer.pad_token_id,
-        **_tower(hidden_size, num_layers, num_heads),
-        **ends,
+        "max_position_embeddings": sized.max_length,
+        **{name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
+        **_tower(sized.hidden_size, sized.num_layers, sized.num_heads),
     }
-    vision = {"image_size": image_size, "patch_size": patch_size, **_tower(vision_dim, vision_depth, num_heads)}
-    side = {"height": image_size, "width": image_size}
-    if family == "siglip":
-        text["projection_size"] = vision_dim
-        names, sizes, picture = "Siglip", {}, {"size": side}
+    vision = {"image_size": sized.image_size, "patch_size": sized.patch_size}
+    vision |= _tower(sized.vision_dim, sized.vision_depth, sized.num_heads)
+    side = {"height": sized.image_size, "width": sized.image_size}
+    if sized.family == "siglip":
+        text["projection_size"] = sized.vision_dim
+        name, width, resize = "Siglip", {}, {"size": side}
     else:
-        names, sizes = "CLIP", {"projection_dim": projection_dim}
-        picture = {"size": {"shortest_edge": image_size}, "crop_size": side}
-    config = getattr(transformers, f"{names}Config")(text_config=text, vision_config=vision, dtype="float32", **sizes)
-    images = getattr(transformers, f"{names}ImageProcessor")(**picture)
-    processor = getattr(transformers, f"{names}Processor")(image_processor=images, tokenizer=tokenizer)
+        name, width = "CLIP", {"projection_dim": sized.projection_dim}
+        resize = {"size": {"shortest_edge": sized.image_size}, "crop_size": side}
+    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision, dtype="float32", **width)
+    images = getattr(transformers, f"{name}ImageProcessor")(**resize)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(sized.seed)
         model = transformers.AutoModel.from_config(config)
     model.save_pretrained(path)
-    processor.save_pretrained(path)
+    getattr(transformers, f"{name}Processor")(image_processor=images, tokenizer=tokenizer).save_pretrained(path)
     return str(path)
 
 
 def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf tiny-clip FOLDER`: writes a tiny random dual encoder; see [`save_tiny_clip`]."""
-    import inspect
-
-    from ..data.captioned_images import image_texts
-
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf tiny-clip", description="Write a tiny random CLIP or SigLIP with its processor."
-    )
-    parser.add_argument("path", metavar="FOLDER", help="folder to write to")
-    parser.add_argument(
-        "--texts",
-        metavar="PATH[:SPLIT]",
-        help="captioned or labelled images, as for `rs-rlhf data pairs --input`; their texts train the tokenizer",
-    )
-    parser.add_argument("--family", default="clip", help="clip (default) or siglip")
-    helps = {
-        "seed": "seed of the random weights",
-        "hidden_size": "width of the text tower",
-        "num_layers": "layers of the text tower",
-        "vision_dim": "width of the vision tower",
-        "vision_depth": "layers of the vision tower",
-        "num_heads": "attention heads of either tower",
-        "projection_dim": "length of the features",
-        "image_size": "side of the picture in pixels",
-        "patch_size": "side of a patch in pixels",
-        "max_length": "tokens of a text at most",
-        "vocab_size": "size of the vocabulary at most",
-    }
-    defaults = inspect.signature(save_tiny_clip).parameters
-    for name, text in helps.items():
-        value = defaults[name].default
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
-    options = vars(parser.parse_args(argv))
-    path, data = options.pop("path"), options.pop("texts")
-    save_tiny_clip(path, None if data is None else image_texts(data), **options)
-    print(f"Tiny {options['family']} model -> {path}")
-    return 0
-
-
-__all__ = ["FAMILIES", "build_clip_tokenizer", "save_tiny_clip"]
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width}
+    return sizes | {"num_hidden_layers": layers, "num_attention_heads": heads}

@@ -1,9 +1,8 @@
 """Tiny random vision-language models, built from config objects and saved like any checkpoint.
 
-Tests, benchmarks, the demo and the from-scratch recipe need a model that `from_pretrained` loads without a network.
-`save_tiny_vlm` writes one: real Qwen2-VL (or Qwen2.5-VL, Qwen3-VL) architecture, a byte-level BPE tokenizer trained
-on the given texts, the image processor and a ChatML chat template. The overhead scenes that go with it live in
-`rs_rlhf.data.scenes`.
+Tests, benchmarks, the demo and the from-scratch recipe need a model that `from_pretrained` loads without a network:
+real Qwen2-VL (or Qwen2.5-VL, Qwen3-VL) architecture, a byte-level BPE tokenizer trained on the given texts, the image
+processor and a ChatML chat template.
 
 Left out: pretrained weights of any kind, and video (the processor has a video part only because the class needs one).
 """
@@ -12,10 +11,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
+from ..options import option
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, ProcessorMixin
+
+_CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -49,15 +54,15 @@ _DEFAULT_TEXTS = (
 )
 
 
-def build_tokenizer(texts: Iterable[str] = _DEFAULT_TEXTS, vocab_size: int = 600) -> Any:
+def build_tokenizer(texts: Iterable[str] = _DEFAULT_TEXTS, vocab_size: int = 600) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer with Qwen2-VL's special tokens.
 
     Args:
         texts (iterable of `str`): Texts that the merges are learnt from.
-        vocab_size (`int`, defaults to 600): Entries at most, special tokens included; at least 256 bytes + 12.
+        vocab_size (`int`): Entries at most, special tokens included; at least 256 bytes + 12.
 
     Returns:
-        `transformers.Qwen2TokenizerFast`-compatible tokenizer, padding on the right with `<|endoftext|>`.
+        `PreTrainedTokenizerFast`: Compatible with Qwen2's tokenizer, padding on the right with `<|endoftext|>`.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -90,17 +95,35 @@ def build_tokenizer(texts: Iterable[str] = _DEFAULT_TEXTS, vocab_size: int = 600
     )
 
 
-def _text_config(tokenizer: Any, hidden_size: int, num_layers: int, num_heads: int, family: str) -> dict[str, Any]:
-    half = hidden_size // num_heads // 2
+@dataclass(kw_only=True)
+class TinyVLMOptions:
+    """Family, sizes and seed of a tiny vision-language model."""
+
+    family: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = option("qwen2_vl", "architecture")
+    hidden_size: int = option(64, "width of the language model; a multiple of 2 * num_heads")
+    num_layers: int = option(2, "layers of the language model")
+    num_heads: int = option(4, "attention heads of the language model")
+    vision_dim: int = option(64, "width of the vision tower; a multiple of 4 * vision_heads")
+    vision_depth: int = option(2, "layers of the vision tower")
+    vision_heads: int = option(4, "attention heads of the vision tower")
+    patch_size: int = option(14, "side of a vision patch in pixels; an image token covers 2 x 2 patches")
+    min_pixels: int | None = option(None, "fewest pixels of an image; by default 4 image tokens")
+    max_pixels: int | None = option(None, "most pixels of an image; by default 1280 image tokens")
+    vocab_size: int = option(600, "size of the vocabulary at most")
+    seed: int = option(0, "seed of the random weights")
+
+
+def _text_config(options: TinyVLMOptions, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    half = options.hidden_size // options.num_heads // 2
     temporal = half // 4
     height = (half - temporal) // 2
     config = {
         "vocab_size": len(tokenizer),
-        "hidden_size": hidden_size,
-        "intermediate_size": 4 * hidden_size,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": max(1, num_heads // 2),
+        "hidden_size": options.hidden_size,
+        "intermediate_size": 4 * options.hidden_size,
+        "num_hidden_layers": options.num_layers,
+        "num_attention_heads": options.num_heads,
+        "num_key_value_heads": max(1, options.num_heads // 2),
         "max_position_embeddings": 8192,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
@@ -111,74 +134,63 @@ def _text_config(tokenizer: Any, hidden_size: int, num_layers: int, num_heads: i
             "mrope_section": [temporal, height, half - temporal - height],
         },
     }
-    if family == "qwen3_vl":
-        config["head_dim"] = hidden_size // num_heads
+    if options.family == "qwen3_vl":
+        config["head_dim"] = options.hidden_size // options.num_heads
         config["rope_parameters"]["mrope_interleaved"] = True
     return config
 
 
-def _vision_config(family: str, hidden_size: int, dim: int, depth: int, heads: int, patch_size: int) -> dict[str, Any]:
-    common = {"depth": depth, "num_heads": heads, "patch_size": patch_size}
-    if family == "qwen2_vl":
-        return {**common, "embed_dim": dim, "hidden_size": hidden_size, "mlp_ratio": 4}
-    common |= {"hidden_size": dim, "out_hidden_size": hidden_size, "intermediate_size": 4 * dim}
-    if family == "qwen2_5_vl":
-        return {**common, "window_size": 8 * patch_size, "fullatt_block_indexes": [depth - 1]}
+def _vision_config(options: TinyVLMOptions) -> dict[str, Any]:
+    dim, depth = options.vision_dim, options.vision_depth
+    common = {"depth": depth, "num_heads": options.vision_heads, "patch_size": options.patch_size}
+    if options.family == "qwen2_vl":
+        return {**common, "embed_dim": dim, "hidden_size": options.hidden_size, "mlp_ratio": 4}
+    common |= {"hidden_size": dim, "out_hidden_size": options.hidden_size, "intermediate_size": 4 * dim}
+    if options.family == "qwen2_5_vl":
+        return {**common, "window_size": 8 * options.patch_size, "fullatt_block_indexes": [depth - 1]}
     return {**common, "deepstack_visual_indexes": [0], "num_position_embeddings": 256}
 
 
 def save_tiny_vlm(
     path: str | os.PathLike[str],
-    hidden_size: int = 64,
-    num_layers: int = 2,
-    vision_dim: int = 64,
-    vision_depth: int = 2,
-    seed: int = 0,
+    options: TinyVLMOptions | None = None,
     *,
-    num_heads: int = 4,
-    vision_heads: int = 4,
-    patch_size: int = 14,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
     texts: Iterable[str] | None = None,
-    vocab_size: int = 600,
-    family: str = "qwen2_vl",
+    **sizes: Any,
 ) -> str:
     """Writes a random tiny VLM with processor, tokenizer and chat template, loadable with `from_pretrained`.
 
     Args:
         path (`str`): Folder to write.
-        hidden_size (`int`): Width of the language model; a multiple of `2 * num_heads`.
-        num_layers (`int`): Layers of the language model.
-        vision_dim (`int`): Width of the vision tower; a multiple of `4 * vision_heads`.
-        vision_depth (`int`): Layers of the vision tower.
-        seed (`int`): Seed of the random weights.
-        num_heads, vision_heads (`int`): Attention heads.
-        patch_size (`int`): Side of a vision patch in pixels; an image token covers a square of 2×2 patches.
-        min_pixels, max_pixels (`int`, *optional*): Pixel budget of the image processor; by default 4 to 1280 tokens.
+        options ([`TinyVLMOptions`], *optional*): Family, sizes and seed.
         texts (iterable of `str`, *optional*): Texts that the tokenizer is trained on.
-        vocab_size (`int`): Size of the vocabulary at most.
-        family (`str`): `"qwen2_vl"`, `"qwen2_5_vl"` or `"qwen3_vl"`.
+        **sizes: Fields of [`TinyVLMOptions`], in place of `options`.
 
     Returns:
         `str`: `path`.
 
+    Raises:
+        OptionError: An unknown family.
+
     Example:
         >>> from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-        >>> save_tiny_vlm("tiny-vlm")  # doctest: +SKIP
+        >>> save_tiny_vlm("tiny-vlm", hidden_size=32)  # doctest: +SKIP
         'tiny-vlm'
     """
     import torch
     import transformers
 
-    names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
-    if family not in names:
-        raise OptionError(f"Unknown family {family!r}; choose one of {', '.join(names)}.")
-    tokenizer = build_tokenizer(_DEFAULT_TEXTS if texts is None else texts, vocab_size)
+    options = options or TinyVLMOptions(**sizes)
+    if options.family not in _CLASSES:
+        raise OptionError(f"Unknown family {options.family!r}; choose one of {', '.join(_CLASSES)}.", "family")
+    name, tokenizer = (
+        _CLASSES[options.family],
+        build_tokenizer(_DEFAULT_TEXTS if texts is None else texts, options.vocab_size),
+    )
     ids = tokenizer.convert_tokens_to_ids
-    config = getattr(transformers, f"{names[family]}Config")(
-        text_config=_text_config(tokenizer, hidden_size, num_layers, num_heads, family),
-        vision_config=_vision_config(family, hidden_size, vision_dim, vision_depth, vision_heads, patch_size),
+    config = getattr(transformers, f"{name}Config")(
+        text_config=_text_config(options, tokenizer),
+        vision_config=_vision_config(options),
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"),
@@ -187,21 +199,25 @@ def save_tiny_vlm(
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = getattr(transformers, f"{names[family]}ForConditionalGeneration")(config)
+        torch.manual_seed(options.seed)
+        model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(path)
-
-    token_area = (2 * patch_size) ** 2
-    video_name = "Qwen3VLVideoProcessor" if family == "qwen3_vl" else "Qwen2VLVideoProcessor"
-    processor = getattr(transformers, f"{names[family]}Processor")(
-        image_processor=transformers.Qwen2VLImageProcessor(
-            patch_size=patch_size, min_pixels=min_pixels or 4 * token_area, max_pixels=max_pixels or 1280 * token_area
-        ),
-        tokenizer=tokenizer,
-        video_processor=getattr(transformers, video_name)(patch_size=patch_size),
-        chat_template=CHAT_TEMPLATE,
-    )
-    processor.save_pretrained(path)
+    _processor(options, tokenizer).save_pretrained(path)
     return str(path)
+
+
+def _processor(options: TinyVLMOptions, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
+    import transformers
+
+    token_area = (2 * options.patch_size) ** 2
+    images = transformers.Qwen2VLImageProcessor(
+        patch_size=options.patch_size,
+        min_pixels=options.min_pixels or 4 * token_area,
+        max_pixels=options.max_pixels or 1280 * token_area,
+    )
+    video_name = "Qwen3VLVideoProcessor" if options.family == "qwen3_vl" else "Qwen2VLVideoProcessor"
+    video = getattr(transformers, video_name)(patch_size=options.patch_size)
+    parts = {"image_processor": images, "tokenizer": tokenizer, "video_processor": video}
+    return getattr(transformers, f"{_CLASSES[options.family]}Processor")(**parts, chat_template=CHAT_TEMPLATE)

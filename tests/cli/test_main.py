@@ -238,17 +238,6 @@ def test_a_worker_error_is_one_sentence():
     assert cli.sentence(error) == "c.png: gone"
 
 
-def test_tiny_vlm_learns_its_tokens_from_the_data(scenes, tmp_path):
-    from transformers import AutoProcessor
-
-    arguments = ["tiny-vlm", str(tmp_path / "vlm"), "--hidden_size", "32", "--vocab_size", "700"]
-    assert cli.main([*arguments, "--texts", f"{scenes}:train"]) == 0
-    tokenizer = AutoProcessor.from_pretrained(tmp_path / "vlm").tokenizer
-    assert "Ġimage" in tokenizer.get_vocab()
-    assert json.loads((tmp_path / "vlm" / "config.json").read_text())["text_config"]["hidden_size"] == 32
-    assert cli.main([*arguments, "--family", "qwen9"]) == 1
-
-
 def test_env_names_the_packages(capsys):
     assert cli.main(["env"]) == 0
     out = capsys.readouterr().out

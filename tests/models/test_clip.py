@@ -10,7 +10,7 @@ from helpers import picture
 from rs_rlhf.data.group import make_group
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.clip import ClipModel, ClipScorer
-from rs_rlhf.models.tiny_clip import build_clip_tokenizer, main, save_tiny_clip
+from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 TEXTS = ["a river.", "many green trees and several buildings near a river", "two storage tanks"]
 
@@ -162,37 +162,3 @@ def test_features_that_are_not_finite_are_refused(clips):
     model.model.text_projection.weight.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):
         model.text_features(TEXTS)
-
-
-def test_no_text_has_an_unknown_token():
-    tokenizer = build_clip_tokenizer(["a river near the harbour", "a river"], vocab_size=540)
-    ids = tokenizer("A RIVER in Zürich ☃")["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id and ids.index(tokenizer.eos_token_id) == len(ids) - 1
-    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "a river in zürich ☃"
-    assert tokenizer.tokenize("a river") == ["a</w>", "river</w>"] and len(tokenizer) <= 540
-    with pytest.raises(ValueError, match="at least 514"):
-        build_clip_tokenizer(["a"], vocab_size=300)
-
-
-def test_the_command_writes_a_model_that_loads(tmp_path, capsys):
-    (tmp_path / "images").mkdir()
-    picture(1).save(tmp_path / "images" / "a.png")
-    (tmp_path / "train.jsonl").write_text('{"image": "images/a.png", "captions": ["an odd quarry ."]}\n')
-    arguments = [str(tmp_path / "tiny"), "--texts", f"{tmp_path}:train", "--image_size", "32", "--projection_dim", "8"]
-    assert main(arguments) == 0
-    assert str(tmp_path / "tiny") in capsys.readouterr().out
-    model = ClipModel.from_pretrained(tmp_path / "tiny", device="cpu")
-    assert model.image_features([picture(1)]).shape == (1, 8)
-    assert "quarry</w>" in model.processor.tokenizer.get_vocab()
-    with pytest.raises(ValueError, match="Unknown family 'clap'"):
-        save_tiny_clip(tmp_path / "x", family="clap")
-    with pytest.raises(ValueError, match="multiple of patch_size"):
-        save_tiny_clip(tmp_path / "x", image_size=30)
-
-
-def test_the_seed_decides_the_weights(tmp_path):
-    paths = [
-        save_tiny_clip(tmp_path / name, seed=seed, image_size=32) for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
-    a, b, c = (ClipModel.from_pretrained(path, device="cpu").image_features([picture(1)]) for path in paths)
-    assert torch.equal(a, b) and not torch.allclose(a, c, atol=1e-2)
