@@ -15,7 +15,7 @@ from .version import __version__
 _HOMES = {
     "Group": "data.group",
     "make_group": "data.group",
-    "load_preferences": "data.rows",
+    "load_preferences": "preferences.reader",
     "GroupCollator": "models.collator",
     "ImageOptions": "imagery.sources",
     "read_image": "imagery.raster",
@@ -34,13 +34,13 @@ __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
     from .data.group import Group, make_group
-    from .data.rows import load_preferences
     from .errors import RSRLHFError
     from .imagery.raster import read_image
     from .imagery.sources import ImageOptions
     from .models.collator import GroupCollator
     from .models.policies.policy import Policy
     from .models.score_model import ScoreModel
+    from .preferences.reader import load_preferences
     from .scoring.best_of_n import best_answer
     from .scoring.remote import RemoteScorer
     from .scoring.scorer import Scorer

@@ -211,9 +211,9 @@ def train_score_model(out: Path, args: Any) -> None:
 
 
 def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:
-    from ..data.group import group_from_row
-    from ..data.rows import load_preferences
     from ..evaluation.preferences import evaluate_preferences
+    from ..preferences.reader import load_preferences
+    from ..preferences.schema import group_from_row
 
     data = load_preferences(str(out / "scenes" / "validation_pairs.jsonl"))
     return evaluate_preferences(_scorer(out, model), [group_from_row(row) for row in data], seed=seed)

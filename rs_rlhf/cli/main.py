@@ -60,7 +60,7 @@ COMMANDS = {
     "report": Command("write one HTML page about a training run, without W&B", "runs.report:main"),
     "plot": Command("draw the learning curve of a training run", "runs.plots:main"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "runs.dashboard:main"),
-    "data check": Command("list every problem of preference files", "preferences.check:main"),
+    "data check": Command("list every problem of preference files", "cli.data.check:main"),
     "data pairs": Command("make preference pairs from captioned or labelled images", "data.captioned_images:main"),
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "cli.data.sample_pairs:main", RESUME

@@ -1,7 +1,5 @@
-"""The sample form: rows of preferences in, groups (a prompt, its images, N completions) out.
+"""`Group`, the sample form: a prompt, its images and N completions, and `make_group`, which makes one.
 
-The documented schema is TRL's: columns `prompt`, `chosen`, `rejected`, plain strings or conversational, with optional
-`image` or `images`, `margin`, `source`, `kind`, `id`; a `rejected` list holds several completions, best to worst.
 Unlike in TRL's text-only trainers, plain text is laid out with the chat template: the prompt is a user turn, the
 completion an assistant turn, and a plain caption (no prompt) answers an empty user turn. So an implicit prompt is
 looked for in conversations only: two captions that begin alike share no prompt.
@@ -10,14 +8,15 @@ Normal form of a message: `{"role", "content"}` whose content is a list of `{"ty
 `{"type": "text", "text": ...}` parts, for every role; an empty text gives no part. Images are kept apart, in the order
 of their placeholders, as unread sources (path, `{"bytes", "path"}`, PIL or array): they are decoded late, by workers.
 
-Left out: tool calls and reasoning fields (an error, not dropped), images in completions.
+Left out: preference rows (`preferences/schema.py`), tool calls and reasoning fields (an error, not dropped), images in
+completions.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +29,6 @@ Message = dict[str, Any]
 Row = Mapping[str, Any]
 """A row of a file as stored: a value for each column."""
 
-COLUMNS = "prompt, chosen, rejected, image or images, margin, source, kind, id"
 ROLES = ("system", "user", "assistant", "tool")
 _PLACEHOLDER = re.compile(r"\n?<image>\n?")
 _UNREAD = ("tool_calls", "reasoning_content", "thinking")  # templates render these: not to be dropped
@@ -99,101 +97,9 @@ def make_group(prompt: Any, completions: Sequence[Any], images: Any = None, **me
         >>> make_group("Rural or urban?", ["urban"], "a.png").prompt
         [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'Rural or urban?'}]}]
     """
-    return _build(prompt, completions, [f"completions[{i}]" for i in range(len(completions))], _sources(images), meta)
-
-
-def group_from_row(row: Mapping[str, Any], row_number: int = -1, where: str = "") -> Group:
-    """Turns one preference row into a group whose completions are `[chosen, *rejected]`.
-
-    Args:
-        row (`dict`): A raw row of the documented schema, or a row of [`load_preferences`].
-        row_number (`int`): Becomes [`Group`]'s `row`; by default the `row` that [`load_preferences`] has written.
-        where (`str`): File and row for messages; by default the `where` that [`load_preferences`] has written.
-
-    Raises:
-        DataError: The first of the row's problems, with where, column, what was expected and what to do.
-    """
-    group, errors = inspect_row(row, row_number, where)
-    if errors or group is None:
-        raise errors[0]
-    return group
-
-
-def inspect_row(row: Any, row_number: int = -1, where: str = "") -> tuple[Group | None, list[DataError]]:
-    """Like [`group_from_row`], but returns the group (`None` if unusable) and *all* problems, for the data check."""
-    if not isinstance(row, Mapping):
-        return None, [DataError(f"the row is {short(row)}, expected an object with {COLUMNS}", "", where)]
-    if row_number < 0 and isinstance(row.get("row"), int):
-        row_number = row["row"]
-    where = where or str(row.get("where") or "") or (f"row {row_number}" if row_number >= 0 else "")
-    errors: list[DataError] = []
-
-    def attempt(function: Callable, *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except DataError as error:
-            errors.append(DataError(error.detail, error.key, where))
-            return None
-
-    meta = {"row": row_number, "where": where, "margin": attempt(_margin, row) or 0.0}
-    meta |= {key: attempt(string_column, row, key) or "" for key in ("source", "kind")}
-    attempt(string_column, row, "id")
-    images = attempt(_row_images, row)
-    keyed = attempt(_row_completions, row)
-    if keyed is None or images is None:
-        return None, errors
-    keys, completions = zip(*keyed, strict=True)
-    group = attempt(_build, row.get("prompt"), completions, keys, images, meta)
-    if group is not None:
-        for key, completion in zip(keys, group.completions, strict=True):
-            attempt(_check_completion, key, completion)
-    return (None if errors else group), errors
-
-
-def _row_completions(row: Mapping) -> list[tuple[str, Any]]:
-    missing = [key for key in ("chosen", "rejected") if key not in row]
-    if missing:
-        raise DataError(
-            f"no column {' and '.join(f'`{k}`' for k in missing)}; the columns are "
-            f"{', '.join(map(str, row)) or 'none'}, expected {COLUMNS}; rename them",
-            missing[0],
-        )
-    chosen, rejected = row["chosen"], row["rejected"]
-    if not isinstance(chosen, str) and not _is_conversation(chosen):
-        raise DataError(f"`chosen` is {short(chosen)}, expected one text or one list of messages", "chosen")
-    if isinstance(rejected, str) or _is_conversation(rejected):
-        return [("chosen", chosen), ("rejected", rejected)]
-    if isinstance(rejected, (list, tuple)) and rejected:
-        if len({isinstance(one, str) for one in rejected}) == 1 and all(
-            isinstance(one, str) or _is_conversation(one) for one in rejected
-        ):
-            return [("chosen", chosen), *((f"rejected[{i}]", one) for i, one in enumerate(rejected))]
-    raise DataError(
-        f"`rejected` is {short(rejected)}, expected one completion or a list, best to worst: texts, or "
-        "lists of messages",
-        "rejected",
+    return build_group(
+        prompt, completions, [f"completions[{i}]" for i in range(len(completions))], image_sources(images), meta
     )
-
-
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(m, Mapping) for m in value)
-
-
-def _check_completion(key: str, completion: list[dict]) -> None:
-    text = completion_text(completion)
-    if not text.strip():
-        raise DataError(f"`{key}` is empty, expected a text; remove the row", key)
-    if "<image>" in text:
-        raise DataError(f"`{key}` has an image placeholder; images belong to the prompt, move or remove it", key)
-
-
-def _margin(row: Mapping) -> float:
-    value = row.get("margin")
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
-        raise DataError(f"`margin` is {short(value)}, expected a finite number; correct or remove it", "margin")
-    return float(value)
 
 
 def string_column(row: Mapping, key: str) -> str:
@@ -206,19 +112,11 @@ def string_column(row: Mapping, key: str) -> str:
     return value or ""
 
 
-def _row_images(row: Mapping) -> list[ImageSource]:
-    unread = [key for key in ("image_name", "image_path") if row.get(key) is not None]
-    if unread:
-        raise DataError(f"`{unread[0]}` is not read beside `prompt`; rename it to `image`", unread[0])
-    if row.get("image") is not None and row.get("images") is not None:
-        raise DataError("both `image` and `images` are given; keep one of them", "images")
-    return _sources(row["image"], "image") if row.get("image") is not None else _sources(row.get("images"))
-
-
-def _sources(images: Any, key: str = "images") -> list[ImageSource]:
+def image_sources(images: Any, key: str = "images") -> list[ImageSource]:
+    """Returns a source, or a list of sources, as a list of checked sources; `key` is the column, for messages."""
     if images is None:
         return []
-    return [_source(one, key) for one in (images if isinstance(images, (list, tuple)) else [images])]
+    return [_source(source, key) for source in (images if isinstance(images, (list, tuple)) else [images])]
 
 
 def _source(source: Any, key: str) -> ImageSource:
@@ -275,8 +173,11 @@ def _part(part: Any, key: str) -> dict:
     )
 
 
-def _build(prompt: Any, completions: Sequence[Any], keys: Sequence[str], images: list, meta: Mapping) -> Group:
-    normal = [_messages(one, key, "assistant") for key, one in zip(keys, completions, strict=True)]
+def build_group(
+    prompt: Any, completions: Sequence[Any], keys: Sequence[str], images: list[ImageSource], meta: Mapping[str, Any]
+) -> Group:
+    """As [`make_group`], from checked images; `keys` are the completions' names in messages."""
+    normal = [_messages(value, key, "assistant") for key, value in zip(keys, completions, strict=True)]
     given = prompt
     implicit = (given is None or isinstance(given, str)) and any(m and m[0]["role"] != "assistant" for m in normal)
     if implicit:

@@ -13,12 +13,11 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import DataError, OptionError
-from .group import Row, first_line, group_from_row, short, string_column
+from .group import Row, first_line, short
 from .packed_records import dataset_tables, parquet_batches, sample_row, tar_samples
 from .text_records import check_text, csv_records, first_byte, json_records, jsonl_records
 
@@ -35,7 +34,6 @@ FORMATS = {
 }
 SUFFIXES = ", ".join(FORMATS)
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")  # names of the splits that are for evaluation
-FORM_VERSION = 1  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
 RSRM = "rsrm:"  # before a path: its rows are of the RSRM layout, though nothing in them says so
 _RSRM_KEYS = ("question", "image_name", "image_path")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -381,103 +379,3 @@ def _with_source(row: Row, where: Where) -> Row:
     # A row without `chosen` stays as it is: the message about it lists its columns.
     named = row.get("source") is not None or "chosen" not in row
     return row if named else {**row, "source": source_of(where.file)}
-
-
-def load_preferences(
-    path_or_paths: str | os.PathLike | Sequence[str | os.PathLike],
-    split: str | None = None,
-    image_root: str | os.PathLike | None = None,
-) -> Dataset:
-    """Loads preference files as one data set in the normal form, so that rows of any shape and file fit together.
-
-    Columns: `prompt`, `chosen` (messages), `rejected` (list of completions), `images` (`{bytes, path}`),
-    `margin`, `source` (by default the file's stem), `kind`, `id`, `row`, `where` (the row in its file).
-    `group_from_row` of such a row equals that of the raw row. The rows are written once to the `datasets` cache.
-    RSRM rows (no `prompt`, but `question`, `image_name` or `image_path`; or Parquet `text` + `image`) are recognised
-    by their keys, see [`read_rsrm`]; `rsrm:PATH` reads a text-only file without these keys as RSRM.
-
-    Args:
-        path_or_paths (`str`, path or list): `.jsonl`, `.json` (a list of rows), `.parquet`, a `save_to_disk` folder, a
-            folder of Parquet, JSONL or JSON list files, or a Hub id; several as a list or separated by commas.
-        split (`str`, *optional*): Split of a folder, saved `DatasetDict` or Hub id (default: the only one, or
-            `"train"`). A plain file is one split.
-        image_root (`str`, *optional*): Relative image paths become absolute paths below it; by default they stay
-            as written, and [`ImageOptions`]'s `image_root` or the working folder applies.
-
-    Raises:
-        DataError: At the first bad row or file; `rs-rlhf data check` lists them all.
-    """
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.fingerprint import Hasher
-
-    files = tuple(split_paths(path_or_paths))
-    root = None if image_root is None else os.path.abspath(image_root)  # the reader may join its own root again
-    stamps = [(part.name, part.stamp) for file in files for part in parts_of(file.removeprefix(RSRM), split)]
-    try:
-        return Dataset.from_generator(
-            _normal_rows,
-            features=_features(),
-            gen_kwargs={"files": files, "split": split, "image_root": root},
-            fingerprint=Hasher.hash([files, stamps, split, root, FORM_VERSION]),
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
-
-
-def read_rsrm(path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None) -> list[Row]:
-    """Reads an RSRM file as rows of the documented form, see [`rsrm_rows`].
-
-    Args:
-        path (`str`): The `.json` or `.parquet` file.
-        image_folder (`str`, *optional*): Where the images are, if not beside the file.
-
-    Raises:
-        DataError: If the file or a row cannot be read, or images are named but their folder does not exist.
-    """
-    return [row for _, row in open_rows(path, adapter=partial(rsrm_rows, folder=image_folder))]
-
-
-def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None) -> Iterator[dict]:
-    empty = True
-    for file in files:
-        for where, row in open_rows(file, split, known_rows):
-            group = group_from_row(row, where.number, where)
-            empty = False
-            yield {
-                "prompt": group.prompt,
-                "chosen": group.completions[0],
-                "rejected": group.completions[1:],
-                "images": [_stored(source, image_root) for source in group.images],
-                "margin": group.margin,
-                "source": group.source,
-                "kind": group.kind,
-                "id": string_column(row, "id"),
-                "row": where.number,
-                "where": str(group.where),
-            }
-    if empty:
-        raise DataError("no rows; give a file that has some", "", ", ".join(files))
-
-
-def _stored(source: Any, image_root: str | None) -> dict:
-    if isinstance(source, bytes):
-        return {"bytes": source, "path": None}
-    if isinstance(source, str):
-        url = "://" in source
-        return {"bytes": None, "path": source if image_root is None or url else os.path.join(image_root, source)}
-    return {"bytes": source["bytes"], "path": source.get("path")}
-
-
-def _features() -> Any:
-    from datasets import Features, List, Value
-
-    text = Value("string")
-    message = {"role": text, "content": List({"type": text, "text": text})}
-    columns = {"prompt": List(message), "chosen": List(message), "rejected": List(List(message))}
-    # Not `Image(decode=False)`: saving that would open every path and URL, past `ImageOptions`.
-    columns |= {"images": List({"bytes": Value("binary"), "path": text})}
-    columns |= {"margin": Value("float64"), "row": Value("int64")}
-    return Features(columns | {key: text for key in ("source", "kind", "id", "where")})

@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data.group import Group, group_from_row
+from ..data.group import Group
 from ..data.other_images import partners_of
 from ..imagery.arguments import add_image_flags, image_options_from
 from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.intervals import wilson_interval
 from ..metrics.preferences import comparisons, top1
+from ..preferences.schema import group_from_row
 
 
 def evaluate_preferences(

@@ -18,7 +18,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -137,7 +137,7 @@ def write_dpo(options: DPOOptions) -> None:
         raise OptionError(f"--margin is {options.margin}; it must not be negative.", "margin")
     rows = limited(options.questions(), options.limit, options.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
-    images: Sequence[Sequence[ImageSource]]
+    images: Sequence[Sequence[str | dict[str, Any]]]
     if output.suffix == ".parquet":
         images, written = [[_embedded(image) for image in row.group.images] for row in rows], 0
     else:
@@ -159,14 +159,17 @@ def write_dpo(options: DPOOptions) -> None:
     print(f"{counts['rows written']} rows -> {output}{where}")
 
 
-def _embedded(image: ImageSource) -> Mapping[str, Any]:
-    return image if isinstance(image, dict) else {"bytes": Path(image).read_bytes(), "path": Path(image).name}
+def _embedded(image: ImageSource) -> str | dict[str, Any]:
+    """The image itself for one that is a file: rows of questions hold existing paths, or bytes."""
+    return (
+        image if isinstance(image, dict) else {"bytes": Path(str(image)).read_bytes(), "path": Path(str(image)).name}
+    )
 
 
 def _dpo_rows(
     options: DPOOptions,
     rows: Sequence[QuestionRow],
-    images: Sequence[Sequence[ImageSource]],
+    images: Sequence[Sequence[str | dict[str, Any]]],
     counts: Counter[str],
     log: SampleLog,
 ) -> Iterator[dict[str, Any]]:

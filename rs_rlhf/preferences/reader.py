@@ -1,23 +1,131 @@
-"""Preference files with their images: what `rs-rlhf reward` and `rs-rlhf eval` read, in the same way.
+"""Reader of preference files: rows of any file as groups, or as one data set in the normal form.
 
-Left out: reading rows, which is `readers`, and reading pixels, which is `imagery`.
+The data check, training and evaluation read through [`read_groups`], so they accept the same rows.
+Left out: the formats of files (`data/rows.py`), the schema of a row (`schema`), pixels (`imagery`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..data.rows import common_folder, image_folder, load_preferences, split_paths
+from ..data.group import Row, string_column
+from ..data.rows import (
+    RSRM,
+    Where,
+    common_folder,
+    image_folder,
+    known_rows,
+    open_rows,
+    parts_of,
+    rsrm_rows,
+    split_paths,
+)
+from ..errors import DataError
+from ..imagery.sources import ImageSource
+from .schema import Inspection, inspect_row
 
 if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+FORM_VERSION = 1  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
+
+
+def read_groups(
+    path: str, split: str | None = None, folder: str | None = None
+) -> Iterator[tuple[Where, Row, Inspection]]:
+    """Yields every row of preferences with its place, as a group or with all its problems.
+
+    Args:
+        path (`str`): A file, folder or Hub id as for [`open_rows`]; RSRM rows are recognised, see [`known_rows`].
+        split (`str`, *optional*): Split of a folder or Hub id.
+        folder (`str`, *optional*): Relative image paths start there; by default they stay as written.
+
+    Raises:
+        DataError: There is nothing to read.
+    """
+    for where, row in open_rows(path, split, known_rows, on_error="return"):
+        if isinstance(row, DataError):
+            yield where, {}, Inspection([row])
+            continue
+        inspection = inspect_row(row, where.number, where)
+        inspection.images = [_placed(image, folder) for image in inspection.images]
+        if inspection.group is not None:
+            inspection.group = replace(inspection.group, images=inspection.images)
+        yield where, row, inspection
+
+
+def _placed(image: ImageSource, folder: str | None) -> ImageSource:
+    """The image with a relative path started from `folder`."""
+    if folder and isinstance(image, str) and "://" not in image:
+        return os.path.join(folder, image)
+    return image
+
+
+def load_preferences(
+    path_or_paths: str | os.PathLike | Sequence[str | os.PathLike],
+    split: str | None = None,
+    image_root: str | os.PathLike | None = None,
+) -> Dataset:
+    """Loads preference files as one data set in the normal form, so that rows of any shape and file fit together.
+
+    Columns: `prompt`, `chosen` (messages), `rejected` (list of completions), `images` (`{bytes, path}`),
+    `margin`, `source` (by default the file's stem), `kind`, `id`, `row`, `where` (the row in its file).
+    `group_from_row` of such a row equals that of the raw row. The rows are written once to the `datasets` cache.
+    RSRM rows (no `prompt`, but `question`, `image_name` or `image_path`; or Parquet `text` + `image`) are recognised
+    by their keys, see [`rsrm_rows`]; `rsrm:PATH` reads a text-only file without these keys as RSRM.
+
+    Args:
+        path_or_paths (`str`, path or list): Files, folders or Hub ids as for [`open_rows`]; several as a list or
+            separated by commas.
+        split (`str`, *optional*): Split of a folder, saved `DatasetDict` or Hub id (default: the only one, or
+            `"train"`). A plain file is one split.
+        image_root (`str`, *optional*): Relative image paths become absolute paths below it; by default they stay
+            as written, and [`ImageOptions`]'s `image_root` or the working folder applies.
+
+    Raises:
+        DataError: At the first bad row or file; `rs-rlhf data check` lists them all.
+    """
     from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.fingerprint import Hasher
+
+    files = tuple(split_paths(path_or_paths))
+    root = None if image_root is None else os.path.abspath(image_root)  # the reader may join its own root again
+    stamps = [(part.name, part.stamp) for file in files for part in parts_of(file.removeprefix(RSRM), split)]
+    try:
+        return Dataset.from_generator(
+            _normal_rows,
+            features=_features(),
+            gen_kwargs={"files": files, "split": split, "image_root": root},
+            fingerprint=Hasher.hash([files, stamps, split, root, FORM_VERSION]),
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
+
+
+def read_rsrm(path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None) -> list[Row]:
+    """Reads an RSRM file as rows of the documented form, see [`rsrm_rows`].
+
+    Args:
+        path (`str`): The `.json` or `.parquet` file.
+        image_folder (`str`, *optional*): Where the images are, if not beside the file.
+
+    Raises:
+        DataError: If the file or a row cannot be read, or images are named but their folder does not exist.
+    """
+    return [row for _, row in open_rows(path, adapter=partial(rsrm_rows, folder=image_folder))]
 
 
 def load_with_images(
     names: str | Sequence[str], split: str | None = None, image_root: str | None = None
 ) -> tuple[Dataset, str]:
-    """Loads preference files, and says which folder their images may not leave.
+    """Loads preference files as `rs-rlhf reward` and `rs-rlhf eval preferences` do, with the root of their images.
 
     Without `image_root`, relative image paths start from the folder of their own file.
 
@@ -39,3 +147,44 @@ def load_with_images(
         return load_preferences(files, split), image_root
     root = common_folder(files)
     return concatenate_datasets([load_preferences(file, split, image_folder(file)) for file in files]), root
+
+
+def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None) -> Iterator[dict[str, Any]]:
+    empty = True
+    for file in files:
+        for where, row, inspection in read_groups(file, split, image_root):
+            if inspection.group is None:
+                raise inspection.errors[0]
+            group, empty = inspection.group, False
+            yield {
+                "prompt": group.prompt,
+                "chosen": group.completions[0],
+                "rejected": group.completions[1:],
+                "images": [_stored(source) for source in group.images],
+                "margin": group.margin,
+                "source": group.source,
+                "kind": group.kind,
+                "id": string_column(row, "id"),
+                "row": where.number,
+                "where": str(where),
+            }
+    if empty:
+        raise DataError("no rows; give a file that has some", "", ", ".join(files))
+
+
+def _stored(source: Any) -> dict[str, Any]:
+    if isinstance(source, bytes):
+        return {"bytes": source, "path": None}
+    return {"bytes": None, "path": source} if isinstance(source, str) else {"path": None, **source}
+
+
+def _features() -> Features:
+    from datasets import Features, List, Value
+
+    text = Value("string")
+    message = {"role": text, "content": List({"type": text, "text": text})}
+    columns = {"prompt": List(message), "chosen": List(message), "rejected": List(List(message))}
+    # Not `Image(decode=False)`: saving that would open every path and URL, past `ImageOptions`.
+    columns |= {"images": List({"bytes": Value("binary"), "path": text})}
+    columns |= {"margin": Value("float64"), "row": Value("int64")}
+    return Features(columns | {key: text for key in ("source", "kind", "id", "where")})

@@ -25,7 +25,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 from trl import RewardConfig
 
-from ..data.group import group_from_row
 from ..data.other_images import other_images, picture_keys
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
@@ -35,6 +34,7 @@ from ..models.collator import GroupCollator, without_images
 from ..models.pixel_budget import set_pixel_budget
 from ..models.score_model import HEAD, ScoreModel, save_score_config
 from ..options import option
+from ..preferences.schema import group_from_row
 from ._compat import RewardHooks
 from .mixins import SetEpoch, VisionTrainerMixin, loading
 from .preference_loss import anchor_loss, held, plackett_luce_loss

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from ..data.group import completion_text, group_from_row, prompt_text
+from ..data.group import completion_text, prompt_text
 from ..imagery.raster import read_image
+from ..preferences.schema import group_from_row
 from ..runs.tables import thumbnail, write_table
 
 if TYPE_CHECKING:

@@ -1,29 +1,14 @@
-"""Rows and groups (`rs_rlhf.data.group`): what every shape of row becomes, and what is said of a bad one."""
+"""Groups: the form that every shape of prompt, completions and images becomes, and the errors of bad ones."""
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
+from helpers.messages import IMAGE, assistant, text, user
 from PIL import Image
 
-from rs_rlhf.data.group import completion_text, group_from_row, make_group, prompt_text
+from rs_rlhf.data.group import completion_text, make_group, prompt_text
 from rs_rlhf.errors import DataError
-
-IMAGE = {"type": "image"}
-
-
-def text(value):
-    return {"type": "text", "text": value}
-
-
-def user(*parts):
-    return {"role": "user", "content": list(parts)}
-
-
-def assistant(value):
-    return {"role": "assistant", "content": [text(value)]}
 
 
 def test_plain_text_becomes_a_user_and_an_assistant_turn():
@@ -96,10 +81,8 @@ def test_what_is_wrong_is_said(prompt, completions, images, message):
         make_group(prompt, completions, images)
 
 
-def test_a_policy_may_write_a_placeholder_but_a_preference_row_may_not():
+def test_a_policy_may_write_a_placeholder():
     assert completion_text(make_group("Q", ["an <image> tag", ""]).completions[0]) == "an <image> tag"
-    with pytest.raises(DataError, match="`rejected` has an image placeholder"):
-        group_from_row({"prompt": "Q", "chosen": "x", "rejected": "<image> y"})
 
 
 def test_sources_of_every_kind_are_kept_unread():
@@ -114,50 +97,3 @@ def test_texts():
     prompt = make_group([{"role": "system", "content": "S"}, user(IMAGE, text("a"), text("b"))], ["x"], "i.png").prompt
     assert prompt_text(prompt) == "S\nab"
     assert completion_text([{"role": "assistant", "content": "plain"}]) == "plain"
-
-
-def test_implicit_prompt_is_the_common_prefix():
-    head = [user(text("Q1")), assistant("A1"), user(text("Q2"))]
-    row = {"chosen": [*head, assistant("good")], "rejected": [[*head, assistant("bad")], [*head, assistant("worse")]]}
-    group = group_from_row(row)
-    assert group.prompt == head
-    assert [completion_text(one) for one in group.completions] == ["good", "bad", "worse"]
-    assert group_from_row({**row, "prompt": "Q2"}) == group
-    with pytest.raises(DataError, match="not part of the prompt turns"):
-        group_from_row({**row, "prompt": "something else"})
-
-
-def test_implicit_prompt_of_equal_completions_leaves_a_completion():
-    talk = [user(text("Q")), assistant("same")]
-    group = group_from_row({"chosen": talk, "rejected": talk})
-    assert group.completions == [[assistant("same")], [assistant("same")]]
-
-
-def test_captions_that_begin_alike_share_no_prompt():
-    group = group_from_row({"chosen": "A view of a port", "rejected": "A view of a farm"})
-    assert group.prompt == [user()] and completion_text(group.completions[1]) == "A view of a farm"
-
-
-@pytest.mark.parametrize(
-    ("row", "key", "message"),
-    [
-        ({"prompt": "Q", "good": "x"}, "chosen", "no column `chosen` and `rejected`; the columns are prompt, good"),
-        ({"chosen": None, "rejected": "x"}, "chosen", "`chosen` is null, expected one text"),
-        ({"chosen": " ", "rejected": "x"}, "chosen", "`chosen` is empty"),
-        ({"chosen": "x", "rejected": []}, "rejected", r"`rejected` is \[\] \(list\), expected one completion"),
-        ({"chosen": "x", "rejected": ["y", ""]}, "rejected[1]", r"`rejected\[1\]` is empty"),
-        ({"chosen": "x", "rejected": ["y", [assistant("z")]]}, "rejected", "`rejected` is"),
-        ({"chosen": "x", "rejected": "y", "margin": "1"}, "margin", "`margin` is '1' .str., expected a finite number"),
-        ({"chosen": "x", "rejected": "y", "margin": float("nan")}, "margin", "`margin` is nan"),
-        ({"chosen": "x", "rejected": "y", "kind": 3}, "kind", "`kind` is 3"),
-        ({"chosen": "x", "rejected": "y", "image": 3}, "image", "`image` holds 3"),
-        ({"chosen": "x", "rejected": "y", "image": "a", "images": ["a"]}, "images", "both `image` and `images`"),
-        ({"prompt": "", "chosen": "x", "rejected": "y", "image_name": "a"}, "image_name", "rename it to `image`"),
-        ([1], "", "the row is"),
-    ],
-)
-def test_bad_rows_name_row_and_key(row, key, message):
-    with pytest.raises(DataError, match=f"^train.jsonl, line 3: .*{message}") as caught:
-        group_from_row(row, 3, "train.jsonl, line 3")
-    assert caught.value.key == key
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "must survive a worker process"

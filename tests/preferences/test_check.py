@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rs_rlhf.cli.data.check import main
 from rs_rlhf.imagery.raster import ImageOptions
-from rs_rlhf.preferences.check import check_files, format_report, main
+from rs_rlhf.preferences.check import check_files, format_report
 
 
 def picture(seed):
@@ -40,7 +41,10 @@ def pair(**changes):
 
 
 def found(report):
-    return [(problem.file, problem.row, problem.key) for problem in report.problems]
+    """File, row (-1 for the whole file) and key of each problem."""
+    places = [problem.where.rpartition(", ") for problem in report.problems]
+    rows = [(file, int(unit.split()[1])) if file else (unit, -1) for file, _, unit in places]
+    return [(*row, problem.key) for row, problem in zip(rows, report.problems, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_each_problem_is_reported_with_its_row(folder, row, key, message):
     file = write("train.jsonl", [pair(prompt="fine"), "", row])
     report = check_files(file, image_root=folder)
     assert found(report) == [("train.jsonl", 3, key)]
-    assert message in report.problems[0].message
+    assert message in report.problems[0].detail
     assert str(report.problems[0]).startswith("train.jsonl, line 3: ")
     assert str(report.problems[0]).count("train.jsonl") == 1
     assert report.rows == 1, "only good rows are counted"
@@ -98,7 +102,7 @@ def test_all_problems_of_a_row_and_of_a_file(folder):
 
 def test_too_large_an_image(folder):
     report = check_files(write("t.jsonl", [pair(image="a.png")]), options=ImageOptions(max_image_pixels=100))
-    assert found(report) == [("t.jsonl", 1, "image")] and "16" in report.problems[0].message
+    assert found(report) == [("t.jsonl", 1, "image")] and "16" in report.problems[0].detail
 
 
 def test_duplicates_and_contradictions_by_image_content(folder):
@@ -111,8 +115,8 @@ def test_duplicates_and_contradictions_by_image_content(folder):
     ]
     report = check_files(write("t.jsonl", rows))
     assert found(report) == [("t.jsonl", 3, ""), ("t.jsonl", 4, "chosen")]
-    assert "a duplicate of t.jsonl, line 1 " in report.problems[0].message
-    assert "contradicts t.jsonl, line 1, which prefers" in report.problems[1].message
+    assert "a duplicate of t.jsonl, line 1 " in report.problems[0].detail
+    assert "contradicts t.jsonl, line 1, which prefers" in report.problems[1].detail
 
 
 def test_a_ranked_list_can_contradict_a_pair(folder):
@@ -125,8 +129,8 @@ def test_leaks_between_training_and_evaluation(folder):
     test = write("test.json", [json.dumps([pair(image="a_again.tif", prompt="other"), pair()])])
     report = check_files(train, eval_files=[test])
     assert found(report) == [("test.json", 0, "image"), ("test.json", 1, "")]
-    assert "also in the training row train.jsonl, line 2 (same content)" in report.problems[0].message
-    assert "a duplicate of train.jsonl, line 3" in report.problems[1].message
+    assert "also in the training row train.jsonl, line 2 (same content)" in report.problems[0].detail
+    assert "a duplicate of train.jsonl, line 3" in report.problems[1].detail
     assert check_files([train]).total_problems == 0
 
 
@@ -169,7 +173,7 @@ def test_rsrm_file(folder):
     ]
     report = check_files(write("vqa.json", [json.dumps(rows)]))
     assert found(report) == [("vqa.json", 0, ""), ("vqa.json", 1, "image"), ("vqa.json", 2, "rejected")]
-    assert "a duplicate of vqa.json, row 0" in report.problems[0].message
+    assert "a duplicate of vqa.json, row 0" in report.problems[0].detail
     assert report.sources == {"vqa": 1}
 
 
@@ -255,10 +259,10 @@ def test_relative_paths_start_at_each_file(folder, monkeypatch):
         ("t.jsonl", 3, "image"),
         *(("../two/t.jsonl", line, "image") for line in (2, 3, 4)),
     ]
-    messages = [problem.message for problem in report.problems]
+    messages = [problem.detail for problem in report.problems]
     assert "'one/y.png': no such file under image_root" in messages[0] and "'two/y.png': no such file" in messages[2]
     assert "leaves image_root" in messages[1] and "leaves image_root" in messages[3]
-    assert [problem.row for problem in check_files("t.jsonl").problems] == [2, 3], "shared.png is outside `one`"
+    assert [row for _, row, _ in found(check_files("t.jsonl"))] == [2, 3], "shared.png is outside `one`"
 
 
 def test_files_without_a_common_folder(folder, monkeypatch):

@@ -15,15 +15,15 @@ from helpers.processes import kill_when
 from PIL import Image
 
 from rs_rlhf.cli.data.sample_pairs import main
-from rs_rlhf.data.group import group_from_row
 from rs_rlhf.data.questions import read_questions
-from rs_rlhf.data.rows import load_preferences
 from rs_rlhf.data.scenes import write_scenes
 from rs_rlhf.errors import DataError, OptionError, RSRLHFError
 from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.preferences.candidates import candidates_of
 from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, judged_pairs, score_of
 from rs_rlhf.preferences.mistakes import closed_rejected, damaged_answers, plain_answer
+from rs_rlhf.preferences.reader import load_preferences
+from rs_rlhf.preferences.schema import group_from_row
 
 
 def rows_of(path):

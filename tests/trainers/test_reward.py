@@ -42,7 +42,7 @@ def rows(images, n=12, text_only=True):
 
 
 def dataset(images, n=12, text_only=True):
-    from rs_rlhf.data.rows import load_preferences
+    from rs_rlhf.preferences.reader import load_preferences
 
     folder = images / f"rows_{n}_{text_only}"
     folder.mkdir(exist_ok=True)

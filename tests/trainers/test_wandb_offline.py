@@ -9,7 +9,7 @@ from helpers.wandb_files import logged
 from PIL import Image
 
 from rs_rlhf import VisionRewardConfig, VisionRewardTrainer
-from rs_rlhf.data.rows import load_preferences
+from rs_rlhf.preferences.reader import load_preferences
 from rs_rlhf.runs.report import write_report
 from rs_rlhf.runs.tables import THUMBNAIL
 

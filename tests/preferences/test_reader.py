@@ -1,0 +1,235 @@
+"""The reader of preference files: every file form gives the groups of its raw rows."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from helpers.messages import IMAGE, assistant, text, user
+from PIL import Image
+
+from rs_rlhf.data.group import completion_text
+from rs_rlhf.data.rows import known_rows, open_rows
+from rs_rlhf.errors import DataError
+from rs_rlhf.preferences.reader import load_preferences, read_rsrm
+from rs_rlhf.preferences.schema import group_from_row
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Keeps the data sets' cache out of the home folder."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def png(colour="red"):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_jsonl(path, rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+MIXED = [
+    {"prompt": "Rural or urban?", "chosen": "urban", "rejected": "rural", "image": "a.png", "margin": 1.5},
+    {"prompt": "Count.", "chosen": "3", "rejected": ["2", "9"], "images": ["a.png", "b.png"], "kind": "count"},
+    {"chosen": "A harbour.", "rejected": "A farm.", "image": "b.png", "source": "captions", "id": 7},
+    {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+    {
+        "prompt": [{"role": "system", "content": "Be brief."}, user(text("A"), IMAGE, text("B"))],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [[assistant("no")], [assistant("maybe")]],
+        "image": "a.png",
+    },
+    {
+        "chosen": [{"role": "user", "content": "<image>\nWhere?"}, {"role": "assistant", "content": "Here."}],
+        "rejected": [{"role": "user", "content": "<image>\nWhere?"}, {"role": "assistant", "content": "There."}],
+        "images": ["a.png"],
+    },
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_rows_of_all_shapes_load_as_the_groups_of_the_raw_rows(tmp_path, suffix):
+    path = tmp_path / f"mixed.{suffix}"
+    path.write_text("\n".join(map(json.dumps, MIXED)) if suffix == "jsonl" else json.dumps(MIXED))
+    data = load_preferences(path)
+    assert len(data) == len(MIXED)
+    for raw, row in zip(MIXED, data, strict=True):
+        expected = group_from_row({"source": "mixed"} | raw)
+        assert group_from_row(row) == expected
+        assert len(expected.completions) == (3 if isinstance(raw["rejected"][0], list) or raw.get("kind") else 2)
+    first = group_from_row(data[0])
+    assert first.row == (1 if suffix == "jsonl" else 0)
+    assert first.where.endswith("mixed.jsonl, line 1" if suffix == "jsonl" else "mixed.json, row 0")
+    assert data[2]["id"] == "7"
+
+
+def test_formats_give_equal_groups(tmp_path):
+    from datasets import Dataset, DatasetDict, Features, Value
+    from datasets import Image as HFImage
+
+    rows = [
+        {"prompt": "Q", "chosen": f"c{i}", "rejected": "r", "image": {"bytes": png(), "path": None}, "source": "s"}
+        for i in range(3)
+    ]
+    features = Features({key: Value("string") for key in ("prompt", "chosen", "rejected", "source")})
+    data = Dataset.from_list(rows, features=Features({**features, "image": HFImage()}))
+    data.to_parquet(tmp_path / "p.parquet")
+    data.save_to_disk(tmp_path / "disk")
+    DatasetDict({"train": data.select([0]), "test": data}).save_to_disk(tmp_path / "dict")
+    (tmp_path / "folder").mkdir()
+    data.to_parquet(tmp_path / "folder" / "train-00000-of-00001.parquet")
+    data.select([0]).to_parquet(tmp_path / "folder" / "test-00000-of-00001.parquet")
+    expected = [group_from_row(row) for row in rows]
+
+    def groups(*args):
+        return [group_from_row(row) for row in load_preferences(*args)]
+
+    assert groups(tmp_path / "p.parquet") == expected
+    assert groups(tmp_path / "disk") == expected
+    assert groups(tmp_path / "dict", "test") == expected
+    assert groups(tmp_path / "dict") == expected[:1]
+    assert groups(tmp_path / "folder", "train") == expected
+    assert groups(f"{tmp_path / 'disk'},{tmp_path / 'p.parquet'}") == expected * 2
+    with pytest.raises(DataError, match="several splits .test, train.; name one"):
+        load_preferences(tmp_path / "folder")
+    with pytest.raises(DataError, match="no split 'dev', it has train, test"):
+        load_preferences(tmp_path / "dict", "dev")
+
+
+def test_loaded_data_survives_save_to_disk_and_stays_undecoded(tmp_path):
+    loaded = load_preferences(write_jsonl(tmp_path / "mixed.jsonl", MIXED))
+    loaded.save_to_disk(tmp_path / "saved")
+    again = load_preferences(tmp_path / "saved")
+    assert [group_from_row(row) for row in again] == [group_from_row(row) for row in loaded]
+    assert again[0]["images"] == [{"bytes": None, "path": "a.png"}], "missing images do not matter before use"
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"chosen": "x", "rejected": "y"}])
+    assert len(load_preferences(path)) == 1
+    write_jsonl(path, [{"chosen": "x", "rejected": "y"}] * 2)
+    assert len(load_preferences(path)) == 2
+
+
+def test_image_root_makes_relative_paths_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"chosen": "x", "rejected": "y", "images": ["a.png", "/b.png", "https://example.org/c.png"]}]
+    data = load_preferences(write_jsonl(tmp_path / "a.jsonl", rows), image_root="images")
+    assert group_from_row(data[0]).images == [str(tmp_path / "images/a.png"), "/b.png", "https://example.org/c.png"]
+
+
+def test_bad_files_name_file_and_row(tmp_path):
+    good = {"chosen": "x", "rejected": "y"}
+    cases = [
+        ("a.jsonl", [good, "", "{oops"], "a.jsonl, line 3", "not JSON"),
+        ("b.jsonl", [good, {**good, "margin": "x"}], "b.jsonl, line 2", "`margin` is 'x'"),
+        ("b.jsonl", [good, [1]], "b.jsonl, line 2", "the row is [1]"),
+        ("c.json", [good, good], "c.json", "is not a JSON list of rows; rename a file with one object a line"),
+        ("e.jsonl", [], "e.jsonl", "no rows"),
+        ("f.parquet", [good], "f.parquet", "cannot be read as Parquet"),
+        ("g.txt", [good], "g.txt", "the suffix is '.txt', expected .parquet, .jsonl"),
+    ]
+    for name, lines, where, detail in cases:
+        with pytest.raises(DataError) as error:
+            load_preferences(write_jsonl(tmp_path / name, lines))
+        assert error.value.where.endswith(where) and error.value.detail.startswith(detail)
+    with pytest.raises(DataError) as error:
+        load_preferences(tmp_path / "nowhere.jsonl")
+    assert error.value.where.endswith("nowhere.jsonl")
+    (tmp_path / "h").mkdir()
+    with pytest.raises(DataError) as error:
+        load_preferences(tmp_path / "h")
+    assert error.value.where.endswith("/h") and error.value.detail.startswith("no data file in the folder")
+
+
+def test_rsrm_json_with_its_folder(tmp_path):
+    (tmp_path / "vqa").mkdir()
+    (tmp_path / "vqa" / "a.png").write_bytes(png())
+    rows = [
+        {"question": "<image>\nRural?", "chosen": "no", "rejected": ["yes", "maybe"], "image_name": "a.png"},
+        {"chosen": "A port.", "rejected": "A farm.", "image_path": "a.png"},
+        {"question": "2+2?", "chosen": "4", "rejected": "5"},
+    ]
+    path = tmp_path / "vqa.json"
+    path.write_text(json.dumps(rows))
+    read = read_rsrm(path)
+    assert [(row["rejected"], row["source"]) for row in read] == [
+        ("yes", "vqa"),
+        ("maybe", "vqa"),
+        ("A farm.", "vqa"),
+        ("5", "vqa"),
+    ]
+    groups = [group_from_row(row) for row in read]
+    assert groups[0].images == [str(tmp_path / "vqa" / "a.png")] and groups[3].images == []
+    assert groups[0].prompt == [user(IMAGE, text("Rural?"))] and groups[2].prompt == [user(IMAGE)]
+    loaded = load_preferences(path)
+    assert [group_from_row(row) for row in loaded] == groups
+    assert list(loaded["row"]) == [0, 0, 1, 2]
+
+
+def test_rsrm_text_only_and_missing_folder(tmp_path):
+    path = tmp_path / "text.json"
+    path.write_text(json.dumps([{"chosen": "a", "rejected": ["b", "c"]}]))
+    assert [row["rejected"] for row in read_rsrm(path)] == ["b", "c"]
+    assert len(load_preferences(f"rsrm:{path}")) == 2
+    assert len(load_preferences(path)) == 1, "without RSRM keys a list is a ranked list"
+    path.write_text(json.dumps([{"chosen": "a", "rejected": "b", "image_name": "a.png"}]))
+    with pytest.raises(DataError, match="text.json, row 0: `image_name` names 'a.png' but there is no image folder"):
+        read_rsrm(path)
+    assert read_rsrm(path, tmp_path)[0]["image"] == str(tmp_path / "a.png")
+    path.write_text(json.dumps([{"chosen": "a", "rejected": "b", "image_name": "../a.png"}]))
+    with pytest.raises(DataError, match="expected a path inside the image folder"):
+        read_rsrm(path, tmp_path)
+
+
+def test_rsrm_parquet(tmp_path):
+    from datasets import Dataset
+
+    path = tmp_path / "captions.parquet"
+    picture = {"bytes": png(), "path": "a.png"}
+    texts = [{"chosen": "a", "rejected": ["b", "c"]}, {"question": "Q?", "chosen": "d", "rejected": "e"}]
+    Dataset.from_list([{"image": picture, "text": json.dumps(one)} for one in texts]).to_parquet(path)
+    groups = [group_from_row(row) for row in load_preferences(path)]
+    assert groups == [group_from_row(row) for row in read_rsrm(path)]
+    assert [completion_text(group.completions[1]) for group in groups] == ["b", "c", "e"]
+    assert groups[2].prompt == [user(IMAGE, text("Q?"))] and groups[0].images == [picture]
+    Dataset.from_list([{"image": picture, "text": "oops"}]).to_parquet(path)
+    [(where, error)] = open_rows(path, adapter=known_rows, on_error="return")
+    assert where.number == 0 and isinstance(error, DataError) and "row 0: `text` is not JSON" in str(error)
+
+
+def test_rsrm_folder(tmp_path):
+    from datasets import Dataset
+
+    folder = tmp_path / "rsrm"
+    (folder / "vqa").mkdir(parents=True)
+    (folder / "vqa" / "a.png").write_bytes(png())
+    pair = {"chosen": "a", "rejected": ["b", "c"]}
+    picture = {"bytes": png(), "path": "x.png"}
+    Dataset.from_list([{"image": picture, "text": json.dumps(pair)}]).to_parquet(folder / "captions.parquet")
+    (folder / "text.json").write_text(json.dumps([{"question": "2+2?", **pair}]))
+    (folder / "vqa.json").write_text("\n" + json.dumps([{"question": "Q?", **pair, "image_name": "a.png"}], indent=1))
+    for name in ("dataset_info.json", "dataset_infos.json", "config.json"):
+        (folder / name).write_text('{"features": {}}')
+    (folder / "notes.csv").write_text("a,b")
+    data = load_preferences(folder)
+    assert list(data["source"]) == ["captions"] * 2 + ["text"] * 2 + ["vqa"] * 2
+    images = [group_from_row(row).images for row in data]
+    assert images[::2] == [[picture], [], [str(folder / "vqa" / "a.png")]]
+    assert len(load_preferences(folder, "text")) == 2
+    (folder / "bad.json").write_text("[{")
+    with pytest.raises(DataError, match="bad.json: not JSON"):
+        load_preferences(folder)
+
+
+def test_a_saved_data_set_is_no_folder_of_json_files(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([{"chosen": "x", "rejected": "y"}]).save_to_disk(tmp_path / "disk")
+    (tmp_path / "disk" / "list.json").write_text("[]")
+    assert len(load_preferences(tmp_path / "disk")) == 1
