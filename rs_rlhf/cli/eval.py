@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, declarations
+from .. import declarations
 from ..errors import OptionError
 from ..evaluation.benchmark import MODEL_TYPES, Benchmark, data_path, data_root, load_benchmark
 from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
@@ -326,9 +326,8 @@ def pixel_budget_of(model: Any) -> list[int] | None:
 def _task_results(
     benchmark: Benchmark, figures: dict[str, Any], settings: dict[str, Any], budget: list[int] | None
 ) -> dict[str, Any]:
-    from importlib.metadata import version
+    from ..runs.progress import versions
 
-    versions = {"rs-rlhf": __version__} | {one: version(one) for one in ("torch", "transformers", "trl", "accelerate")}
     return {
         **figures,
         "title": benchmark.title,
@@ -341,13 +340,14 @@ def _task_results(
         "pixel_budget": budget,
         "settings": settings,
         "published": benchmark.published,
-        "versions": versions,
+        "versions": versions("torch", "transformers", "trl", "accelerate"),
     }
 
 
 def _write(args: argparse.Namespace, kind: str, name: str, figures: dict[str, Any]) -> dict[str, Any]:
     """Adds a task to the folder's results; returns all of them."""
-    from ..evaluation.run import replace_text, results_of
+    from ..evaluation.run import results_of
+    from ..runs.files import write_text
 
     with results_of(args.out) as results:
         old = results["tasks"].get(name)
@@ -357,7 +357,7 @@ def _write(args: argparse.Namespace, kind: str, name: str, figures: dict[str, An
         results.clear()
         last = {"model": args.model, "model_type": kind, "tasks": tasks, "versions": figures["versions"]}
         results |= json.loads(json.dumps(last))
-        replace_text(args.out / "results.md", results_table(results) + "\n")
+        write_text(args.out / "results.md", results_table(results) + "\n")
     return results
 
 
@@ -416,7 +416,8 @@ def _line(name: str, model: str, figures: dict[str, Any]) -> str:
 
 def _report(args: argparse.Namespace, names: Sequence[str]) -> None:
     from ..evaluation.export import log_to_wandb
-    from ..evaluation.run import read_lines, read_results
+    from ..evaluation.run import read_results
+    from ..runs.files import read_lines
 
     results = read_results(args.out)
     results["tasks"] = {name: results["tasks"][name] for name in names}

@@ -31,6 +31,7 @@ from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import encoded_hash, perceptual_hash, pixel_hash
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
+from ..runs.files import replacing
 from ..runs.progress import progress
 
 FARTHEST = 10  # bits: beyond it most pairs of unlike pictures would be compared, and some taken for alike
@@ -284,9 +285,8 @@ def _kept(table: Any, folder: Path | None) -> Any:
 
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f"{uuid.uuid4().hex}.tmp"
-        pq.write_table(table, new)
-        new.rename(folder / f"part-{new.stem}.parquet")
+        with replacing(folder / f"part-{uuid.uuid4().hex}.parquet", "wb") as file:
+            pq.write_table(table, file)
     return table
 
 

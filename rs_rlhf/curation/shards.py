@@ -11,11 +11,9 @@ Left out: a list of who does what (the locks and shards are it), and shards of p
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -29,7 +27,8 @@ import pyarrow.parquet as pq
 from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts, Unit, open_image_texts
 from ..errors import DataError
-from ..evaluation.run import replace_text
+from ..runs import files
+from ..runs.files import drop_leftovers, replacing
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -83,8 +82,8 @@ def planned(
 
 def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]) -> dict[str, Any]:
     path = folder / "manifest.json"
-    for left in folder.glob("*.json.*.new"):  # of a process that was killed over it
-        left.unlink()
+    for name in ("manifest.json", "summary.json"):
+        drop_leftovers(folder / name)
     begun = any(folder.glob("scores-*.parquet"))
     if path.exists():
         manifest = read_manifest(folder)
@@ -203,11 +202,9 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
 
     locks = folder / ".locks"
     make_folder(locks)
-    try:
+    with _writing(locks / name):
         # Never deleted: a process could still hold, or be about to take, the lock on the file that was.
         lock = os.open(locks / name, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise _unwritten(locks / name, error) from error
     try:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -224,12 +221,6 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
         os.close(lock)
 
 
-def drop_leftovers(shard: Path) -> None:
-    """Removes what a killed process left of a shard; only for who holds its unit."""
-    for left in shard.parent.glob(f"{glob.escape(shard.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
-
-
 def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
     """Writes the scores of a unit, so that they are there whole or not at all, also after a power cut.
 
@@ -243,19 +234,8 @@ def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mappin
     """
     schema = SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()})
     table = pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=schema)
-    new = shard.with_name(f"{shard.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        try:
-            with new.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            new.rename(shard)
-        finally:
-            new.unlink(missing_ok=True)
-        _sync_folder(shard.parent)
-    except OSError as error:
-        raise _unwritten(shard, error) from error
+    with _writing(shard), replacing(shard, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -264,13 +244,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    try:
-        replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        _sync_folder(path.parent)
-    except OSError as error:
-        for left in path.parent.glob(f"{path.name}.{os.getpid()}.new"):
-            left.unlink()
-        raise _unwritten(path, error) from error
+    with _writing(path):
+        files.write_json(path, content, indent=1)
 
 
 def make_folder(folder: Path) -> None:
@@ -279,27 +254,21 @@ def make_folder(folder: Path) -> None:
     Raises:
         DataError: It cannot be made.
     """
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritten(folder, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Brings a folder's entries to the disk: a rename is only then safe from a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a full disk and the like into a sentence."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _unwritten(path: Path, error: OSError) -> DataError:
-    reason = error.strerror or str(error)
-    return DataError(
-        f"cannot be written ({reason}); finished shards are kept: mend that and run the same command again",
-        where=str(path),
-    )
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror or error}); finished shards are kept: mend that and run the same "
+            "command again",
+            where=str(path),
+        ) from error
 
 
 def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -24,7 +24,9 @@ from ..data.image_text_dataset import Unit
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, source_key
 from ..imagery.sources import ImageSource
-from .shards import SCHEMA, claimed, drop_leftovers, missing_units, reason, shard_path, write_shard
+from ..runs.files import drop_leftovers
+from ..runs.progress import progress
+from .shards import SCHEMA, claimed, missing_units, reason, shard_path, write_shard
 
 POLL_SECONDS = 0.5
 FEWEST_ROWS = 100  # of fewer rows, a share of errors says little
@@ -244,43 +246,31 @@ def _memory_told(score_groups: Callable[..., list[Any]], groups: Sequence[Any], 
 def _progress(manifest: Mapping[str, Any], folder: Path) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is told the rows and texts of each unit of this process, and shows how far all are.
 
-    On a terminal a bar, elsewhere a line twice a minute. `runs.progress.progress` counts one process's rows only.
+    The rows of all processes are counted from their shards.
     """
-    from tqdm import tqdm
-
     rows = [unit["rows"] for unit in manifest["units"]]
     known = min(rows) >= 0
-    sizes, what = (rows, "row") if known else ([1] * len(rows), "shard")
+    sizes, unit = (rows, "row") if known else ([1] * len(rows), "shard")
     total = sum(sizes)
 
     def done() -> int:
         return total - sum(sizes[i] for i in missing_units(manifest, folder))
 
     first, begin = done(), time.monotonic()
-    looked = told = begin
+    looked = begin
     own_rows = own_texts = 0
     if is_first():
-        print(f"scoring {total} {what}s in {len(rows)} shards, {first} {what}s done -> {folder}", file=sys.stderr)
-    with tqdm(
-        total=total, initial=first, desc="Scoring", unit=what, disable=not (is_first() and sys.stderr.isatty())
-    ) as bar:
+        print(f"scoring {total} {unit}s in {len(rows)} shards, {first} {unit}s done -> {folder}", file=sys.stderr)
+    with progress(total, first, "Scoring", unit=unit, shown=is_first()) as bar:
 
         def advance(more_rows: int, more_texts: int) -> None:
-            nonlocal looked, told, own_rows, own_texts
+            nonlocal looked, own_rows, own_texts
             own_rows, own_texts, now = own_rows + more_rows, own_texts + more_texts, time.monotonic()
             if not is_first() or now - looked < 1:
                 return
             looked, there = now, done()
             # What all processes did, if their rows have as many texts as this one's.
             speed = (there - first if known else own_rows) * own_texts / max(own_rows, 1) / (now - begin)
-            bar.set_postfix_str(f"{speed:.4g} texts/s", refresh=False)
-            bar.update(there - bar.n)
-            if bar.disable and now - told > 30:
-                told, left = now, (now - begin) / max(there - first, 1) * (total - there)
-                print(
-                    f"Scoring: {there} of {total} {what}s, {speed:.4g} texts/s, {left / 60:.0f} min left",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            bar.reach(there, f"{speed:.4g} texts/s")
 
         yield advance

@@ -6,8 +6,6 @@ after that. Left out: adding to a folder that is there.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts
 from ..errors import DataError
-from ..evaluation.run import replace_text
+from ..runs.files import replacing_folder, write_json, write_text
 from ..runs.progress import progress
 from .formats import write_kept
 
@@ -175,43 +173,29 @@ def write_folder(
     Raises:
         DataError: A row is not in the data, or the folder cannot be written; then nothing of it is left.
     """
-    place = folder.resolve()
-    new, old = (place.with_name(f".{place.name}.{mark}") for mark in ("new", "old"))
     try:
-        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
-        new.mkdir(parents=True)
-        with progress(_rows(ids), 0, f"writing {folder.name}") as advance:
-            kept = KeptRows(ids, inputs, advance)
-            written = write_kept(inputs, kept, new)
-            kept.check_all_found(inputs.name)
-        pq.write_table(ids, new / "kept_ids.parquet")
-        for name, text in texts.items():
-            _write(new / name, text)
-        own = {
-            "version": 1,
-            **about,
-            "input": inputs.name,
-            "image_root": str(Path(inputs.root).resolve()),
-            "format": inputs.format,
-            "written": written,
-        }
-        _write(new / "curation.json", json.dumps(own, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            place.rename(old)
-        new.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        with replacing_folder(folder) as new:
+            with progress(_rows(ids), 0, f"writing {folder.name}") as advance:
+                kept = KeptRows(ids, inputs, advance)
+                written = write_kept(inputs, kept, new)
+                kept.check_all_found(inputs.name)
+            pq.write_table(ids, new / "kept_ids.parquet")
+            for name, text in texts.items():
+                write_text(new / name, text)
+            own = {
+                "version": 1,
+                **about,
+                "input": inputs.name,
+                "image_root": str(Path(inputs.root).resolve()),
+                "format": inputs.format,
+                "written": written,
+            }
+            write_json(new / "curation.json", own, indent=1)
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror or error}); make room or choose another --output", where=str(folder)
         ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return written
-
-
-def _write(path: Path, text: str) -> None:
-    replace_text(path, text.encode("utf-8", "replace").decode())  # a lone surrogate cannot be encoded
 
 
 def _rows(ids: pa.Table) -> int:

@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..cli.eval import NOT_READ, check_data_flags, read_task
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
 from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_options_from
 from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
-from ..runs.progress import progress
+from ..runs.progress import progress, versions
 from ..runs.sample_log import SampleLog
 from ..scoring.best_of_n import score_answers
 from ..scoring.cards import model_stamp
@@ -229,14 +228,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "settings": settings | {"score_model_hash": model_stamp(args.score_model)},
         "pooled": curve_figures(runs, sizes),
         "by_seed": {str(seed): curve_figures([run], sizes) for seed, run in zip(seeds, runs, strict=True)},
-        "versions": _versions(),
+        "versions": versions("torch", "transformers"),
     }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {"rs-rlhf": __version__} | {name: version(name) for name in ("torch", "transformers")}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -284,13 +277,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ValueError, OSError: A mistake in the input, told in one sentence.
     """
+    from ..runs.files import write_json, write_text
     from ..runs.plots import plot_best_of_n
-    from .run import replace_text
 
     args = _parser().parse_args(argv)
     results = _run(args)
-    replace_text(args.out / "best_of_n.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    replace_text(args.out / "best_of_n.md", markdown(results) + "\n")
+    write_json(args.out / "best_of_n.json", results)
+    write_text(args.out / "best_of_n.md", markdown(results) + "\n")
     plot_best_of_n(results["pooled"], args.out / "best_of_n.png")
     print(markdown(results))
     print(f"\nBest of n -> {args.out / 'best_of_n.json'}, .md, .png")

@@ -25,9 +25,9 @@ from typing import Any
 
 from ..data.group import short
 from ..errors import DataError, ImageError, OptionError
+from ..runs.files import read_lines
 from ..runs.report_tables import spread
 from . import run as eval_run
-from .run import read_lines
 
 FORMATS = ("lm-eval", "wandb")
 # Measure of a single answer -> whether it is right or wrong (McNemar's).

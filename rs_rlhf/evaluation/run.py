@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..data.group import prompt_text
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
+from ..runs.files import append_lines, cut_torn_line, json_lines, read_lines, replacing, write_json
 from ..runs.progress import progress
 
 Raw = dict[str, Any]
@@ -123,7 +124,7 @@ def _conclude(
     records = [{**record, **protocol.judge(row, record)} for row, record in zip(rows, records, strict=True)]
     path = out / f"samples_{name}.jsonl"
     with replacing(path) as file:
-        file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+        file.write(json_lines(records))
     return records, protocol.figures(records)
 
 
@@ -136,11 +137,7 @@ def drop_parts(name: str, out: Path) -> None:
 def _append(part: Path, settings: Mapping[str, Any], records: Sequence[Raw]) -> None:
     """Appends a batch in one write, on the disk when it returns; the first one also says of which settings it is."""
     head: list[Mapping[str, Any]] = [] if part.exists() else [{"settings": settings}]
-    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in [*head, *records])
-    with part.open("ab") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(part, [*head, *records])
 
 
 def _record(row: QuestionRow, said: Raw, seconds: float) -> Raw:
@@ -173,11 +170,10 @@ def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mappin
     stored = read_results(out)["tasks"].get(name, {})
     begun = [(whole, stored.get("settings"))] if whole.exists() and stored else []
     for part in _parts(name, out):
-        lines = part.read_bytes().rpartition(b"\n")[0]
-        if not lines:
+        cut_torn_line(part)
+        if not part.stat().st_size:
             part.unlink()  # killed before the first batch was whole
             continue
-        os.truncate(part, len(lines) + 1)
         begun.append((part, _first_line(part).get("settings")))
     for path, old in begun:
         if old == settings:
@@ -231,42 +227,6 @@ def _stored(name: str, out: Path, place: Mapping[str, int]) -> Iterator[Raw]:
             yield record
 
 
-def read_lines(path: Path) -> list[Raw]:
-    """Reads a file of JSON objects, one a line.
-
-    Raises:
-        ValueError: A line is not one; names it.
-    """
-    records = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise OptionError(f"{path}, line {number}: not a whole JSON object; delete the line and run again.")
-            records.append(record)
-    return records
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Opens a file that takes its place once it is whole, and on the disk."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with new.open("w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text as [`replacing`] does."""
-    with replacing(path) as file:
-        file.write(text)
-
-
 @contextmanager
 def results_of(out: Path) -> Iterator[dict[str, Any]]:
     """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile.
@@ -283,7 +243,7 @@ def results_of(out: Path) -> Iterator[dict[str, Any]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         results = read_results(out)
         yield results
-        replace_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, results)
     finally:
         os.close(lock)
 

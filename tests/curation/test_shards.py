@@ -12,7 +12,6 @@ from helpers import ROOT
 from rs_rlhf.curation.shards import (
     SCHEMA,
     claimed,
-    drop_leftovers,
     missing_units,
     open_scored,
     planned,
@@ -27,6 +26,7 @@ from rs_rlhf.curation.shards import (
 )
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.errors import DataError
+from rs_rlhf.runs.files import drop_leftovers
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_leftovers_of_the_dead_go(source, begun):
     shard = shard_path(folder, manifest, 0)
     mine = folder / f"{shard.name}.0a1b2c3d.tmp"
     other = folder / f"{shard_path(folder, manifest, 1).name}.0a1b2c3d.tmp"
-    half = folder / "manifest.json.99999.new"
+    half = folder / "manifest.json.0a1b2c3d.tmp"
     for path in (mine, other, half):
         path.write_text("half")
     drop_leftovers(shard)
