@@ -41,7 +41,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.data.group import Group
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-from rs_rlhf.rewards.score import ScoreReward
+from rs_rlhf.rewards.score import Place, ScoreReward
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 from rs_rlhf.trainers.grpo_data import load_prompts
 
@@ -55,18 +55,18 @@ class RowReward(ScoreReward):
 
     def layout(
         self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
-    ) -> tuple[list[Group], list[Any]]:
+    ) -> tuple[list[Group], list[Place]]:
         """Takes the groups apart; images are copied so that two rows of a batch do not share the tower's work."""
         groups, places = super().layout(prompts, completions, columns)
         rows: list[Group] = []
-        found: list[Any] = []
+        found: list[Place] = []
         for place in places:
-            if isinstance(place, Exception):
+            if place.error:
                 found.append(place)
                 continue
-            group = groups[place[0]]
-            found.append((len(rows), *range(len(place) - 1)))
-            texts = [group.completions[k] for k in place[1:]]
+            group = groups[place.group]
+            found.append(Place(len(rows), tuple(range(len(place.texts)))))
+            texts = [group.completions[k] for k in place.texts]
             rows.append(replace(group, completions=texts, images=[image.copy() for image in group.images]))
         return rows, found
 

@@ -11,8 +11,8 @@ from typing import Any
 
 _HOMES = {
     "ExactMatchReward": "rules",
-    "IoUReward": "rules",
-    "RSReward": "rules",
+    "IoUReward": "boxes",
+    "RSReward": "rs",
     "RewardFailed": "score",
     "ScoreReward": "score",
     "ThinkAnswerFormatReward": "rules",

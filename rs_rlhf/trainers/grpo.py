@@ -31,7 +31,7 @@ from ..models.pixel_budget import set_pixel_budget
 from ..models.vision_sharing import share_vision
 from ..models.vlm import VISION_TOKENS
 from ..options import option
-from ..rewards.rules import RSReward
+from ..rewards.rs import RSReward
 from ..rewards.score import TRANSFORMS, ScoreReward
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, clear_metrics

@@ -174,9 +174,11 @@ class RolloutAudit:
         scores: list[float | None] = [None] * len(texts)
         if (reward := trainer.score_reward) is not None:
             columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
-            groups, where = reward.layout([row["prompt"] for row in rows], texts, columns)
-            scored = reward.scorer.score_groups(groups, on_error="return")
-            scores = [_score(scored, place) for place in where]
+            groups, scored = reward.layout([row["prompt"] for row in rows], texts, columns)
+            results = reward.scorer.score_groups(groups, on_error="return")
+            for place in scored:
+                place.take(results)
+            scores = [place.scores[0] if place.scores else None for place in scored]
         return [
             {
                 **judged(text, row),
@@ -263,14 +265,6 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     if xx <= 1e-12 or yy <= 1e-12:
         return None
     return math.fsum((x - mx) * (y - my) for x, y in pairs) / math.sqrt(xx * yy)
-
-
-def _score(scored: Sequence[list[float] | Exception], place: tuple[int, ...] | Exception) -> float | None:
-    scores = place if isinstance(place, Exception) else scored[place[0]]
-    if isinstance(place, Exception) or isinstance(scores, Exception):
-        return None
-    value = scores[place[1]]
-    return value if math.isfinite(value) else None
 
 
 def _spread(n: int, count: int) -> list[int]:

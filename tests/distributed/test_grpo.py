@@ -159,7 +159,7 @@ from transformers import TrainerCallback
 from rs_rlhf import Scorer
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 from rs_rlhf.trainers.grpo_data import load_prompts
-from rs_rlhf.rewards.rules import RSReward
+from rs_rlhf.rewards import RSReward
 
 work, score_model, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 prompts, root = load_prompts(os.path.join(work, "prompts.jsonl"))
@@ -250,7 +250,7 @@ def test_zero3_with_the_score_model_sharded_killed_and_resumed(work, scorer, sco
 REMOTE = '''
 import os, time
 from rs_rlhf.scoring.remote import RemoteScorer
-from rs_rlhf.rewards.rules import ScoreReward
+from rs_rlhf.rewards import ScoreReward
 
 class Paced(ScoreReward):
     """Waits for the test before the steps at which the server goes and has come back."""

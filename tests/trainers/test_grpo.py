@@ -22,7 +22,7 @@ from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import ImageError
 from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
-from rs_rlhf.rewards.rules import ScoreReward
+from rs_rlhf.rewards import ScoreReward
 from rs_rlhf.trainers import grpo as grpo_trainer
 from rs_rlhf.trainers.grpo import VISION_TOKENS, VisionGRPOConfig, VisionGRPOTrainer
 from rs_rlhf.trainers.grpo_data import load_prompts

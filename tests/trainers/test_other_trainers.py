@@ -22,7 +22,7 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from rs_rlhf import Scorer
-from rs_rlhf.rewards.rules import ScoreReward
+from rs_rlhf.rewards import ScoreReward
 
 QUESTION = "Rural or urban?"
 COUNT = 4

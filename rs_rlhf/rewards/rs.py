@@ -1,0 +1,70 @@
+"""The published reward mix of format and accuracy, with the accuracy that each row asks for (arXiv 2503.00743)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..declarations import did_you_mean
+from ..errors import DeclarationError
+from ..scoring.base import GroupScorer
+from .boxes import IoUReward
+from .columns import Rewards, Text, column, rows_of
+from .rules import ExactMatchReward, ThinkAnswerFormatReward
+from .score import ScoreReward
+
+
+class RSReward:
+    """The published mix: `0.3·format + 0.7·accuracy`, and 0 if the format fails (arXiv 2503.00743).
+
+    The accuracy is that of the row's `reward_type`: `em` (exact match), `iou` (boxes), or `open_ended` (the score
+    relative to the reference).
+
+    Args:
+        score ([`ScoreReward`], `str` or [`GroupScorer`], *optional*): The score model, for `open_ended` rows; one that
+            is not a `ScoreReward` yet becomes one with `relative_to_reference=True`.
+        format_weight (`float`): Weight of the format.
+        iou ([`IoUReward`], *optional*): How boxes are read; by default 0–1000 on both sides, best pairing.
+        solution (`str`): Column of solutions and references.
+    """
+
+    def __init__(
+        self,
+        score: ScoreReward | str | GroupScorer | None = None,
+        format_weight: float = 0.3,
+        iou: IoUReward | None = None,
+        solution: str = "solution",
+    ) -> None:
+        self.__name__ = "rs_reward"
+        if score is not None and not isinstance(score, ScoreReward):
+            score = ScoreReward(score, relative_to_reference=True, reference=solution)
+        self.format_weight = format_weight
+        self.format = ThinkAnswerFormatReward()
+        self.accuracy: dict[str, Callable[..., Rewards] | None] = {
+            "em": ExactMatchReward(solution),
+            "iou": iou or IoUReward(solution=solution),
+            "open_ended": score,
+        }
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: object) -> Rewards:
+        """Rewards completions.
+
+        Raises:
+            DeclarationError: No column `reward_type`, an unknown type, or an open-ended row without a score model.
+        """
+        types = list(map(str, column(columns, "reward_type", self.__name__)))
+        rewards: Rewards = [0.0] * len(completions)
+        formatted = [i for i, good in enumerate(self.format(prompts, completions)) if good]
+        kinds = set(types)
+        if self.accuracy["open_ended"] is not None:
+            kinds.add("open_ended")  # without rows too: see `ScoreReward` on sharded score models
+        for kind in sorted(kinds):
+            if kind not in self.accuracy:
+                raise DeclarationError(f"unknown reward_type {kind!r}{did_you_mean(kind, self.accuracy)}")
+            if (accuracy := self.accuracy[kind]) is None:
+                raise DeclarationError(f"reward_type {kind!r} needs a score model; give RSReward one.")
+            rows = [i for i in formatted if types[i] == kind]
+            parts = rows_of(columns, rows, len(completions))
+            values = accuracy([prompts[i] for i in rows], [completions[i] for i in rows], **parts)
+            for i, value in zip(rows, values, strict=True):
+                rewards[i] = None if value is None else self.format_weight + (1 - self.format_weight) * value
+        return rewards
