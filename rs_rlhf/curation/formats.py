@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.image_text import IMAGE_COLUMNS, with_texts
+from ..data.columns import IMAGE_COLUMNS
+from ..data.image_text import with_texts
 from ..data.image_text_dataset import DATASET_FILE, ImageTexts
 from ..data.packed_records import (
     Member,

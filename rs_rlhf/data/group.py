@@ -253,6 +253,18 @@ def _place_images(messages: list[dict], images: list) -> tuple[list[dict], list]
     return messages, [part.pop("image") if "image" in part else next(supply) for part in slots]
 
 
+def check_encodable(text: str, key: str) -> None:
+    """Raises [`DataError`] if a text cannot be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"`{key}` has characters that are no text (not UTF-8, or half a surrogate pair); save it as UTF-8 or "
+            "remove the row",
+            key,
+        ) from None
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its name if it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__

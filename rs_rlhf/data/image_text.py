@@ -17,25 +17,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import DataError, ImageError
-from .captioned_images import stored_image
-from .group import Group, completion_text, make_group, short
+from ..errors import DataError, RSRLHFError
+from . import columns as columns_of
+from .columns import CAPTION_COLUMNS, FORMS, PAIR_COLUMNS, TURN_COLUMNS, as_word, label_of, no_text
+from .group import Group, ImageSource, Message, Row, check_encodable, completion_text, make_group, short
+from .placed_images import stored_image
 
-IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
-TEXT_COLUMNS = ("captions", "txt", "caption", "text", "title")
-# A set with one of these and none of the above was meant to have images: not to be taken for text.
-UNREAD_IMAGE_COLUMNS = (
-    "image_name",
-    "image_path",
-    "image_file",
-    "image_url",
-    "image_bytes",
-    "img",
-    "img_path",
-    "file_name",
-    "img_name",
-)
-FORMS = "conversations, messages, prompt + completion, question + answer, captions, caption, text or title"
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -59,7 +46,7 @@ class ImageTextRow:
     row_id: str
     groups: list[Group]
     whole: bool
-    images: list[Any]
+    images: list[ImageSource]
     source: str
     label: str
     raw: Any
@@ -95,73 +82,38 @@ def image_text_row(
         labels (mapping, *optional*): Names of the classes of columns that hold numbers.
     """
     columns = raw if isinstance(raw, Mapping) else {}
-    row = ImageTextRow(row_id, [], False, [], _word(columns.get("source")) or source, _label(columns, labels), raw)
+    label = as_word(label_of(columns, labels))
+    row = ImageTextRow(row_id, [], False, [], as_word(columns.get("source")) or source, label, raw)
     meta = {"source": row.source, "row": _number(row_id), "where": where}
     try:
         if isinstance(raw, DataError):
             raise raw
         if not isinstance(raw, Mapping):
             raise DataError(f"the row is {short(raw)}, expected an object with an image and {FORMS}")
-        images = row_images(raw, image_column)
-        texts, row.whole = _form(raw, text_column)
-        groups = _conversation(texts, images, meta) if row.whole else [make_group(texts[0], texts[1], images, **meta)]
-        _check_texts(groups, texts[2] if not row.whole else text_column or "conversation")
+        key = columns_of.image_column(raw, image_column)
+        form = _form(raw, text_column)
+        row.whole = form.turns is not None
+        groups = form.groups(None if key is None else raw[key], meta)
+        _check_texts(groups, form.column)
         # The last group has seen every image that any group sees, in the order of the placeholders.
-        found = [_found(image, where, root) for image in groups[-1].images]
+        images = [_stored(image, where, root) for image in groups[-1].images]
         for group in groups:
-            group.images = found[: len(group.images)]
-        row.groups, row.images = groups, found
-    except (DataError, ImageError, ValueError) as error:
-        detail = error.detail if isinstance(error, DataError) else str(error).removeprefix(f"{where}: ")
-        row.error = DataError(detail, getattr(error, "key", ""), where)
+            group.images = [*images[: len(group.images)]]
+        row.groups, row.images = groups, images
+    except RSRLHFError as error:
+        row.error = DataError(error.detail.removeprefix(f"{where}: "), error.key, where)
     return row
 
 
-def row_images(row: Mapping[str, Any], image_column: str | None = None) -> Any:
-    """Returns what a row's image column holds, `None` for a text-only row.
-
-    Raises:
-        DataError: There is no such column, two columns hold images, or only one that is not known to be an image.
-    """
-    if image_column is not None:
-        _require(row, image_column, "image_column")
-        return row[image_column]
-    found = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
-    if len(found) > 1:
-        raise DataError(f"both `{found[0]}` and `{found[1]}` hold images; name one with image_column", found[1])
-    unread = next((key for key in UNREAD_IMAGE_COLUMNS if row.get(key) is not None), None)
-    if not found and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
-        raise DataError(f"`{unread}` is not read by itself; say that it holds the image with image_column", unread)
-    return row[found[0]] if found else None
-
-
-def check_columns(columns: Sequence[str], where: str, image_column: str | None, text_column: str | None) -> None:
-    """Checks a whole file's columns, where they are known beforehand.
-
-    Raises:
-        DataError: The texts, or what `image_column` names, are not among them, or no image is but for an unread one.
-    """
-    row = dict.fromkeys(columns, "")
-    try:
-        if image_column is not None or not any(key in row for key in IMAGE_COLUMNS):
-            row_images(row, image_column)
-        if text_column is not None:
-            _require(row, text_column, "text_column")
-        elif not _form_column(row):
-            raise _no_text(row)
-    except DataError as error:
-        raise DataError(error.detail, error.key, where) from None
-
-
-def text_list(row: Mapping[str, Any], text_column: str | None = None) -> str | None:
+def text_list(row: Row, text_column: str | None = None) -> str | None:
     """Returns the column whose list holds a row's texts one by one; `None` if the row has one text or turns."""
-    key = text_column or _form_column(row)
+    key = text_column or columns_of.text_column(row) or ""
     value = row.get(key)
     listed = isinstance(value, (list, tuple)) and not _turns(value) and bool(text_column or key == "captions")
     return key if listed else None
 
 
-def with_texts(row: Mapping[str, Any], kept: Collection[int], text_column: str | None = None) -> Mapping[str, Any]:
+def with_texts(row: Row, kept: Collection[int], text_column: str | None = None) -> Row:
     """Returns a row that keeps only some of its texts: itself if that is all of them, else a changed copy.
 
     Args:
@@ -173,7 +125,7 @@ def with_texts(row: Mapping[str, Any], kept: Collection[int], text_column: str |
         DataError: The row has no such text, or its texts cannot be told apart because they are turns.
     """
     key = text_list(row, text_column)
-    count = len(row[key]) if key is not None else _count(row, text_column)
+    count = len(row[key]) if key is not None else _form(row, text_column).answers
     if set(kept) == set(range(count)):
         return row
     if key is None or not set(kept) < set(range(count)):
@@ -185,99 +137,81 @@ def with_texts(row: Mapping[str, Any], kept: Collection[int], text_column: str |
     return {**row, key: [text for i, text in enumerate(row[key]) if i in kept]}
 
 
-_PAIRS = {"prompt": "completion", "question": "answer"}
-
-
-def _form_column(row: Mapping[str, Any]) -> str:
-    """The column that tells a row's form, `""` if none of a known form is there."""
-    for key in ("conversations", "messages", *_PAIRS, *TEXT_COLUMNS):
-        if row.get(key) is not None and (key not in _PAIRS or row.get(_PAIRS[key]) is not None):
-            return key
-    return ""
-
-
 def _number(row_id: str) -> int:
     number = row_id.rpartition(":")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _word(value: Any) -> str:
-    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
-
-
-def _label(row: Mapping[str, Any], labels: Mapping[str, Sequence[str]] | None) -> str:
-    key = next((key for key in ("label", "class") if row.get(key) is not None), "")
-    value, names = row.get(key), (labels or {}).get(key, ())
-    if type(value) is int and names:  # HF writes -1 where the class is not known
-        return names[value] if 0 <= value < len(names) else ""
-    return _word(value)
-
-
-def _require(row: Mapping[str, Any], column: str, option: str) -> None:
-    if column not in row:
-        raise DataError(
-            f"no column `{column}`, which {option} names; the columns are "
-            f"{', '.join(map(str, row)) or 'none'}; name one of them",
-            column,
-        )
-
-
-def _no_text(row: Mapping[str, Any]) -> DataError:
-    return DataError(
-        f"no text column; the columns are {', '.join(map(str, row)) or 'none'}, expected {FORMS}; name "
-        "the columns with text_column and image_column"
-    )
 
 
 def _turns(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, Mapping) for one in value)
 
 
-def _form(row: Mapping[str, Any], text_column: str | None) -> tuple[list[Any], bool]:
-    """`(messages, True)` of a conversation, `([prompt, completions, column], False)` of other rows."""
-    if text_column is not None:
-        _require(row, text_column, "text_column")
-        value = row[text_column]
-        if _turns(value) or isinstance(value, Mapping):
-            return _messages(value, text_column), True
-        return ["", _texts(value, text_column), text_column], False
-    key = _form_column(row)
-    value = row.get(key)
-    if not key:
-        named = [one for one in ("conversations", "messages", *_PAIRS.values(), *TEXT_COLUMNS) if one in row]
+@dataclass
+class _Form:
+    """What the texts of a row are: those that answer one prompt, or the turns of a conversation.
+
+    Args:
+        column (`str`): The column at fault if a text cannot be used.
+        texts (`list[str]`): The texts, unless there are turns.
+        prompt (`str`): Their prompt.
+        turns (`list[dict]`, *optional*): Messages, the images still in their parts.
+        start (`int`): The first turn that counts as an answer: before it lies a prompt as a whole.
+    """
+
+    column: str
+    texts: list[str] = field(default_factory=list)
+    prompt: str = ""
+    turns: list[Message] | None = None
+    start: int = 0
+
+    @property
+    def answers(self) -> int:
+        """How many texts there are to score, if they are not a list."""
+        return 1 if self.turns is None else sum(turn.get("role") == "assistant" for turn in self.turns[self.start :])
+
+    def groups(self, images: Any, meta: Mapping[str, Any]) -> list[Group]:
+        """Lays the texts out with the row's images."""
+        if self.turns is None:
+            return [make_group(self.prompt, self.texts, images, **meta)]
+        return _conversation(self.turns, self.start, images, meta)
+
+
+def _form(row: Row, text_column: str | None) -> _Form:
+    key = columns_of.text_column(row, text_column)
+    if key is None:
+        named = [one for one in (*TURN_COLUMNS, *PAIR_COLUMNS.values(), *CAPTION_COLUMNS) if one in row]
         if not named:
-            raise _no_text(row)
+            raise no_text(row)
         raise DataError(
             f"the text is missing: `{named[0]}` is null or its question is; write it or remove the row", named[0]
         )
-    if key in ("conversations", "messages"):
-        return _messages(value, key), True
-    if key in _PAIRS:
-        return _pair(key, value, _PAIRS[key], row[_PAIRS[key]])
+    value = row.get(key)
+    if text_column is not None:
+        if _turns(value) or isinstance(value, Mapping):
+            return _Form(key, turns=_messages(value, key))
+        return _Form(key, _texts(value, key))
+    if key in TURN_COLUMNS:
+        return _Form("conversation", turns=_messages(value, key))
+    if key in PAIR_COLUMNS:
+        return _pair(key, value, PAIR_COLUMNS[key], row[PAIR_COLUMNS[key]])
     if key == "captions" and isinstance(value, str):
         raise DataError("`captions` is one text, expected a list of texts; a single one is `caption`", key)
     if key != "captions" and not isinstance(value, str):
         raise DataError(f"`{key}` is {short(value)}, expected a text; several are a list `captions`", key)
-    return ["", _texts(value, key), key], False
+    return _Form(key, _texts(value, key))
 
 
-def _count(row: Mapping[str, Any], text_column: str | None) -> int:
-    """How many texts a usable row has that is not a list of them."""
-    turns, whole = _form(row, text_column)
-    start = turns.index(None) if None in turns else 0
-    return sum(turn.get("role") == "assistant" for turn in turns[start:] if turn) if whole else 1
-
-
-def _pair(key: str, asked: Any, answer_key: str, said: Any) -> tuple[list[Any], bool]:
-    """A question and its answer, or turns and the turns that complete them (`None` is put between)."""
-    if _turns(asked) or _turns(said):
-        asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
-        return [*_messages(asked, key), None, *_messages(said, answer_key)], True
-    for name, value in ((key, asked), (answer_key, said)):
+def _pair(key: str, question: Any, answer_key: str, answer: Any) -> _Form:
+    """A question and its answer, or turns and the turns that complete them."""
+    if _turns(question) or _turns(answer):
+        question = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+        before = _messages(question, key)
+        return _Form("conversation", turns=[*before, *_messages(answer, answer_key)], start=len(before))
+    for name, value in ((key, question), (answer_key, answer)):
         if not isinstance(value, str):
             raise DataError(f"`{name}` is {short(value)}, expected a text; write it as one", name)
-    return [asked, [said], answer_key], False
+    return _Form(answer_key, [answer], question)
 
 
 def _texts(value: Any, key: str) -> list[str]:
@@ -289,7 +223,7 @@ def _texts(value: Any, key: str) -> list[str]:
     return list(texts)
 
 
-def _messages(value: Any, key: str) -> list[dict]:
+def _messages(value: Any, key: str) -> list[Message]:
     """Turns as messages `{role, content}`; those of `{from, value}` are renamed."""
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]  # HF `Sequence`
@@ -311,14 +245,13 @@ def _messages(value: Any, key: str) -> list[dict]:
     return messages
 
 
-def _conversation(messages: list[Any], images: Any, meta: Mapping[str, Any]) -> list[Group]:
-    """One group for every assistant turn; of a prompt with its completion (`None` is between), for those after it."""
-    start = messages.index(None) if None in messages else 0
-    turns = [message for message in messages if message is not None]
-    place = next((i for i, message in enumerate(turns) if message.get("role") != "system"), 0)
-    if turns[place].get("role") == "assistant":  # it says something about the images: they belong before it
-        turns.insert(place, {"role": "user", "content": ""})
-        start += place < start
+def _conversation(turns: list[Message], start: int, images: Any, meta: Mapping[str, Any]) -> list[Group]:
+    """One group for every assistant turn from `start` on."""
+    turns = [*turns]
+    first = next((i for i, message in enumerate(turns) if message.get("role") != "system"), 0)
+    if turns[first].get("role") == "assistant":  # it says something about the images: they belong before it
+        turns.insert(first, {"role": "user", "content": ""})
+        start += first < start
     normal = make_group(turns, [], images, **meta)
     groups: list[Group] = []
     for i, turn in enumerate(normal.prompt):
@@ -344,17 +277,10 @@ def _check_texts(groups: Sequence[Group], key: str) -> None:
             if not text.strip():
                 raise DataError(f"`{key}` has an empty text; write it or remove it", key)
         for message in [*group.prompt, *(m for completion in group.completions for m in completion)]:
-            try:
-                completion_text([message]).encode()
-            except UnicodeEncodeError:
-                raise DataError(
-                    f"`{key}` has characters that are no text (not UTF-8, or half a surrogate pair); save "
-                    "it as UTF-8 or remove the row",
-                    key,
-                ) from None
+            check_encodable(completion_text([message]), key)
 
 
-def _found(image: Any, where: str, root: str) -> Any:
+def _stored(image: Any, where: str, root: str) -> Any:
     if isinstance(image, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", image):
         raise DataError(f"image {image[:100]!r} is a URL; download the images and give their paths", "image")
     if isinstance(image, (str, bytes, dict)):

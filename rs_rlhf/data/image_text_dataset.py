@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError
-from .image_text import ImageTextRow, check_columns, image_text_row
+from .columns import check_columns
+from .image_text import ImageTextRow, image_text_row
 from .packed_records import (
     dataset_tables,
     opened_parquet,
@@ -288,21 +289,20 @@ def _files(path: Path, split: str | None) -> list[Path]:
 
 def _check_file(path: Path, format: str, image_column: str | None, text_column: str | None) -> None:
     """Reads what tells quickly that a file cannot be used."""
-    name = str(path)
     with naming(path):
         if path.stat().st_size == 0 or format in ("jsonl", "json", "csv") and not first_byte(path):
             raise DataError("is empty; write the file again or remove it")
         if format == "parquet":
             with opened_parquet(path) as file:
                 columns = file.schema_arrow.names
-            check_columns(columns, name, image_column, text_column)
+            check_columns(columns, image_column, text_column)
         elif format == "webdataset":
             with tarfile_head(path):
                 pass
         else:
             check_text(path)
             if format == "csv":
-                check_columns(csv_head(path).columns, name, image_column, text_column)
+                check_columns(csv_head(path).columns, image_column, text_column)
 
 
 def _curated(folder: Path) -> dict[str, Any]:
@@ -344,7 +344,8 @@ def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Map
             name,
         )
     if data.features is not None:
-        check_columns(list(data.features), name, options["image_column"], options["text_column"])
+        with naming(None, name):
+            check_columns(list(data.features), options["image_column"], options["text_column"])
     folder = name if os.path.isdir(name) else ""
     return ImageTexts(name, root, "dataset", {}, data, folder=folder, **options)
 

@@ -1,0 +1,31 @@
+"""`rs-rlhf data scenes`: made-up overhead scenes with captions and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...options import option, parse
+
+
+@dataclass(kw_only=True)
+class ScenesOptions:
+    """Write made-up overhead scenes with captions and classes."""
+
+    path: str = option(
+        help="folder to write to: images, train.jsonl, validation.jsonl", positional=True, metavar="FOLDER"
+    )
+    n_train: int = option(1000, "training scenes")
+    n_validation: int = option(200, "validation scenes")
+    seed: int = option(0, "seed of the data")
+    size: int = option(112, "edge of an image in pixels")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the scenes; see [`rs_rlhf.data.scenes.write_scenes`]. Returns 0."""
+    options = parse(ScenesOptions, argv, "rs-rlhf data scenes")
+    from ...data.scenes import write_scenes
+
+    write_scenes(options.path, options.n_train, options.n_validation, options.seed, options.size)
+    print(f"{options.n_train} training and {options.n_validation} validation scenes -> {options.path}")
+    return 0

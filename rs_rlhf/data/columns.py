@@ -1,0 +1,131 @@
+"""Columns of a row: which one holds the image or images, the texts, and the class; the one resolver of all readers.
+
+A whole row is given, not the names alone, so that values can tell a column too. Names are looked up in an order of
+precedence, and a column that a caller names comes before all of them. Left out: columns told by their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from .group import Row
+
+IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
+# A set with one of these and none of the above was meant to have images: not to be taken for text.
+UNREAD_IMAGE_COLUMNS = (
+    "image_name",
+    "image_path",
+    "image_file",
+    "image_url",
+    "image_bytes",
+    "img",
+    "img_path",
+    "file_name",
+    "img_name",
+)
+TURN_COLUMNS = ("conversations", "messages")
+PAIR_COLUMNS = {"prompt": "completion", "question": "answer"}
+CAPTION_COLUMNS = ("captions", "txt", "caption", "text", "title")
+LABEL_COLUMNS = ("label", "class")
+FORMS = "conversations, messages, prompt + completion, question + answer, captions, caption, text or title"
+# Columns that say more of an image than its captions and its class do.
+MORE_THAN_CAPTIONS = {*TURN_COLUMNS, *PAIR_COLUMNS.values(), "text", "title", "txt"}
+
+
+def image_column(row: Row, named: str | None = None) -> str | None:
+    """Returns the column of the image or images, `None` for a text-only row.
+
+    Args:
+        row (`dict`): The row; a column without a value (null) counts as missing.
+        named (`str`, *optional*): The column that the caller names; the row must have it.
+
+    Raises:
+        DataError: There is no such column, two columns hold images, or only one that is not known to be an image.
+    """
+    if named is not None:
+        return require_column(row, named, "image_column")
+    found = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
+    if len(found) > 1:
+        raise DataError(f"both `{found[0]}` and `{found[1]}` hold images; name one with image_column", found[1])
+    unread = next((key for key in UNREAD_IMAGE_COLUMNS if row.get(key) is not None), None)
+    if not found and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
+        raise DataError(
+            f"`{unread}` is not read by itself; say that it holds the image with image_column, or rename it to `image`",
+            unread,
+        )
+    return found[0] if found else None
+
+
+def text_column(row: Row, named: str | None = None) -> str | None:
+    """Returns the column that tells a row's form, the first of [`FORMS`]; `None` if none has a value.
+
+    Args:
+        row (`dict`): The row.
+        named (`str`, *optional*): The column that the caller names; the row must have it.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    if named is not None:
+        return require_column(row, named, "text_column")
+    for key in (*TURN_COLUMNS, *PAIR_COLUMNS, *CAPTION_COLUMNS):
+        if row.get(key) is not None and (key not in PAIR_COLUMNS or row.get(PAIR_COLUMNS[key]) is not None):
+            return key
+    return None
+
+
+def caption_column(row: Row) -> str | None:
+    """Returns the column of an image's captions or caption, `None` if none has a value."""
+    return next((key for key in CAPTION_COLUMNS if row.get(key)), None)
+
+
+def label_of(row: Row, names: Mapping[str, Sequence[str]] | None = None) -> str | int | float | None:
+    """Returns the class of a row, by its name if the numbers of its column have `names`; `None` if it is not known."""
+    key = next((key for key in LABEL_COLUMNS if row.get(key) is not None), "")
+    value, known = row.get(key), (names or {}).get(key, ())
+    if type(value) is int and known:  # HF writes -1 where the class is not known
+        return known[value] if 0 <= value < len(known) else None
+    return value
+
+
+def as_word(value: Any) -> str:
+    """Returns a text or number as text, `""` for anything else."""
+    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+
+
+def check_columns(columns: Sequence[str], image: str | None, text: str | None) -> None:
+    """Checks a whole file's columns, if they are known beforehand.
+
+    Raises:
+        DataError: The texts, or what `image` names, are not among them, or no image is but for an unread one.
+    """
+    row = dict.fromkeys(columns, "")
+    if image is not None or not any(key in row for key in IMAGE_COLUMNS):
+        image_column(row, image)
+    if text_column(row, text) is None:
+        raise no_text(row)
+
+
+def require_column(row: Row, column: str, option: str) -> str:
+    """Returns a column that an option names, or raises [`DataError`] if the row does not have it."""
+    if column not in row:
+        raise DataError(
+            f"no column `{column}`, which {option} names; the columns are {_listed(row)}; name one of them", column
+        )
+    return column
+
+
+def no_text(row: Row) -> DataError:
+    """Returns the error about a row of no known form."""
+    return DataError(
+        f"no text column; the columns are {_listed(row)}, expected {FORMS}; name the columns with text_column and "
+        "image_column"
+    )
+
+
+def _listed(row: Row) -> str:
+    return ", ".join(map(str, row)) or "none"

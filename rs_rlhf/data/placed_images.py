@@ -1,0 +1,151 @@
+"""Images of rows as files: found inside their root, and written once each beside the JSON lines that name them.
+
+Images that are files below the output's folder stay where they are; others (bytes in Parquet, files elsewhere) are
+written. Left out: Parquet output, which would hold each image once per row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, OptionError
+from ..imagery.raster import read_image
+from ..imagery.sources import ImageOptions, ImageSource, resolve_path
+from ..options import option
+from ..runs.files import replacing
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+# Decodes what has many bands or more than 8 bits too.
+_ANY_RASTER = ImageOptions(bands=(1,), stretch="fixed", stretch_range=(0, 1))
+
+StoredImage = dict[str, Any] | str
+"""The `{"bytes", "path"}` of an embedded image, or the path of an existing file."""
+
+
+def stored_image(value: Any, where: str, root: str) -> StoredImage:
+    """Returns a row's image: its stored bytes, or the path of an existing file inside `root`.
+
+    Raises:
+        DataError: There is no image, or something else.
+        ImageError: No such file, or one outside `root`.
+    """
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return value
+    path = value.get("path") if isinstance(value, dict) else value
+    if path is None or path == "":
+        raise DataError("the image is missing; add it or remove the row.", "image", where)
+    if not isinstance(path, str):
+        raise DataError(f"`image` is {path!r:.60}, expected a path, bytes or {{'bytes', 'path'}}.", "image", where)
+    return str(resolve_path(path, ImageOptions(image_root=root), where))
+
+
+def check_image(image: ImageSource, where: str) -> None:
+    """Decodes an image of any kind, or raises [`ImageError`]."""
+    read_image(image, _ANY_RASTER, where)
+
+
+def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool, checked: bool) -> int:
+    """Makes every image a path relative to `root`, writing those that are not below it once under `folder`.
+
+    Args:
+        rows (sequence of `dict`): Rows with `image`, which becomes the path, `id`, which names a written file, and
+            `where`.
+        root (`Path`): The folder that paths start from.
+        folder (`Path`): The folder that images are written to, inside `root`.
+        overwrite (`bool`): Replace files of other content.
+        checked (`bool`): Whether all images have been decoded before.
+
+    Returns:
+        `int`: How many images were written.
+
+    Raises:
+        DataError, ImageError, OptionError: A file would be replaced unasked, two rows would share one, or something is
+            not an image. Nothing is written then.
+    """
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise OptionError(
+            f"--images-dir {folder} is outside {root}, where image paths start; choose one in it.", "images_dir"
+        )
+    todo: dict[Path, tuple[str, Path | bytes]] = {}
+    for row in rows:
+        image = row["image"]
+        source = None if isinstance(image, dict) else Path(image)
+        if source is not None and source.resolve().is_relative_to(root.resolve()):
+            row["image"] = source.resolve().relative_to(root.resolve()).as_posix()
+            continue
+        # Only plain name parts: an id such as "../x.jpg" must not lead out of the folder.
+        target = folder.joinpath(*[part for part in Path(row["id"]).parts if part not in ("..", "/")])
+        if target.suffix.lower() not in IMAGE_SUFFIXES:
+            target = target.with_name(target.name + ".png")
+        if target in todo:
+            raise DataError(f"Rows {todo[target][0]!r} and {row['id']!r} would both be {target}; rename one.", "id")
+        if not checked:
+            check_image(image, row.get("where", ""))
+        todo[target] = (row["id"], source or image["bytes"])
+        row["image"] = target.resolve().relative_to(root.resolve()).as_posix()
+    for target, (_, content) in todo.items():
+        if target.exists() and not overwrite and target.read_bytes() != _content(content):
+            raise OptionError(f"{target} exists with other content; choose another --images-dir or --overwrite.")
+    for target, (_, content) in todo.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(_content(content))
+    return len(todo)
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source.read_bytes() if isinstance(source, Path) else source
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses an output that is not JSON lines, or that exists and may not be replaced."""
+    if output.suffix != ".jsonl":
+        raise OptionError(
+            f"--output {output}: only .jsonl is written, with each image once as a file; end it so.", "output"
+        )
+    if output.exists() and not overwrite:
+        raise OptionError(f"{output} exists; choose another --output or pass --overwrite.", "output")
+
+
+@dataclass(kw_only=True)
+class OutputOptions:
+    """Where a command writes JSON lines and the images that they name."""
+
+    output: Path = option(help="JSONL file to write; image paths in it are relative to its folder")
+    images_dir: Path | None = option(
+        None,
+        "where images that are not below the output's folder are written, once each (default: images, or images/SPLIT, "
+        "beside the output)",
+    )
+    overwrite: bool = option(False, "replace an existing output")
+
+    def write(
+        self, made: Sequence[Mapping[str, Any]], rows: Sequence[dict[str, Any]], checked: bool, folder: str, what: str
+    ) -> None:
+        """Writes the output and the images of `rows` that are not below its folder; prints how many.
+
+        Args:
+            made (sequence of `dict`): What is written, made of [`numbered`] rows.
+            rows (sequence of `dict`): The rows, whose images become paths.
+            checked (`bool`): As for [`place_images`].
+            folder (`str`): Where images go beside the output, unless `images_dir` says otherwise.
+            what (`str`): What `made` are called.
+        """
+        root = self.output.parent
+        root.mkdir(parents=True, exist_ok=True)
+        images = self.images_dir or root / folder
+        written = place_images(rows, root, images, self.overwrite, checked)
+        with replacing(self.output) as lines:
+            for row in made:
+                lines.write(json.dumps({**row, "image": rows[int(row["image"])]["image"]}, ensure_ascii=False) + "\n")
+        print(f"{len(made)} {what} -> {self.output}" + (f"; {written} images -> {images}" if written else ""))
+
+
+def numbered(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows with their number in place of the image, which [`OutputOptions.write`] puts back as a path."""
+    return [{**row, "image": str(number)} for number, row in enumerate(rows)]
