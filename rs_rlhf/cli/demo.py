@@ -76,14 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(out: Path, args: Any) -> None:
     """Writes scenes, pairs, and the untrained tiny model."""
-    from ..data import captioned_images as pair_files
     from ..data import scenes
+    from ..data.captioned_images import image_texts
     from ..models.tiny_vlm import save_tiny_vlm
+    from .data import pairs
 
     scenes.write_scenes(str(out / "scenes"), args.train_scenes, args.validation_scenes, args.seed, 112)
     for split, seed in (("train", args.seed), ("validation", args.seed + 1)):
         options = ["--input", str(out / "scenes"), "--split", split, "--seed", str(seed)]
-        if code := pair_files.main([*options, "--output", str(out / "scenes" / f"{split}_pairs.jsonl")]):
+        if code := pairs.main([*options, "--output", str(out / "scenes" / f"{split}_pairs.jsonl")]):
             raise SystemExit(code)
     save_tiny_vlm(
         out / "init",
@@ -95,7 +96,7 @@ def prepare(out: Path, args: Any) -> None:
         min_pixels=112 * 112,
         max_pixels=112 * 112,
         vocab_size=800,
-        texts=pair_files.image_texts(f"{out / 'scenes'}:train"),
+        texts=image_texts(f"{out / 'scenes'}:train"),
     )
 
 

@@ -61,13 +61,13 @@ COMMANDS = {
     "plot": Command("draw the learning curve of a training run", "runs.plots:main"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "runs.dashboard:main"),
     "data check": Command("list every problem of preference files", "cli.data.check:main"),
-    "data pairs": Command("make preference pairs from captioned or labelled images", "data.captioned_images:main"),
+    "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.pairs:main"),
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "cli.data.sample_pairs:main", RESUME
     ),
     "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main"),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
-    "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.main:write_scenes"),
+    "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.scenes:main"),
     "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_clip:main"),
     "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_vlm:main"),
     "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),
@@ -170,25 +170,6 @@ def sentence(error: Exception) -> str:
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return text
-
-
-def write_scenes(argv: Sequence[str]) -> int:
-    """`rs-rlhf data scenes FOLDER`: writes made-up scenes; see [`rs_rlhf.data.scenes.write_scenes`]."""
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf data scenes", description="Write made-up overhead scenes with captions and classes."
-    )
-    parser.add_argument("path", metavar="FOLDER", help="folder to write to: images, train.jsonl, validation.jsonl")
-    parser.add_argument("--n_train", type=int, default=1000, help="training scenes (default: 1000)")
-    parser.add_argument("--n_validation", type=int, default=200, help="validation scenes (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the data (default: 0)")
-    parser.add_argument("--size", type=int, default=112, help="edge of an image in pixels (default: 112)")
-    args = parser.parse_args(argv)
-
-    from ..data import scenes
-
-    scenes.write_scenes(args.path, args.n_train, args.n_validation, args.seed, args.size)
-    print(f"{args.n_train} training and {args.n_validation} validation scenes -> {args.path}")
-    return 0
 
 
 def print_versions(argv: Sequence[str]) -> int:

@@ -54,7 +54,8 @@ def image_column(row: Row, named: str | None = None) -> str | None:
     unread = next((key for key in UNREAD_IMAGE_COLUMNS if row.get(key) is not None), None)
     if not found and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
         raise DataError(
-            f"`{unread}` is not read by itself; say that it holds the image with image_column, or rename it to `image`",
+            f"`{unread}` is not read by itself; say that it holds the image with image_column, or rename it to "
+            "`image`",
             unread,
         )
     return found[0] if found else None

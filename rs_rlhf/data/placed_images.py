@@ -119,8 +119,8 @@ class OutputOptions:
     output: Path = option(help="JSONL file to write; image paths in it are relative to its folder")
     images_dir: Path | None = option(
         None,
-        "where images that are not below the output's folder are written, once each (default: images, or images/SPLIT, "
-        "beside the output)",
+        "where images that are not below the output's folder are written, once each (default: images, or "
+        "images/SPLIT, beside the output)",
     )
     overwrite: bool = option(False, "replace an existing output")
 

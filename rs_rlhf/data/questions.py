@@ -17,9 +17,9 @@ from typing import Any
 
 from ..errors import DataError, OptionError
 from ..imagery.identity import source_key
-from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
-from .captioned_images import exclude_images, load_images, place_images, split_files, stored_image
+from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
 from .group import Group, make_group, short, string_column
+from .placed_images import place_images, stored_image
 from .rows import draw_rows, image_folder, is_hub_id, known_rows, open_rows
 
 OPEN_ENDED = "open_ended"

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.captioned_images import stored_image
 from ..data.group import make_group, short
+from ..data.placed_images import stored_image
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
 from ..metrics.boxes import Box, parse_boxes
@@ -30,7 +30,7 @@ _TOKENS = re.compile(r"<(\d+(?:\.\d+)?)>")
 
 def words(label: str, benchmark: Benchmark) -> str:
     """Returns the words for a class folder, label or type: those declared in `class_names`, else its own."""
-    from ..preferences.damage import class_name
+    from ..data.captioned_images import class_name
 
     return benchmark.class_names.get(label) or class_name(label)
 
@@ -414,7 +414,7 @@ def vrsbench(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
 
 def karpathy(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Captions as RSICD and RSITMD publish them: `{"images": [{"filename", "split", "sentences": [{"raw"}]}]}`."""
-    from ..preferences.damage import CAPTION_REQUEST
+    from ..data.captioned_images import CAPTION_REQUEST
 
     file = path if path.is_file() else path / (benchmark.annotations or "dataset.json")
     folder, rows = _folder(benchmark, file.parent, "images"), []

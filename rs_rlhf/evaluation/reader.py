@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..data.captioned_images import load_images, stored_image
+from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, load_images
 from ..data.group import completion_text, make_group, prompt_text, short, string_column
+from ..data.placed_images import stored_image
 from ..data.questions import QuestionRow, read_questions
 from ..data.rows import image_folder, known_rows, open_rows
 from ..errors import DataError
 from ..imagery.identity import source_key
 from ..metrics.boxes import grounding_verdict
 from ..metrics.closed_answers import judge_answer
-from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, build_pairs
+from ..preferences.damage import build_pairs
 from ..preferences.schema import group_from_row
 from . import layouts
 from .benchmark import Benchmark

@@ -25,6 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..data.captioned_images import LABEL_QUESTION, class_name
 from ..errors import DataError, OptionError
 
 NEEDS = {
@@ -35,8 +36,6 @@ NEEDS = {
     "truncated": "captions",
 }
 KINDS = tuple(NEEDS)
-LABEL_QUESTION = "What is the scene class of this image?"
-CAPTION_REQUEST = "Describe the image."
 # Kind -> prompt. A caption answers the empty question: the published form for a plain image-text pair.
 PROMPTS: dict[str, str] = dict.fromkeys(KINDS, "") | {"wrong_label": LABEL_QUESTION}
 _LABEL_TEXTS = (
@@ -115,16 +114,6 @@ _FUNCTION_WORDS = frozenset(
     "near next close around between two both side sides one "
     "located found piece pieces area picture image which where has have together lot".split()
 )
-
-
-def class_name(label: str) -> str:
-    """Turns a class label into words: `"BareLand"` -> `"bare land"`, `"storage_tanks"` -> `"storage tanks"`.
-
-    Args:
-        label (`str`): Label in camel case, with underscores or hyphens, or already in words.
-    """
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
-    return " ".join(re.split(r"[\s_\-]+", words.strip())).lower()
 
 
 def _tokens(text: str) -> list[str]:

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..data.captioned_images import LABEL_QUESTION, class_name
 from ..errors import OptionError
-from .damage import LABEL_QUESTION, ImagePool, class_name, truncated
+from .damage import ImagePool, truncated
 
 LIST_KINDS = ("another_class", "attribute", "truncated", "wrong_label")
 # The share of each kind in a list of captions; what an image cannot have is made up for by another image's captions.

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data.captioned_images import check_output
+from ..data.placed_images import check_output
 from ..data.questions import QuestionRow, limited, placed_images
 from ..errors import OptionError
 from ..metrics.answers import extract_answer

@@ -20,8 +20,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..data.captioned_images import LABEL_QUESTION, class_name
 from ..errors import OptionError
-from .damage import LABEL_QUESTION, ImagePool, check_kinds, class_name
+from .damage import ImagePool, check_kinds
 
 CAPTION_DAMAGE = ("another_class", "wrong_class", "attribute", "vague")
 _VAGUE = (

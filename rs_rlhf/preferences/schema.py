@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ..data.columns import image_column
 from ..data.group import Group, Row, build_group, completion_text, image_sources, short, string_column
 from ..errors import DataError
 from ..imagery.sources import ImageSource
@@ -132,10 +133,5 @@ def _margin(row: Row) -> float:
 
 
 def _images(row: Row) -> list[ImageSource]:
-    unread = [key for key in ("image_name", "image_path") if row.get(key) is not None]
-    if unread:
-        raise DataError(f"`{unread[0]}` is not read beside `prompt`; rename it to `image`", unread[0])
-    if row.get("image") is not None and row.get("images") is not None:
-        raise DataError("both `image` and `images` are given; keep one of them", "images")
-    key = "image" if row.get("image") is not None else "images"
-    return image_sources(row.get(key), key)
+    key = image_column(row)
+    return [] if key is None else image_sources(row[key], key)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, Features, Value
 from trl import ScriptArguments
 
-from ..data.captioned_images import load_images, split_files
+from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
 from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
 from ..data.row_cache import message_features, stored_image, stored_rows
@@ -27,7 +27,6 @@ from ..data.rows import FORMATS
 from ..data.text_records import first_byte
 from ..errors import DataError
 from ..options import option
-from ..preferences.damage import CAPTION_REQUEST, LABEL_QUESTION, class_name
 
 if TYPE_CHECKING:
     from .sft import VisionSFTConfig

@@ -6,8 +6,7 @@ import pytest
 from helpers import picture
 
 from rs_rlhf.data.group import completion_text, prompt_text
-from rs_rlhf.data.image_text import check_columns, image_text_row, text_list, with_texts
-from rs_rlhf.data.rows import source_of
+from rs_rlhf.data.image_text import image_text_row, text_list, with_texts
 from rs_rlhf.errors import DataError
 
 
@@ -221,22 +220,6 @@ def test_messages_with_named_columns(root):
     assert error_of(damaged, root) == damaged.detail
 
 
-def test_columns_of_a_file():
-    check_columns(["image", "captions", "image_path"], "x.csv", None, None)
-    check_columns(["caption"], "x.csv", None, None)
-    check_columns(["img", "say"], "x.csv", "img", "say")
-    with pytest.raises(DataError, match="x.csv: no text column; the columns are a, b, expected conversations"):
-        check_columns(["a", "b"], "x.csv", None, None)
-    with pytest.raises(DataError, match="name the columns with text_column and image_column"):
-        check_columns(["prompt", "image"], "x.csv", None, None)
-    with pytest.raises(DataError, match="x.csv: no column `c`, which text_column names; the columns are a, b"):
-        check_columns(["a", "b"], "x.csv", None, "c")
-    with pytest.raises(DataError, match="no column `c`, which image_column names"):
-        check_columns(["image", "caption"], "x.csv", "c", None)
-    with pytest.raises(DataError, match="`file_name` is not read by itself; say .* image_column"):
-        check_columns(["file_name", "caption"], "x.csv", None, None)
-
-
 def test_keeping_some_texts():
     row = {"id": 1, "captions": ["x", "y", "z"], "other": [1, 2, 3]}
     assert with_texts(row, {0, 2}) == {"id": 1, "captions": ["x", "z"], "other": [1, 2, 3]}
@@ -251,10 +234,6 @@ def test_keeping_some_texts():
         with pytest.raises(DataError, match="only those of a list can be kept one by one; keep or drop the row"):
             with_texts(bad, kept)
     assert text_list(row) == "captions" and text_list(turns) is None and text_list(single) is None
-
-
-def test_source_names():
-    assert source_of("data/train-00000-of-00002.parquet") == "train" and source_of("llava.json") == "llava"
 
 
 def test_rows_survive_json(root):

@@ -138,7 +138,7 @@ def test_images_need_what_the_task_is_about(tmp_path):
     fails(made(task="classification", layout="images", split="test"), tmp_path, "nothing of split 'test'")
     fails(made(task="classification", layout="images"), tmp_path / "gone", "does not exist")
     write(tmp_path / "said.jsonl", json.dumps({"image": "../out.png", "captions": ["a"]}))
-    fails(made(task="captions", layout="images"), tmp_path / "said.jsonl", "row 1", "leaves image_root")
+    fails(made(task="captions", layout="images"), tmp_path / "said.jsonl", "line 1", "leaves image_root")
 
 
 def test_rows_of_every_task(tmp_path):

@@ -228,7 +228,7 @@ def test_main_on_broken_files(folder, capsys):
 
 
 def test_fresh_pairs_check_clean_from_another_folder(tmp_path, monkeypatch, capsys):
-    from rs_rlhf.data.captioned_images import main as make_pairs
+    from rs_rlhf.cli.data.pairs import main as make_pairs
     from rs_rlhf.data.scenes import write_scenes
 
     scenes = tmp_path / "made" / "scenes"

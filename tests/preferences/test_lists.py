@@ -8,7 +8,7 @@ import torch
 from helpers.captioned_rows import rows
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.preferences.damage import class_name
+from rs_rlhf.data.captioned_images import class_name
 from rs_rlhf.preferences.lists import LIST_KINDS, build_lists
 from rs_rlhf.trainers.preference_loss import anchor_loss
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.captioned_rows import CLASSES, rows
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.preferences.damage import class_name
+from rs_rlhf.data.captioned_images import class_name
 from rs_rlhf.preferences.noisy_pool import CAPTION_DAMAGE, damaged_rows
 
 

@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from helpers import picture
 
+from rs_rlhf.data.captioned_images import LABEL_QUESTION
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.imagery.raster import ImageOptions, read_image
-from rs_rlhf.preferences.damage import LABEL_QUESTION
 from rs_rlhf.trainers.grpo_data import load_prompts
 
 GOOD = {"prompt": "Rural?", "image": "images/0.png"}
