@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeclarationError
+from ..runs.tables import markdown_table
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
 OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
@@ -243,14 +244,13 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
     plot_preferences({"before": before, "after": after}, out / "demo.png", example)
     (out / "demo.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n", encoding="utf-8")
 
-    lines = ["| held-out pairs | n | before | after | 95% interval |", "|---|---:|---:|---:|---|"]
+    rows = []
     parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
     parts |= {"all": (before, after)}
     for name, (first, last) in parts.items():
-        low, high = last["interval"]
-        lines.append(
-            f"| {name} | {last['n']} | {first['accuracy']:.1%} | {last['accuracy']:.1%} | {low:.1%} – {high:.1%} |"
-        )
+        interval = "{:.1%} – {:.1%}".format(*last["interval"])
+        rows.append([name, last["n"], f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}", interval])
+    lines = [markdown_table(["held-out pairs", "n", "before", "after", "95% interval"], rows, "lrrrl")]
     lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
     lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:")
     ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
@@ -265,24 +265,24 @@ def summarise_policy(out: Path) -> str:
     log = history(out / "grpo")
     points = [(entry["step"], entry) for entry in log if "eval_audit/greedy_accuracy" in entry]
     plot_grpo(out / "grpo", out / "grpo.png")
-    lines = ["| GRPO step | reward of sampled answers | held-out scenes named right | not a class |"]
-    lines.append("|---:|---:|---:|---:|")
+    rows = []
     rewards = {entry["step"]: entry["eval_reward"] for entry in log if entry.get("eval_reward") is not None}
     for step, entry in points:
         right, odd = entry["eval_audit/greedy_accuracy"], entry["eval_audit/greedy_unparseable"]
-        lines.append(f"| {step} | {rewards.get(step, float('nan')):.2f} | {right:.1%} | {odd:.1%} |")
-    return "\n".join(lines)
+        rows.append([step, f"{rewards.get(step, float('nan')):.2f}", f"{right:.1%}", f"{odd:.1%}"])
+    header = ["GRPO step", "reward of sampled answers", "held-out scenes named right", "not a class"]
+    return markdown_table(header, rows, "r")
 
 
 def summarise_evaluations(out: Path) -> str:
     """Returns the policy's evaluations as Markdown."""
     from ..runs.report_tables import read_evaluations
 
-    lines = ["| policy on held-out scenes | n | named right | 95% interval |", "|---|---:|---:|---|"]
+    rows = []
     for row in read_evaluations(out / "grpo"):
-        low, high = row["interval"]
-        lines.append(f"| {row['what']} | {row['n']} | {row['accuracy']:.1%} | {low:.1%} – {high:.1%} |")
-    return "\n".join(lines)
+        interval = "{:.1%} – {:.1%}".format(*row["interval"])
+        rows.append([row["what"], row["n"], f"{row['accuracy']:.1%}", interval])
+    return markdown_table(["policy on held-out scenes", "n", "named right", "95% interval"], rows, "lrrl")
 
 
 def _say(step: str, what: str) -> None:

@@ -23,6 +23,7 @@ from ..errors import OptionError
 from ..evaluation.benchmark import MODEL_TYPES, Benchmark, data_path, data_root, load_benchmark
 from ..imagery.arguments import ImageArguments, add_image_flags, image_options_from
 from ..metrics.answers import THINK_ANSWER
+from ..runs.tables import markdown_table
 
 SYSTEM_PROMPTS = ("none", "think-answer")
 # Options that only some kinds of model read; others refuse them.
@@ -368,25 +369,22 @@ def results_table(results: dict[str, Any], names: Sequence[str] | None = None) -
         results (`dict`): What `results.json` holds.
         names (sequence of `str`, *optional*): Only these tasks.
     """
-    lines = [
-        "| task | model | n | accuracy | 95% interval | upstream_compat | no answer | other figures |",
-        "|---|---|---:|---:|---|---:|---:|---|",
-    ]
+    header = ["task", "model", "n", "accuracy", "95% interval", "upstream_compat", "no answer", "other figures"]
+    rows: list[list[object]] = []
     for name, figures in results["tasks"].items():
         if names is not None and name not in names:
             continue
-        lines.append(_line(name, figures["model"], figures))
+        rows.append(_line(name, figures["model"], figures))
         for kind, part in figures.get("types", figures.get("by_kind", {})).items():
             if kind:
-                lines.append(_line(f"↳ {kind}", "", part))
+                rows.append(_line(f"↳ {kind}", "", part))
         for one in figures["published"]:
-            lines.append(
-                f"| ↳ published: {one['model']} | {one['source']} | | {one['value']:.1f}% ({one['metric']}) | | | | |"
-            )
-    return "\n".join(lines)
+            value = f"{one['value']:.1f}% ({one['metric']})"
+            rows.append([f"↳ published: {one['model']}", one["source"], "", value, "", "", "", ""])
+    return markdown_table(header, rows, "llrrlrrl")
 
 
-def _line(name: str, model: str, figures: dict[str, Any]) -> str:
+def _line(name: str, model: str, figures: dict[str, Any]) -> list[object]:
     def percent(value: Any) -> str:
         return "" if value is None else f"{value:.1%}"
 
@@ -401,17 +399,8 @@ def _line(name: str, model: str, figures: dict[str, Any]) -> str:
     if "calibration" in figures:
         rest["calibration_error"] = figures["calibration"]["error"]
     told = ", ".join(f"{key} {value:.4g}" for key, value in rest.items() if isinstance(value, (int, float)))
-    cells = (
-        name,
-        model,
-        figures["n"],
-        percent(figures.get("accuracy")),
-        interval,
-        percent(figures.get("upstream_compat")),
-        percent(figures.get("parse_failures")),
-        told,
-    )
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+    shares = [percent(figures.get(key)) for key in ("upstream_compat", "parse_failures")]
+    return [name, model, figures["n"], percent(figures.get("accuracy")), interval, *shares, told]
 
 
 def _report(args: argparse.Namespace, names: Sequence[str]) -> None:

@@ -8,12 +8,12 @@ Left out: choosing another cut in the page (that is `rs-rlhf browse`), full-size
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..runs.page import render
+from ..runs.tables import markdown_table, markdown_text
 from .figures import BINS
 
 LINES = 60  # rows of a table by source or class
@@ -168,18 +168,14 @@ def markdown(report: Mapping[str, Any]) -> str:
             [`rs_rlhf.curation.figures.figures_of`], and `lists` of what was left out (`title`, `columns`, `rows`, the
             first ones, and `count`, how many there are).
     """
-    lines = [f"# {_plain(report['title'])}", ""]
-    lines += [f"- {_plain(name)}: {_plain(text)}" for name, text in report["facts"]]
-    lines += ["", *(f"**Note:** {_plain(note)}\n" for note in report["notes"])]
+    lines = [f"# {markdown_text(report['title'])}", ""]
+    lines += [f"- {markdown_text(name)}: {markdown_text(text)}" for name, text in report["facts"]]
+    lines += ["", *(f"**Note:** {markdown_text(note)}\n" for note in report["notes"])]
     for table in [*tables_of(report), *_bin_tables(report["figures"]["histograms"])]:
-        lines += [f"## {_plain(table.title)}", ""]
-        lines += [_plain(table.text), ""] if table.text else []
-        lines.append("| " + " | ".join(map(_plain, table.columns)) + " |")
-        lines.append(
-            "|" + "|".join("---" if i == 0 or table.words else "---:" for i in range(len(table.columns))) + "|"
-        )
-        lines += ["| " + " | ".join(map(_plain, row)) + " |" for row in table.rows]
-        lines.append("")
+        lines += [f"## {markdown_text(table.title)}", ""]
+        lines += [markdown_text(table.text), ""] if table.text else []
+        rows = [[markdown_text(cell) for cell in row] for row in table.rows]
+        lines += [markdown_table([*map(markdown_text, table.columns)], rows, "l" if table.words else "lr"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -194,11 +190,6 @@ def _bin_tables(histograms: Sequence[Mapping[str, Any]]) -> list[Table]:
         text = "The outermost bins hold what lies beyond too."
         tables.append(Table(f"Histogram: {made['name']}", text, ["score", "kept", "dropped"], rows))
     return tables
-
-
-def _plain(text: str) -> str:
-    """A text on one line in which nothing is markup, neither Markdown's nor HTML's."""
-    return re.sub(r"([\\`*\[\]|<>])", r"\\\1", " ".join(str(text).split()))
 
 
 # The page

@@ -26,6 +26,7 @@ from ..imagery.arguments import READING, ImageArguments, add_image_flags, image_
 from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
 from ..runs.progress import progress, versions
 from ..runs.sample_log import SampleLog
+from ..runs.tables import markdown_table
 from ..scoring.best_of_n import score_answers
 from ..scoring.cards import model_stamp
 from ..scoring.load import ScorerOptions, load_scorer
@@ -235,29 +236,30 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 def markdown(results: dict[str, Any]) -> str:
     """Returns what `best_of_n.json` holds as Markdown: accuracy against n, and the paired differences."""
     several = len(results["seeds"]) > 1
-    sizes = " | ".join(f"n = {n}" for n in results["sizes"])
-    rule = "|---" * (len(results["sizes"]) + 1) + "|"
+    sizes = [f"n = {n}" for n in results["sizes"]]
     lines = [
         f"Best of n on {results['task']}: {results['questions']} questions, {results['n']} answers each, "
         f"{'seeds' if several else 'seed'} {', '.join(map(str, results['seeds']))}; {results['metric']} accuracy "
         "with 95% intervals" + (", ± sd of the seeds" if several else "") + ".",
         "",
     ]
-    lines += [f"| chosen by | {sizes} |", rule]
+    rows = []
     for name, entries in results["pooled"]["methods"].items():
         cells = [
             f"{one['accuracy']:.1%} ({one['interval'][0]:.1%} – {one['interval'][1]:.1%})"
             + (f" ± {one['sd']:.1%}" if several else "")
             for one in entries
         ]
-        lines.append(f"| {METHODS[name]} | {' | '.join(cells)} |")
-    lines += ["", f"| difference | {sizes} |", rule]
+        rows.append([METHODS[name], *cells])
+    lines += [markdown_table(["chosen by", *sizes], rows, "l"), ""]
+    rows = []
     for name, entries in results["pooled"]["differences"].items():
         cells = [
             f"{one['difference']:+.1%} ({one['interval'][0]:+.1%} to {one['interval'][1]:+.1%})" for one in entries
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append([name, *cells])
     lines += [
+        markdown_table(["difference", *sizes], rows, "l"),
         "",
         f"Answers that could not be parsed: {results['malformed']:.1%}. Distinct answers of a question: "
         f"{results['distinct']:.1f} of {results['n']}.",

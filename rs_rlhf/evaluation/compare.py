@@ -25,6 +25,7 @@ from ..declarations import did_you_mean
 from ..errors import DataError, OptionError
 from ..runs.page import render
 from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, spread
+from ..runs.tables import markdown_table
 from .export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
 
 ALPHA = 0.05
@@ -256,17 +257,19 @@ def _settings(task: str, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def markdown(compared: Mapping[str, Any]) -> str:
     """Returns the table and the verdicts as Markdown."""
     lines = [f"{side.upper()}: {compared[side]['model']} ({compared[side]['folder']})  " for side in ("a", "b")]
-    lines += [
-        "",
-        "| task | measure | n | A | B | B - A | 95% interval | only A | only B | p | p (Holm) |",
-        "|---|---|---:|---:|---:|---:|---|---:|---:|---:|---:|",
-    ]
+    header = ["task", "measure", "n", "A", "B", "B - A", "95% interval", "only A", "only B", "p", "p (Holm)"]
+    rows = []
     for row in compared["rows"]:
         cells = [row["task"], row["measure"], str(row["n"]), f"{row['a']:.4f}", f"{row['b']:.4f}"]
         cells += [f"{row['difference']:+.4f}", "{:+.4f} to {:+.4f}".format(*row["interval"])]
         cells += ["" if row[key] is None else str(row[key]) for key in ("only_a", "only_b")]
-        lines.append("| " + " | ".join([*cells, f"{row['p']:.3g}", f"{row['p_holm']:.3g}"]) + " |")
-    lines += ["", *(f"- {row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"])]
+        rows.append([*cells, f"{row['p']:.3g}", f"{row['p_holm']:.3g}"])
+    lines += [
+        "",
+        markdown_table(header, rows, "llrrrrlr"),
+        "",
+        *(f"- {row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]),
+    ]
     return "\n".join([*lines, *(f"- {note}" for note in compared["notes"])])
 
 

@@ -27,6 +27,7 @@ from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.intervals import wilson_interval
 from ..metrics.preferences import comparisons, top1
 from ..preferences.schema import group_from_row
+from ..runs.tables import markdown_table
 
 
 def evaluate_preferences(
@@ -159,21 +160,20 @@ def _figures(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 def format_report(report: Mapping[str, Any]) -> str:
     """Returns the report as a Markdown table."""
-    lines = ["| pairs | n | accuracy | 95% interval | ties | margin |", "|---|---:|---:|---|---:|---:|"]
 
-    def line(name: str, part: Mapping[str, Any]) -> str:
-        low, high = part["interval"]
-        return (
-            f"| {name} | {part['n']} | {part['accuracy']:.1%} | {low:.1%} – {high:.1%} | {part['ties']:.1%} "
-            f"| {part['margin']:+.3f} |"
-        )
+    def line(name: str, part: Mapping[str, Any]) -> list[str]:
+        interval = "{:.1%} – {:.1%}".format(*part["interval"])
+        return [name, part["n"], f"{part['accuracy']:.1%}", interval, f"{part['ties']:.1%}", f"{part['margin']:+.3f}"]
 
+    rows = []
     for key in ("by_kind", "by_source"):
         if len(report[key]) > 1 or key == "by_kind":
-            lines += [line(f"{key[3:]}: {name}", part) for name, part in report[key].items() if name]
-    lines.append(line("all", report))
+            rows += [line(f"{key[3:]}: {name}", part) for name, part in report[key].items() if name]
+    rows.append(line("all", report))
     if "shuffled" in report:
-        lines.append(line("all, another row's image", report["shuffled"]))
+        rows.append(line("all, another row's image", report["shuffled"]))
+    lines = [markdown_table(["pairs", "n", "accuracy", "95% interval", "ties", "margin"], rows, "lrrlr")]
+    if "shuffled" in report:
         lines.append(f"\nImage-shuffle gap: {report['shuffled']['gap']:+.1%}.")
     if "top1" in report:
         low, high = report["top1_interval"]

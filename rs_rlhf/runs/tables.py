@@ -23,13 +23,13 @@ def markdown_text(text: object) -> str:
     return re.sub(r"([\\`*\[\]|<>])", r"\\\1", " ".join(str(text).split()))
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "lr") -> str:
     """Returns a Markdown table.
 
     Args:
         header (sequence of `str`): Names of the columns.
         rows (iterable of sequences): Cells; texts that may hold markup go through [`markdown_text`] first.
-        align (`str`): `"l"` or `"r"` for each column; by default the first column left, the others right.
+        align (`str`): `"l"` (left) or `"r"` (right) for each column; the last letter holds for all that follow.
 
     Example:
         >>> print(markdown_table(["task", "n"], [["aid", 3]]))
@@ -37,14 +37,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], alig
         |---|---:|
         | aid | 3 |
     """
-    align = align or "l" + "r" * (len(header) - 1)
     lines = [header, *rows]
     texts = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-    texts.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in align) + "|")
+    texts.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in _sides(align, header)) + "|")
     return "\n".join(texts)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> None:
+def _sides(align: str, header: Sequence[str]) -> str:
+    return align.ljust(len(header), align[-1])
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "lr") -> None:
     """Prints a table: drawn on a terminal, elsewhere as [`markdown_table`] does."""
     if not sys.stdout.isatty():
         print(markdown_table(header, rows, align))
@@ -55,7 +58,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: 
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name, side in zip(header, align or "l" + "r" * (len(header) - 1), strict=True):
+    for name, side in zip(header, _sides(align, header), strict=True):
         table.add_column(name, justify="right" if side == "r" else "left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
