@@ -9,7 +9,6 @@ Left out: a command registry (the table below is all there is), shell completion
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import sys
@@ -57,9 +56,9 @@ COMMANDS = {
         "write an evaluation as lm-evaluation-harness does, or log it to W&B", "evaluation.export:main"
     ),
     "eval preferences": Command("measure a score model on preference files", "evaluation.preferences:main"),
-    "report": Command("write one HTML page about a training run, without W&B", "runs.report:main"),
-    "plot": Command("draw the learning curve of a training run", "runs.plots:main"),
-    "dashboard": Command("lay out a W&B workspace for the runs of a project", "runs.dashboard:main"),
+    "report": Command("write one HTML page about a training run, without W&B", "cli.report:main"),
+    "plot": Command("draw the learning curve of a training run", "cli.plot:main"),
+    "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.dashboard:main"),
     "data check": Command("list every problem of preference files", "cli.data.check:main"),
     "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.pairs:main"),
     "data sample-pairs": Command(
@@ -71,10 +70,9 @@ COMMANDS = {
     "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_clip:main"),
     "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_vlm:main"),
     "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),
-    "env": Command("print the versions that a bug report needs", "cli.main:print_versions"),
+    "env": Command("print the versions that a bug report needs", "cli.env:main"),
 }
 FAMILIES = ("data", "eval")  # commands of two words
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "qwen-vl-utils")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,23 +168,3 @@ def sentence(error: Exception) -> str:
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return text
-
-
-def print_versions(argv: Sequence[str]) -> int:
-    """`rs-rlhf env`: prints versions and the device."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    argparse.ArgumentParser(prog="rs-rlhf env", description=COMMANDS["env"][0]).parse_args(argv)
-    lines = {"rs-rlhf": __version__, "python": f"{platform.python_version()} ({platform.platform()})"}
-    for name in PACKAGES:
-        try:
-            lines[name] = version(name)
-        except PackageNotFoundError:
-            lines[name] = "not installed"
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines["device"] = ", ".join(gpus) or f"cpu ({torch.get_num_threads()} threads)"
-    print("\n".join(f"{name:<14} {text}" for name, text in lines.items()))
-    return 0

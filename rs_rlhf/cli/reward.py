@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 from trl import ModelConfig, get_peft_config
 
 from ..data.rows import split_paths
-from ..imagery.arguments import image_flags
+from ..imagery.arguments import READING
+from ..options import to_flags
 from ..trainers.reward import VisionRewardConfig, VisionRewardTrainer
 from ..trainers.reward_data import RewardScriptArguments, load_data
 from .launch import TrainingParser, run
@@ -76,7 +77,7 @@ def eval_command(script_args: RewardScriptArguments, training_args: VisionReward
     if not files and training_args.eval_strategy != "no":
         files, split = split_paths(script_args.dataset_name or ()), ["--split", script_args.dataset_test_split]
     blind = ["--image_blind"] if training_args.image_blind else []
-    flags = [*split, *image_flags(training_args), *blind]
+    flags = [*split, *to_flags(training_args, READING), *blind]
     return shlex.join(
         ["rs-rlhf", "eval", "--model", str(training_args.output_dir), "--preferences", *(files or ["FILE"]), *flags]
     )

@@ -99,13 +99,3 @@ def image_options_from(namespace: Namespace) -> ImageOptions:
     """Returns the reader's options from the flags of [`add_image_flags`]."""
     given = {name: getattr(namespace, name) for name in READING if hasattr(namespace, name)}
     return ReadingOptions(**given).image_options()
-
-
-def image_flags(arguments: ReadingOptions) -> list[str]:
-    """Returns the flags of [`add_image_flags`] that give what `arguments` sets."""
-    flags = []
-    for one in fields(ReadingOptions):
-        value = getattr(arguments, one.name)
-        if value != one.default:
-            flags += [f"--{one.name}", *map(str, value if isinstance(value, list) else [value])]
-    return flags

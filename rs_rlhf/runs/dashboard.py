@@ -11,10 +11,8 @@ accuracy get a panel each, side by side.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DeclarationError
@@ -57,31 +55,6 @@ PATTERNS = {
 }
 STEP = "train/global_step"  # W&B's own Step counts logs, not optimizer steps
 ORDER = ("Reward beside accuracy", "score", "reward", "audit", "curation", "eval", "bon", "train")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf dashboard`: writes the workspace, or prints it."""
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf dashboard", description="Lay out a W&B workspace for the runs of a project."
-    )
-    parser.add_argument("--entity", required=True, help="W&B user or team")
-    parser.add_argument("--project", required=True, help="W&B project")
-    parser.add_argument("--name", default="RLHF", help="name of the workspace and of the report (default: RLHF)")
-    parser.add_argument("--report", action="store_true", help="write a W&B report with the same panels as well")
-    parser.add_argument("--dry_run", action="store_true", help="print what would be made as JSON; needs no network")
-    args = parser.parse_args(argv)
-    made = [build_workspace(args.entity, args.project, args.name)]
-    if args.report:
-        made.append(build_report(args.entity, args.project, args.name))
-    if args.dry_run:
-        names = ["workspace", "report"][: len(made)]
-        specs = {name: specification(thing) for name, thing in zip(names, made, strict=True)}
-        print(json.dumps({"entity": args.entity, "project": args.project} | specs, indent=2))
-        return 0
-    for thing in made:
-        save(thing)
-        print(f"{type(thing).__name__} -> {thing.url}")
-    return 0
 
 
 def _packages() -> tuple[Any, Any]:

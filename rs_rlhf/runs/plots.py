@@ -5,7 +5,6 @@ Drawn with matplotlib, which is imported late. Left out: interactive pages.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -185,15 +184,3 @@ def run_state(run: Path) -> dict[str, Any]:
     if not states:
         raise DeclarationError(f"{run} holds no trainer_state.json; give the output_dir of a training run.")
     return max(states, key=lambda state: state["global_step"])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf plot RUN`: draws the learning curve of a training run."""
-    parser = argparse.ArgumentParser(prog="rs-rlhf plot", description="Draw the learning curve of a training run.")
-    parser.add_argument("run", help="output_dir of the run")
-    parser.add_argument("--output", help="PNG to write (default: RUN/learning_curve.png)")
-    args = parser.parse_args(argv)
-    output = Path(args.output or Path(args.run) / "learning_curve.png")
-    plot_run(args.run, output)
-    print(f"Learning curve -> {output}")
-    return 0

@@ -11,7 +11,6 @@ Left out: comparing runs, live updates (run the command again), and full-size im
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -42,22 +41,6 @@ SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second"
 FALL = 0.01  # of accuracy, from which a warning is given
 POINTS = 1000
 CAPS = f"Caps: {POINTS} points per curve, {TABLE_CAPS}."
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf report RUN_DIR`: writes the page."""
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf report", description="Write one HTML page about a training run, without W&B.", epilog=CAPS
-    )
-    parser.add_argument("run", metavar="RUN_DIR", help="output_dir of the run")
-    parser.add_argument("--output", metavar="FILE", help="HTML file to write (default: RUN_DIR/report.html)")
-    args = parser.parse_args(argv)
-    output = Path(args.output or Path(args.run) / "report.html")
-    page = write_report(args.run, output)
-    for line in page["warnings"]:
-        print(f"Warning: {line}")
-    print(f"Report -> {output}")
-    return 0
 
 
 def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:

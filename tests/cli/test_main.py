@@ -271,7 +271,7 @@ def test_the_printed_command_evaluates_as_the_training_did(parser):
     start = "rs-rlhf eval --model 'my out' --preferences"
     assert printed("--dataset_name", "a.jsonl") == f"{start} FILE"
     assert printed("--dataset_name", "d", "--eval_strategy", "epoch") == f"{start} d --split test"
-    flags = ["--image_root", "r", "--bands", "4", "3", "2", "--stretch", "percentile"]
+    flags = ["--bands", "4", "3", "2", "--stretch", "percentile", "--image_root", "r"]
     given = printed("--eval_dataset_name", "b.jsonl,c.jsonl", *flags, "--image_blind")
     assert given == f"{start} b.jsonl c.jsonl {' '.join(flags)} --image_blind"
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DeclarationError
-from rs_rlhf.runs.plots import main, plot_grpo, plot_preferences, plot_run
+from rs_rlhf.runs.plots import plot_grpo, plot_preferences, plot_run
 
 
 def write_state(folder, last_loss=0.3, step=20):
@@ -42,7 +42,7 @@ def test_the_learning_curve_follows_the_numbers(tmp_path, capsys):
     plot_run(run, tmp_path / "again.png")
     assert np.array_equal(pixels(tmp_path / "again.png"), first)
     write_state(run, last_loss=0.1)
-    assert main([str(run), "--output", str(tmp_path / "deep" / "other.png")]) == 0
+    assert cli.main(["plot", str(run), "--output", str(tmp_path / "deep" / "other.png")]) == 0
     assert not np.array_equal(pixels(tmp_path / "deep" / "other.png"), first)
 
 

@@ -1,0 +1,27 @@
+"""`rs-rlhf plot RUN`: the learning curve of a training run as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..options import option, parse
+from ..runs.plots import plot_run
+
+
+@dataclass(kw_only=True)
+class PlotOptions:
+    """Draw the learning curve of a training run."""
+
+    run: Path = option(help="output_dir of the run", positional=True)
+    output: Path | None = option(None, "PNG to write (default: RUN/learning_curve.png)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the curve."""
+    options = parse(PlotOptions, argv, "rs-rlhf plot")
+    output = options.output or options.run / "learning_curve.png"
+    plot_run(options.run, output)
+    print(f"Learning curve -> {output}")
+    return 0
