@@ -5,7 +5,7 @@ Left out: whatever a server does to an image after it was sent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,13 +14,13 @@ from ...errors import EndpointError, OptionError
 from ...imagery.raster import ImageOptions
 from ..pixel_budget import image_sizes
 from .chat_client import ChatClient, chat_messages, endpoint_address
-from .policy import Policy
-from .sampling import Batches, Requests, SamplingOptions, requested_batches
+from .policy import RequestPolicy
+from .sampling import SamplingOptions
 
 KEY_VARIABLES = ("RS_RLHF_EVAL_KEY", "OPENAI_API_KEY")
 
 
-class EndpointPolicy(Policy):
+class EndpointPolicy(RequestPolicy):
     """A model behind an OpenAI-compatible address; images go as PNGs in data URLs, at their own size.
 
     Requests run in parallel. What may pass is tried again; then the run stops, since an answer that was not given is
@@ -52,55 +52,39 @@ class EndpointPolicy(Policy):
         self.url, self.model = endpoint_address(url), model
         self.image_options = image_options or ImageOptions()
         self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
-
-    def sample_batches(
-        self,
-        groups: Sequence[Group],
-        sampling: SamplingOptions,
-        *,
-        done: Collection[int] = (),
-        share: tuple[int, int] = (0, 1),
-    ) -> Batches:
-        """As [`Policy.sample_batches`], in the order of the input.
-
-        A batch is `batch_size` prompts, by default twice as many as there are parallel requests; `token_budget` has no
-        effect. Every answer is a request with a seed of its own; the server may ignore it, as it may `top_k`, which is
-        sent only if it is set.
-
-        Raises:
-            EndpointError: No usable reply; names address, status and question.
-        """
-        body: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature, "top_p": sampling.top_p}
-        body |= {"max_tokens": sampling.max_new_tokens} | ({"top_k": sampling.top_k} if sampling.top_k else {})
-        size = sampling.batch_size or 2 * self.parallel
-        pool = ThreadPoolExecutor(self.parallel)
-        try:
-            with ChatClient(self.url, KEY_VARIABLES, self.timeout, self.tries, self.wait) as client:
-
-                def ask(requests: Requests) -> list[str]:
-                    return list(pool.map(lambda request: self._ask(client, groups, request, body), requests))
-
-                yield from requested_batches(ask, len(groups), sampling, size, share, done)
-        finally:  # the client is closed by now, so that requests still under way are not tried again
-            pool.shutdown(cancel_futures=True)
+        self.requested_together = 2 * parallel
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image as it is sent; what the server makes of it is not known."""
         return image_sizes(group, self.image_options)
 
     def _ask(
-        self, client: ChatClient, groups: Sequence[Group], request: tuple[int, int], body: Mapping[str, Any]
-    ) -> str:
-        place, seed = request
-        group = groups[place]
+        self, groups: Sequence[Group], requests: Sequence[tuple[int, int]], sampling: SamplingOptions
+    ) -> list[str]:
+        body: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        body |= {"max_tokens": sampling.max_new_tokens} | ({"top_k": sampling.top_k} if sampling.top_k else {})
+        pool = ThreadPoolExecutor(self.parallel)
+
+        def ask(request: tuple[int, int]) -> str:
+            place, seed = request
+            messages = chat_messages(groups[place], self.image_options)
+            try:
+                return client.ask({**body, "seed": seed, "messages": messages})
+            except EndpointError as error:
+                raise self._explained(error, groups[place].where or f"question {place}") from None
+
         try:
-            return client.ask({**body, "seed": seed, "messages": chat_messages(group, self.image_options)})
-        except EndpointError as error:
-            check = f"that it serves {self.model!r} and takes images"
-            if error.status in (401, 403):
-                check = f"the key in {' or '.join(KEY_VARIABLES)}"
-            raise EndpointError(
-                f"{group.where or f'question {place}'}: the endpoint {error}; check {check}, then run the same "
-                "command again: what was answered before is kept.",
-                error.status,
-            ) from None
+            with ChatClient(self.url, KEY_VARIABLES, self.timeout, self.tries, self.wait) as client:
+                return list(pool.map(ask, requests))
+        finally:  # the client is closed by now, so that requests still under way are not tried again
+            pool.shutdown(cancel_futures=True)
+
+    def _explained(self, error: EndpointError, question: str) -> EndpointError:
+        check = f"that it serves {self.model!r} and takes images"
+        if error.status in (401, 403):
+            check = f"the key in {' or '.join(KEY_VARIABLES)}"
+        return EndpointError(
+            f"{question}: the endpoint {error}; check {check}, then run the same command again: what was answered "
+            "before is kept.",
+            error.status,
+        )

@@ -10,7 +10,7 @@ template (BLIP-2, PaliGemma as published): put a `chat_template.jinja` into the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ...imagery.raster import ImageOptions, read_image
 from ..pixel_budget import image_sizes, text_length
 from ..vlm import end_tokens, placeholder_tokens
 from .policy import Policy
-from .sampling import Batches, SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
+from .sampling import SamplingOptions, answer_draws, choose_tokens, until_end
 
 
 class HFPolicy(Policy):
@@ -62,28 +62,16 @@ class HFPolicy(Policy):
         model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id)
         self._seen: dict[tuple[int, int], tuple[int, tuple[int, int]]] = {}
 
-    def sample_batches(
-        self,
-        groups: Sequence[Group],
-        sampling: SamplingOptions,
-        *,
-        done: Collection[int] = (),
-        share: tuple[int, int] = (0, 1),
-    ) -> Batches:
-        """As [`Policy.sample_batches`], the longest prompts first.
-
-        The n answers of a prompt read its image n times: `generate` has no other way for all families.
-        """
+    def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
         n = sampling.n
-        for batch in planned_batches([self._length(group) for group in groups], sampling, share, done):
-            answers: dict[int, list[str]] = {}
-            # Processors do not take a batch in which only some prompts have an image.
-            for part in ([i for i in batch if groups[i].images], [i for i in batch if not groups[i].images]):
-                if part:
-                    inputs = self._inputs([groups[i] for i in part for _ in range(n)])
-                    texts = self._generate(inputs, answer_draws(part, sampling), sampling)
-                    answers |= {i: texts[k * n : k * n + n] for k, i in enumerate(part)}
-            yield batch, [answers[i] for i in batch]
+        answers: dict[int, list[str]] = {}
+        # Processors do not take a batch in which only some prompts have an image.
+        for part in ([i for i in places if groups[i].images], [i for i in places if not groups[i].images]):
+            if part:  # `generate` has no other way for all families than to read a prompt's image n times
+                inputs = self._inputs([groups[i] for i in part for _ in range(n)])
+                texts = self._generate(inputs, answer_draws(part, sampling), sampling)
+                answers |= {i: texts[k * n : k * n + n] for k, i in enumerate(part)}
+        return [answers[i] for i in places]
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image as the model sees it; of one tile if the processor cuts tiles."""

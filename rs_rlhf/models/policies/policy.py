@@ -9,11 +9,19 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ...data.group import Group
-from .sampling import Batches, Item, SamplingOptions, as_groups
+from .sampling import (
+    Batches,
+    Item,
+    SamplingOptions,
+    as_groups,
+    consecutive_batches,
+    planned_batches,
+    request_seed,
+)
 
 
 class Policy(ABC):
@@ -34,11 +42,31 @@ class Policy(ABC):
         return load_policy(path, **options)
 
     @abstractmethod
+    def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
+        """Returns the n answers of each of the groups at these places."""
+
+    def _batches(
+        self, groups: Sequence[Group], sampling: SamplingOptions, done: Collection[int], share: tuple[int, int]
+    ) -> Iterator[list[int]]:
+        """Yields the places of each batch, the longest prompts first."""
+        return planned_batches([self._length(group) for group in groups], sampling, share, done)
+
+    def _length(self, group: Group) -> int:
+        """Estimates the tokens of a prompt."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def pixels(self, group: Group) -> list[tuple[int, int]]:
+        """Returns `(width, height)` of each image of a group, as the model sees it if that is known.
+
+        Raises:
+            ImageError: An image cannot be read; names its file and row.
+        """
+
     def sample_batches(
         self,
         groups: Sequence[Group],
         sampling: SamplingOptions,
-        *,
         done: Collection[int] = (),
         share: tuple[int, int] = (0, 1),
     ) -> Batches:
@@ -59,14 +87,8 @@ class Policy(ABC):
             ImageError, DataError: A prompt that cannot be read; names its file and row.
             EndpointError: A server gave no usable reply.
         """
-
-    @abstractmethod
-    def pixels(self, group: Group) -> list[tuple[int, int]]:
-        """Returns `(width, height)` of each image of a group, as the model sees it if that is known.
-
-        Raises:
-            ImageError: An image cannot be read; names its file and row.
-        """
+        for places in self._batches(groups, sampling, done, share):
+            yield places, self._answers(groups, places, sampling)
 
     def sample(
         self, items: Sequence[Item], n: int = 1, *, show_progress: bool | None = None, **options: Any
@@ -98,3 +120,30 @@ class Policy(ABC):
                     answers[place] = group_answers
                 bar.update(len(places))
         return answers
+
+
+class RequestPolicy(Policy):
+    """A policy whose backend takes one request per answer and makes batches of its own.
+
+    A batch is `batch_size` prompts in the order of the input, by default `requested_together`; `token_budget` has no
+    effect. At temperature 0 a prompt is requested once.
+    """
+
+    requested_together = 256
+
+    @abstractmethod
+    def _ask(
+        self, groups: Sequence[Group], requests: Sequence[tuple[int, int]], sampling: SamplingOptions
+    ) -> list[str]:
+        """Returns the answer to each request, which is the place of a group and a seed."""
+
+    def _batches(
+        self, groups: Sequence[Group], sampling: SamplingOptions, done: Collection[int], share: tuple[int, int]
+    ) -> Iterator[list[int]]:
+        return consecutive_batches(len(groups), sampling.batch_size or self.requested_together, share, done)
+
+    def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
+        distinct = sampling.n if sampling.temperature else 1
+        requests = [(i, request_seed(sampling.seed, i, k)) for i in places for k in range(distinct)]
+        texts = self._ask(groups, requests, sampling)
+        return [texts[k : k + distinct] * (sampling.n // distinct) for k in range(0, len(texts), distinct)]

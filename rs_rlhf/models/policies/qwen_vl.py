@@ -14,7 +14,7 @@ tokens are honoured), streaming, video.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from ..collator import GroupCollator
 from ..pixel_budget import estimated_length, seen_sizes
 from ..vlm import VISION_TOKENS, end_tokens
 from .policy import Policy
-from .sampling import Batches, SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
+from .sampling import SamplingOptions, answer_draws, choose_tokens, until_end
 
 
 class QwenVLPolicy(Policy):
@@ -57,20 +57,13 @@ class QwenVLPolicy(Policy):
         vocabulary = self.tokenizer.get_vocab()
         self.never = [vocabulary[name] for name in VISION_TOKENS if name in vocabulary]
 
-    def sample_batches(
-        self,
-        groups: Sequence[Group],
-        sampling: SamplingOptions,
-        *,
-        done: Collection[int] = (),
-        share: tuple[int, int] = (0, 1),
-    ) -> Batches:
-        """As [`Policy.sample_batches`], the longest prompts first."""
-        lengths = [estimated_length(group, self.processor, self.collator.image_options) for group in groups]
-        for batch in planned_batches(lengths, sampling, share, done):
-            tokens = self._generate(self._inputs([groups[i] for i in batch]), answer_draws(batch, sampling), sampling)
-            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            yield batch, [texts[k : k + sampling.n] for k in range(0, len(texts), sampling.n)]
+    def _length(self, group: Group) -> int:
+        return estimated_length(group, self.processor, self.collator.image_options)
+
+    def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
+        tokens = self._generate(self._inputs([groups[i] for i in places]), answer_draws(places, sampling), sampling)
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [texts[k : k + sampling.n] for k in range(0, len(texts), sampling.n)]
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image as the model sees it, from the headers alone."""

@@ -6,7 +6,7 @@ Answers depend on the prompts and the options alone: not on the number of proces
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,7 +17,6 @@ from ...errors import OptionError
 
 Item = Group | tuple[str | list[dict[str, Any]] | None, ImageSource]  # a group, or (prompt, image or images)
 Batches = Iterator[tuple[list[int], list[list[str]]]]  # (places in the input, their answers)
-Requests = Sequence[tuple[int, int]]  # (place in the input, seed) of each
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,7 @@ def as_groups(items: Sequence[Item]) -> list[Group]:
 
 
 def planned_batches(
-    lengths: Sequence[int],
-    sampling: SamplingOptions,
-    share: tuple[int, int] = (0, 1),
-    done: Collection[int] = (),
+    lengths: Sequence[int], sampling: SamplingOptions, share: tuple[int, int] = (0, 1), done: Collection[int] = ()
 ) -> Iterator[list[int]]:
     """Yields the batches of one process, as places in the input, the longest prompts first.
 
@@ -114,30 +110,7 @@ def _left(batches: Sequence[list[int]], share: tuple[int, int], done: Collection
     yield from (batch for batch in batches[share[0] :: share[1]] if any(i not in done for i in batch))
 
 
-def requested_batches(
-    ask: Callable[[Requests], list[str]],
-    count: int,
-    sampling: SamplingOptions,
-    batch_size: int,
-    share: tuple[int, int],
-    done: Collection[int],
-) -> Batches:
-    """Yields batches in the order of the input from a backend that takes one request per answer.
-
-    Args:
-        ask (callable): Gives the text of each request. At temperature 0 a prompt is requested once.
-        count (`int`): Number of prompts.
-        sampling ([`SamplingOptions`]): `n`, `temperature` and `seed` are used.
-        batch_size (`int`): Prompts of a batch.
-        share, done: As in [`Policy.sample_batches`].
-    """
-    distinct = sampling.n if sampling.temperature else 1
-    for batch in consecutive_batches(count, batch_size, share, done):
-        texts = ask([(i, _request_seed(sampling.seed, i, k)) for i in batch for k in range(distinct)])
-        yield batch, [texts[k : k + distinct] * (sampling.n // distinct) for k in range(0, len(texts), distinct)]
-
-
-def _request_seed(seed: int, place: int, number: int) -> int:
+def request_seed(seed: int, place: int, number: int) -> int:
     """Returns a seed for one answer, of 31 bits since some servers take no more."""
     return int.from_bytes(hashlib.sha256(f"{seed} {place} {number}".encode()).digest()[:4], "big") >> 1
 

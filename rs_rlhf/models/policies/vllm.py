@@ -5,7 +5,7 @@ Left out: adapters (merge them first).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from ...imagery.raster import ImageOptions
 from ..pixel_budget import image_sizes, seen_sizes
 from ..vlm import FAMILIES, placeholder_tokens, set_family_budget
 from .chat_client import chat_messages
-from .policy import Policy
-from .sampling import Batches, Requests, SamplingOptions, requested_batches
+from .policy import RequestPolicy
+from .sampling import SamplingOptions
 
 
-class VLLMPolicy(Policy):
+class VLLMPolicy(RequestPolicy):
     """A model in vLLM's offline engine.
 
     Args:
@@ -66,28 +66,15 @@ class VLLMPolicy(Policy):
         self.image_options, self.budgeted = image_options or ImageOptions(), config.model_type in FAMILIES
         self.never = placeholder_tokens(config, self.processor)
 
-    def sample_batches(
-        self,
-        groups: Sequence[Group],
-        sampling: SamplingOptions,
-        *,
-        done: Collection[int] = (),
-        share: tuple[int, int] = (0, 1),
-    ) -> Batches:
-        """As [`Policy.sample_batches`], in the order of the input.
-
-        vLLM makes its own batches: one here is what is handed over at a time, by default 256 prompts.
-        """
+    def _ask(
+        self, groups: Sequence[Group], requests: Sequence[tuple[int, int]], sampling: SamplingOptions
+    ) -> list[str]:
         options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         options |= {"top_k": sampling.top_k or -1, "max_tokens": sampling.max_new_tokens}
         options |= {"logit_bias": dict.fromkeys(self.never, -100.0)}
-
-        def ask(requests: Requests) -> list[str]:
-            messages = [chat_messages(groups[place], self.image_options) for place, _ in requests]
-            params = [self.params(seed=seed, **options) for _, seed in requests]
-            return [reply.outputs[0].text for reply in self.llm.chat(messages, params, use_tqdm=False)]
-
-        yield from requested_batches(ask, len(groups), sampling, sampling.batch_size or 256, share, done)
+        messages = [chat_messages(groups[place], self.image_options) for place, _ in requests]
+        params = [self.params(seed=seed, **options) for _, seed in requests]
+        return [reply.outputs[0].text for reply in self.llm.chat(messages, params, use_tqdm=False)]
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image: as the model sees it if that is known, else its own."""

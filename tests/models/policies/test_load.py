@@ -38,7 +38,7 @@ def test_a_model_without_a_chat_template_is_refused(llava_path, tmp_path):
     ("options", "key", "message"),
     [
         ({"max_pixels": 10000}, "max_pixels", "is a llava, whose processor has no pixel budget"),
-        ({"augment": True}, "augment", "is a llava: augment has no effect"),
+        ({"augment": True}, "augment", "augment has no effect on a llava"),
         ({"backend": "tgi"}, "backend", "unknown backend 'tgi'"),
         ({"backend": "vllm"}, "backend", "needs vLLM, which is not installed"),
         ({"backend": "vllm", "device": "cpu"}, "device", "device has no effect on the vllm backend"),
