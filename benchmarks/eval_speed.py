@@ -1,6 +1,6 @@
 """The evaluation harness: batches against one question at a time, and what it costs over a bare `generate`.
 
-    python benchmarks/eval_speed.py --output benchmarks/eval_speed.json
+    python benchmarks/eval_speed.py --output benchmarks/results/eval_speed.json
 
 A random Qwen2-VL (text 512 × 8 layers, as in `group_speed.py`, vision 192 × 4), 64 questions of 4 to 40 words about
 images of 64 tokens, 32 new tokens each and the token budget (both the defaults of `rs-rlhf eval`), greedy, on two

@@ -1,7 +1,7 @@
 """Speed of the group form against scoring rows in batches of 2, as ratios within one run.
 
-    python benchmarks/group_speed.py --rounds 3 --output benchmarks/group_speed.json
-    python benchmarks/group_speed.py --size 2b --output benchmarks/group_speed_gpu_2b.json  # one GPU, bfloat16
+    python benchmarks/group_speed.py --rounds 3 --output benchmarks/results/group_speed.json
+    python benchmarks/group_speed.py --size 2b --output benchmarks/results/group_speed_gpu_2b.json  # one GPU, bfloat16
 
 The budget is that of a real question: 324 prompt tokens, 256 of them image tokens, and completions of about 65
 tokens, on a random Qwen2-VL backbone (text 512 × 8 layers, vision 512 × 8 layers). The ways are timed in turns, so

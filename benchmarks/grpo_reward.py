@@ -1,6 +1,6 @@
 """The reward's share of a GRPO step: groups and a shared vision tower against rows in batches of two without sharing.
 
-    OMP_NUM_THREADS=1 python benchmarks/grpo_reward.py --output benchmarks/grpo_reward.json
+    OMP_NUM_THREADS=1 python benchmarks/grpo_reward.py --output benchmarks/results/grpo_reward.json
 
 Real steps of a `VisionGRPOTrainer` on one thread: random Qwen2-VL models as policy and as score model (text 384 × 4
 layers, vision 192 × 5 layers each), an image of 256 tokens and a question, 8 completions of exactly 32 tokens,

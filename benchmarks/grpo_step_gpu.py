@@ -1,8 +1,8 @@
 """One GRPO step at the size of Qwen2-VL-2B or 7B on one GPU: time and peak memory per phase, and scoring's speed.
 
-    python benchmarks/grpo_step_gpu.py --size 2b --output benchmarks/grpo_step_gpu_2b.json
-    python benchmarks/grpo_step_gpu.py --size 7b --output benchmarks/grpo_step_gpu_7b.json
-    python benchmarks/grpo_step_gpu.py --size 7b --lora --output benchmarks/grpo_step_gpu_7b_lora.json
+    python benchmarks/grpo_step_gpu.py --size 2b --output benchmarks/results/grpo_step_gpu_2b.json
+    python benchmarks/grpo_step_gpu.py --size 7b --output benchmarks/results/grpo_step_gpu_7b.json
+    python benchmarks/grpo_step_gpu.py --size 7b --lora --output benchmarks/results/grpo_step_gpu_7b_lora.json
 
 The figures of an H200 lie beside this file; `recipes/qwen2-vl-7b-grpo` shows them. `--size tiny` on a CPU shows that
 it runs to its end and says nothing about speed (its seconds are processor time, as in `grpo_reward.py`).

@@ -1,6 +1,6 @@
 """Throughput of `rs-rlhf score` against scoring tensors that are in memory, and from one process to two.
 
-    python benchmarks/score_throughput.py --output benchmarks/score_throughput.json
+    python benchmarks/score_throughput.py --output benchmarks/results/score_throughput.json
 
 A random Qwen2-VL score model (text 512 × 8 layers, vision 192 × 4, as in `eval_speed.py`) scores rows of a JPEG of
 640 × 640 pixels, seen as 64 tokens and another for every row, and a caption of 10 to 40 words.

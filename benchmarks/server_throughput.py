@@ -1,6 +1,6 @@
 """Throughput of the reward server against scoring in process, as ratios within one run.
 
-    python benchmarks/server_throughput.py --rounds 3 --output benchmarks/server_throughput.json
+    python benchmarks/server_throughput.py --rounds 3 --output benchmarks/results/server_throughput.json
 
 The same groups (a 224×224 image of 64 tokens, a question, 4 completions) are scored on one thread of a random
 Qwen2-VL backbone (text 384 × 6 layers, vision 384 × 6 layers) in five ways, in turns: all in one call in process;

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,11 @@ def folder(kind: str) -> Path:
         if place.is_dir():
             return place
     raise DeclarationError(f"No {kind} folder beside or inside {package}; reinstall rs-rlhf.")
+
+
+def data_root() -> Path:
+    """Returns the folder of the data that recipes and benchmarks name: `RS_RLHF_DATA`, else `data` in this folder."""
+    return Path(os.environ.get("RS_RLHF_DATA") or "data")
 
 
 def names(kind: str) -> list[str]:

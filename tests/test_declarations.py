@@ -45,6 +45,16 @@ def test_a_recipe_parses_through_its_parser(name, tmp_path, monkeypatch):
         assert launch_command_parser().parse_args(arguments).training_script == "rs_rlhf"
 
 
+def test_recipes_find_the_data_where_the_variable_says(monkeypatch, tmp_path):
+    from rs_rlhf.cli.launch import read_recipe
+
+    path = str(declarations.find("recipes", "aid-rsicd-tiny/captioner"))
+    monkeypatch.delenv("RS_RLHF_DATA", raising=False)
+    assert read_recipe(path)["dataset_name"] == "data/aid_rsicd"
+    monkeypatch.setenv("RS_RLHF_DATA", str(tmp_path))
+    assert read_recipe(path)["dataset_name"] == f"{tmp_path}/aid_rsicd"
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_a_readme(name):
     path = declarations.find("recipes", name)

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data_root",
         "--data-root",
-        help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or ../shared/data)",
+        help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or ./data)",
     )
     add("--data", action="append", default=[], metavar="TASK=PATH", help="where one benchmark's data lie instead")
     add(

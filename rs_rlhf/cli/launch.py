@@ -26,6 +26,7 @@ from trl import TrlParser
 from .. import declarations
 from ..errors import DeclarationError, OptionError, RSRLHFError
 
+DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
 LAUNCHED = "RS_RLHF_LAUNCHED"  # set in the processes of `launch`, which itself says what Ctrl-C has done
 EPILOG = (
     "Beside these: --config PATH|NAME, a YAML recipe whose keys are the flags above; --accelerate_config PATH|NAME "
@@ -128,7 +129,7 @@ def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | 
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Reads a recipe and sets the environment variables of its `env`.
+    """Reads a recipe, sets the environment variables of its `env`, and fills in `$RS_RLHF_DATA`.
 
     Raises:
         DeclarationError: Not a YAML mapping.
@@ -143,7 +144,8 @@ def read_recipe(path: str) -> dict[str, Any]:
     if not isinstance(env, dict):
         raise DeclarationError(f"{path}: env must hold names and values, got {type(env).__name__}.")
     os.environ.update({name: str(value) for name, value in env.items()})
-    return recipe
+    root = str(declarations.data_root())
+    return {key: value.replace(DATA, root) if isinstance(value, str) else value for key, value in recipe.items()}
 
 
 def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:

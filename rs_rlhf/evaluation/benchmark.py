@@ -9,7 +9,6 @@ Left out: Python in declarations. A layout that no reader knows is converted to 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -108,7 +107,7 @@ class Benchmark:
                 raise OptionError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}")
         for key, start in (("path", "the data root"), ("annotations", "path"), ("images", "path")):
             value = getattr(self, key) or ""
-            if os.path.isabs(value) or ".." in Path(value).parts:
+            if Path(value).is_absolute() or ".." in Path(value).parts:
                 raise OptionError(f"{key} is {value!r}, expected one below {start}.")
         if self.name:
             check_name(self.name)
@@ -175,14 +174,16 @@ def load_benchmark(name_or_path: str) -> Benchmark:
 
 
 def data_root(given: str | None) -> Path:
-    """Returns the folder that benchmarks' paths start from: what is given, `RS_RLHF_DATA`, or `../shared/data`.
+    """Returns the folder that benchmarks' paths start from: what is given, else [`declarations.data_root`].
 
     Raises:
         DeclarationError: It does not exist.
     """
-    root = Path(given or os.environ.get("RS_RLHF_DATA") or "../shared/data")
+    root = Path(given) if given else declarations.data_root()
     if not root.is_dir():
-        raise DeclarationError(f"no data root {root}; give --data_root, the folder that holds the benchmarks' data.")
+        raise DeclarationError(
+            f"no data root {root}; give --data_root, or set RS_RLHF_DATA, the folder that holds the benchmarks' data."
+        )
     return root
 
 

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data_root",
         "--data-root",
-        help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or ../shared/data)",
+        help="folder that the benchmarks' data lie in (default: RS_RLHF_DATA, or ./data)",
     )
     add("--data", action="append", default=[], metavar="TASK=PATH", help="where the benchmark's data lie instead")
     add("--core_only", "--core-only", action="store_true", help="only the question types that VLM papers report")

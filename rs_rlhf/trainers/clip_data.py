@@ -55,7 +55,7 @@ class ClipScriptArguments(ScriptArguments):
         "(eval_strategy, eval_steps) and at the end.",
     )
     eval_data_root: str | None = option(
-        None, "Folder that the benchmarks' data lie in; by default RS_RLHF_DATA, or ../shared/data."
+        None, "Folder that the benchmarks' data lie in; by default RS_RLHF_DATA, or ./data."
     )
 
 

@@ -9,11 +9,12 @@ import sys
 import pytest
 from helpers import ROOT
 
+RESULTS = ROOT / "benchmarks" / "results"
 PHASES = {"preparation", "generation", "reward", "loss", "optimizer"}
 
 
 def test_readme_states_the_measured_ratios():
-    measured = json.loads((ROOT / "benchmarks" / "group_speed.json").read_text())
+    measured = json.loads((RESULTS / "group_speed.json").read_text())
     table = (ROOT / "README.md").read_text().split("## Speed")[1].split("##")[0]
     ratios = re.findall(r"(\d+(?:\.\d+)?)×", table.partition("The same at the real sizes")[0])
     expected = [f"{measured['scoring'][n]['ratio']:.1f}" for n in ("2", "4", "8", "16")]
@@ -26,7 +27,7 @@ def test_readme_states_the_measured_ratios():
 
 @pytest.mark.parametrize("size", ["2b", "7b"])
 def test_readme_states_the_ratios_measured_on_a_gpu(size):
-    measured = json.loads((ROOT / "benchmarks" / f"group_speed_gpu_{size}.json").read_text())
+    measured = json.loads((RESULTS / f"group_speed_gpu_{size}.json").read_text())
     assert measured["hardware"] == "NVIDIA H200" and measured["size"] == size
     parts = [measured["scoring"][n] for n in ("2", "4", "8", "16")] + [measured["training"]]
     cells = " | ".join(f"{part['ratio']:.1f}× / {part['ratio_one_batch']:.1f}×" for part in parts)
@@ -41,7 +42,7 @@ def test_readme_states_the_ratios_measured_on_a_gpu(size):
     [("2b", "2B, all weights"), ("7b", "7B, all weights"), ("7b_lora", "7B, LoRA r 64")],
 )
 def test_the_7b_recipe_states_what_a_step_costs_on_a_gpu(name, policy):
-    measured = json.loads((ROOT / "benchmarks" / f"grpo_step_gpu_{name}.json").read_text())
+    measured = json.loads((RESULTS / f"grpo_step_gpu_{name}.json").read_text())
     assert measured["hardware"] == "NVIDIA H200" and measured["dtype"] == "bfloat16"
     phases, memory, scoring = measured["step"]["phases"], measured["peak_memory_gib"], measured["scoring"]
     text = (ROOT / "recipes" / "qwen2-vl-7b-grpo" / "README.md").read_text()
@@ -53,7 +54,7 @@ def test_the_7b_recipe_states_what_a_step_costs_on_a_gpu(name, policy):
 
 
 def test_the_reward_s_share_of_a_step_was_measured():
-    path = ROOT / "benchmarks" / "grpo_reward.json"
+    path = RESULTS / "grpo_reward.json"
     measured = json.loads(path.read_text())
     assert "shared with other work" in measured["note"] and measured["rollouts"] == 8
     groups, rows = measured["ways"]["groups"], measured["ways"]["rows"]

@@ -4,30 +4,42 @@ import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers import ROOT, data_folder, picture
+from helpers import ROOT, data_folder, picture, warm
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from rs_rlhf import ScoreModel
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
-
-def run(command, folder):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "rs_rlhf", *command], cwd=folder, env=env, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    return done.stdout
+SMALL = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
+# A process that a launcher started: the recipe's own launcher is left out.
+ONE_PROCESS = {"ACCELERATE_MIXED_PRECISION": "no"}
 
 
-def test_the_three_stages_follow_on_from_each_other(tmp_path):
+def run(command, folder, **env):
+    """Runs a command as a user would, with the data in `data`."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "RS_RLHF_DATA": "data", **env}
+    return warm.run(command, cwd=folder, env=env, timeout=600, check=0).stdout
+
+
+@pytest.fixture(scope="module")
+def aid_rsicd(tmp_path_factory):
+    """A slice of the real data, in files of the same names."""
+    import pyarrow.parquet
+
+    folder = tmp_path_factory.mktemp("data") / "aid_rsicd"
+    folder.mkdir()
+    for file in sorted(data_folder("aid_rsicd").glob("*.parquet")):
+        batch = next(pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64))
+        pyarrow.parquet.write_table(pyarrow.Table.from_batches([batch]), folder / file.name)
+    return folder
+
+
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_three_stages_follow_on_from_each_other(launched, tmp_path):
     save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
     rows = []
     for i in range(8):
@@ -36,12 +48,14 @@ def test_the_three_stages_follow_on_from_each_other(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = ["--dataset_name", "pairs.jsonl", "--max_steps", "2", "--bf16", "false", "--use_cpu", "true"]
     common += ["--learning_rate", "1e-2", "--warmup_steps", "0", "--report_to", "none", "--save_strategy", "no"]
-    common += ["--eval_strategy", "no", "--accelerate_config", "cpu_zero2", "--max_pixels", str(12 * 28 * 28)]
+    common += ["--eval_strategy", "no", "--max_pixels", str(12 * 28 * 28), "--dataloader_num_workers", "0"]
+    common += ["--accelerate_config", "cpu_zero2", "--num_processes", "2"]
     trained = {1: ["reward_head"], 2: ["visual", "reward_head"], 3: ["language_model", "reward_head"]}
     before = None
     for stage, parts in trained.items():
         start = ["--model_name_or_path", "tiny"] if stage == 1 else []
-        run(["reward", "--config", f"scorers-qwen2vl-7b/stage{stage}", *start, *common], tmp_path)
+        command = ["reward", "--config", f"scorers-qwen2vl-7b/stage{stage}", *start, *common]
+        run(command, tmp_path, **({} if launched else ONE_PROCESS))
         folder = tmp_path / "out" / "scorers-qwen2vl-7b" / f"stage{stage}"
         weights = load_file(folder / "model.safetensors")
         if before is not None:
@@ -53,12 +67,11 @@ def test_the_three_stages_follow_on_from_each_other(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["reward", "blind"])
-def test_the_recipe_on_real_images_runs(recipe, tmp_path):
+def test_the_recipe_on_real_images_runs(recipe, aid_rsicd, tmp_path):
     """The commands of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
-    data = data_folder("aid_rsicd")
+    data = aid_rsicd
     (tmp_path / "out").mkdir()
-    small = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
-    run(["tiny-vlm", "out/aid-rsicd-tiny/captioner", "--texts", f"{data}:validation", *small], tmp_path)
+    run(["tiny-vlm", "out/aid-rsicd-tiny/captioner", "--texts", f"{data}:validation", *SMALL], tmp_path)
     for split in ("train", "validation"):
         pairs = ["--output", f"out/aid-rsicd-tiny/pairs/{split}.jsonl", "--limit", "20", "--pairs-per-image", "5"]
         run(["data", "pairs", "--input", str(data), "--split", split, *pairs], tmp_path)
@@ -80,8 +93,8 @@ def test_the_recipe_on_real_images_runs(recipe, tmp_path):
     assert ("Image-shuffle gap" in table) == (recipe == "reward")
 
 
-def test_the_captioner_recipe_runs(tmp_path):
-    data = data_folder("aid_rsicd")
+def test_the_captioner_recipe_runs(aid_rsicd, tmp_path):
+    data = aid_rsicd
     run(
         ["tiny-vlm", "out/aid-rsicd-tiny/init", "--hidden_size", "32", "--vision_dim", "32", "--max_pixels", "3136"],
         tmp_path,
@@ -92,13 +105,12 @@ def test_the_captioner_recipe_runs(tmp_path):
     assert (tmp_path / "out" / "aid-rsicd-tiny" / "captioner" / "model.safetensors").is_file()
 
 
-def test_the_rl_recipe_on_real_images_runs(tmp_path):
+def test_the_rl_recipe_on_real_images_runs(aid_rsicd, tmp_path):
     """The commands of the RL part of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
-    data = data_folder("aid_rsicd")
-    small = ["--hidden_size", "32", "--vision_dim", "32", "--min_pixels", "3136", "--max_pixels", "3136"]
+    data = aid_rsicd
     out = "out/aid-rsicd-tiny"
-    run(["tiny-vlm", f"{out}/init", "--texts", f"{data}:validation", *small], tmp_path)
-    run(["tiny-vlm", f"{out}/captioner", "--texts", f"{data}:validation", *small, "--seed", "1"], tmp_path)
+    run(["tiny-vlm", f"{out}/init", "--texts", f"{data}:validation", *SMALL], tmp_path)
+    run(["tiny-vlm", f"{out}/captioner", "--texts", f"{data}:validation", *SMALL, "--seed", "1"], tmp_path)
     few = ["--max_steps", "2", "--use_cpu", "true"]
     images = ["--dataset_name", str(data), "--dataset_train_split", "validation", "--max_train_samples", "32"]
     sft = ["--eval_strategy", "no", "--per_device_train_batch_size", "8"]
@@ -147,8 +159,11 @@ def test_the_rl_recipe_on_real_images_runs(tmp_path):
     assert (tmp_path / out / "grpo" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("recipe", ["zero3", "zero2", "lora"])
-def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "launched"),
+    [("lora", False), *(pytest.param(recipe, True, marks=pytest.mark.slow) for recipe in ("zero3", "zero2", "lora"))],
+)
+def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, launched, tmp_path):
     save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
     model = ScoreModel.from_pretrained(tmp_path / "tiny")
     model.save_pretrained(tmp_path / "score")
@@ -165,7 +180,8 @@ def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, tmp_path):
     flags += ["--gradient_accumulation_steps", "1", "--max_steps", "1", "--report_to", "none", "--num_processes", "2"]
     flags += ["--dataloader_num_workers", "0", "--gradient_checkpointing", "false"]
     config = "cpu_zero3" if recipe == "zero3" else "cpu_zero2"
-    log = run(["grpo", "--config", f"qwen2-vl-7b-grpo/{recipe}", *flags, "--accelerate_config", config], tmp_path)
+    command = ["grpo", "--config", f"qwen2-vl-7b-grpo/{recipe}", *flags, "--accelerate_config", config]
+    log = run(command, tmp_path, **({} if launched else ONE_PROCESS))
     assert "rewards/rs_reward/mean" in log and "Used: " + ("sharded" if recipe == "zero3" else "replicated") in log
     saved = "adapter_model.safetensors" if recipe == "lora" else "model.safetensors"
     assert (tmp_path / "out" / "qwen2-vl-7b-grpo" / recipe / saved).is_file()
@@ -173,7 +189,8 @@ def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, tmp_path):
 
 def test_the_recipes_readme_states_the_measured_results():
     folder = ROOT / "recipes" / "aid-rsicd-tiny"
-    seeing, blind = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "results_blind"))
+    reports = [folder / "results" / name for name in ("preferences.json", "preferences_blind.json")]
+    seeing, blind = (json.loads(path.read_text()) for path in reports)
     text = (folder / "README.md").read_text()
     for kind, part in seeing["by_kind"].items():
         line = next(line for line in text.splitlines() if line.startswith(f"| {kind} |"))
@@ -187,7 +204,7 @@ def test_the_recipes_readme_states_the_measured_results():
 
 def test_the_recipes_readme_states_the_measured_rl_results():
     folder = ROOT / "recipes" / "aid-rsicd-tiny"
-    runs = json.loads((folder / "results_grpo.json").read_text())["runs"]
+    runs = json.loads((folder / "results" / "grpo.json").read_text())["runs"]
     text = (folder / "README.md").read_text()
 
     def share(run, kind):
@@ -213,7 +230,7 @@ def test_the_recipes_readme_states_the_measured_rl_results():
 
 def test_the_recipes_readme_states_the_measured_best_of_n():
     folder = ROOT / "recipes" / "aid-rsicd-tiny"
-    found = json.loads((folder / "best_of_n.json").read_text())
+    found = json.loads((folder / "results" / "best_of_n.json").read_text())
     text = (folder / "README.md").read_text().partition("## Best of N")[2]
     names = {"score": "score model", "majority": "majority vote", "random": "one at random", "oracle": "oracle"}
     for method, name in names.items():
@@ -235,7 +252,7 @@ def test_the_recipes_readme_states_the_measured_best_of_n():
 
 def test_the_recipes_readme_states_the_measured_curation_results():
     folder = ROOT / "recipes" / "aid-rsicd-curation"
-    found = json.loads((folder / "results.json").read_text())
+    found = json.loads((folder / "results" / "curation.json").read_text())
     text = (folder / "README.md").read_text()
     assert all(line in text for line in found["tables"])
     names = {
@@ -266,21 +283,21 @@ def test_the_recipes_readme_states_the_measured_curation_results():
     for arm in ("full", "random", "clip", "clip_image", "model"):
         others = runs("clip", arm, "zero-shot accuracy")
         assert all(a > b for a, b in zip(ours, others, strict=True)), arm
-    first = json.loads((folder / "results_first.json").read_text())
+    first = json.loads((folder / "results" / "curation_first.json").read_text())
     for arm in ("full", "random", "clip", "model", "oracle"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| first: {names[arm]} |")]
         wanted = "full_steps" if arm == "full" else arm
         found_runs = [run for run in first["runs"] if run["kind"] == "clip" and run["table_arm"] == wanted]
         values = [run["zero-shot accuracy"] for run in found_runs]
         assert f"{first['kept'][arm]['captions']['clean']:.1%} | {statistics.mean(values):.1%} ±" in line
-    for one in json.loads((folder / "results_why.json").read_text())["runs"]:
+    for one in json.loads((folder / "results" / "curation_why.json").read_text())["runs"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {one['texts']} |")]
         assert line.endswith(f"| {one['zero-shot accuracy']:.1%} |")
 
 
 def test_the_recipes_readme_states_the_measured_rl_gain():
     folder = ROOT / "recipes" / "aid-rsicd-curation"
-    found = json.loads((folder / "results_grpo.json").read_text())
+    found = json.loads((folder / "results" / "grpo.json").read_text())
     text = (folder / "README.md").read_text()
     assert all(line in text for line in found["table"])
 
@@ -317,7 +334,7 @@ def test_the_recipes_readme_states_the_measured_rl_gain():
     assert f"another image in the reward {statistics.mean(shares['shuffled', 'greedy']):.1%}" in front
     wrong = [statistics.mean(shares["wrong", way]) for way in ("greedy", "sampled")]
     assert f"same labels {wrong[0]:.1%}, sampled {wrong[1]:.1%}" in front
-    tried = json.loads((folder / "results_grpo_tried.json").read_text())
+    tried = json.loads((folder / "results" / "grpo_tried.json").read_text())
     for one in tried["runs"]:
         assert f"| {one['change']} | {one['greedy']:.1%} | {one['sampled']:.1%} |" in text
     for one in tried["score_models"]:

@@ -1,11 +1,11 @@
 """Does GRPO with the score model make a VLM answer better? The RL runs of `recipes/aid-rsicd-curation` and controls.
 
-    python benchmarks/rl_experiment.py --jobs 2
+    python recipes/aid-rsicd-curation/rl_experiment.py --jobs 2
 
 The models that it starts from (`spoiled`, `captioner`, `reward_lists4`) and the labels are made by the commands of the
 recipe's README. Each arm is trained with the recipe's YAML, `--jobs` at a time with one thread each; then every policy
 answers the held-out images with `rs-rlhf eval`, greedily and sampled. What is done is not done again. It writes
-`results_grpo.json`, `results_grpo.png` and the table of the README.
+`results/grpo.json`, `results/grpo.png` and the table of the README.
 
 Arms, all from the VLM that wrong labels have spoiled: `grpo`, the score model is the only reward and no label is read;
 `shuffled`, the same with another image shown to the score model; `wrong`, more fine-tuning on the labels that spoiled
@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from curation_experiment import OUT, RECIPE, command, rows_of
+from curation_experiment import OUT, RECIPE, RESULTS, command, rows_of
 
 from rs_rlhf.metrics.intervals import paired_bootstrap
 
@@ -181,8 +181,8 @@ def main() -> None:
         "runs": [{**run, "right": packed(run["right"])} for run in runs],
         "table": lines,
     }
-    (RECIPE / "results_grpo.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(before, runs, RECIPE / "results_grpo.png")
+    (RESULTS / "grpo.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(before, runs, RESULTS / "grpo.png")
     print("\n".join(lines))
 
 

@@ -1,10 +1,11 @@
 """Does the score model's cut win? The runs of `recipes/aid-rsicd-curation`, their table and their picture.
 
-    python benchmarks/curation_experiment.py --jobs 2
+    python recipes/aid-rsicd-curation/curation_experiment.py --jobs 2
 
 Everything before the trainings (models, pool, scores) is made by the commands of the recipe's README. This script cuts
 the pool with `rs-rlhf curate`, trains a CLIP and a VLM on each cut with the recipe's YAML, `--jobs` at a time with one
-thread each, and writes `results.json`, `results.png` and the tables of the README. What is done is not done again.
+thread each, and writes `results/curation.json`, `results/curation.png` and the tables of the README. It skips what is
+done.
 
 Arms: `full`, all rows; `random`, `clip` (CLIP score), `model` (score model) and `oracle` (undamaged rows alone), 30%
 of the captions and 30% of the labels each; `clip_image` and `model_image`, as many, with the best caption of every
@@ -38,6 +39,7 @@ from rs_rlhf.curation.shards import read_scores
 OUT = Path("out/aid-rsicd-curation")
 POOL = OUT / "pool/pool.jsonl"
 RECIPE = Path("recipes/aid-rsicd-curation")
+RESULTS = RECIPE / "results"
 ARMS = ("full", "random", "clip", "clip_image", "model", "model_image", "oracle")
 NAMES = {
     "start": "before",
@@ -137,7 +139,7 @@ def control_rows(arm: str) -> list[int]:
 
 
 def why(steps: int) -> None:
-    """Trains CLIP on the controls, one seed, and writes `results_why.json`."""
+    """Trains CLIP on the controls, one seed, and writes `results/curation_why.json`."""
     told = {"model": "the score model's", **CONTROLS, "oracle": "clean, at random (oracle)"}
     runs = []
     for arm, texts in told.items():
@@ -145,7 +147,7 @@ def why(steps: int) -> None:
         run = train("clip", arm, data, 0, steps if arm in CONTROLS else None, 0)
         share = kept({arm: data})[arm]["captions"]["clean"]
         runs.append({"texts": texts, "clean captions": round(share, 4), **run})
-    (RECIPE / "results_why.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    (RESULTS / "curation_why.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
 
 
 def labels_of(arm: str, data: str) -> str:
@@ -282,7 +284,7 @@ def main() -> None:
         default=["steps", "epochs"],
         help="which comparisons to make; `epochs` takes more than 3 times the steps",
     )
-    parser.add_argument("--why", action="store_true", help="also train CLIP on controls, seed 0: results_why.json")
+    parser.add_argument("--why", action="store_true", help="also train CLIP on controls, seed 0: curation_why.json")
     args = parser.parse_args()
     data = {arm: cut(arm) for arm in ARMS}
     figures = kept(data)
@@ -318,8 +320,8 @@ def main() -> None:
     start = start_figures()
     lines = [line for same in args.same for line in (*table(runs, start, same), "")]
     results = {"kept": figures, "start": start, "runs": runs, "tables": lines}
-    (RECIPE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(runs, figures, start, args.same[0], RECIPE / "results.png")
+    (RESULTS / "curation.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(runs, figures, start, args.same[0], RESULTS / "curation.png")
     print("\n".join(lines))
 
 
