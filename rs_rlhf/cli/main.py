@@ -43,8 +43,8 @@ COMMANDS = {
     "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:command", CHECKPOINT),
     "serve": Command("score over HTTP: the reward server", "cli.serve:main", STOPPED),
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
-    "curate": Command("keep the best part of scored data, with a report", "curation.curate:main"),
-    "browse": Command("look through scored data and move the cut, in a browser", "curation.browser.app:main", STOPPED),
+    "curate": Command("keep the best part of scored data, with a report", "cli.curate:main"),
+    "browse": Command("look through scored data and move the cut, in a browser", "cli.browse:main", STOPPED),
     "best-of-n": Command(
         "sample N answers a question and let the score model choose", "evaluation.best_of_n:main", RESUME
     ),

@@ -1,10 +1,10 @@
-"""Which scored texts are kept: the best part of them, or those from a score on.
+"""Top-k and threshold selection of scored samples, by stratum, in NumPy.
 
-What is kept or dropped together is a *sample*: one text, or a whole row with all its texts. Everything here works on
-columns (a value per text, or per sample), so that a choice among millions takes seconds and no memory to speak of. A
-score that is not a number marks what cannot be kept: no score, left out before, or a duplicate.
+A *sample* is what is kept or dropped as a whole: one text, or a row with all its texts. Everything works on columns
+(one value per text or per sample), so that a choice among millions takes seconds. A score of NaN marks a sample that
+cannot be kept: it has no score, was excluded before, or is a duplicate.
 
-Left out: cuts that look at several scorers at once, and drawing a sample at random in proportion to its score.
+Left out: cuts by several scorers at once, and sampling in proportion to the score.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from fractions import Fraction
 import numpy as np
 
 from ..errors import OptionError
+from .options import AGGREGATES
 
-AGGREGATES = ("mean", "min")
+# The fates of a sample; a cut chooses among those from DROPPED on.
+ERROR, EXCLUDED, COPY, NEAR, DROPPED, KEPT = range(6)
 
 
 @dataclass
@@ -26,10 +28,10 @@ class Cut:
     Args:
         stratum (`int`): Its number.
         candidates (`int`): Samples that could be kept.
-        kept (`int`): Samples that are.
-        score (`float` or `None`): The lowest score kept; `None` where nothing is.
-        equal_kept (`int`): Samples kept with exactly that score.
-        equal_dropped (`int`): Samples dropped with exactly that score: the order of the data decided.
+        kept (`int`): Samples that are kept.
+        score (`float` or `None`): The lowest score kept; `None` if nothing is kept.
+        equal_kept, equal_dropped (`int`): Samples with exactly that score that are kept, and that are dropped because
+            they come later in the data.
     """
 
     stratum: int
@@ -40,12 +42,60 @@ class Cut:
     equal_dropped: int
 
 
+@dataclass
+class Samples:
+    """The samples of scored data, as columns of shape `(samples,)`.
+
+    Args:
+        score (`np.ndarray`): Float32; NaN if the sample cannot be used.
+        first (`np.ndarray`): Int64: the position of its first text among all texts.
+        row (`np.ndarray`): Int64: the number of its row.
+        texts (`np.ndarray`): Int64: its usable texts; all its texts if it cannot be used.
+        tokens (`np.ndarray`): Int64: the tokens of these texts.
+        source, label (`np.ndarray`): Int: indices into `sources` and `labels`.
+        sources, labels (`list[str]`): The names of the sources and classes.
+        status (`np.ndarray`): Int8: its fate, such as [`KEPT`].
+        other (`np.ndarray`, *optional*): Float32: scores to compare with, NaN if there is none.
+    """
+
+    score: np.ndarray
+    first: np.ndarray
+    row: np.ndarray
+    texts: np.ndarray
+    tokens: np.ndarray
+    source: np.ndarray
+    label: np.ndarray
+    sources: list[str]
+    labels: list[str]
+    status: np.ndarray
+    other: np.ndarray | None = None
+
+    def candidates(self) -> np.ndarray:
+        """Returns which samples a cut chooses from."""
+        return self.status >= DROPPED
+
+    def candidate_scores(self) -> np.ndarray:
+        """Returns the scores, NaN for samples that are no candidates."""
+        return np.where(self.candidates(), self.score, np.float32(np.nan))
+
+    def bounds(self, number: int, texts: int) -> tuple[int, int]:
+        """Returns where the texts of a sample begin and end among all `texts` texts."""
+        end = self.first[number + 1] if number + 1 < len(self.first) else texts
+        return int(self.first[number]), int(end)
+
+    def strata(self, by: str) -> tuple[np.ndarray, list[str]]:
+        """Returns the stratum of each sample and the names of the strata: `by` is source, label or none."""
+        if by == "none":
+            return np.zeros(len(self.score), np.int64), ["all"]
+        return (self.source, self.sources) if by == "source" else (self.label, self.labels)
+
+
 def number_samples(row_starts: np.ndarray, together: np.ndarray) -> np.ndarray:
     """Numbers the samples that texts belong to, in the order of the data.
 
     Args:
         row_starts (`np.ndarray`): Bool `(texts,)`, true at the first text of each row.
-        together (`np.ndarray`): Bool `(texts,)`, true where all texts of the row are one sample.
+        together (`np.ndarray`): Bool `(texts,)`, true if all texts of the row are one sample.
 
     Returns:
         `np.ndarray`: Int64 `(texts,)`: 0, …, ascending.
@@ -54,14 +104,13 @@ def number_samples(row_starts: np.ndarray, together: np.ndarray) -> np.ndarray:
         >>> number_samples(np.array([True, False, True, False]), np.array([False, False, True, True]))
         array([0, 1, 2, 2])
     """
-    begins = row_starts | ~together
-    if begins.size:
-        begins[0] = True
-    return np.cumsum(begins) - 1
+    starts = row_starts | ~together
+    starts[:1] = True
+    return np.cumsum(starts) - 1
 
 
 def first_texts(samples: np.ndarray) -> np.ndarray:
-    """Returns the place of each sample's first text, int64 `(samples,)`."""
+    """Returns the position of each sample's first text, int64 `(samples,)`."""
     return np.flatnonzero(np.diff(samples, prepend=-1))
 
 
@@ -72,31 +121,30 @@ def sample_scores(
 
     Args:
         samples (`np.ndarray`): From [`number_samples`].
-        scores (`np.ndarray`): Float32 `(texts,)`, NaN where a text has no score.
-        complete (`np.ndarray`): Bool `(texts,)`: whether the sample is nothing without this text.
+        scores (`np.ndarray`): Float32 `(texts,)`, NaN for a text without a score.
+        complete (`np.ndarray`): Bool `(texts,)`: whether the sample needs the score of this text.
         aggregate (`str`): `"mean"` or `"min"` of the scores of a sample's texts.
 
     Returns:
-        `np.ndarray`: Float32 `(samples,)`; NaN where no text has a score, or one of which it is nothing without.
+        `np.ndarray`: Float32 `(samples,)`; NaN if no text has a score, or a text that the sample needs has none.
 
     Raises:
-        ValueError: An unknown aggregate.
+        OptionError: An unknown aggregate.
     """
     if aggregate not in AGGREGATES:
-        raise OptionError(f"the aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}")
+        raise OptionError(f"the aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}", "aggregate")
     first = first_texts(samples)
     if not first.size:
         return np.zeros(0, np.float32)
-    fine = np.isfinite(scores)
-    count = np.add.reduceat(fine, first, dtype=np.int64)
+    finite = np.isfinite(scores)
+    count = np.add.reduceat(finite, first, dtype=np.int64)
     if aggregate == "min":
-        out = np.minimum.reduceat(np.where(fine, scores, np.float32(np.inf)), first)
+        result = np.minimum.reduceat(np.where(finite, scores, np.float32(np.inf)), first)
     else:
-        total = np.add.reduceat(np.where(fine, scores, np.float32(0)), first, dtype=np.float64)
-        out = (total / np.maximum(count, 1)).astype(np.float32)
-    spoilt = np.logical_or.reduceat(~fine & complete, first)
-    out[(count == 0) | spoilt] = np.nan
-    return out
+        total = np.add.reduceat(np.where(finite, scores, np.float32(0)), first, dtype=np.float64)
+        result = (total / np.maximum(count, 1)).astype(np.float32)
+    result[(count == 0) | np.logical_or.reduceat(~finite & complete, first)] = np.nan
+    return result
 
 
 def count_of(fraction: float, candidates: int) -> int:
@@ -123,41 +171,43 @@ def cut(
     Of equal scores at the cut, the samples that come first in the data are kept.
 
     Args:
-        scores (`np.ndarray`): Float32 `(samples,)`; NaN where a sample cannot be kept.
-        strata (`np.ndarray`): Int `(samples,)`: the number, from 0, of the stratum that a sample is in.
-        keep (`float`, *optional*): The fraction of each stratum that is kept, in (0, 1]; see [`count_of`].
-        threshold (`float`, *optional*): Samples of this score or a higher one are kept.
-        counts (`np.ndarray`, *optional*): Int: how many are kept of each stratum.
-        images (`np.ndarray`, *optional*): Int `(samples,)`: the number of a sample's image. The best sample of every
-            image then comes before the second best of any, and so on, whatever their scores.
+        scores (`np.ndarray`): Float32 `(samples,)`; NaN for a sample that cannot be kept.
+        strata (`np.ndarray`): Int `(samples,)`: the stratum of each sample, from 0.
+        keep (`float`, *optional*): The fraction of each stratum to keep, in (0, 1]; see [`count_of`].
+        threshold (`float`, *optional*): The lowest score to keep.
+        counts (`np.ndarray`, *optional*): Int: how many to keep of each stratum.
+        images (`np.ndarray`, *optional*): Int `(samples,)`: the image of each sample. The best sample of every image
+            then comes before the second best of any image, and so on, whatever their scores.
 
     Returns:
-        `tuple`: Bool `(samples,)`, and a [`Cut`] for each stratum that has samples (also where none can be kept).
+        `tuple`: Bool `(samples,)`, and a [`Cut`] for each stratum that has samples, even if none can be kept.
 
     Raises:
-        ValueError: Not exactly one of the three ways is given, or the fraction is outside (0, 1].
+        OptionError: The fraction is outside (0, 1].
+        ValueError: Not exactly one of `keep`, `threshold` and `counts` is given.
     """
     if sum(way is not None for way in (keep, threshold, counts)) != 1:
-        raise OptionError("give one of `keep`, `threshold` and `counts`")
+        raise ValueError("give one of `keep`, `threshold` and `counts`")
     if keep is not None and not 0 < keep <= 1:
-        raise OptionError(f"the fraction to keep is {keep}, expected more than 0 and at most 1")
+        raise OptionError(f"the fraction to keep is {keep}, expected more than 0 and at most 1", "keep")
     kept = np.zeros(len(scores), bool)
-    places = np.flatnonzero(np.isfinite(scores))
+    finite = np.flatnonzero(np.isfinite(scores))
     rank = np.zeros(len(scores), np.int64) if images is None else ranks(scores, strata, images)
     # Ascending by stratum, descending by score; lexsort is stable, so that equal scores stay in the data's order.
-    order = places[np.lexsort((-scores[places], rank[places], strata[places]))]
-    found = np.unique(strata)
-    begins = np.searchsorted(strata[order], found, "left")
-    ends = np.searchsorted(strata[order], found, "right")
+    order = finite[np.lexsort((-scores[finite], rank[finite], strata[finite]))]
+    numbers = np.unique(strata)
+    begins, ends = (np.searchsorted(strata[order], numbers, side) for side in ("left", "right"))
     cuts = []
-    for stratum, begin, end in zip(found.tolist(), begins.tolist(), ends.tolist(), strict=True):
-        own = order[begin:end]
+    for stratum, begin, end in zip(numbers.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        members = order[begin:end]
         if threshold is not None:
-            count = int(np.count_nonzero(scores[own] >= np.float32(threshold)))  # so that a score of 0.7 is >= 0.7
+            count = int(np.count_nonzero(scores[members] >= np.float32(threshold)))  # a float32 0.7 is >= 0.7
+        elif keep is not None:
+            count = count_of(keep, len(members))
         else:
-            count = count_of(keep, len(own)) if counts is None else min(int(counts[stratum]), len(own))  # type: ignore
-        kept[own[:count]] = True
-        cuts.append(_described(stratum, scores[own], rank[own], count))
+            count = min(int(counts[stratum]), len(members))  # type: ignore[index]  # one of the three is given
+        kept[members[:count]] = True
+        cuts.append(_described(stratum, scores[members], rank[members], count))
     return kept, cuts
 
 
@@ -170,11 +220,11 @@ def _described(stratum: int, ordered: np.ndarray, rank: np.ndarray, count: int) 
 
 
 def ranks(scores: np.ndarray, strata: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Returns which of its image's samples in its stratum each sample is by score: 0 the best; NaN comes last.
+    """Returns each sample's rank by score among its image's samples in its stratum: 0 is the best; NaN comes last.
 
     Args:
         scores (`np.ndarray`): Float32 `(samples,)`.
-        strata, images (`np.ndarray`): Int `(samples,)`: their numbers.
+        strata, images (`np.ndarray`): Int `(samples,)`: the stratum and the image of each.
 
     Returns:
         `np.ndarray`: Int64 `(samples,)`.
@@ -184,19 +234,19 @@ def ranks(scores: np.ndarray, strata: np.ndarray, images: np.ndarray) -> np.ndar
         array([1, 0, 0])
     """
     order = np.lexsort((-scores, images, strata))
-    begins = (np.diff(images[order], prepend=-1) != 0) | (np.diff(strata[order], prepend=-1) != 0)
-    places = np.arange(len(scores))
-    found = np.empty(len(scores), np.int64)
-    found[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
-    return found
+    starts = (np.diff(images[order], prepend=-1) != 0) | (np.diff(strata[order], prepend=-1) != 0)
+    positions = np.arange(len(scores))
+    result = np.empty(len(scores), np.int64)
+    result[order] = positions - np.maximum.accumulate(np.where(starts, positions, 0))
+    return result
 
 
 def lower_duplicates(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Finds all but the best of each group; of equal scores the first in the data counts as the best.
+    """Marks all but the best sample of each group; of equal scores the first in the data is the best.
 
     Args:
-        groups (`np.ndarray`): Int `(samples,)`: the number of the group that a sample is in.
-        scores (`np.ndarray`): Float32 `(samples,)`; a sample of NaN neither counts as the best nor is found.
+        groups (`np.ndarray`): Int `(samples,)`: the group of each sample.
+        scores (`np.ndarray`): Float32 `(samples,)`; a sample of NaN is neither the best nor marked.
 
     Returns:
         `np.ndarray`: Bool `(samples,)`.
@@ -205,12 +255,11 @@ def lower_duplicates(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
         >>> lower_duplicates(np.array([0, 0, 1, 0]), np.array([1, 3, 2, 3], np.float32))
         array([ True, False, False,  True])
     """
-    places = np.flatnonzero(np.isfinite(scores))
-    order = places[np.lexsort((-scores[places], groups[places]))]
-    best = np.diff(groups[order], prepend=-1) != 0
-    found = np.zeros(len(scores), bool)
-    found[order[~best]] = True
-    return found
+    finite = np.flatnonzero(np.isfinite(scores))
+    order = finite[np.lexsort((-scores[finite], groups[finite]))]
+    marked = np.zeros(len(scores), bool)
+    marked[order[np.diff(groups[order], prepend=-1) == 0]] = True
+    return marked
 
 
 def group_means(groups: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
@@ -219,71 +268,28 @@ def group_means(groups: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
     Args:
         groups (`np.ndarray`): Int `(samples,)`: 0 to `count` - 1.
         scores (`np.ndarray`): Float32 `(samples,)`; NaN is left out.
-        count (`int`): How many groups there are.
+        count (`int`): The number of groups.
 
     Returns:
         `np.ndarray`: Float32 `(count,)`, NaN for a group without a score.
     """
-    fine = np.isfinite(scores)
-    number = np.bincount(groups[fine], minlength=count)
-    total = np.bincount(groups[fine], weights=scores[fine], minlength=count)
+    finite = np.isfinite(scores)
+    number = np.bincount(groups[finite], minlength=count)
+    total = np.bincount(groups[finite], weights=scores[finite], minlength=count)
     with np.errstate(invalid="ignore"):
         return (total / number).astype(np.float32)
 
 
 def histogram(scores: np.ndarray, low: float, high: float, bins: int) -> np.ndarray:
-    """Counts scores in equal bins from `low` to `high`; what lies outside counts in the outermost bins.
+    """Counts scores in equal bins from `low` to `high`; scores beyond count in the outermost bins.
 
     Args:
         scores (`np.ndarray`): Float32 `(n,)`, finite.
         low, high (`float`): The range, `low` < `high`.
-        bins (`int`): How many.
+        bins (`int`): The number of bins.
 
     Returns:
         `np.ndarray`: Int64 `(bins,)`.
     """
-    places = ((scores.astype(np.float64) - low) / (high - low) * bins).astype(np.int64)
-    return np.bincount(np.clip(places, 0, bins - 1), minlength=bins)
-
-
-# What becomes of a sample.
-ERROR, EXCLUDED, COPY, NEAR, DROPPED, KEPT = range(6)
-
-
-@dataclass
-class Samples:
-    """The samples of scored data, by columns of `(samples,)`.
-
-    Args:
-        score (`np.ndarray`): Float32; NaN where a sample cannot be used.
-        first (`np.ndarray`): Int64: the place of its first text among all texts.
-        row (`np.ndarray`): Int64: the number of the row that it is (of).
-        texts (`np.ndarray`): Int64: how many texts it has that can be used; of one that cannot, how many it has.
-        tokens (`np.ndarray`): Int64: how many tokens these are together.
-        source, label (`np.ndarray`): Int: number of the source and of the class, of `sources` and `labels`.
-        sources, labels (`list[str]`): Their names.
-        status (`np.ndarray`): Int8: what becomes of it, such as [`KEPT`].
-        other (`np.ndarray`, *optional*): Float32: scores to compare with, NaN where there is none.
-    """
-
-    score: np.ndarray
-    first: np.ndarray
-    row: np.ndarray
-    texts: np.ndarray
-    tokens: np.ndarray
-    source: np.ndarray
-    label: np.ndarray
-    sources: list[str]
-    labels: list[str]
-    status: np.ndarray
-    other: np.ndarray | None = None
-
-    def candidates(self) -> np.ndarray:
-        """Returns which samples a cut chooses from."""
-        return self.status >= DROPPED
-
-    def strata(self, by: str) -> tuple[np.ndarray, list[str]]:
-        """Returns the numbers of the samples' strata, and the names of these: `by` source, label or none."""
-        if by == "none":
-            return np.zeros(len(self.score), np.int64), ["all"]
-        return (self.source, self.sources) if by == "source" else (self.label, self.labels)
+    positions = ((scores.astype(np.float64) - low) / (high - low) * bins).astype(np.int64)
+    return np.bincount(np.clip(positions, 0, bins - 1), minlength=bins)

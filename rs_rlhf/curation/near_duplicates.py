@@ -1,19 +1,19 @@
-"""Which pictures are the same, or nearly so, whatever their files: for leaving out copies and evaluation images.
+"""Near-duplicate images by perceptual hash, and images that are also in evaluation sets.
 
-Two pictures are the same where their decoded pixels are (`pixel_hash`), and near-duplicates where their perceptual
-hashes (64 bits of the `imagehash` package's `phash`) differ in few bits. Hashes that differ in at most d bits agree
-on one of d + 1 pieces of them, so that only hashes with a piece in common are compared, never all pairs. What was
-found about each picture is kept beside the scores: a run that was stopped goes on, and the next cut decodes nothing.
+Two pictures are the same if their decoded pixels are (`pixel_hash`), and near-duplicates if their perceptual hashes
+(64 bits) differ in few bits. Hashes that differ in at most d bits agree on one of d + 1 pieces, so that only hashes
+with a piece in common are compared, never all pairs. The hashes of each picture are cached beside the scores: a run
+that was stopped resumes, and the next cut decodes nothing.
 
-Left out: near-duplicates under rotation, flips or large crops, pictures that are one colour all over (their hashes
-say nothing), and comparing learned features.
+Left out: near-duplicates under rotation, flips or large crops, pictures of a single colour (their hashes say
+nothing), and comparing learned features.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
 from ..data.captioned_images import load_images
@@ -30,15 +33,22 @@ from ..data.rows import split_of
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import encoded_hash, perceptual_hash, pixel_hash
 from ..imagery.raster import read_image
-from ..imagery.sources import ImageOptions, locate
-from ..runs.files import replacing
+from ..imagery.sources import ImageOptions, ImageSource
 from ..runs.progress import progress
+from .options import FARTHEST
 
-FARTHEST = 10  # bits: beyond it most pairs of unlike pictures would be compared, and some taken for alike
-_FLAT = np.array([0, 1 << 63], np.uint64)  # the hashes of a picture in one colour
-_PAIRS = 1 << 22  # pairs compared at once: 32 MB
-PART = 4096  # images after which what was found is kept
+SCHEMA = pa.schema(
+    [
+        ("image_hash", pa.string()),
+        ("contents", pa.list_(pa.string())),
+        ("hashes", pa.list_(pa.uint64())),
+        ("error", pa.string()),
+    ]
+)
+PART = 4096  # images after which their hashes are cached
 AT_ONCE = 64  # rows, which hold their encoded images
+_FLAT = np.array([0, 1 << 63], np.uint64)  # the hashes of a picture of a single colour
+_PAIRS = 1 << 22  # pairs compared at once: 32 MB
 
 
 def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -49,14 +59,19 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np
         distance (`int`): At most [`FARTHEST`].
 
     Yields:
-        `tuple`: Places in `a` and in `b`, int64 `(pairs,)` each.
+        `tuple`: Indices into `a` and into `b`, int64 `(pairs,)` each.
+
+    Raises:
+        OptionError: The distance is out of range.
     """
     if not 0 <= distance <= FARTHEST:
-        raise OptionError(f"the distance of near-duplicates is {distance}, expected 0 to {FARTHEST} bits")
+        raise OptionError(
+            f"the distance of near-duplicates is {distance}, expected 0 to {FARTHEST} bits", "near_distance"
+        )
     edges = [round(64 * i / (distance + 1)) for i in range(distance + 2)]
     for low, high in zip(edges, edges[1:], strict=False):
-        piece = np.uint64(low), np.uint64((1 << (high - low)) - 1)
-        a_piece, b_piece = ((hashes >> piece[0]) & piece[1] for hashes in (a, b))
+        shift, mask = np.uint64(low), np.uint64((1 << (high - low)) - 1)
+        a_piece, b_piece = ((hashes >> shift) & mask for hashes in (a, b))
         a_order, b_order = np.argsort(a_piece, kind="stable"), np.argsort(b_piece, kind="stable")
         values = np.intersect1d(a_piece, b_piece)
         ranges = (
@@ -65,30 +80,30 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np
             for side in ("left", "right")
         )
         for begin, end, left, right in zip(*ranges, strict=True):
-            other = b_order[left:right]
-            step = max(1, _PAIRS // len(other))
+            in_b = b_order[left:right]
+            step = max(1, _PAIRS // len(in_b))
             for start in range(begin, end, step):
-                own = a_order[start : min(start + step, end)]
-                i, j = np.nonzero(np.bitwise_count(a[own][:, None] ^ b[other]) <= distance)
+                in_a = a_order[start : min(start + step, end)]
+                i, j = np.nonzero(np.bitwise_count(a[in_a][:, None] ^ b[in_b]) <= distance)
                 if i.size:
-                    yield own[i], other[j]
+                    yield in_a[i], in_b[j]
 
 
 def near_groups(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Groups pictures: two are in one group where a chain of near-duplicates leads from one to the other.
+    """Groups pictures: two are in one group if a chain of near-duplicates leads from one to the other.
 
     Args:
         hashes (`np.ndarray`): Uint64 `(pictures,)`.
         distance (`int`): Bits by which near-duplicates differ at most.
 
     Returns:
-        `np.ndarray`: Int64 `(pictures,)`, the number of each one's group.
+        `np.ndarray`: Int64 `(pictures,)`, the group of each.
 
     Example:
         >>> near_groups(np.array([0b1111, 0b1110, 1 << 40, 0b1100], np.uint64), 1)
         array([0, 0, 1, 0])
     """
-    distinct, own = np.unique(hashes, return_inverse=True)
+    distinct, inverse = np.unique(hashes, return_inverse=True)
     groups = np.arange(len(distinct))
     links: list[tuple[np.ndarray, np.ndarray]] = []
     held = 0
@@ -99,13 +114,13 @@ def near_groups(hashes: np.ndarray, distance: int) -> np.ndarray:
             held += len(links[-1][0])
         if held > _PAIRS:
             groups, links, held = _joined(groups, links), [], 0
-    groups = _joined(groups, links)[own]
+    groups = _joined(groups, links)[inverse]
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[numbers]  # numbered in the order of the data
 
 
 def _joined(groups: np.ndarray, links: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Makes one group of any two that are linked."""
+    """Merges the groups that are linked."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -119,42 +134,44 @@ def _joined(groups: np.ndarray, links: Sequence[tuple[np.ndarray, np.ndarray]]) 
 # --- reading rows again -------------------------------------------------------------------------------------------
 
 
-def read_rows(inputs: ImageTexts, units: Sequence[Unit], row_ids: Any) -> Iterator[tuple[int, ImageTextRow]]:
-    """Reads single rows of an input again, passing over the units that hold none of them.
+def read_rows(
+    inputs: ImageTexts, units: Sequence[Unit], row_ids: pa.Array | Sequence[str]
+) -> Iterator[tuple[int, ImageTextRow]]:
+    """Reads single rows of an input again, skipping the units that hold none of them.
 
     Args:
         inputs ([`ImageTexts`]): The input.
         units (sequence of [`Unit`]): All of it, in its order.
-        row_ids (`pyarrow.Array`): Ids of the rows, in the order of the data.
+        row_ids (`pyarrow.Array` or sequence of `str`): Ids of the rows, in the order of the data.
 
     Yields:
-        `tuple`: The place in `row_ids`, and the row.
+        `tuple`: The index in `row_ids`, and the row.
 
     Raises:
         DataError: A row is not there any more.
     """
-    at = 0
+    i = 0
     for unit, after in zip(units, [*units[1:], None], strict=True):
-        if at == len(row_ids):
+        if i == len(row_ids):
             return
-        if not _holds(unit, after, row_ids[at]):
+        if not _holds(unit, after, str(row_ids[i])):
             continue
         for row in inputs.read(unit):
-            if row.row_id == str(row_ids[at]):
-                yield at, row
-                at += 1
-                if at == len(row_ids) or not _holds(unit, after, row_ids[at]):
+            if row.row_id == str(row_ids[i]):
+                yield i, row
+                i += 1
+                if i == len(row_ids) or not _holds(unit, after, str(row_ids[i])):
                     break
-    if at < len(row_ids):
+    if i < len(row_ids):
         raise DataError(
-            f"has no row {row_ids[at]} any more; the scores are of what it was before: put it back or score anew",
+            f"has no row {row_ids[i]} any more; the scores are of what it was before: put it back or score anew",
             where=inputs.name,
         )
 
 
-def _holds(unit: Unit, after: Unit | None, row_id: Any) -> bool:
-    """Whether a row is in a unit, which ends where the one after it begins: not every unit says how long it is."""
-    file, _, number = str(row_id).rpartition(":")
+def _holds(unit: Unit, after: Unit | None, row_id: str) -> bool:
+    """Whether a row is in a unit, which ends where the next one begins: not every unit knows its length."""
+    file, _, number = row_id.rpartition(":")
     return (
         file == unit.file
         and int(number) >= unit.first
@@ -165,228 +182,202 @@ def _holds(unit: Unit, after: Unit | None, row_id: Any) -> bool:
 # --- what pictures look like --------------------------------------------------------------------------------------
 
 
-@dataclass
-class Evaluation:
-    """The images of evaluation sets.
-
-    Args:
-        contents (`dict`): [`pixel_hash`] of the decoded pixels, and sha256 of the encoded bytes -> which image.
-        hashes (`np.ndarray`): Uint64 `(m,)`: perceptual hashes, of `places`.
-        places (`list[str]`): Which image a perceptual hash is of.
-        images (`int`): How many.
-        unread (`int`): Of them, those that could not be decoded and are compared by their bytes only.
-    """
-
-    contents: dict[str, str] = field(default_factory=dict)
-    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
-    places: list[str] = field(default_factory=list)
-    images: int = 0
-    unread: int = 0
-
-
-def look_at(sources: Sequence[Any], options: ImageOptions, where: str, near: bool) -> tuple[list[str], list[int]]:
-    """Returns the content hashes of images, and with `near` their perceptual hashes.
-
-    Raises:
-        ImageError: One cannot be read.
-    """
-    contents, hashes = [], []
-    for source in sources:
-        picture = read_image(source, options, where)
-        contents.append(pixel_hash(picture))
-        if near:
-            hashes.append(perceptual_hash(picture))
-    return contents, hashes
-
-
 def look_at_rows(
     inputs: ImageTexts,
     units: Sequence[Unit],
-    row_ids: Any,
-    image_hashes: Any,
+    row_ids: pa.Array,
+    image_hashes: pa.Array,
     options: ImageOptions,
     *,
     near: bool,
     folder: Path | None = None,
-) -> Any:
-    """Decodes the images of rows and says what they look like.
+) -> pa.Table:
+    """Decodes the images of rows and hashes their pixels.
 
     Args:
         inputs, units: As for [`read_rows`].
         row_ids, image_hashes (`pyarrow.Array`): A row of each distinct image, and the image's `image_hash`.
         options ([`ImageOptions`]): How images are read.
-        near (`bool`): Take the perceptual hash too.
-        folder (`Path`, *optional*): Where what was found is kept, and what was found before is read from.
+        near (`bool`): Also take the perceptual hash.
+        folder (`Path`, *optional*): Cache of what is known of each image.
 
     Returns:
-        `pyarrow.Table`: `image_hash`, `contents` (of each image of a row), `hashes` (null without `near`), `error`
-        (null if fine). It may hold more images than asked for.
+        `pyarrow.Table`: `image_hash`, `contents` ([`pixel_hash`] of each image of a row), `hashes` (null without
+        `near`), `error` (null if it can be read). It may hold more images than were asked for.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if near:
-        perceptual_hash(Image.new("L", (32, 32)))  # says at once what is not installed
-    schema = pa.schema(
-        [
-            ("image_hash", pa.string()),
-            ("contents", pa.list_(pa.string())),
-            ("hashes", pa.list_(pa.uint64())),
-            ("error", pa.string()),
-        ]
-    )
-    known = _known(folder, schema, near)
+        perceptual_hash(Image.new("L", (32, 32)))  # a missing package is reported at once
+    known = _cached(folder, near)
     todo = pc.invert(pc.is_in(image_hashes, value_set=known["image_hash"].combine_chunks()))
     row_ids, image_hashes = row_ids.filter(todo), image_hashes.filter(todo)
 
     def look(found: tuple[int, ImageTextRow]) -> dict[str, Any]:
-        at, row = found
-        made: dict[str, Any] = {"image_hash": str(image_hashes[at])}
+        i, row = found
+        line: dict[str, Any] = {"image_hash": str(image_hashes[i])}
         try:
             if row.error is not None:
                 raise row.error
-            made["contents"], hashes = look_at(row.images, options, row.groups[0].where, near)
+            line["contents"], hashes = _hashes_of(row.images, options, row.groups[0].where, near)
         except (ImageError, DataError) as error:
-            return made | {"error": str(error)}
-        return made | ({"hashes": hashes} if near else {})
+            return line | {"error": str(error)}
+        return line | ({"hashes": hashes} if near else {})
 
     rows = read_rows(inputs, units, row_ids)
     tables = [known]
-    looked: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     try:
         with progress(len(row_ids), 0, "decoding images") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
             while chunk := list(islice(rows, AT_ONCE)):
-                looked += pool.map(look, chunk)
+                lines += pool.map(look, chunk)
                 advance(len(chunk))
-                if len(looked) >= PART:
-                    tables.append(_kept(pa.Table.from_pylist(looked, schema), folder))
-                    looked = []
+                if len(lines) >= PART:
+                    tables.append(_cache(lines, folder))
+                    lines = []
     finally:  # also when stopped
-        if looked:
-            tables.append(_kept(pa.Table.from_pylist(looked, schema), folder))
+        if lines:
+            tables.append(_cache(lines, folder))
     return pa.concat_tables(tables)
 
 
-def _known(folder: Path | None, schema: Any, near: bool) -> Any:
-    """What was found before; with `near` only of images whose perceptual hash was taken."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+def _hashes_of(
+    sources: Sequence[ImageSource], options: ImageOptions, where: str, near: bool
+) -> tuple[list[str], list[int]]:
+    """The pixel hashes of images, and with `near` their perceptual hashes."""
+    pictures = [read_image(source, options, where) for source in sources]
+    return [pixel_hash(picture) for picture in pictures], [perceptual_hash(p) for p in pictures] if near else []
 
+
+def _cached(folder: Path | None, near: bool) -> pa.Table:
+    """What is known from before; with `near` only of images whose perceptual hash was taken."""
     files = sorted(folder.glob("part-*.parquet")) if folder is not None else []
-    table = pa.concat_tables([schema.empty_table(), *(pq.read_table(file, schema=schema) for file in files)])
+    table = pa.concat_tables([SCHEMA.empty_table(), *(pq.read_table(file, schema=SCHEMA) for file in files)])
     table = table.filter(pc.is_valid(table["hashes"])) if near else table
     return table.filter(pc.is_null(table["error"]))  # what could not be read may have been mended
 
 
-def _kept(table: Any, folder: Path | None) -> Any:
-    """Keeps a part on the disk, if there is a place for it."""
-    import pyarrow.parquet as pq
-
+def _cache(lines: Sequence[dict[str, Any]], folder: Path | None) -> pa.Table:
+    """Turns lines into a table, and keeps it on disk if there is a folder for it."""
+    table = pa.Table.from_pylist(lines, SCHEMA)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / f"part-{uuid.uuid4().hex}.parquet", "wb") as file:
-            pq.write_table(table, file)
+        new = folder / f"{uuid.uuid4().hex}.tmp"
+        pq.write_table(table, new)
+        new.rename(folder / f"part-{new.stem}.parquet")
     return table
 
 
 # --- evaluation sets ----------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Evaluation:
+    """The images of evaluation sets.
+
+    Args:
+        contents (`dict`): [`pixel_hash`] of the decoded pixels, and SHA-256 of the encoded bytes -> which image.
+        hashes (`np.ndarray`): Uint64 `(m,)`: perceptual hashes.
+        names (`list[str]`): `(m,)`: the image of each perceptual hash.
+        images (`int`): The number of images.
+        unread (`int`): How many of them could not be decoded and are compared by their bytes only.
+    """
+
+    contents: dict[str, str] = field(default_factory=dict)
+    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    names: list[str] = field(default_factory=list)
+    images: int = 0
+    unread: int = 0
+
+
 def look_at_evaluation(sets: Sequence[str], options: ImageOptions, near: bool) -> Evaluation:
-    """Says what the images of evaluation sets look like.
+    """Hashes the images of evaluation sets.
 
     Args:
         sets (sequence of `str`): `PATH` or `PATH:SPLIT`, as for [`load_images`].
         options ([`ImageOptions`]): How the images to compare with are read. An image that cannot be read so is read
             with the defaults, and if that fails too, compared by its bytes.
-        near (`bool`): Take the perceptual hashes too.
+        near (`bool`): Also take the perceptual hashes.
     """
 
-    def look(row: dict[str, Any]) -> tuple[str, list[str], list[int]]:
+    def look(row: Mapping[str, Any]) -> tuple[str, list[str], list[int]]:
         where = row.get("where", row["id"])
-        file: Any = locate(row["image"], ImageOptions(), where)[0]  # a file or bytes: `load_images` has no more
-        content = file.read_bytes() if isinstance(file, Path) else file
-        digest = encoded_hash(content)
+        digest = encoded_hash(row["image"], where=where)
         for reading in (replace(options, image_root=None), ImageOptions()):
             try:
-                return digest, *look_at([content], reading, where, near)
+                return digest, *_hashes_of([row["image"]], reading, where, near)
             except ImageError:
                 continue
         return digest, [], []
 
-    found = Evaluation()
+    evaluation = Evaluation()
     hashes: list[int] = []
-    for given in sets:
-        rows = load_images(*split_of(given))
-        with progress(len(rows), 0, f"images of {given}") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+    for path in sets:
+        rows = load_images(*split_of(path))
+        with progress(len(rows), 0, f"images of {path}") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(rows), AT_ONCE):
-                some = rows[start : start + AT_ONCE]
-                for row, (digest, contents, own) in zip(some, pool.map(look, some), strict=True):
-                    place = f"{given} {row['id']}"
+                chunk = rows[start : start + AT_ONCE]
+                for row, (digest, contents, own_hashes) in zip(chunk, pool.map(look, chunk), strict=True):
+                    name = f"{path} {row['id']}"
                     for content in (digest, *contents):
-                        found.contents.setdefault(content, place)
-                    hashes += own
-                    found.places += [place] * len(own)
-                    found.unread += not contents
-                advance(len(some))
-        found.images += len(rows)
-    found.hashes = np.array(hashes, np.uint64)
-    return found
+                        evaluation.contents.setdefault(content, name)
+                    hashes += own_hashes
+                    evaluation.names += [name] * len(own_hashes)
+                    evaluation.unread += not contents
+                advance(len(chunk))
+        evaluation.images += len(rows)
+    evaluation.hashes = np.array(hashes, np.uint64)
+    return evaluation
 
 
-def find_in_evaluation(pictures: Any, evaluation: Evaluation, distance: int | None) -> dict[str, tuple[str, str]]:
+def find_in_evaluation(pictures: pa.Table, evaluation: Evaluation, distance: int | None) -> dict[str, tuple[str, str]]:
     """Finds the images that are in evaluation sets.
 
     Args:
-        pictures (`pyarrow.Table`): Of [`look_at_rows`].
-        evaluation ([`Evaluation`]): What not to keep.
+        pictures (`pyarrow.Table`): From [`look_at_rows`].
+        evaluation ([`Evaluation`]): What must not be kept.
         distance (`int`, *optional*): Also find images whose perceptual hash differs in at most so many bits.
 
     Returns:
         `dict`: `image_hash` -> the evaluation image, and how the two are alike.
     """
-    found: dict[str, tuple[str, str]] = {}
+    matches: dict[str, tuple[str, str]] = {}
     names = pictures["image_hash"].to_pylist()
     for name, contents in zip(names, pictures["contents"].to_pylist(), strict=True):
         for content in (name, *(contents or ())):
             if content in evaluation.contents:
-                found.setdefault(name, (evaluation.contents[content], "same picture"))
+                matches.setdefault(name, (evaluation.contents[content], "same picture"))
     if distance is not None:
-        hashes, owners = _hashes(pictures)
+        hashes, owners = _perceptual_hashes(pictures)
         for i, j in near_pairs(hashes, evaluation.hashes, distance):
             bits = np.bitwise_count(hashes[i] ^ evaluation.hashes[j])
-            for own, other, differ in zip(owners[i].tolist(), j.tolist(), bits.tolist(), strict=True):
-                found.setdefault(names[own], (evaluation.places[other], f"{differ} of 64 bits differ"))
-    return found
+            for line, other, differ in zip(owners[i].tolist(), j.tolist(), bits.tolist(), strict=True):
+                matches.setdefault(names[line], (evaluation.names[other], f"{differ} of 64 bits differ"))
+    return matches
 
 
-def group_near_duplicates(pictures: Any, distance: int) -> np.ndarray:
+def group_near_duplicates(pictures: pa.Table, distance: int) -> np.ndarray:
     """Groups images by [`near_groups`].
 
     Args:
-        pictures (`pyarrow.Table`): Of [`look_at_rows`].
+        pictures (`pyarrow.Table`): From [`look_at_rows`].
         distance (`int`): Bits by which near-duplicates differ at most.
 
     Returns:
-        `np.ndarray`: Int64, of each line of the table the number of its group; -1 of what is not compared: rows with
-        several images, unreadable ones, and pictures that are one colour all over.
+        `np.ndarray`: Int64, the group of each line of the table; -1 for lines that are not compared: rows with several
+        images, unreadable images, and pictures of a single colour.
     """
-    hashes, owners = _hashes(pictures)
+    hashes, owners = _perceptual_hashes(pictures)
     alone = np.bincount(owners, minlength=len(pictures)) == 1
-    alone &= np.array([len(own or ()) == 1 for own in pictures["contents"].to_pylist()], bool)
+    alone &= np.array([len(contents or ()) == 1 for contents in pictures["contents"].to_pylist()], bool)
     hashes, owners = hashes[alone[owners]], owners[alone[owners]]
     groups = np.full(len(pictures), -1, np.int64)
     groups[owners] = near_groups(hashes, distance)
     return groups
 
 
-def _hashes(pictures: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All perceptual hashes that say something, and the line that each is of."""
-    import pyarrow.compute as pc
-
+def _perceptual_hashes(pictures: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """All perceptual hashes but those of a single colour, and the line of each."""
     column = pictures["hashes"].combine_chunks()
     hashes = pc.list_flatten(column).to_numpy(zero_copy_only=False).astype(np.uint64)
     owners = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
-    told = ~np.isin(hashes, _FLAT)
-    return hashes[told], owners[told]
+    useful = ~np.isin(hashes, _FLAT)
+    return hashes[useful], owners[useful]

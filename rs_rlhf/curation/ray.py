@@ -7,8 +7,8 @@
     scores = score_dataset(rows, model="out/score-model", id_column="id", concurrency=8, num_gpus=1)
     scores.write_parquet("scores/")
 
-A batch of rows in the forms of `image_texts` becomes the lines that `rs-rlhf score` writes: same columns, same
-numbers, errors as lines. A pool of actors each holds the model once; Ray hands the batch of an actor or a node that
+A batch of rows in the forms of `image_text` becomes the lines that `rs-rlhf score` writes: same columns, same
+numbers, errors as lines. Each actor of a pool holds the model once; Ray hands the batch of an actor or a node that
 died to another. Ray knows no row numbers, so a column of the data must name its rows.
 
 Left out: resuming a pipeline that was stopped (use `rs-rlhf score`, or write by parts), WebDataset members.
@@ -16,15 +16,24 @@ Left out: resuming a pipeline that was stopped (use `rs-rlhf score`, or write by
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from ..data.image_text import image_text_row
 from ..errors import DataError
 from ..scoring.load import load_scorer, process_device, token_counter
+from .score import COLUMNS, stage_options
+from .shards import SCHEMA
+from .worker import score_rows
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 class ScoreStage:
-    """An actor of the pipeline: loads what scores once, then turns batches of rows into lines of scores.
+    """An actor of the pipeline: loads the scorer once, then turns batches of rows into lines of scores.
 
     Args:
         options (`dict`): Options of `rs-rlhf score` (`model`, `scorer`, `max_pixels`, …), by name.
@@ -33,52 +42,45 @@ class ScoreStage:
         source (`str`): Source of rows that name none.
     """
 
-    def __init__(self, options: dict[str, Any], id_column: str, image_root: str, source: str) -> None:
-        from ..cli.score import image_options_from, scorer_arguments, scorer_options
-
-        arguments = scorer_arguments(options)
-        reading = replace(image_options_from(arguments), image_root=None)
-        self.scorer = load_scorer(scorer_options(arguments), reading, process_device())
+    def __init__(self, options: Mapping[str, Any], id_column: str, image_root: str, source: str) -> None:
+        parsed = stage_options(options)
+        self.scorer = load_scorer(parsed, parsed.image_options(), process_device())
         self.count_tokens = token_counter(self.scorer)
-        self.columns = {"image_column": arguments.image_column, "text_column": arguments.text_column}
-        self.num_workers = arguments.num_workers
+        self.columns = {name: getattr(parsed, name) for name in COLUMNS}
+        self.num_workers = parsed.num_workers
         self.id_column, self.image_root, self.source = id_column, image_root, source
 
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: pa.Table) -> pa.Table:
         """Scores a batch.
 
         Args:
             batch (`pyarrow.Table`): Rows.
 
         Returns:
-            `pyarrow.Table`: One line a text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
+            `pyarrow.Table`: One line per text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
 
         Raises:
             DataError: A row has no id.
         """
-        import pyarrow as pa
-
-        from ..data.image_text import image_text_row
-        from .shards import SCHEMA
-        from .worker import score_rows
-
         rows = []
         for raw in batch.to_pylist():
-            name = raw.pop(self.id_column, None)
-            if name is None:
+            row_id = raw.pop(self.id_column, None)
+            if row_id is None:
                 raise DataError(
                     f"a row has no `{self.id_column}`; id_column must name a column that tells rows "
                     f"apart, the columns are {', '.join(batch.column_names)}",
                     self.id_column,
                 )
-            named: dict[str, Any] = {"root": self.image_root, "where": str(name), "source": self.source}
-            rows.append(image_text_row(raw, str(name), **named, **self.columns))
+            where = str(row_id)
+            rows.append(
+                image_text_row(raw, where, root=self.image_root, where=where, source=self.source, **self.columns)
+            )
         lines = score_rows(rows, self.scorer, self.count_tokens, self.num_workers)
         return pa.Table.from_pylist(lines, schema=SCHEMA)
 
 
 def score_dataset(
-    data: Any,
+    data: Dataset,
     *,
     id_column: str = "id",
     image_root: str = ".",
@@ -88,7 +90,7 @@ def score_dataset(
     num_gpus: float | None = None,
     num_cpus: float | None = None,
     **options: Any,
-) -> Any:
+) -> Dataset:
     """Adds scoring to a Ray Data pipeline.
 
     Args:
@@ -97,25 +99,23 @@ def score_dataset(
         id_column (`str`): Column whose values tell the rows apart; they become `row_id`.
         image_root (`str`): Folder that image paths start from and that none may leave.
         source (`str`): Source of rows that name none.
-        concurrency (`int` or `tuple`): Actors, each with the model once; or the fewest and the most.
+        concurrency (`int` or `tuple`): The number of actors, each with the model once; or the fewest and the most.
         batch_size (`int`): Rows scored together.
-        num_gpus, num_cpus (`float`, *optional*): What an actor takes.
+        num_gpus, num_cpus (`float`, *optional*): What an actor reserves.
         **options: Options of `rs-rlhf score`, by name: `model`, `scorer`, `min_pixels`, `max_pixels`, `dtype`, ….
 
     Returns:
-        `ray.data.Dataset`: One line a text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
+        `ray.data.Dataset`: One line per text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: An option that `rs-rlhf score` does not know or would refuse.
+        OptionError: An option that `rs-rlhf score` does not know or would refuse.
     """
     try:
         from ray.data import ActorPoolStrategy
     except ImportError as error:
         raise ImportError('Ray Data is not installed; pip install "rs-rlhf[ray]".') from error
-    from ..cli.score import scorer_arguments
-
-    scorer_arguments(options)  # a mistake is told here, not by an actor on another machine
+    stage_options(options)  # a mistake is reported here, not by an actor on another machine
     fewest, most = (concurrency, concurrency) if isinstance(concurrency, int) else concurrency
     return data.map_batches(
         ScoreStage,

@@ -1,22 +1,33 @@
-"""The report of `rs-rlhf curate`: what was kept of which source and class, and what the cut looks like.
+"""The report of `rs-rlhf curate`: what was kept of which source and class, as Markdown and as one HTML page.
 
-`report.md` and `report.html` show the same tables; the page adds histograms of the scores and a gallery. It asks
-nothing of the network and runs no script, and whatever comes from the data is escaped.
+`report.md` and `report.html` show the same tables; the page adds histograms of the scores and a gallery. It loads
+nothing from the network and runs no script, and whatever comes from the data is escaped.
 
-Left out: choosing another cut in the page (that is `rs-rlhf browse`), full-size images.
+Left out: moving the cut in the page (that is `rs-rlhf browse`), full-size images.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
 
 from ..runs.page import render
 from ..runs.tables import markdown_table, markdown_text
-from .figures import BINS
+from .cut import Cut, Samples
+from .figures import BINS, figures_of
+from .options import CurateOptions
+from .samples import LeftOut, Scored, scorer_name
+from .shards import reason
 
 LINES = 60  # rows of a table by source or class
+LISTED = 200  # rows of a list of what was left out
+LENGTH = 0.3  # Spearman's correlation of score and length from which the report warns
 FATES = {
     "error": "no score",
     "excluded": "image is in an evaluation set",
@@ -24,7 +35,6 @@ FATES = {
     "near_duplicate": "looks like a better one",
     "dropped": "below the cut",
 }
-LISTED = 200  # rows of a list of what was left out
 
 
 @dataclass
@@ -41,11 +51,142 @@ class Table:
     words: bool = False
 
 
-# Tables
+# --- contents -------------------------------------------------------------------------------------------------------
+
+
+def make_report(
+    scored: Scored,
+    samples: Samples,
+    cuts: Sequence[Cut],
+    left: LeftOut,
+    options: CurateOptions,
+    way: Mapping[str, float],
+    compared: str,
+) -> dict[str, Any]:
+    """Collects what the report of a cut says.
+
+    Args:
+        scored ([`Scored`]): The scores.
+        samples ([`Samples`]): With their final `status`.
+        cuts (sequence of [`Cut`]): What the cut did in each stratum.
+        left ([`LeftOut`]): What was dropped because of its picture.
+        options ([`CurateOptions`]): What was asked for.
+        way (`dict`): The cut, such as `{"keep": 0.3}`.
+        compared (`str`): Name of the other scores, if there are any.
+
+    Returns:
+        `dict`: `title`, `facts` (name and text of each setting), `notes` (sentences), `sample` (what is kept or
+        dropped together), `by`, `compared`, `figures` of [`figures_of`], and `lists` of what was dropped before the
+        cut (`title`, `columns`, `rows`, the first ones, and `count`, how many there are).
+    """
+    figures = figures_of(samples, cuts, options.by)
+    share = figures["samples"]["kept"] / max(sum(entry.candidates for entry in cuts), 1)
+    return {
+        "title": f"Curation of {Path(scored.manifest['input']).name}: {share:.1%} kept",
+        "facts": _facts(scored, options, way, compared),
+        "notes": [*_notes(scored, figures, options), *left.notes],
+        "sample": _sample(scored, options),
+        "by": options.by,
+        "compared": compared,
+        "figures": figures,
+        "lists": _lists(scored, left, figures),
+    }
+
+
+def _sample(scored: Scored, options: CurateOptions) -> str:
+    how = f"by the {options.aggregate} of its texts' scores"
+    if options.per == "row":
+        return f"a whole row, {how}"
+    if not scored.complete.any():
+        return "one text"
+    return f"a whole conversation, {how}" + ("" if scored.complete.all() else "; of other rows, one text")
+
+
+def _facts(scored: Scored, options: CurateOptions, way: Mapping[str, float], compared: str) -> list[list[str]]:
+    split = scored.manifest.get("split")
+    of = {"none": "", "source": " of every source", "label": " of every class"}[options.by]
+    cut = f"the best {100 * way['keep']:g}%{of}" if "keep" in way else f"scores of {way['threshold']:g} and higher"
+    bits = f"{options.near_distance} of 64 bits"
+    dedup = {
+        "none": "kept",
+        "exact": "copies are left out",
+        "near": f"copies are left out, and images within {bits} of a better one",
+    }
+    facts = [
+        ["Data", Path(scored.manifest["input"]).name + (f", split {split}" if split else "")],
+        ["Scorer", scorer_name(scored.manifest)],
+        ["Kept", cut + ", the best of every image first" * options.best_of_every_image],
+        ["Duplicates", dedup[options.dedup]],
+    ]
+    if options.exclude_images_of:
+        near = f", and images within {bits} of theirs" if options.exclude_near else ""
+        facts.append(["Evaluation sets whose images are left out", ", ".join(options.exclude_images_of) + near])
+    return facts + ([["Compared with", compared]] if compared else [])
+
+
+def _notes(scored: Scored, figures: Mapping[str, Any], options: CurateOptions) -> list[str]:
+    """What a reader of the report should not miss."""
+    notes = []
+    if scored.missing:
+        notes.append(
+            f"The scores are not complete: {scored.missing} of {len(scored.units)} shards are missing, and "
+            "nothing of their rows is kept."
+        )
+    if limit := scored.manifest.get("limit"):
+        notes.append(f"Only the first {limit} rows were scored (--limit); nothing of the others is kept.")
+    empty = [entry["name"] or "(none)" for entry in figures["strata"] if entry["candidates"] and not entry["kept"]]
+    if empty:
+        some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
+        notes.append(f"Nothing is kept of {len(empty)} of {len(figures['strata'])} strata: {some}.")
+    if equal := sum(entry["equal_dropped"] for entry in figures["strata"]):
+        notes.append(
+            f"{equal} samples were dropped with exactly the lowest score kept, since they come later in the data."
+        )
+    rho = figures["length_spearman"]
+    if rho is not None and abs(rho) >= LENGTH:
+        longer = "longer" if rho > 0 else "shorter"
+        notes.append(
+            f"The score goes with the length of the text (Spearman's correlation {rho:.2f}): {longer} texts "
+            "are kept more often."
+        )
+    if options.dedup != "none":
+        notes.append("Images of the same bytes with other texts are no duplicates: they stay.")
+    return notes
+
+
+def _lists(scored: Scored, left: LeftOut, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was dropped before the cut: errors by kind; evaluation images and near-duplicates row by row."""
+    failed = scored.lines.filter(pc.is_valid(scored.lines["error"]))
+    examples: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
+    for row_id, error in zip(failed["row_id"].to_pylist(), failed["error"].to_pylist(), strict=True):
+        examples.setdefault(reason(error), [row_id, error])
+        counts[reason(error)] += 1
+    errors = [[count, *examples[kind]] for kind, count in counts.most_common()]
+    pairs = np.array(left.near, np.int64).reshape(-1, 2)
+    near = zip(*(scored.row_ids(column).to_pylist() for column in pairs.T), strict=True)
+    lists: list[tuple[str, list[str], Sequence[Any], int]] = [
+        ("Texts without a score", ["texts", "first of them", "why"], errors, len(errors)),
+        (
+            "Images that are in an evaluation set",
+            ["row", "evaluation image", "how"],
+            left.excluded,
+            figures["rows"]["excluded"],
+        ),
+        ("Near-duplicate images, row by row", ["left out", "stays"], list(map(list, near)), left.near_images),
+    ]
+    return [
+        {"title": title, "columns": columns, "rows": rows, "count": count}
+        for title, columns, rows, count in lists
+        if rows
+    ]
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def tables_of(report: Mapping[str, Any]) -> list[Table]:
-    """Lays the figures of a report out as tables; see [`markdown`] for what a report holds."""
+    """Lays out the figures of a report as tables; see [`make_report`]."""
     figures = report["figures"]
     total = figures["samples"]["all"]
     fates = [
@@ -55,29 +196,32 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
     ]
     text = f"A sample is what is kept or dropped together: {report['sample']}. A row counts wherever it has a sample."
     columns = ["", "samples", "texts", "rows", "of all samples"]
-    tables = [Table("What became of the data", text, columns, fates)]
-    tables.append(_strata(figures["strata"], report["by"]))
+    tables = [Table("What became of the data", text, columns, fates), _strata(figures["strata"], report["by"])]
     for key, title in (("sources", "By source"), ("labels", "By class")):
         if figures[key]:
             tables.append(_groups(figures[key], title, key[:-1]))
     tables += [_spreads(figures["scores"], "Scores kept and dropped", ""), _lengths(figures)]
     if figures["agreement"] is not None:
         tables.append(_agreement(figures["agreement"], report["compared"]))
-    tables += _lists(report)
+    for dropped in report["lists"]:
+        shown = [list(map(str, row)) for row in dropped["rows"][:LISTED]]
+        text = f"{_count(dropped['count'])} in all, of which the first {len(shown)} are shown."
+        text *= dropped["count"] > len(shown)
+        tables.append(Table(dropped["title"], text, dropped["columns"], shown, words=True))
     return tables
 
 
 def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
+    counts = ("equal_kept", "equal_dropped")
     rows = [
         [
-            one["name"] or "(none)",
-            _count(one["candidates"]),
-            _count(one["kept"]),
-            _number(one["score"]),
-            _count(one["equal_kept"]),
-            _count(one["equal_dropped"]),
+            _name(entry),
+            _count(entry["candidates"]),
+            _count(entry["kept"]),
+            _number(entry["score"]),
+            *(_count(entry[key]) for key in counts),
         ]
-        for one in sorted(strata, key=lambda one: -one["candidates"])[:LINES]
+        for entry in sorted(strata, key=lambda entry: -entry["candidates"])[:LINES]
     ]
     text = "The lowest score kept, and how many samples have exactly this score; the order of the data decides which "
     text += f"of them are kept.{_cut_off(strata)}"
@@ -88,18 +232,19 @@ def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
 def _groups(groups: Sequence[Mapping[str, Any]], title: str, what: str) -> Table:
     rows = [
         [
-            one["name"] or "(none)",
-            _count(one["samples"]),
-            _count(one["candidates"]),
-            _count(one["kept"]),
-            _share(one["share"]),
-            _number(one["mean"]),
-            _number(one["mean_kept"]),
+            _name(entry),
+            *(_count(entry[key]) for key in ("samples", "candidates", "kept")),
+            _share(entry["share"]),
+            *(_number(entry[key]) for key in ("mean", "mean_kept")),
         ]
-        for one in groups[:LINES]
+        for entry in groups[:LINES]
     ]
     columns = [what, "samples", "to choose from", "kept", "share kept", "mean score", "mean of kept"]
     return Table(title, _cut_off(groups).strip(), columns, rows)
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return entry["name"] or "(none)"
 
 
 def _cut_off(entries: Sequence[Any]) -> str:
@@ -108,39 +253,40 @@ def _cut_off(entries: Sequence[Any]) -> str:
 
 def _spreads(parts: Mapping[str, Mapping[str, Any]], title: str, text: str) -> Table:
     columns = ["mean", "min", "p10", "median", "p90", "max"]
-    rows = [[name, _count(one["n"]), *(_number(one[key]) for key in columns)] for name, one in parts.items()]
+    rows = [[name, _count(part["n"]), *(_number(part[key]) for key in columns)] for name, part in parts.items()]
     return Table(title, text, ["", "samples", *columns], rows)
 
 
 def _lengths(figures: Mapping[str, Any]) -> Table:
     rho = figures["length_spearman"]
-    told = "cannot be told" if rho is None else f"is {rho:.3f}"
+    correlation = "cannot be told" if rho is None else f"is {rho:.3f}"
     text = "Tokens of a sample's texts, as the scorer's tokenizer counts them; words where it has none. "
-    text += f"Spearman's correlation of score and length {told}."
+    text += f"Spearman's correlation of score and length {correlation}."
     return _spreads(figures["lengths"], "Length", text)
 
 
-def _agreement(found: Mapping[str, Any], name: str) -> Table:
+def _agreement(agreement: Mapping[str, Any], name: str) -> Table:
     rows = [
-        ["samples with both scores", _count(found["n"])],
-        ["Spearman's correlation", _number(found["spearman"], 3)],
-        ["kept of them", _count(found["kept"])],
-        ["the other would keep too", _count(found["both"])],
-        ["overlap", _share(found["overlap"])],
-        ["overlap to expect by chance", _share(found["chance"])],
+        ["samples with both scores", _count(agreement["n"])],
+        ["Spearman's correlation", _number(agreement["spearman"], 3)],
+        ["kept of them", _count(agreement["kept"])],
+        ["the other would keep too", _count(agreement["both"])],
+        ["overlap", _share(agreement["overlap"])],
+        ["overlap to expect by chance", _share(agreement["chance"])],
     ]
     return Table("Agreement with other scores", f"With {name}, keeping as many of each stratum.", ["", "found"], rows)
 
 
-def _lists(report: Mapping[str, Any]) -> list[Table]:
-    """What was left out before the cut."""
+def _bin_tables(histograms: Sequence[Mapping[str, Any]]) -> list[Table]:
     tables = []
-    for one in report["lists"]:
-        shown = [list(map(str, row)) for row in one["rows"][:LISTED]]
-        text = f"{_count(one['count'])} in all, of which the first {len(shown)} are shown."
-        tables.append(
-            Table(one["title"], text if one["count"] > len(shown) else "", one["columns"], shown, words=True)
-        )
+    for bars in histograms:
+        width = (bars["high"] - bars["low"]) / BINS
+        rows = [
+            [f"{bars['low'] + i * width:.4g} to {bars['low'] + (i + 1) * width:.4g}", _count(kept), _count(dropped)]
+            for i, (kept, dropped) in enumerate(zip(bars["kept"], bars["dropped"], strict=True))
+        ]
+        text = "The outermost bins hold what lies beyond too."
+        tables.append(Table(f"Histogram: {bars['name']}", text, ["score", "kept", "dropped"], rows))
     return tables
 
 
@@ -156,50 +302,29 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
 
 
-# Markdown
+# --- Markdown and HTML ----------------------------------------------------------------------------------------------
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Returns the report as Markdown.
-
-    Args:
-        report (mapping): `title`, `facts` (name and text of each setting), `notes` (sentences), `sample` (what is
-            kept or dropped together), `by`, `compared` (name of the other scores), `figures` of
-            [`rs_rlhf.curation.figures.figures_of`], and `lists` of what was left out (`title`, `columns`, `rows`, the
-            first ones, and `count`, how many there are).
-    """
-    lines = [f"# {markdown_text(report['title'])}", ""]
-    lines += [f"- {markdown_text(name)}: {markdown_text(text)}" for name, text in report["facts"]]
-    lines += ["", *(f"**Note:** {markdown_text(note)}\n" for note in report["notes"])]
+    """Returns the report of [`make_report`] as Markdown."""
+    text = markdown_text
+    lines = [f"# {text(report['title'])}", ""]
+    lines += [f"- {text(name)}: {text(value)}" for name, value in report["facts"]]
+    lines += ["", *(f"**Note:** {text(note)}\n" for note in report["notes"])]
     for table in [*tables_of(report), *_bin_tables(report["figures"]["histograms"])]:
-        lines += [f"## {markdown_text(table.title)}", ""]
-        lines += [markdown_text(table.text), ""] if table.text else []
-        rows = [[markdown_text(cell) for cell in row] for row in table.rows]
-        lines += [markdown_table([*map(markdown_text, table.columns)], rows, "l" if table.words else "lr"), ""]
+        lines += [f"## {text(table.title)}", ""]
+        lines += [text(table.text), ""] if table.text else []
+        rows = [list(map(text, row)) for row in table.rows]
+        align = "l" * len(table.columns) if table.words else ""
+        lines += [markdown_table(list(map(text, table.columns)), rows, align), ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _bin_tables(histograms: Sequence[Mapping[str, Any]]) -> list[Table]:
-    tables = []
-    for made in histograms:
-        width = (made["high"] - made["low"]) / BINS
-        rows = [
-            [f"{made['low'] + i * width:.4g} to {made['low'] + (i + 1) * width:.4g}", _count(kept), _count(dropped)]
-            for i, (kept, dropped) in enumerate(zip(made["kept"], made["dropped"], strict=True))
-        ]
-        text = "The outermost bins hold what lies beyond too."
-        tables.append(Table(f"Histogram: {made['name']}", text, ["score", "kept", "dropped"], rows))
-    return tables
-
-
-# The page
 
 
 def page(report: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str:
     """Returns the report as one HTML page.
 
     Args:
-        report (mapping): As for [`markdown`].
+        report (mapping): From [`make_report`].
         gallery (sequence of mappings): Sections of [`rs_rlhf.curation.gallery.make_gallery`]: `title`, `text`, whether
             they are `pairs`, and `cards`: `parts` (`asked`, `text`, `score`), how many `more` there are, `score`,
             `about` (source, class, length, row), `fate`, and `image` (a data URI), or `why` there is none.

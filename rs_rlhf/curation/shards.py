@@ -1,10 +1,10 @@
-"""The folder that `rs-rlhf score` writes: one plan, one Parquet file of scores for each piece of the input.
+"""The folder of scores that `rs-rlhf score` writes: a plan, and one Parquet file of scores for each unit of the input.
 
-`manifest.json` says what is scored, with what, and how the input is cut into units; it is written once, by whichever
-process comes first, and what was asked for otherwise is refused. A unit is done when its shard is there: a shard is
-written beside its place, brought to the disk, and renamed. Who scores a unit holds a lock on `.locks/NNNNN`, which the
-kernel takes from a process that dies, so any number of processes can share the work and none of them is waited for in
-vain. The locks are `flock`s: machines that share a folder need a file system that passes them on (NFS does).
+`manifest.json` says what is scored, with what, and how the input is cut into units; the first process writes it once,
+and a process with other settings is refused. A unit is done when its shard is there: shards are written atomically.
+Who scores a unit holds a lock on `.locks/NNNNN`, which the kernel takes from a process that dies, so any number of
+processes share the work and none waits in vain. The locks are `flock`s, some of them shared, which `filelock` has not:
+machines that share a folder need a file system that passes them on (NFS does).
 
 Left out: a list of who does what (the locks and shards are it), and shards of part of a unit.
 """
@@ -28,7 +28,6 @@ from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts, Unit, open_image_texts
 from ..errors import DataError
 from ..runs import files
-from ..runs.files import drop_leftovers, replacing
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -46,7 +45,7 @@ SCHEMA = pa.schema(
     ]
 )
 EXAMPLES = 3  # row ids that are named for each kind of error
-_FACTS = b"rs_rlhf"  # key of a shard's own figures in its Parquet metadata
+_FACTS = b"rs_rlhf"  # key of a shard's facts in its Parquet metadata
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -56,14 +55,14 @@ _FACTS = b"rs_rlhf"  # key of a shard's own figures in its Parquet metadata
 def planned(
     folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]
 ) -> Iterator[dict[str, Any]]:
-    """Gives the folder's manifest, which the first process to come writes; while it is held nobody plans otherwise.
+    """Gives the folder's manifest, which the first process writes; while it is held, no other plan replaces it.
 
-    A plan of other settings is replaced where nothing was scored by it and nobody is about to: it was a mistake.
+    A plan with other settings is replaced if nothing was scored by it and no process holds it: it was a mistake.
 
     Args:
         folder (`Path`): Folder of the scores; made if it is not there.
         settings (`dict`): What the scores depend on: `input`, `stamp`, `scorer`, `rows_per_shard`, ….
-        units (callable): Cuts the input; called by the one process that plans.
+        units (callable): Cuts the input into units; called by the one process that plans.
 
     Yields:
         `dict`: `version`, the settings, and `units`.
@@ -72,7 +71,6 @@ def planned(
         DataError: The folder is of other settings, which are named, or holds shards without a manifest; no rows.
     """
     settings = json.loads(json.dumps(settings))
-    make_folder(folder)
     with ExitStack() as stack:
         with claimed(folder, "manifest", wait=True):
             manifest = _plan(folder, settings, units)
@@ -82,21 +80,21 @@ def planned(
 
 def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]) -> dict[str, Any]:
     path = folder / "manifest.json"
-    for name in ("manifest.json", "summary.json"):
-        drop_leftovers(folder / name)
-    begun = any(folder.glob("scores-*.parquet"))
+    files.drop_leftovers(path)
+    started = any(folder.glob("scores-*.parquet"))
     if path.exists():
         manifest = read_manifest(folder)
-        told = _differences(manifest, settings)
-        if not told:
+        differences = _differences(manifest, settings)
+        if not differences:
             return manifest
-        with claimed(folder, "running") as nobody:
-            if begun or not nobody:
+        with claimed(folder, "running") as free:
+            if started or not free:
+                told = "; ".join(differences)
                 raise DataError(
-                    f"holds scores of another run: {'; '.join(told)}. Choose another --output, or set that back",
+                    f"holds scores of another run: {told}. Choose another --output, or set that back",
                     where=str(folder),
                 )
-    elif begun:
+    elif started:
         raise DataError(
             "holds shards of scores but no manifest.json, which says of what; put it back or choose another --output",
             where=str(folder),
@@ -121,7 +119,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not whole JSON ({error}); put it back or score anew", where=str(path)) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), list):
         raise DataError("no `units`; expected what `rs-rlhf score` has written", "units", str(path))
@@ -142,25 +140,25 @@ def _differences(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> li
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    own = {key: value for key, value in settings.items() if key not in ("scorer", "units", "version")}
-    return own | {f"scorer.{key}": value for key, value in settings.get("scorer", {}).items()}
+    flat = {key: value for key, value in settings.items() if key not in ("scorer", "units", "version")}
+    return flat | {f"scorer.{key}": value for key, value in settings.get("scorer", {}).items()}
 
 
 def _difference(key: str, old: Any, new: Any) -> str:
-    if key == "stamp":
-        then, now = dict(old or ()), dict(new)
-        files = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-        told = [f"{name} ({then.get(name, 'not there')} then, {now.get(name, 'not there')} now)" for name in files[:3]]
-        more = f" and {len(files) - 3} more" * (len(files) > 3)
-        return f"the input's files differ in bytes: {', '.join(told)}{more}" if told else "the input's files differ"
-    return f"{key} was {old!r:.80}, now {new!r:.80}"
+    if key != "stamp":
+        return f"{key} was {old!r:.80}, now {new!r:.80}"
+    then, now = dict(old or ()), dict(new)
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    sizes = [f"{name} ({then.get(name, 'not there')} then, {now.get(name, 'not there')} now)" for name in names[:3]]
+    more = f" and {len(names) - 3} more" * (len(names) > 3)
+    return f"the input's files differ in bytes: {', '.join(sizes)}{more}" if sizes else "the input's files differ"
 
 
 def open_scored(folder: str | Path) -> ImageTexts:
     """Opens the input that a folder's scores are of.
 
     Raises:
-        DataError: It is not there any more, or has changed: the ids of its rows are then others'.
+        DataError: It is not there any more, or has changed, so that the ids of its rows mean other rows.
     """
     manifest = read_manifest(folder)
     options = {name: manifest.get(name) for name in ("image_root", "image_column", "text_column")}
@@ -179,32 +177,32 @@ def open_scored(folder: str | Path) -> ImageTexts:
 
 
 def shard_path(folder: str | Path, manifest: Mapping[str, Any], number: int) -> Path:
-    """Returns where the scores of a unit lie, or will lie."""
+    """Returns the file of a unit's scores, whether it is there or not."""
     return Path(folder) / f"scores-{number:05d}-of-{len(manifest['units']):05d}.parquet"
 
 
 def missing_units(manifest: Mapping[str, Any], folder: str | Path) -> list[int]:
     """Returns the numbers of the units that have no scores yet, in order."""
-    there = set(os.listdir(folder))
-    return [i for i in range(len(manifest["units"])) if shard_path(folder, manifest, i).name not in there]
+    names = set(os.listdir(folder))
+    return [i for i in range(len(manifest["units"])) if shard_path(folder, manifest, i).name not in names]
 
 
 @contextmanager
 def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -> Iterator[bool]:
-    """Holds a lock of the folder; gives whether it was free, which with `wait` it is sooner or later.
+    """Holds a lock of the folder, which is made if needed; gives whether it was free.
 
-    A `shared` lock is free for all who share it, and keeps others out.
+    With `wait` it becomes free sooner or later. A `shared` lock is free for all who share it, and keeps others out.
 
     Raises:
-        DataError: The file system knows no locks, or takes no file.
+        DataError: The file system has no locks, or cannot be written to.
     """
     import fcntl
 
-    locks = folder / ".locks"
-    make_folder(locks)
-    with _writing(locks / name):
-        # Never deleted: a process could still hold, or be about to take, the lock on the file that was.
-        lock = os.open(locks / name, os.O_RDWR | os.O_CREAT, 0o666)
+    path = folder / ".locks" / name
+    with _writing(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Never deleted: a process could still hold, or be about to take, the lock on the deleted file.
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -214,7 +212,7 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
         except OSError as error:
             raise DataError(
                 f"the file system gives no lock ({error.strerror}); choose an --output on another one",
-                where=str(locks / name),
+                where=str(path),
             ) from error
         yield free
     finally:
@@ -225,16 +223,16 @@ def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mappin
     """Writes the scores of a unit, so that they are there whole or not at all, also after a power cut.
 
     Args:
-        shard (`Path`): Its place.
+        shard (`Path`): Its file.
         columns (`dict`): Those of [`SCHEMA`], of one length.
         facts (`dict`): `rows`, `texts`, `start` and `stop` (seconds since the epoch); kept in the file.
 
     Raises:
-        DataError: It cannot be written, such as on a full disk; what was is removed.
+        DataError: It cannot be written, such as on a full disk; nothing of it is left.
     """
     schema = SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()})
     table = pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=schema)
-    with _writing(shard), replacing(shard, "wb") as file:
+    with _writing(shard), files.replacing(shard, "wb") as file:
         pq.write_table(table, file, compression="zstd")
 
 
@@ -248,19 +246,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         files.write_json(path, content, indent=1)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it.
-
-    Raises:
-        DataError: It cannot be made.
-    """
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns a full disk and the like into a sentence."""
     try:
         yield
     except OSError as error:
@@ -293,12 +280,12 @@ def shard_facts(table: pa.Table) -> dict[str, Any]:
 
 
 def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, partial: bool = False) -> pa.Table:
-    """Reads all scores, one line a text, in the order of the input.
+    """Reads all scores, one line per text, in the order of the input.
 
     Args:
         folder (`str` or `Path`): Written by `rs-rlhf score`.
         columns (sequence of `str`, *optional*): Only these of [`SCHEMA`].
-        partial (`bool`): Take what is there where the run is not finished.
+        partial (`bool`): Read what is there of a run that is not finished.
 
     Returns:
         `pyarrow.Table`: Of [`SCHEMA`].
@@ -306,7 +293,6 @@ def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, par
     Raises:
         DataError: Scores are missing, unless `partial`; a shard is damaged; an unknown column.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
     unknown = [name for name in columns or () if name not in SCHEMA.names]
     if unknown:
@@ -315,7 +301,7 @@ def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, par
     count = len(manifest["units"])
     if missing and not partial:
         raise DataError(
-            f"{len(missing)} of {count} shards are missing; the same `rs-rlhf score` command goes on with them",
+            f"{len(missing)} of {count} shards are missing; the same `rs-rlhf score` command resumes with them",
             where=str(folder),
         )
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
@@ -352,17 +338,16 @@ def summarize(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         spans.append((facts["start"], facts["stop"]))
         bad = table.filter(pc.is_valid(table["error"]))
         texts, failed = texts + len(table) - len(bad), failed + len(bad)
-        for one in bad.to_pylist():
-            found = errors.setdefault(reason(one["error"]), {"count": 0, "message": one["error"], "rows": []})
-            found["count"] += 1
-            found["rows"] += [one["row_id"]] * (len(found["rows"]) < EXAMPLES)
+        for line in bad.to_pylist():
+            kind = errors.setdefault(reason(line["error"]), {"count": 0, "message": line["error"], "rows": []})
+            kind["count"] += 1
+            kind["rows"] += [line["row_id"]] * (len(kind["rows"]) < EXAMPLES)
     seconds = _covered(spans)
-    ordered = dict(sorted(errors.items(), key=lambda item: -item[1]["count"]))
     return {
         "rows": rows,
         "texts": texts,
         "failed_texts": failed,
-        "errors": ordered,
+        "errors": dict(sorted(errors.items(), key=lambda item: -item[1]["count"])),
         "seconds": round(seconds, 3),
         "texts_per_second": round((texts + failed) / max(seconds, 1e-9), 2),
         "process_seconds": round(sum(stop - start for start, stop in spans), 3),
@@ -371,7 +356,7 @@ def summarize(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
+    """The length of the union of intervals."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
         total += max(0.0, stop - max(start, end))

@@ -1,11 +1,11 @@
-"""What `rs-rlhf curate` writes: the kept rows, which they are, and what was done, as one folder or not at all.
+"""The folder that `rs-rlhf curate` writes: the kept rows, their ids, and what was done, complete or not there.
 
-A folder is made beside its place and moved there when it is whole and on the disk; what was there before is removed
-after that. Left out: adding to a folder that is there.
+Left out: adding to a folder that is there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts
 from ..errors import DataError
-from ..runs.files import replacing_folder, write_json, write_text
+from ..runs.files import replacing_folder, write_text
 from ..runs.progress import progress
 from .formats import write_kept
 
@@ -28,27 +28,27 @@ MANY = 1 << 16  # rows that become Python objects at once
 
 
 class KeptRows:
-    """Says of one row after the other, in the order of the data, which of its texts are kept.
+    """Tells for each row, asked in the order of the data, which of its texts are kept.
 
     Args:
         ids (`pyarrow.Table`): Of [`IDS`], in the order of the data.
         inputs ([`ImageTexts`]): The data.
-        advance (callable): Told of every kept row that is found.
+        advance (callable): Called with 1 for every kept row that is found.
     """
 
-    def __init__(self, ids: pa.Table, inputs: ImageTexts, advance: Callable[[int], None]) -> None:
+    def __init__(self, ids: pa.Table, inputs: ImageTexts, advance: Callable[[int], object]) -> None:
         self.order = file_order(inputs)
         self.ids, self.advance = _grouped(ids), advance
         self.missing, self.first_missing, self.file = 0, "", ""
         self.next = next(self.ids, None)
 
     def __call__(self, row_id: str) -> frozenset[int] | None:
-        """Returns the places of a row's texts that are kept, `None` if none is."""
+        """Returns the indices of a row's kept texts, `None` if there are none."""
         file = row_id.rpartition(":")[0]
-        if file != self.file:  # what is still listed of files before it is not there
+        if file != self.file:  # rows of earlier files that are still listed are not in the data
             self.file = file
             while self.next is not None and self.order[self.next[0].rpartition(":")[0]] < self.order[file]:
-                self._miss()
+                self._miss(self.next[0])
         if self.next is None or self.next[0] != row_id:
             return None
         kept = self.next[1]
@@ -56,22 +56,20 @@ class KeptRows:
         self.advance(1)
         return kept
 
-    def _miss(self) -> None:
-        assert self.next is not None
-        self.first_missing = self.first_missing or self.next[0]
+    def _miss(self, row_id: str) -> None:
+        self.first_missing = self.first_missing or row_id
         self.missing += 1
         self.next = next(self.ids, None)
 
     def check_all_found(self, name: str) -> None:
-        """Raises if a row that is listed is not in the data."""
+        """Raises a `DataError` if a listed row is not in the data."""
         while self.next is not None:
-            self._miss()
+            self._miss(self.next[0])
         if self.missing:
-            raise absent(self.missing, self.first_missing, name)
+            raise _absent(self.missing, self.first_missing, name)
 
 
-def absent(count: int, example: str, name: str) -> DataError:
-    """The error of rows that are to be kept but are not there."""
+def _absent(count: int, example: str, name: str) -> DataError:
     return DataError(
         f"rows that are to be kept are not in the data: {count}, such as {example!r}; give the data that "
         "the list was made of, in the same version",
@@ -85,22 +83,22 @@ def _grouped(ids: pa.Table) -> Iterator[tuple[str, frozenset[int]]]:
             part = ids.slice(start, MANY)
             yield from zip(part["row_id"].to_pylist(), part["text_index"].to_pylist(), strict=True)
 
-    for row_id, own in groupby(pairs(), key=lambda pair: pair[0]):
-        yield row_id, frozenset(index for _, index in own)
+    for row_id, texts in groupby(pairs(), key=lambda pair: pair[0]):
+        yield row_id, frozenset(index for _, index in texts)
 
 
 def file_order(inputs: ImageTexts) -> dict[str, int]:
-    """Returns the place of each file, or part, in the order of the data."""
+    """Returns the rank of each file, or part, in the order of the data."""
     return {unit.file: i for i, unit in enumerate(inputs.whole_units())}
 
 
 def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
-    """Reads a list of kept rows, as `kept_ids.parquet` is one, in the order of the data.
+    """Reads a list of kept rows, such as `kept_ids.parquet`, in the order of the data.
 
     Raises:
         DataError: It is no such list, or names files that are not in the data.
     """
-    where = str(path)
+    where, give = str(path), "give a kept_ids.parquet of `rs-rlhf curate`"
     try:
         table = pq.read_table(path, partitioning=None)
         if missing := [name for name in IDS.names if name not in table.column_names]:
@@ -113,26 +111,23 @@ def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
         ids = table.select(IDS.names).cast(IDS).combine_chunks()
         halves = pc.split_pattern(ids["row_id"], ":", max_splits=1, reverse=True)
         number = pc.cast(pc.list_element(halves, 1), pa.int64())
-        files = pc.list_element(halves, 0)
+        names = pc.list_element(halves, 0)
     except FileNotFoundError:
-        raise DataError("no such file; give a kept_ids.parquet of `rs-rlhf curate`", where=where) from None
+        raise DataError(f"no such file; {give}", where=where) from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot be read as a list of rows ({first_line(error)}); give a kept_ids.parquet of `rs-rlhf curate`",
-            where=where,
-        ) from None
+        raise DataError(f"cannot be read as a list of rows ({first_line(error)}); {give}", where=where) from None
     if not len(ids) or ids["row_id"].null_count or ids["text_index"].null_count:
-        what = "lists no rows" if not len(ids) else "has rows without an id"
-        raise DataError(f"{what}; give a kept_ids.parquet of `rs-rlhf curate`", where=where)
-    place = pc.index_in(files, value_set=pa.array(list(file_order(inputs)), pa.string()))
-    if place.null_count:
-        lost = ids["row_id"].filter(pc.is_null(place))
-        raise absent(len(pc.unique(lost)), lost[0].as_py(), inputs.name)
-    return ids.take(pa.array(np.lexsort((ids["text_index"].to_numpy(), number.to_numpy(), place.to_numpy()))))
+        what = "has rows without an id" if len(ids) else "lists no rows"
+        raise DataError(f"{what}; {give}", where=where)
+    rank = pc.index_in(names, value_set=pa.array(list(file_order(inputs)), pa.string()))
+    if rank.null_count:
+        lost = ids["row_id"].filter(pc.is_null(rank))
+        raise _absent(len(pc.unique(lost)), lost[0].as_py(), inputs.name)
+    return ids.take(pa.array(np.lexsort((ids["text_index"].to_numpy(), number.to_numpy(), rank.to_numpy()))))
 
 
 def check_folder(folder: Path, overwrite: bool, sources: Sequence[str | Path]) -> None:
-    """Refuses to write where something else is, or where what is read would be written over.
+    """Refuses to write into other people's folders, or over what is read.
 
     Args:
         folder (`Path`): Folder to write.
@@ -142,10 +137,10 @@ def check_folder(folder: Path, overwrite: bool, sources: Sequence[str | Path]) -
     Raises:
         DataError: Says which, and what to do.
     """
-    own = folder.resolve()
+    target = folder.resolve()
     for source in map(Path, sources):
         read = source.resolve()
-        if own == read or own in read.parents or (read.is_dir() and read in own.parents):
+        if target == read or target in read.parents or (read.is_dir() and read in target.parents):
             raise DataError(f"overlaps with {source}, which is read; choose another --output", where=str(folder))
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -161,7 +156,7 @@ def write_folder(
     """Writes a folder of kept rows.
 
     Args:
-        folder (`Path`): Its place; what is there is replaced, see [`check_folder`].
+        folder (`Path`): What is there is replaced, see [`check_folder`].
         inputs ([`ImageTexts`]): The data.
         ids (`pyarrow.Table`): What is kept of it: of [`IDS`], in the order of the data.
         about (`dict`): What `curation.json` says beside `version`, `input`, `image_root`, `format`, and `written`.
@@ -175,14 +170,14 @@ def write_folder(
     """
     try:
         with replacing_folder(folder) as new:
-            with progress(_rows(ids), 0, f"writing {folder.name}") as advance:
+            with progress(_count_rows(ids), 0, f"writing {folder.name}") as advance:
                 kept = KeptRows(ids, inputs, advance)
                 written = write_kept(inputs, kept, new)
                 kept.check_all_found(inputs.name)
             pq.write_table(ids, new / "kept_ids.parquet")
             for name, text in texts.items():
                 write_text(new / name, text)
-            own = {
+            content = {
                 "version": 1,
                 **about,
                 "input": inputs.name,
@@ -190,7 +185,9 @@ def write_folder(
                 "format": inputs.format,
                 "written": written,
             }
-            write_json(new / "curation.json", own, indent=1)
+            write_text(
+                new / "curation.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            )
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror or error}); make room or choose another --output", where=str(folder)
@@ -198,7 +195,7 @@ def write_folder(
     return written
 
 
-def _rows(ids: pa.Table) -> int:
+def _count_rows(ids: pa.Table) -> int:
     """Counts the rows of a list in the order of the data."""
     column = ids["row_id"]
     return 1 + (pc.sum(pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))).as_py() or 0)

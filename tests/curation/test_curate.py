@@ -547,9 +547,10 @@ def test_a_killed_process_leaves_what_was_there(scored, tmp_path):
     before = same_but_for(out)
     code = (
         "import os, signal, sys\n"
-        "from rs_rlhf import curate, kept_files\n"
-        "kept_files.KeptRows.check_all_found = lambda self, name: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "curate.main(sys.argv[1:])\n"
+        "from rs_rlhf.cli.curate import main\n"
+        "from rs_rlhf.curation.writer import KeptRows\n"
+        "KeptRows.check_all_found = lambda self, name: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "main(sys.argv[1:])\n"
     )
     arguments = [str(scored["parquet"]), "--output", str(out), "--keep", "0.6", "--overwrite"]
     killed = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True)
@@ -561,8 +562,8 @@ def test_a_killed_process_leaves_what_was_there(scored, tmp_path):
 
 def test_help_needs_no_heavy_modules():
     code = (
-        "import sys\nfrom rs_rlhf import curate\n"
-        "try:\n    curate.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom rs_rlhf.cli.curate import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'numpy', 'pyarrow', 'transformers'} & set(sys.modules), sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -238,6 +238,7 @@ import json, os, resource, sys
 from pathlib import Path
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.curation.formats import write_kept
+from rs_rlhf.errors import DataError
 
 source, out, limit = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 data = open_image_texts(source)

@@ -127,7 +127,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(work, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in stderr
-    assert f"rs-rlhf score: stopped; {shards(out)} of 36 shards are in {out}. The same command goes on." in stderr
+    assert f"rs-rlhf score: stopped; {shards(out)} of 36 shards are in {out}. The same command resumes." in stderr
     assert not list(out.glob("*.tmp"))
     finish(start(options, out))
     check(out, expected)

@@ -200,26 +200,26 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     source, ids, names = rows_of(tmp_path, files)
     monkeypatch.setattr(near_duplicates, "PART", 2)
     (tmp_path / "4.png").unlink()
-    real, seen = near_duplicates.look_at, []
+    real, seen = near_duplicates.read_image, []
 
-    def stopped(sources, *others):
-        seen.append(sources[0])
+    def stopped(source, *others):
+        seen.append(source)
         if len(seen) > 3:
             raise KeyboardInterrupt
-        return real(sources, *others)
+        return real(source, *others)
 
-    monkeypatch.setattr(near_duplicates, "look_at", stopped)
+    monkeypatch.setattr(near_duplicates, "read_image", stopped)
     monkeypatch.setattr(near_duplicates, "AT_ONCE", 2)
     with pytest.raises(KeyboardInterrupt):
         look_at_rows(source, source.units(9), ids, names, ImageOptions(), near=False, folder=tmp_path / "kept")
     kept = sum(len(pq.read_table(file)) for file in (tmp_path / "kept").iterdir())
     assert kept >= 2
 
-    def counted(sources, *others):
+    def counted(source, *others):
         seen.append("again")
-        return real(sources, *others)
+        return real(source, *others)
 
-    monkeypatch.setattr(near_duplicates, "look_at", counted)
+    monkeypatch.setattr(near_duplicates, "read_image", counted)
     table = look_at_rows(source, source.units(9), ids, names, ImageOptions(), near=False, folder=tmp_path / "kept")
     assert len(table) == 6 and seen.count("again") == 6 - 1 - kept  # one is gone
     assert [row["image_hash"] for row in table.to_pylist() if row["error"]] == ["image 4"]

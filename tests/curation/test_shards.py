@@ -155,7 +155,7 @@ def test_shards_come_back_in_order_and_complete(begun):
     write_shard(shard_path(folder, manifest, 2), columns(8, 2), facts(2, 10, 12))
     write_shard(shard_path(folder, manifest, 0), columns(0, 4), facts(4, 0, 5))
     assert missing_units(manifest, folder) == [1]
-    with pytest.raises(DataError, match="1 of 3 shards are missing; the same `rs-rlhf score` command goes on"):
+    with pytest.raises(DataError, match="1 of 3 shards are missing; the same `rs-rlhf score` command resumes"):
         read_scores(folder)
     part = read_scores(folder, ["row_id", "score"], partial=True)
     assert part.column_names == ["row_id", "score"] and part["score"].to_pylist() == [0, 0.125, 0.25, 0.375, 1, 1.125]
@@ -247,6 +247,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from rs_rlhf.curation.shards import SCHEMA, write_shard, write_json
+from rs_rlhf.errors import DataError
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 texts = {name: [None] * 500 for name in SCHEMA.names} | {"text": [f"{i ** 9}" for i in range(500)]}

@@ -1,56 +1,85 @@
-"""`rs-rlhf browse SCORES`: a page on this machine to look through scored data and to find where to cut it.
+"""`rs-rlhf browse`: a local web page to look through scored data and to find where to cut it.
 
-It shows how the scores lie, how much a cut keeps of each source and class, and the samples on either side of the cut,
-the best, the worst and random ones, with their images; at the bottom stands the `rs-rlhf curate` command that cuts
-there. Numbers are kept by `browse_data`; images are read from the data that were ranked, when a sample is looked at.
+It shows the histogram of the scores, how much a cut keeps of each source and class, and the samples on either side of
+the cut, the best, the worst and random ones, with their images; at the bottom stands the `rs-rlhf curate` command that
+cuts there. [`Ranked`] holds the numbers; images are read from the scored data when a sample is looked at.
 
-The page only reads, and answers this machine only unless `--host` says otherwise: requests that come under another
-name than this machine's are refused, so that no web page elsewhere can have a browser read the data for it. Texts are
-sent as JSON and set as text; the page takes scripts from this server alone and asks nothing of any other.
+The page only reads, and answers this machine only unless `--host` says otherwise: requests under another name than
+this machine's are refused, so that no web page elsewhere can have a browser read the data for it. Texts are sent as
+JSON and set as text; the page loads scripts from this server alone and nothing from any other.
 
 Left out: marking samples by hand, cutting from within the page, users and passwords.
 """
 
-import argparse
 import math
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ...declarations import did_you_mean
-from ...errors import DeclarationError, RequestError
-from ...imagery.arguments import READING, add_image_flags
+from ...errors import OptionError, RequestError
+from ...imagery.arguments import RenderingOptions
+from ...options import option
 from ...runs.page import render
 from ...scoring.http import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
-from ..cut import AGGREGATES
-
-if TYPE_CHECKING:
-    from .images import Pictures
-    from .view import Filter, Position, Ranked
+from ..options import SampleOptions
+from ..samples import compare_with, read_scored
+from .images import Pictures
+from .view import Filter, Position, Ranked, drawn, kept_of
 
 VIEWS = ("above", "below", "best", "worst", "random", "errors", "only_here", "only_there")
 CUT = ("top", "threshold")
 FILTER = ("source", "label", "low", "high", "search")
 PAGE = ("view", "page", "size", "seed")
-TOP = 0.3  # of where the page begins: the share that the ScoreRS authors keep (arXiv 2503.00743)
+TOP = 0.3  # where the page begins: the share that the ScoreRS authors keep (arXiv 2503.00743)
 SIZE, SEARCH = 100, 200  # samples of an answer at most, characters of a search
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; connect-src 'self'"
 )
 
 
-# What is asked for
+@dataclass(kw_only=True)
+class BrowseOptions(SampleOptions, RenderingOptions):
+    """Look through scored data in a browser, and find where to cut it."""
+
+    scores: Path = option(help="folder that `rs-rlhf score` has written", positional=True, metavar="SCORES")
+    compare: Path | None = option(
+        None, "scores of the same data by another scorer, shown beside", metavar="OTHER_SCORES"
+    )
+    host: str = option(LOCAL[0], "address to listen on; by default only this machine is answered")
+    port: int = option(8322, "port to listen on; 0 takes a free one")
+    max_image_pixels: int | None = option(  # type: ignore[assignment]
+        None, "Images of more pixels are refused before they are decoded; by default as when they were scored."
+    )
+
+    def rendering(self) -> dict[str, Any]:
+        """Returns the image options that are set; they override those of the scores."""
+        names = RenderingOptions.__dataclass_fields__
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def curate_flags(self) -> list[str]:
+        """Returns the flags with which `rs-rlhf curate` cuts the same samples."""
+        changed = {"--per": self.per, "--aggregate": self.aggregate}
+        flags = [part for name, value in changed.items() if value not in ("text", "mean") for part in (name, value)]
+        return flags + ["--allow-partial"] * self.allow_partial
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
 
 
 def parameters(query: Mapping[str, str], known: Sequence[str]) -> dict[str, str]:
     """Returns a request's parameters.
 
     Raises:
-        RequestError: One is not known.
+        RequestError: An unknown parameter.
     """
     for name in query:
         if name not in known:
@@ -76,8 +105,8 @@ def _whole(text: str, name: str) -> int:
     return int(text)
 
 
-def cut_of(given: Mapping[str, str], ranked: "Ranked") -> "Position":
-    """Returns where a request puts the cut.
+def cut_of(given: Mapping[str, str], ranked: Ranked) -> Position:
+    """Returns the cut of a request.
 
     Raises:
         RequestError: Two ways are given, or the share is outside (0, 1].
@@ -90,14 +119,12 @@ def cut_of(given: Mapping[str, str], ranked: "Ranked") -> "Position":
     return ranked.cut(TOP if top is None and threshold is None else top, threshold)
 
 
-def filter_of(given: Mapping[str, str], ranked: "Ranked") -> "Filter":
+def filter_of(given: Mapping[str, str], ranked: Ranked) -> Filter:
     """Returns which samples a request asks about.
 
     Raises:
-        RequestError: A source or class that is not there, a range the wrong way round, a search that is too long.
+        RequestError: An unknown source or class, a range the wrong way round, a search that is too long.
     """
-    from .view import Filter
-
     for name, names in (("source", ranked.sources.names), ("label", ranked.labels.names)):
         if name in given and given[name] not in names:
             raise RequestError(400, f"no sample has the {name} {given[name][:60]!r}{did_you_mean(given[name], names)}")
@@ -110,24 +137,22 @@ def filter_of(given: Mapping[str, str], ranked: "Ranked") -> "Filter":
     return Filter(given.get("source"), given.get("label"), low, high, search)
 
 
-# What is answered
+# --- answers --------------------------------------------------------------------------------------------------------
 
 
-def summary(ranked: "Ranked", given: Mapping[str, str]) -> dict[str, Any]:
+def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
     """Returns the answer of `/api/summary`: what is kept, and the histogram.
 
     Raises:
         RequestError: A parameter is wrong.
     """
-    from .view import kept_of
-
     position, chosen = cut_of(given, ranked), filter_of(given, ranked)
-    everything = type(chosen)()
+    everything = Filter()
     ranks, failed = ranked.select(chosen)
     rows = ranked.row_count(position.k)
     low, high = _range(ranked, chosen)
     counts = ranked.histogram(chosen, low, high)
-    narrowed = chosen not in (everything, type(chosen)(low=chosen.low, high=chosen.high))
+    narrowed = chosen not in (everything, Filter(low=chosen.low, high=chosen.high))
     selected = {"samples": len(ranks), "kept": kept_of(ranks, position.k), "errors": len(failed)}
     return {
         "title": ranked.title,
@@ -152,22 +177,21 @@ def summary(ranked: "Ranked", given: Mapping[str, str]) -> dict[str, Any]:
             "counts": counts,
             "all": ranked.histogram(everything, low, high) if narrowed else None,
         },
-        "sources": ranked.sources.told(position.k, rows),
-        "labels": ranked.labels.told(position.k, rows),
+        "sources": ranked.sources.counts(position.k, rows),
+        "labels": ranked.labels.counts(position.k, rows),
         "compared": _comparison(ranked, position),
     }
 
 
-def _comparison(ranked: "Ranked", position: "Position") -> dict[str, Any] | None:
-    other = ranked.other
-    if other is None:
+def _comparison(ranked: Ranked, position: Position) -> dict[str, Any] | None:
+    if (other := ranked.other) is None:
         return None
-    told = {"name": other.name, "common": other.common, "correlation": other.correlation}
-    return {**told, "both": other.both(position)}
+    facts = {"name": other.name, "common": other.common, "correlation": other.correlation}
+    return {**facts, "both": other.both(position)}
 
 
-def _range(ranked: "Ranked", chosen: "Filter") -> tuple[float, float]:
-    """The scores that the histogram spans: those asked for, or all."""
+def _range(ranked: Ranked, chosen: Filter) -> tuple[float, float]:
+    """The range of the histogram: that of the request, or of all scores."""
     ends = (float(ranked.scores[-1]), float(ranked.scores[0])) if len(ranked.scores) else (0.0, 1.0)
     low = ends[0] if chosen.low is None else chosen.low
     high = ends[1] if chosen.high is None else chosen.high
@@ -176,27 +200,23 @@ def _range(ranked: "Ranked", chosen: "Filter") -> tuple[float, float]:
 
 
 def _text(score: float) -> str:
-    """The shortest number that is this score, as the scores' 32 bits tell them apart."""
-    import numpy as np
-
+    """The shortest number that is this 32-bit score."""
     return str(np.float32(score))
 
 
-def command(ranked: "Ranked", given: Mapping[str, str], position: "Position") -> str:
-    """Returns the command that keeps what is above the cut."""
+def command(ranked: Ranked, given: Mapping[str, str], position: Position) -> str:
+    """Returns the `rs-rlhf curate` command that keeps what is above the cut."""
     folder = str(ranked.folder)
     cut = f"--threshold={_text(position.threshold)}" if "threshold" in given else f"--keep={position.top:.12g}"
     return shlex.join(["rs-rlhf", "curate", folder, cut, *ranked.flags, "--output", f"{folder.rstrip('/')}-kept"])
 
 
-def rows(ranked: "Ranked", pictures: "Pictures", given: Mapping[str, str]) -> dict[str, Any]:
+def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str]) -> dict[str, Any]:
     """Returns the answer of `/api/rows`: a page of samples.
 
     Raises:
         RequestError: A parameter is wrong.
     """
-    from .view import drawn, kept_of
-
     view = given.get("view", "best")
     if view not in VIEWS:
         raise RequestError(400, f"there is no view {view[:60]!r}{did_you_mean(view[:60], VIEWS)}")
@@ -231,7 +251,7 @@ def rows(ranked: "Ranked", pictures: "Pictures", given: Mapping[str, str]) -> di
     }
 
 
-def _row(ranked: "Ranked", number: int, k: int) -> dict[str, Any]:
+def _row(ranked: Ranked, number: int, k: int) -> dict[str, Any]:
     _, lines, count = ranked.sample(number)
     rank = int(ranked.rank_of[number])
     scored = rank < len(ranked.scores)
@@ -258,16 +278,16 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-# The server
+# --- the server -----------------------------------------------------------------------------------------------------
 
 
-def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -> Any:
+def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> Any:
     """Builds the FastAPI application.
 
     Args:
-        ranked ([`Ranked`]): What is shown.
-        pictures ([`Pictures`]): Its images.
-        any_name (`bool`): Answer under any host name, not only this machine's own.
+        ranked ([`Ranked`]): The samples.
+        pictures ([`Pictures`]): Their images.
+        any_name (`bool`): Answer under any host name, not only this machine's own names.
     """
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import JSONResponse
@@ -321,73 +341,33 @@ def create_app(ranked: "Ranked", pictures: "Pictures", any_name: bool = False) -
     return app
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of `rs-rlhf browse`."""
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf browse", description="Look through scored data in a browser, and find where to cut it."
-    )
-    add = parser.add_argument
-    add("scores", metavar="SCORES", type=Path, help="folder that `rs-rlhf score` has written")
-    add("--compare", metavar="OTHER_SCORES", type=Path, help="scores of the same data by another scorer, shown beside")
-    add("--per", choices=("text", "row"), default="text", help="what is kept as a whole, as for `rs-rlhf curate`")
-    add(
-        "--aggregate",
-        choices=AGGREGATES,
-        default="mean",
-        help="the score of what is kept as a whole, from those of its texts (default: mean)",
-    )
-    add("--host", default=LOCAL[0], help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=8322, help="port to listen on; 0 takes a free one (default: 8322)")
-    add("--allow_partial", "--allow-partial", action="store_true", help="look at scores that are not finished")
-    add_image_flags(parser, without=("image_root", "image_hosts"))
-    parser.set_defaults(max_image_pixels=None)  # those of the scores
-    return parser
+def browse(options: BrowseOptions) -> None:
+    """Shows the page until SIGTERM or Ctrl-C.
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf browse SCORES`: shows the page until SIGTERM or Ctrl-C.
-
-    Returns:
-        `int`: 0.
+    Raises:
+        RSRLHFError: A package is not installed, the address is taken, or the scores cannot be read.
     """
-    args = build_parser().parse_args(argv)
     missing = [name for name in ("fastapi", "uvicorn") if not find_spec(name)]
     if missing:
-        raise DeclarationError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
-    from .images import Pictures
-
-    listener = listen(args.host, args.port)
-    ranked = _ranked(args)
-    pictures = Pictures(ranked, {name: getattr(args, name) for name in READING if getattr(args, name, None)})
-    if args.host not in LOCAL:
-        print(f"rs-rlhf browse: whoever can reach {args.host} can read the data.", file=sys.stderr)
-    _serve(create_app(ranked, pictures, args.host not in LOCAL), listener, ranked.title)
-    return 0
-
-
-def _ranked(args: argparse.Namespace) -> "Ranked":
-    from ..samples import compare_with, read_scored
-    from .view import Ranked
-
-    print(f"Reading the scores in {args.scores} …", flush=True)
-    scored = read_scored(args.scores, per=args.per, aggregate=args.aggregate, partial=args.allow_partial)
-    other = compare_with(scored, args.compare, args.aggregate, args.allow_partial) if args.compare else ""
-    return Ranked(scored, other, _flags(args))
+        raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
+    listener = listen(options.host, options.port)
+    print(f"Reading the scores in {options.scores} …", flush=True)
+    partial = options.allow_partial
+    scored = read_scored(options.scores, per=options.per, aggregate=options.aggregate, partial=partial)
+    other = compare_with(scored, options.compare, options.aggregate, partial) if options.compare else ""
+    ranked = Ranked(scored, other, options.curate_flags())
+    pictures = Pictures(ranked, options.rendering())
+    if options.host not in LOCAL:
+        print(f"rs-rlhf browse: whoever can reach {options.host} can read the data.", file=sys.stderr)
+    _serve(create_app(ranked, pictures, options.host not in LOCAL), listener, ranked.title)
 
 
-def _flags(args: argparse.Namespace) -> list[str]:
-    """The options that `rs-rlhf curate` needs too, to cut the same samples."""
-    given = {"--per": args.per, "--aggregate": args.aggregate}
-    flags = [part for name, value in given.items() if value not in ("text", "mean") for part in (name, value)]
-    return flags + ["--allow-partial"] * args.allow_partial
-
-
-def _serve(app: Any, listener: Any, name: str) -> None:
+def _serve(app: Any, listener: socket.socket, name: str) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
-            self.force_exit = self.should_exit  # asked twice
+            self.force_exit = self.should_exit  # the second time
             self.should_exit = True
 
         async def startup(self, sockets: Any = None) -> None:

@@ -1,8 +1,8 @@
-"""Images and questions of scored samples, found again in the data that were scored.
+"""Images and questions of scored samples, read again from the data that were scored, with a cache.
 
-A score folder holds texts but no images. A sample's shard says in which unit of the input its row is, so that reading
-starts there; one pass over a unit finds all rows of it that the page is about to show, since the rows of a tar file
-can only be read one after the other. Left out: images in full size.
+A folder of scores holds texts but no images. A sample's shard tells in which unit of the input its row is, so that
+reading starts there; one pass over a unit finds all its rows that the page is about to show, since the rows of a tar
+file can only be read one after the other. Left out: images in full size.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DECODED = 2  # images at a time: one of the largest allowed takes hundreds of me
 
 
 class Pictures:
-    """Reads rows of the data that were scored, and their images; what was read last is kept.
+    """Reads rows of the data that were scored, and their images; the last rows read stay in memory.
 
     Args:
-        ranked ([`Ranked`]): The samples whose rows they are.
-        given (`dict`, *optional*): Image options that stand over those of the scores.
+        ranked ([`Ranked`]): The samples.
+        given (`dict`, *optional*): Image options that override those of the scores.
     """
 
     def __init__(self, ranked: Ranked, given: Mapping[str, Any] | None = None) -> None:
@@ -48,7 +48,7 @@ class Pictures:
         self.thumbnail = lru_cache(2000)(self._thumbnail)
 
     def expect(self, numbers: Iterable[int]) -> None:
-        """Says which samples are about to be looked at."""
+        """Announces the samples that are about to be looked at."""
         with self.keeping:
             for number in numbers:
                 unit, lines, _ = self.ranked.sample(number)
@@ -57,7 +57,7 @@ class Pictures:
                 self.expected.popitem(last=False)
 
     def row(self, number: int) -> ImageTextRow:
-        """Returns the row that a sample is of.
+        """Returns the row of a sample.
 
         Raises:
             RequestError: No such sample, or its row cannot be read.
@@ -67,8 +67,8 @@ class Pictures:
         unit, lines, _ = self.ranked.sample(number)
         row_id = lines[0]["row_id"]
         with self.reading[unit]:
-            found = self._held(row_id)
-            return self._read(unit, row_id) if found is None else found
+            row = self._held(row_id)
+            return self._read(unit, row_id) if row is None else row
 
     def _held(self, row_id: str) -> ImageTextRow | None:
         with self.keeping:
@@ -79,18 +79,18 @@ class Pictures:
     def _read(self, unit: int, wanted: str) -> ImageTextRow:
         """Reads the wanted row, and in the same pass all others of its unit that are expected."""
         with self.keeping:
-            left = {row_id for row_id, own in self.expected.items() if own == unit and row_id not in self.held}
-        ids = sorted(left | {wanted}, key=lambda row_id: int(row_id.rpartition(":")[2]))
-        found = None
+            expected = {row_id for row_id, other in self.expected.items() if other == unit}
+            ids = sorted({wanted} | (expected - self.held.keys()), key=lambda row_id: int(row_id.rpartition(":")[2]))
+        result = None
         try:
             for _, row in read_rows(self.ranked.inputs, [self.ranked.units[unit]], ids):
                 self._hold(row)
-                found = row if row.row_id == wanted else found
+                result = row if row.row_id == wanted else result
         except (DataError, OSError) as error:
-            if found is None:
+            if result is None:
                 raise RequestError(422, str(error)) from None
-        assert found is not None  # it is there, or it was an error
-        return found
+        assert result is not None  # it is there, or it was an error
+        return result
 
     def _hold(self, row: ImageTextRow) -> None:
         with self.keeping:
@@ -100,7 +100,7 @@ class Pictures:
                 self.size -= _bytes_of(self.held.popitem(last=False)[1])
 
     def about(self, number: int) -> dict[str, Any]:
-        """Returns how many images a sample has, what its texts answer, and what is wrong with its row.
+        """Returns how many images a sample has, the questions that its texts answer, and the error of its row.
 
         Raises:
             RequestError: As for [`Pictures.row`].
@@ -108,11 +108,10 @@ class Pictures:
         row = self.row(number)
         prompts = [_asked(group.prompt) for group in row.groups for _ in group.completions]
         lines = self.ranked.sample(number)[1]
-        error = None if row.error is None else str(row.error)
         return {
             "images": len(row.images),
             "prompts": [prompts[line["text_index"]] for line in lines[:TEXTS] if line["text_index"] < len(prompts)],
-            "error": error,
+            "error": None if row.error is None else str(row.error),
         }
 
     def _thumbnail(self, number: int, place: int) -> bytes:

@@ -1,9 +1,8 @@
-"""Scored samples in the order of their scores, for `rs-rlhf browse`: whatever its page asks for is then a look-up.
+"""Scored samples sorted by score, for `rs-rlhf browse`: whatever its page asks for is then a look-up.
 
-Samples that have a score are put in order once; their places in it are *ranks*, 0 being the best. So a cut is a number
-`k` (ranks below it are kept), a filter is an ascending array of ranks, and what is asked for after that is a binary
-search or a count, also among millions. Numbers are in memory; texts are read from the shards of the scores when they
-are shown or searched.
+Samples with a score are sorted once; their positions are *ranks*, 0 being the best. So a cut is a number `k` (ranks
+below it are kept), a filter is an ascending array of ranks, and every request is a binary search or a count, also
+among millions. Numbers are in memory; texts are read from the shards of the scores when they are shown or searched.
 
 Left out: what `rs-rlhf curate` does before and beside one cut (duplicates, evaluation images, a cut in each source).
 """
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -29,19 +28,19 @@ from ..shards import missing_units, read_shard, shard_path
 
 SHOWN = ("row_id", "text_index", "score", "tokens", "error", "text")
 DRAWN = 1000  # random samples offered
-GROUPS = 200  # sources or classes told of
+GROUPS = 200  # sources or classes that are listed
 TEXTS, TEXT = 20, 4000  # texts of a sample that are shown, and characters of each
 BINS = 90
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which samples are looked at; `None` and an empty `search` let all through.
+    """Which samples are looked at; `None` and an empty `search` select all.
 
     Args:
-        source, label (`str`, *optional*): Those of exactly this source or class.
-        low, high (`float`, *optional*): Scores from and to, both included.
-        search (`str`): What a text holds, in capitals or not; or exactly a row id.
+        source, label (`str`, *optional*): Exactly this source or class.
+        low, high (`float`, *optional*): The range of scores, both ends included.
+        search (`str`): Part of a text, case ignored; or exactly a row id.
     """
 
     source: str | None = None
@@ -56,9 +55,9 @@ class Position:
     """Where the cut is.
 
     Args:
-        k (`int`): How many samples are kept: those of rank 0 to `k` - 1.
+        k (`int`): The number of samples that are kept: those of rank 0 to `k` - 1.
         top (`float`): Their share of the samples with a score.
-        threshold (`float`): The lowest score kept, or the one asked for.
+        threshold (`float`): The lowest score kept, or the threshold asked for.
     """
 
     k: int
@@ -67,19 +66,19 @@ class Position:
 
 
 class Ranked:
-    """Scored samples in order.
+    """Scored samples sorted by score.
 
     Args:
         scored ([`Scored`]): From [`read_scored`]; with `samples.other`, the two scores are compared.
-        other (`str`): What gave the scores to compare with.
-        flags (sequence of `str`): With which `rs-rlhf curate` makes the same samples.
+        other (`str`): Name of the scorer to compare with.
+        flags (sequence of `str`): The flags with which `rs-rlhf curate` makes the same samples.
 
     Raises:
         DataError: Shards were written since it was read.
     """
 
     def __init__(self, scored: Scored, other: str = "", flags: Sequence[str] = ()) -> None:
-        # Not the whole of it: its columns of text would be most of the memory.
+        # Not `scored` itself: its columns of text would be most of the memory.
         self.folder, self.manifest, self.options = scored.folder, scored.manifest, scored.options
         self.inputs, self.units, self.samples = scored.inputs, scored.units, scored.samples
         self.flags, self.lines = flags, len(scored.scores)
@@ -94,11 +93,12 @@ class Ranked:
         self.order = _descending(self.samples.score)
         self.scores = self.samples.score[self.order]
         self.rank_of = _ranks(self.samples.score, self.order)
-        best = np.minimum.reduceat(self.rank_of, cuts.first_texts(self.samples.row))
-        self.rows = np.sort(best)  # a row is kept with the best of its samples
+        first_of_row = cuts.first_texts(self.samples.row)
+        best = np.minimum.reduceat(self.rank_of, first_of_row)
         row_order = np.argsort(best, kind="stable")
+        self.rows = best[row_order]  # a row is kept with the best of its samples
         self.sources, self.labels = (
-            Names(names, codes, codes[self.order], codes[cuts.first_texts(self.samples.row)][row_order], self.scores)
+            Names(names, codes, codes[self.order], codes[first_of_row][row_order], self.scores)
             for names, codes in (
                 (self.samples.sources, self.samples.source),
                 (self.samples.labels, self.samples.label),
@@ -110,13 +110,11 @@ class Ranked:
         self.matching = lru_cache(4)(self._matching)
         self.histogram = lru_cache(16)(self._histogram)
         self.sample = lru_cache(2000)(self._sample)
-        self.shard = lru_cache(4)(lambda place: read_shard(self.shards[place][1], SHOWN))
-
-    # What it is
+        self.shard = lru_cache(4)(lambda number: read_shard(self.shards[number][1], SHOWN))
 
     @property
     def title(self) -> str:
-        """The data's name, and what scored them."""
+        """The name of the data and of the scorer."""
         split = f", {self.manifest['split']}" if self.manifest.get("split") else ""
         return f"{Path(self.manifest['input']).name}{split}, scored by {short_name(scorer_name(self.manifest))}"
 
@@ -126,8 +124,8 @@ class Ranked:
         return len(self.samples.first) < self.lines
 
     def facts(self) -> list[list[str]]:
-        """Returns name and text of what is worth knowing."""
-        found = {
+        """Returns the name and text of each fact that the page shows."""
+        facts = {
             "Rows": f"{len(self.rows):,}",
             "Texts": f"{self.lines:,}",
             "Without a score": f"{self.failed:,}",
@@ -135,19 +133,17 @@ class Ranked:
             "Classes": f"{len([name for name in self.labels.names if name]):,}",
         }
         if self.several:
-            found["Samples"] = f"{len(self.samples.first):,}, some of several texts"
+            facts["Samples"] = f"{len(self.samples.first):,}, some of several texts"
         if len(self.scores):
-            low, middle, high = (f"{self.scores[place]:.4g}" for place in (-1, len(self.scores) // 2, 0))
-            found["Scores"] = f"{low} to {high}, median {middle}"
-        found["Data"] = str(self.manifest["input"])
+            low, middle, high = (f"{self.scores[rank]:.4g}" for rank in (-1, len(self.scores) // 2, 0))
+            facts["Scores"] = f"{low} to {high}, median {middle}"
+        facts["Data"] = str(self.manifest["input"])
         if missing := len(self.units) - len(self.shards):
-            found["Unfinished"] = f"{missing:,} of {len(self.units):,} shards are missing"
-        return [[name, text] for name, text in found.items()]
-
-    # The cut
+            facts["Unfinished"] = f"{missing:,} of {len(self.units):,} shards are missing"
+        return [[name, text] for name, text in facts.items()]
 
     def cut(self, top: float | None = None, threshold: float | None = None) -> Position:
-        """Puts the cut at a share or at a score, where [`cuts.cut`] puts it."""
+        """Returns the cut at a share or at a score, as [`cuts.cut`] makes it."""
         count = len(self.scores)
         if threshold is not None:
             k = self._from(np.float32(threshold))
@@ -155,26 +151,24 @@ class Ranked:
         k = cuts.count_of(top or 0.0, count)
         return Position(k, top or 0.0, float(self.scores[max(k, 1) - 1]) if count else 0.0)
 
-    def _from(self, score: np.float32, side: Any = "left") -> int:
-        """How many samples have a score or a higher one; with `"right"`, a higher one."""
+    def _from(self, score: np.float32, side: Literal["left", "right"] = "left") -> int:
+        """How many samples have at least this score; with `"right"`, a higher one."""
         return len(self.scores) - int(np.searchsorted(self.scores[::-1], score, side))
 
     def equal_dropped(self, k: int) -> int:
-        """Returns how many samples are dropped though they have the lowest score that is kept."""
+        """Returns how many samples are dropped with exactly the lowest score that is kept."""
         return self._from(self.scores[k - 1]) - k if k else 0
 
     def row_count(self, k: int) -> int:
-        """Returns of how many rows something is kept."""
+        """Returns the number of rows of which something is kept."""
         return kept_of(self.rows, k)
 
     def text_count(self, k: int) -> int:
-        """Returns how many texts the kept samples have."""
+        """Returns the number of texts of the kept samples."""
         return int(self.samples.texts[self.order[:k]].sum()) if self.several else k
 
-    # Filters
-
     def _select(self, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ranks, ascending, of the samples that a filter lets through, and those that have no score."""
+        """Returns the ranks, ascending, of the samples that a filter selects, and its samples without a score."""
         begin = 0 if chosen.high is None else self._from(np.float32(chosen.high), "right")
         end = len(self.scores) if chosen.low is None else self._from(np.float32(chosen.low))
         fits, failed = np.zeros(len(self.scores), bool), np.ones(len(self.unscored), bool)
@@ -186,13 +180,13 @@ class Ranked:
                 fits &= names.by_rank == code
                 failed &= names.by_sample[self.unscored] == code
         if chosen.search:
-            found = self.matching(chosen.search)
-            fits &= found[self.order]
-            failed &= found[self.unscored]
+            matching = self.matching(chosen.search)
+            fits &= matching[self.order]
+            failed &= matching[self.unscored]
         return np.flatnonzero(fits), self.unscored[failed]
 
     def _matching(self, search: str) -> np.ndarray:
-        """Returns for each sample whether one of its texts holds some letters, or its row id is just these."""
+        """Returns for each sample whether one of its texts contains `search`, or its row id is exactly that."""
         file, _, number = search.rpartition(":")
         parts = []
         with self._searching:  # one search at a time: it reads all shards
@@ -201,35 +195,31 @@ class Ranked:
                 ids = file == unit.file and number.isdecimal() and unit.first <= int(number)
                 ids = ids and (unit.rows < 0 or int(number) < unit.first + unit.rows)
                 table = read_shard(path, ("row_id", "text") if ids else ("text",))
-                found = pc.fill_null(pc.match_substring(table["text"], search, ignore_case=True), False)
-                parts.append((pc.or_(found, pc.equal(table["row_id"], search)) if ids else found).to_numpy())
+                matches = pc.fill_null(pc.match_substring(table["text"], search, ignore_case=True), False)
+                parts.append((pc.or_(matches, pc.equal(table["row_id"], search)) if ids else matches).to_numpy())
         return np.logical_or.reduceat(np.concatenate(parts), self.samples.first)
 
     def _histogram(self, chosen: Filter, low: float, high: float) -> list[int]:
-        """Counts the samples that a filter lets through and that have a score from `low` to `high`, in equal bins."""
+        """Counts the samples of a filter with a score from `low` to `high`, in equal bins."""
         scores = self.scores[self.select(chosen)[0]]
         inside = scores[(scores >= np.float32(low)) & (scores <= np.float32(high))]
         return cuts.histogram(inside, low, high, BINS).tolist()
-
-    # Texts
 
     def _sample(self, number: int) -> tuple[int, list[dict[str, Any]], int]:
         """Reads a sample.
 
         Returns:
-            `tuple`: Number of the unit that it is in, its lines (those of [`SHOWN`]; at most [`TEXTS`]), and how many
-            lines it has.
+            `tuple`: The number of its unit, its lines ([`SHOWN`], at most [`TEXTS`] of them), and how many lines there
+            are.
         """
-        first = self.samples.first
-        begin = int(first[number])
-        end = int(first[number + 1]) if number + 1 < len(first) else self.lines
-        place = int(np.searchsorted(self.ends, begin, "right"))
-        start = begin - (int(self.ends[place - 1]) if place else 0)
-        lines = self.shard(place).slice(start, min(TEXTS, end - begin)).to_pylist()
+        begin, end = self.samples.bounds(number, self.lines)
+        shard = int(np.searchsorted(self.ends, begin, "right"))
+        start = begin - (int(self.ends[shard - 1]) if shard else 0)
+        lines = self.shard(shard).slice(start, min(TEXTS, end - begin)).to_pylist()
         for line in lines:
             for key in ("text", "error"):
                 line[key] = line[key] and clipped(line[key])
-        return self.shards[place][0], lines, end - begin
+        return self.shards[shard][0], lines, end - begin
 
 
 @dataclass
@@ -238,7 +228,7 @@ class Names:
 
     Args:
         names (`list[str]`): By code.
-        by_sample, by_rank (`np.ndarray`): Codes of all samples, and of those with a score in their order.
+        by_sample, by_rank (`np.ndarray`): Codes of all samples, and of those with a score by rank.
         by_row (`np.ndarray`): Codes of the rows, in the order of their best samples.
         scores (`np.ndarray`): By rank.
     """
@@ -254,18 +244,15 @@ class Names:
         self.means = cuts.group_means(self.by_rank, self.scores, count)
         self.samples, self.rows = (np.bincount(codes, minlength=count) for codes in (self.by_rank, self.by_row))
 
-    def told(self, k: int, rows: int) -> dict[str, Any]:
+    def counts(self, k: int, rows: int) -> dict[str, Any]:
         """Counts what a cut keeps of each, the largest first.
 
         Args:
-            k (`int`): Samples that are kept.
-            rows (`int`): Rows of which something is kept.
+            k, rows (`int`): Samples that are kept, and rows of which something is kept.
         """
         count = len(self.names)
-        kept, rows_kept = (
-            np.bincount(self.by_rank[:k], minlength=count),
-            np.bincount(self.by_row[:rows], minlength=count),
-        )
+        parts = self.by_rank[:k], self.by_row[:rows]
+        kept, rows_kept = (np.bincount(codes, minlength=count) for codes in parts)
         shown = np.argsort(-self.samples, kind="stable")[:GROUPS].tolist()
         groups = [
             {
@@ -282,10 +269,10 @@ class Names:
 
 
 class Compared:
-    """What other scores say of the same samples.
+    """Other scores of the same samples, compared with their own.
 
     Args:
-        name (`str`): What gave them.
+        name (`str`): Name of their scorer.
         own ([`Ranked`]): The samples, with the other scores.
     """
 
@@ -295,29 +282,28 @@ class Compared:
         self.ranks, self.count, self.order = _ranks(self.scores, order)[own.order], len(order), own.order
         same = scorer_name(own.manifest) == name
         self.name = "the other" if same else short_name(name)
-        pairs = own.scores, self.scores[own.order]
-        fine = np.isfinite(pairs[1])
-        self.common = int(fine.sum())
-        self.correlation = spearman(*(scores[fine] for scores in pairs))
+        finite = np.isfinite(self.scores[own.order])
+        self.common = int(finite.sum())
+        self.correlation = spearman(own.scores[finite], self.scores[own.order][finite])
 
     def keeps(self, top: float) -> np.ndarray:
-        """Returns for each of our ranks whether the others keep it, cut at some share."""
+        """Returns for each rank whether the other scores, cut at some share, keep it."""
         return self.ranks < cuts.count_of(top, self.count)
 
     def both(self, position: Position) -> int:
-        """Returns how many samples both keep."""
+        """Returns how many samples both scores keep."""
         return int(np.count_nonzero(self.keeps(position.top)[: position.k]))
 
     def differing(self, position: Position, ranks: np.ndarray, here: bool) -> np.ndarray:
-        """Returns those of some ranks that only one of the two keeps, the greatest differences first."""
+        """Returns those of some ranks that only one of the two keeps, the largest difference first."""
         there = self.keeps(position.top)[ranks]
-        found = ranks[((ranks < position.k) & ~there) if here else ((ranks >= position.k) & there)]
-        gap = self.ranks[found] - found
-        return found[np.argsort(-gap if here else gap, kind="stable")]
+        differing = ranks[((ranks < position.k) & ~there) if here else ((ranks >= position.k) & there)]
+        gap = self.ranks[differing] - differing
+        return differing[np.argsort(-gap if here else gap, kind="stable")]
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:
-    """Places of all scores that are numbers, the highest first, equal ones in the order of the data."""
+    """Indices of all finite scores, the highest first, equal ones in the order of the data."""
     order = np.argsort(-scores, kind="stable")  # NaN comes last
     return order[: np.count_nonzero(np.isfinite(scores))]
 
@@ -334,7 +320,7 @@ def kept_of(ranks: np.ndarray, k: int) -> int:
 
 
 def drawn(ranks: np.ndarray, seed: int) -> np.ndarray:
-    """Draws some ranks, in an order that the seed alone decides."""
+    """Draws some ranks in random order."""
     return ranks[np.random.default_rng(seed).choice(len(ranks), min(DRAWN, len(ranks)), replace=False)]
 
 

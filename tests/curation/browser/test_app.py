@@ -21,14 +21,15 @@ from scipy.stats import spearmanr
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.cli import score as score_texts
-from rs_rlhf.curation import curate
 from rs_rlhf.curation import cut as cuts
 from rs_rlhf.curation.browser import app as browse
 from rs_rlhf.curation.browser.images import Pictures
 from rs_rlhf.curation.browser.view import DRAWN, Ranked
+from rs_rlhf.curation.options import CurateOptions
 from rs_rlhf.curation.samples import read_scored
 from rs_rlhf.curation.shards import read_scores
 from rs_rlhf.errors import RequestError
+from rs_rlhf.options import parse
 
 HOSTILE = "<img src=x onerror='window.hacked = 1'> & </script><script>window.hacked = 1</script>"
 ROWS = 60
@@ -297,7 +298,7 @@ def test_a_threshold_is_written_so_that_it_means_the_same(scores):
     ranked = Ranked(read_scored(scores))
     for value in (-1e-5, 0.1, 1 / 3, -2.5, 12.0):
         command = shlex.split(browse.command(ranked, {"threshold": str(value)}, ranked.cut(threshold=value)))
-        assert np.float32(curate._parser().parse_args(command[2:]).threshold[0]) == np.float32(value)
+        assert np.float32(parse(CurateOptions, command[2:], "rs-rlhf curate").threshold[0]) == np.float32(value)
 
 
 # Images
