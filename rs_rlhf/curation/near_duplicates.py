@@ -34,6 +34,7 @@ from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import encoded_hash, perceptual_hash, pixel_hash
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, ImageSource
+from ..runs.files import replacing
 from ..runs.progress import progress
 from .options import FARTHEST
 
@@ -260,9 +261,8 @@ def _cache(lines: Sequence[dict[str, Any]], folder: Path | None) -> pa.Table:
     table = pa.Table.from_pylist(lines, SCHEMA)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f"{uuid.uuid4().hex}.tmp"
-        pq.write_table(table, new)
-        new.rename(folder / f"part-{new.stem}.parquet")
+        with replacing(folder / f"part-{uuid.uuid4().hex}.parquet", "wb") as file:
+            pq.write_table(table, file)
     return table
 
 
