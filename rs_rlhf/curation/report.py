@@ -315,8 +315,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"## {text(table.title)}", ""]
         lines += [text(table.text), ""] if table.text else []
         rows = [list(map(text, row)) for row in table.rows]
-        align = "l" * len(table.columns) if table.words else ""
-        lines += [markdown_table(list(map(text, table.columns)), rows, align), ""]
+        lines += [markdown_table(list(map(text, table.columns)), rows, "l" if table.words else "lr"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
