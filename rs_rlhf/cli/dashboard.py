@@ -1,17 +1,13 @@
-"""`rs-rlhf dashboard`: lays out a W&B workspace, and with `--report` a report, for the runs of a project."""
+"""`rs-rlhf dashboard`: a W&B workspace for the runs of a project."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..options import option, parse
-
-if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import Report
-    from wandb_workspaces.workspaces import Workspace
+from ..runs import dashboard
 
 
 @dataclass(kw_only=True)
@@ -26,19 +22,16 @@ class DashboardOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0."""
-    from ..runs import dashboard
-
+    """Writes the workspace, or prints it."""
     options = parse(DashboardOptions, argv, "rs-rlhf dashboard")
-    of = (options.entity, options.project, options.name)
-    made: dict[str, Workspace | Report] = {"workspace": dashboard.build_workspace(*of)}
+    made = {"workspace": dashboard.build_workspace(options.entity, options.project, options.name)}
     if options.report:
-        made["report"] = dashboard.build_report(*of)
+        made["report"] = dashboard.build_report(options.entity, options.project, options.name)
     if options.dry_run:
-        specs = {name: dashboard.specification(board) for name, board in made.items()}
+        specs = {name: dashboard.specification(thing) for name, thing in made.items()}
         print(json.dumps({"entity": options.entity, "project": options.project} | specs, indent=2))
         return 0
-    for board in made.values():
-        dashboard.save(board)
-        print(f"{type(board).__name__} -> {board.url}")
+    for thing in made.values():
+        dashboard.save(thing)
+        print(f"{type(thing).__name__} -> {thing.url}")
     return 0

@@ -12,14 +12,14 @@ from importlib.util import find_spec
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
 from ..options import option, parse
-from ..scoring.http import LOCAL, TOKEN, listen
+from ..scoring.http import LOCAL, TOKEN, Limits, listen
 
 DESCRIPTION = f"Serve a score model over HTTP. With {TOKEN} set, clients must send it as a bearer token."
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
 
 
 @dataclass(kw_only=True)
-class ServeOptions(PixelOptions, ReadingOptions):
+class ServeOptions(Limits, PixelOptions, ReadingOptions):
     """Options of `rs-rlhf serve`."""
 
     model: str = option(help="Name in reward_models/, folder, or hub id of a score model.")
@@ -31,11 +31,6 @@ class ServeOptions(PixelOptions, ReadingOptions):
     token_budget: int = option(4096, "Tokens of a batch at most.")
     max_length: int = option(16_384, "Tokens of one prompt and completion at most.")
     max_image_pixels: int = option(50_000_000, "Images of more pixels are refused before they are decoded.")
-    max_bytes: int = option(64 * 2**20, "Bytes of a request at most.")
-    max_groups: int = option(256, "Groups of a request at most.")
-    max_completions: int = option(64, "Completions of a group at most.")
-    max_images: int = option(64, "Images of a group at most.")
-    max_text: int = option(32_768, "Characters of a prompt or completion at most.")
     max_pending: int = option(256, "Requests inside at once; more are sent away (429).")
     read_timeout: float = option(30.0, "Seconds that a request may take to arrive.")
 
@@ -60,19 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..scoring.scorer import Scorer
     from ..scoring.server import serve
     from ..scoring.service import Service
-    from ..scoring.wire import Limits
 
     names = ("device", "prompt_form", "min_pixels", "max_pixels", "token_budget")
     given = {name: getattr(options, name) for name in names} | ({"dtype": options.dtype} if options.dtype else {})
     scorer = Scorer.from_pretrained(options.model, image_options=options.image_options(), **given)
     scorer.collator.max_length = options.max_length
-    limits = Limits(
-        options.max_bytes, options.max_groups, options.max_completions, options.max_images, options.max_text
-    )
     token = os.environ.get(TOKEN) or None
     if token is None and options.host not in LOCAL:
         print(f"rs-rlhf serve: {options.host} may be reached by others and {TOKEN} is not set.", file=sys.stderr)
-    service = Service(scorer, options.model, limits, options.max_pending, options.read_timeout, token)
+    service = Service(scorer, options.model, options, options.max_pending, options.read_timeout, token)
     asyncio.run(serve(service, listener))
     service.batcher.close()
     return 0

@@ -32,7 +32,7 @@ from ..data.packed_records import (
     tar_samples,
 )
 from ..data.rows import FORMATS
-from ..data.text_records import csv_head, first_byte, parsed_line, text_records
+from ..data.text_records import csv_head, first_byte, parsed_line
 from ..errors import DataError
 
 __all__ = ["write_kept"]
@@ -188,7 +188,7 @@ def _to_disk(path: Path) -> None:
 def _kept_records(data: ImageTexts, file: str, path: Path, choose: _Chooser) -> Iterator[bytes]:
     """The bytes of the kept records, as they were where no text is dropped."""
     # Lines of JSON need not be parsed, but for those that lose a text.
-    for number, record in enumerate(text_records(path, parse=False)):
+    for number, record in enumerate(data.records(path, parse=False)):
         choice = choose(file, number)
         if not choice:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import cast
+from typing import Any
 
 from ..data.group import make_group
 from ..declarations import did_you_mean
@@ -73,9 +73,9 @@ class IoUReward:
     def _size(self, prompt: Text, columns: Columns, i: int) -> tuple[int, int] | None:
         if "pixel" not in (self.answer_unit, self.solution_unit):
             return None
-        sizes = cast("Sequence[tuple[int, int] | None] | None", columns.get("size"))
-        if sizes is not None and (size := sizes[i]) is not None:
-            return size[0], size[1]
+        if columns.get("size") is not None and columns["size"][i] is not None:
+            width, height = columns["size"][i]
+            return width, height
         try:
             group = make_group(prompt, [], row_images(prompt, columns, i))
             height, width = image_size(group.images[0], self.image_options)
@@ -84,12 +84,11 @@ class IoUReward:
         return width, height
 
 
-def _boxes(solution: object) -> list[Box]:
+def _boxes(solution: Any) -> list[Box]:
     """Returns the boxes of a text, of one `[x1, y1, x2, y2]`, or of a list of these."""
     if solution is None or isinstance(solution, str):
         return parse_boxes(solution or "")
-    values = cast("Sequence[Sequence[float]]", solution)
-    boxes = [cast("Sequence[float]", solution)] if any(isinstance(x, Real) for x in values) else values
+    boxes = [solution] if any(isinstance(x, Real) for x in solution) else solution
     if any(len(box) != 4 for box in boxes):
         return []
     return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any
 
 from ..data.group import ImageSource
 from ..declarations import did_you_mean
@@ -12,11 +12,11 @@ from ..errors import DeclarationError
 Text = str | list[dict]
 """A prompt or completion: plain, or messages in conversational form."""
 Rewards = list[float | None]
-Columns = Mapping[str, object]
+Columns = Mapping[str, Any]
 """What TRL passes beside prompts and completions: a list per column of the data set, and its own state."""
 
 
-def column(columns: Columns, name: str, reward: str) -> Sequence[object]:
+def column(columns: Columns, name: str, reward: str) -> Sequence[Any]:
     """Returns a column that a reward needs.
 
     Raises:
@@ -25,7 +25,7 @@ def column(columns: Columns, name: str, reward: str) -> Sequence[object]:
     if columns.get(name) is None:
         known = [key for key, value in columns.items() if isinstance(value, list)]
         raise DeclarationError(f"{reward} needs the column {name!r}{did_you_mean(name, known)}", name)
-    return cast("Sequence[object]", columns[name])
+    return columns[name]
 
 
 def row_images(prompt: Text, columns: Columns, i: int) -> ImageSource | list[ImageSource] | None:
@@ -35,10 +35,10 @@ def row_images(prompt: Text, columns: Columns, i: int) -> ImageSource | list[Ima
             if part.get("type") == "image" and part.get("image") is not None:
                 return None
     images = columns.get("images") if columns.get("images") is not None else columns.get("image")
-    return None if images is None else cast("Sequence[ImageSource]", images)[i]
+    return None if images is None else images[i]
 
 
-def rows_of(columns: Columns, rows: Sequence[int], count: int) -> dict[str, object]:
+def rows_of(columns: Columns, rows: Sequence[int], count: int) -> dict[str, Any]:
     """Returns some rows of the columns of `count` rows, with TRL's logging; other values are dropped."""
     kept = {key: value for key, value in columns.items() if key == "log_metric"}
     lists = {key: value for key, value in columns.items() if isinstance(value, list) and len(value) == count}

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from ..data.group import Group, make_group, short
 from ..data.other_images import with_other_images
@@ -36,19 +36,12 @@ IMAGE_TOKEN = "<|image_pad|>"
 
 @dataclass
 class Place:
-    """Where a row's texts are scored, and their scores.
-
-    Args:
-        group (`int`): Index of the group.
-        texts (`tuple`): Indices of its completions: the row's completion, then the reference or the other choices.
-        error (`str`): Why the row fails, if it does.
-        scores (`list[float]`): The scores of the texts, once they are there; empty if the row fails.
-    """
+    """Where a row's texts are scored, and their scores."""
 
     group: int = -1
-    texts: tuple[int, ...] = ()
-    error: str = ""
-    scores: list[float] = field(default_factory=list)
+    texts: tuple[int, ...] = ()  # indices of the group's completions: the row's, then the reference or other choices
+    error: str = ""  # why the row fails, if it does
+    scores: list[float] = field(default_factory=list)  # of the texts, once they are there; empty if the row fails
 
     def take(self, results: Sequence[list[float] | Exception]) -> None:
         """Takes the row's scores, or its error, out of the results of all groups."""
@@ -217,24 +210,16 @@ class ScoreReward:
 
     def _further_texts(self, columns: Columns) -> Callable[[int], list[str]]:
         """Returns what gives the texts that are scored beside a row's completion."""
-        given = ", ".join(columns) or "none"
         if self.transform == "softmax":
-            if (choices := cast("Sequence[object] | None", columns.get("choices"))) is None:
-                raise DeclarationError(
-                    "transform 'softmax' needs the column 'choices' with the texts to choose from; the columns are "
-                    f"{given}.",
-                    "choices",
-                )
-            return lambda i: _choices(choices[i])
-        if self.relative_to_reference:
-            if (references := cast("Sequence[Any] | None", columns.get(self.reference))) is None:
-                raise DeclarationError(
-                    f"relative_to_reference needs the column {self.reference!r} with the reference texts; the columns "
-                    f"are {given}.",
-                    self.reference,
-                )
-            return lambda i: [self._reference_text(references[i])]
-        return lambda i: []
+            option, name, texts = "transform 'softmax'", "choices", "texts to choose from"
+        elif self.relative_to_reference:
+            option, name, texts = "relative_to_reference", self.reference, "reference texts"
+        else:
+            return lambda i: []
+        if (values := columns.get(name)) is None:
+            needed, given = f"the column {name!r} with the {texts}", ", ".join(columns) or "none"
+            raise DeclarationError(f"{option} needs {needed}; the columns are {given}.", name)
+        return lambda i: _choices(values[i]) if self.transform == "softmax" else [self._reference_text(values[i])]
 
     def _reference_text(self, value: Text | float | None) -> str:
         text = self._text(value if value is None or isinstance(value, str | list) else str(value))

@@ -6,11 +6,14 @@ out: a registry and a base class (a scorer needs no more than this method).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, overload
 
 from ..data.group import Group, ImageSource, make_group
 from ..errors import OptionError
+from ..runs.progress import Progress, progress
 
 
 class GroupScorer(Protocol):
@@ -30,7 +33,7 @@ class GroupScorer(Protocol):
         """Scores groups.
 
         Args:
-            groups (sequence of [`Group`]): Any number.
+            groups (sequence of [`Group`]): Any number, in the normal form.
             on_error (`str`): `"raise"`, or `"return"`: a group that cannot be scored has its error in place of scores.
             show_progress (`bool`, *optional*): By default on a terminal when there is much to do.
 
@@ -75,17 +78,16 @@ class ScoreTexts:
                 raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
         if any(isinstance(candidates, str) for candidates in completions):
             raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
-        groups = [
-            make_group(
-                prompts[i] if prompts is not None else "",
-                completions[i],
-                images[i] if images is not None else None,
-                row=i,
-                where=f"row {i}",
-            )
-            for i in range(count)
-        ]
+        rows = zip(prompts or [None] * count, completions, [None] * count if images is None else images, strict=True)
+        groups = [make_group(*row, row=i, where=f"row {i}") for i, row in enumerate(rows)]
         return self.score_groups(groups, show_progress=show_progress)
+
+
+def scoring_progress(total: int, unit: str, shown: bool | None, many: int) -> AbstractContextManager[Progress]:
+    """Shows progress if asked to, by default on a terminal and for more than `many` units."""
+    if shown is None:
+        shown = total > many and sys.stderr.isatty()
+    return progress(total, 0, "Scoring", unit=unit, shown=shown)
 
 
 def raise_first(results: Sequence[object]) -> None:

@@ -37,11 +37,6 @@ class Batcher:
         scorer ([`GroupScorer`]): Used by this thread alone from now on.
         size (`int`): Requests that may wait.
         observe (function, *optional*): Called with (requests, groups) after each merged batch.
-
-    Example:
-        >>> batcher = Batcher(scorer)  # doctest: +SKIP
-        >>> batcher.submit([make_group("", ["a river."], "a.png")]).result()  # doctest: +SKIP
-        [[1.73]]
     """
 
     def __init__(
@@ -54,10 +49,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, groups: Sequence[Group]) -> Future[list[Result]]:
-        """Queues groups.
-
-        Returns:
-            `Future`: Of a list with, for each group, its scores or the exception that it could not be scored for.
+        """Queues groups; the future's list has for each group its scores or the exception that stopped it.
 
         Raises:
             QueueFull: Too many requests wait.

@@ -25,23 +25,14 @@ SCORED_TOGETHER = 32  # questions: what a killed run scores again at most
 
 @dataclass
 class BestAnswer:
-    """What [`best_answer`] returns.
+    """What [`best_answer`] returns."""
 
-    Args:
-        answer (`str`): The answer of the best score; of equal ones the first.
-        score (`float`): Its score.
-        answers (`list[str]`): All that were sampled, in order.
-        scores (`list[float]`): Their scores.
-        sampled (`int`): How many that are.
-        saved (`int`): How many of the n were not needed.
-    """
-
-    answer: str
+    answer: str  # that of the best score; of equal ones the first
     score: float
-    answers: list[str]
+    answers: list[str]  # all that were sampled, in order
     scores: list[float]
     sampled: int
-    saved: int
+    saved: int  # answers of the n that were not needed
 
 
 def best_answer(
@@ -64,8 +55,7 @@ def best_answer(
     A round's answers depend on the seed and `batch` alone, so stopping early never changes the answers before it.
 
     Args:
-        policy ([`Policy`]): Answers.
-        scorer ([`GroupScorer`]): Scores.
+        policy ([`Policy`]), scorer ([`GroupScorer`]): Answer and score.
         prompt (`str` or `list[dict]`): The question, as in [`make_group`].
         image (source or `list` of sources, *optional*): Its images.
         n (`int`): Answers at most.
@@ -75,25 +65,21 @@ def best_answer(
         batch (`int`): Answers of a round; each round reads the prompt anew.
 
     Raises:
-        OptionError: An option out of range.
+        OptionError, ImageError, DataError: An option, a prompt or an image that cannot be used.
         ScoreError: A score that is missing or not finite.
-        ImageError, DataError: A prompt or an image that cannot be used.
 
     Example:
-        >>> best = best_answer(policy, scorer, "Rural or urban?", "a.png", n=16, stop_at=2.0)  # doctest: +SKIP
-        >>> best.answer, best.sampled  # doctest: +SKIP
-        ('urban', 4)
+        >>> best_answer(policy, scorer, "Rural or urban?", "a.png", n=16, stop_at=2.0).answer  # doctest: +SKIP
+        'urban'
     """
     from ..models.policies.sampling import SamplingOptions
 
     if n < 1 or batch < 1 or (patience is not None and patience < 1):
         raise OptionError(f"n ({n}), batch ({batch}) and patience ({patience}) must be at least 1.")
-    group = make_group(prompt, [], image)
-    size = min(batch, n)
-    known: dict[str, float] = {}
+    group, size, best = make_group(prompt, [], image), min(batch, n), 0
     answers: list[str] = []
     scores: list[float] = []
-    best = 0
+    known: dict[str, float] = {}
     # A round is an item of its own, whose place gives it random numbers of its own; it is sampled when asked for.
     sampling = SamplingOptions(size, temperature, top_p, max_new_tokens=max_new_tokens, seed=seed, batch_size=1)
     rounds = policy.sample_batches([group] * math.ceil(n / size), sampling)
@@ -102,11 +88,9 @@ def best_answer(
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             known |= zip(new, _group_scores(scorer, [group], [new])[0], strict=True)
-        for text in texts:
-            answers.append(text)
-            scores.append(known[text])
-            if scores[-1] > scores[best]:
-                best = len(scores) - 1
+        answers += texts
+        scores += [known[text] for text in texts]
+        best = scores.index(max(scores))
         enough = stop_at is not None and scores[best] >= stop_at
         if enough or (patience is not None and len(answers) - 1 - best >= patience):
             break
@@ -143,7 +127,7 @@ def score_answers(
         what (`str`): Name of the progress bar.
 
     Returns:
-        `list[list[float]]`: For each question the scores of its N answers; equal answers share theirs.
+        `list[list[float]]`: For each question the scores of its N answers.
 
     Raises:
         ScoreError: A score that is missing or not finite.

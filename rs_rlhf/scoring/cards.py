@@ -148,13 +148,9 @@ def model_stamp(path: str) -> str | None:
 
 
 def model_hash(scorer: Scorer) -> str:
-    """Hashes what a score depends on: weights with their dtype, tokenizer, pixel budget, layout, image options.
+    """Returns the SHA-256 of what a score depends on; the same on every device.
 
-    Args:
-        scorer ([`Scorer`]): The scorer.
-
-    Returns:
-        `str`: sha256 in hex; the same on every device.
+    It covers the weights with their dtype, the tokenizer, pixel budget, layout and image options.
     """
     import torch
 
@@ -173,25 +169,16 @@ def model_hash(scorer: Scorer) -> str:
 
 
 def model_settings(scorer: Scorer) -> dict[str, Any]:
-    """Returns the settings that a client should know: positions, layout, pixel budget, how images are read.
-
-    Args:
-        scorer ([`Scorer`]): The scorer.
-    """
-    from ..models.pixel_budget import pixel_budget
+    """Returns the settings that a client should know: positions, layout, pixel budget, how images are read."""
+    from ..models.pixel_budget import pixel_budget, resize_factor
 
     low, high = pixel_budget(scorer.processor)
-    image = scorer.processor.image_processor
     options = asdict(scorer.collator.image_options)
     return {
         "positions": scorer.model.config.positions,
         "output_activation": scorer.model.config.output_activation,
         "dtype": str(scorer.model.dtype).removeprefix("torch."),
         "prompt_form": scorer.collator.prompt_form,
-        "pixel_budget": {
-            "min_pixels": low,
-            "max_pixels": high,
-            "factor": image.patch_size * image.merge_size,
-        },
+        "pixel_budget": {"min_pixels": low, "max_pixels": high, "factor": resize_factor(scorer.processor)},
         "image_options": {name: options[name] for name in ("bands", "stretch", "stretch_range", "nodata")},
     }

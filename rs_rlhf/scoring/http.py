@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ImageError, OptionError, RequestError, RSRLHFError, ScoreError
 from ..imagery.sources import ImageOptions
+from ..options import option
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,6 +26,17 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 KEEP_ALIVE = 75  # seconds; longer than clients keep a connection, so that none is closed as it is taken up again
 RETRY_AFTER = "1"  # seconds that a client is asked to wait when there is no room
 ERROR_KINDS: dict[str, type[RSRLHFError]] = {"image": ImageError, "data": DataError, "score": ScoreError}
+
+
+@dataclass(kw_only=True)
+class Limits:
+    """What one request to the server may ask for."""
+
+    max_bytes: int = option(64 * 2**20, "Bytes of a request at most.")
+    max_groups: int = option(256, "Groups of a request at most.")
+    max_completions: int = option(64, "Completions of a group at most.")
+    max_images: int = option(64, "Images of a group at most.")
+    max_text: int = option(32_768, "Characters of a prompt or completion at most.")
 
 
 def error_kind(error: Exception) -> str:

@@ -19,7 +19,6 @@ import json
 import math
 import os
 import random
-import sys
 import threading
 import time
 from collections import deque
@@ -35,7 +34,7 @@ from ..imagery.identity import source_key
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
 from ..models.pixel_budget import fit_pixel_budget
-from .base import ScoreTexts, raise_first
+from .base import ScoreTexts, raise_first, scoring_progress
 from .cards import filled_options
 from .http import TOKEN, error_from, needs_options, sentence_of
 
@@ -52,20 +51,13 @@ CONNECT = 5.0  # seconds to wait for a connection at most
 
 @dataclass
 class _Chunk:
-    """One request: parts of groups with the table of their images.
+    """One request: parts of groups with the table of their images."""
 
-    Args:
-        parts: (group, its first completion) of each entry of `groups`.
-        groups: The JSON of the groups.
-        images: The JSON of the distinct images.
-        bytes: About how large it is.
-    """
-
-    parts: list[tuple[int, int]] = field(default_factory=list)
-    groups: list[dict] = field(default_factory=list)
-    images: list[dict] = field(default_factory=list)
-    places: dict[Hashable, int] = field(default_factory=dict)
-    bytes: int = 0
+    parts: list[tuple[int, int]] = field(default_factory=list)  # (group, its first completion) of each entry
+    groups: list[dict] = field(default_factory=list)  # JSON
+    images: list[dict] = field(default_factory=list)  # JSON of the distinct images
+    places: dict[Hashable, int] = field(default_factory=dict)  # of the images in the table, by their key
+    bytes: int = 0  # about how large it is
 
 
 class RemoteScorer(ScoreTexts):
@@ -141,24 +133,13 @@ class RemoteScorer(ScoreTexts):
     def score_groups(
         self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
     ) -> list[Any]:
-        """Scores groups that are already in the normal form.
-
-        Args:
-            groups (sequence of [`Group`]): Any number; images are read when their request is due.
-            on_error (`str`): `"raise"`, or `"return"`: a group that cannot be scored has its error in place of
-                scores.
-            show_progress (`bool`, *optional*): By default on a terminal when there are many groups.
-
-        Returns:
-            `list`: For each group the `list` of its completions' scores, in order.
+        """Scores groups, see [`GroupScorer.score_groups`]; images are read when their request is due.
 
         Raises:
             DataError, ImageError, ScoreError: A group that cannot be scored, unless `on_error` is `"return"`.
             ScorerUnavailable: No server gave an answer, unless `on_error` is `"return"`.
             ModelMismatch: A server has another model.
         """
-        from tqdm import tqdm
-
         if on_error not in ("raise", "return"):
             raise OptionError(f'on_error must be "raise" or "return", got {on_error!r}.')
         scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
@@ -169,17 +150,16 @@ class RemoteScorer(ScoreTexts):
             if on_error == "raise":
                 raise
             return [error if group.completions else [] for group in groups]
-        hidden = not (show_progress if show_progress is not None else len(groups) > 256 and sys.stderr.isatty())
         waiting: deque[tuple[_Chunk, Future]] = deque()
         with (
-            tqdm(total=len(groups), desc="Scoring", unit="group", disable=hidden) as bar,
+            scoring_progress(len(groups), "group", show_progress, many=256) as advance,
             ThreadPoolExecutor(2 * len(self.urls)) as pool,
         ):
 
             def settle() -> None:
                 chunk, future = waiting.popleft()
                 _enter(scores, chunk, future.result())
-                bar.update(len(chunk.parts))
+                advance(len(chunk.parts))
                 if on_error == "raise":
                     raise_first([scores[i] for i, _ in chunk.parts])
 
@@ -254,10 +234,7 @@ class RemoteScorer(ScoreTexts):
         if not _fits(scores, chunk.groups):
             unusable = ScorerUnavailable("the server's answer does not have one finite score per completion.")
             return [unusable] * len(chunk.parts)
-        return [
-            error_from(str(result.get("kind")), result["error"]) if isinstance(result, dict) else result
-            for result in scores
-        ]
+        return [error_from(str(s.get("kind")), s["error"]) if isinstance(s, dict) else s for s in scores]
 
     # --- one answer from any server --------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ tokenizing release the interpreter's lock, and threads copy nothing; not measure
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import estimated_length, set_pixel_budget
-from .base import ScoreTexts
+from .base import ScoreTexts, scoring_progress
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
 if TYPE_CHECKING:
@@ -140,12 +140,9 @@ class Scorer(ScoreTexts):
         return cls(model, processor, options, prompt_form=form, token_budget=token_budget, num_workers=num_workers)
 
     def share_weights(self, accelerator: Accelerator) -> None:
-        """Shards the model over the processes with DeepSpeed ZeRO-3; from now on all must score at the same time.
+        """Shards the model over the processes of a training's accelerator with DeepSpeed ZeRO-3.
 
-        A process that has nothing to score calls `score_groups([])`.
-
-        Args:
-            accelerator (`accelerate.Accelerator`): Of the training that the score model stands beside.
+        From now on all processes must score at the same time; one that has nothing to score passes no groups.
         """
         import torch
         from trl.models import prepare_deepspeed
@@ -161,28 +158,19 @@ class Scorer(ScoreTexts):
     def score_groups(
         self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
     ) -> list[Any]:
-        """Scores groups that are already in the normal form.
+        """Scores groups, see [`GroupScorer.score_groups`]; each is read when its batch is due.
 
-        Args:
-            groups (sequence of [`Group`]): Any number; each is read when its batch is due. Those of one prompt and
-                image, such as the captions of an image that stand in several rows, are laid out as one.
-            on_error (`str`): `"raise"`, or `"return"`: a group that cannot be read has its error in place of scores.
-            show_progress (`bool`, *optional*): By default on a terminal when there are more than 8 batches.
-
-        Returns:
-            `list`: For each group the `list` of its completions' scores, in order.
+        Groups of one prompt and image, such as the captions of an image in several rows, are laid out as one.
 
         Raises:
             DataError, ImageError: A group that cannot be read, unless `on_error` is `"return"`.
         """
         import torch
-        from tqdm import tqdm
 
         scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
         batches = list(self._batches(groups, scores, on_error))
-        hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
-        bar = tqdm(total=len(batches), desc="Scoring", unit="batch", disable=hidden, leave=None)
-        with bar, closing(self._inputs(batches, groups, scores, on_error)) as stream:
+        bar = scoring_progress(len(batches), "batch", show_progress, many=8)
+        with bar as advance, closing(self._inputs(batches, groups, scores, on_error)) as stream:
             while True:
                 batch, inputs = next(stream, (None, {}))
                 if not self.anyone(batch is not None):
@@ -196,7 +184,7 @@ class Scorer(ScoreTexts):
                     for (i, k), value in zip(entry, row, strict=False):  # a smaller entry's row is padded with NaN
                         if isinstance(scores[i], list):  # no other part of the group had an error
                             scores[i][k] = value
-                bar.update()
+                advance(1)
 
     def _inputs(
         self, batches: Sequence[Batch], groups: Sequence[Group], scores: list, on_error: str
@@ -227,11 +215,9 @@ class Scorer(ScoreTexts):
                 if on_error != "return":
                     raise
                 return [], {}, {batch[0][0][0]: error}
-        # One entry at a time, and of an entry one group: an unusable text is no other row's error.
-        parts_of_entry = [list(part) for _, part in groupby(batch[0], key=lambda place: place[0])]
-        single = batch if len(batch) > 1 else parts_of_entry
         errors: dict[int, Exception] = {}
-        for entry in single:
+        # One entry at a time, and of an entry one group: an unusable text is no other row's error.
+        for entry in batch if len(batch) > 1 else [list(part) for _, part in groupby(batch[0], itemgetter(0))]:
             errors |= self._collate([entry], groups, on_error)[2]
         left = [[place for place in entry if place[0] not in errors] for entry in batch]
         if not any(left):
@@ -268,17 +254,12 @@ class Scorer(ScoreTexts):
                     entry.append((i, k))
                     used += length
             sized.append((used, entry))
-        sized.sort(key=lambda one: one[0], reverse=True)  # the longest first: memory trouble shows at once
-        batch: Batch = []
-        longest = 0
-        for length, entry in sized:
-            longest = max(longest, length)
-            if batch and longest * (len(batch) + 1) > self.token_budget:
-                yield batch
-                batch, longest = [], length
-            batch.append(entry)
-        if batch:
-            yield batch
+        sized.sort(key=itemgetter(0), reverse=True)  # the longest first: memory trouble shows at once
+        start = 0
+        while start < len(sized):
+            stop = start + max(1, self.token_budget // sized[start][0])  # the first entry is the longest
+            yield [entry for _, entry in sized[start:stop]]
+            start = stop
 
 
 def _of_one_prompt(groups: Sequence[Group]) -> list[list[int]]:

@@ -29,9 +29,9 @@ from uvicorn import Config, Server
 
 from .. import __version__
 from ..errors import RequestError
-from .http import KEEP_ALIVE, TOKEN, add_error_handlers, error_kind, refusal, sentence_of
+from .http import KEEP_ALIVE, add_error_handlers, error_kind, refusal, sentence_of
 from .service import Scored, Service
-from .wire import ErrorForm, RewardsForm, RewardsReply, ScoreForm, ScoreReply, rewards_request
+from .wire import RewardsForm, ScoreForm, rewards_request
 
 
 def create_app(service: Service) -> FastAPI:
@@ -42,7 +42,7 @@ def create_app(service: Service) -> FastAPI:
     """
     app = FastAPI(title="rs-rlhf reward server", version=__version__, redoc_url=None)
 
-    @app.post("/v1/score", **_described(ScoreForm, ScoreReply, multipart=True))
+    @app.post("/v1/score", openapi_extra=_body(ScoreForm, multipart=True))
     async def score(request: Request) -> Response:
         """Scores groups of completions."""
 
@@ -55,7 +55,7 @@ def create_app(service: Service) -> FastAPI:
 
         return await _timed(service, request, lambda data: data, answer)
 
-    @app.post("/v1/rewards", **_described(RewardsForm, RewardsReply))
+    @app.post("/v1/rewards", openapi_extra=_body(RewardsForm))
     async def rewards(request: Request) -> Response:
         """Scores two completions, in the form of the ScoreRS authors' server."""
 
@@ -91,21 +91,15 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _described(form: type[BaseModel], reply: type[BaseModel], multipart: bool = False) -> dict[str, Any]:
-    """Describes an endpoint that reads its body itself, within the limits."""
+def _body(form: type[BaseModel], multipart: bool = False) -> dict[str, Any]:
+    """Describes the body of an endpoint that reads it itself, within the limits."""
     schema = form.model_json_schema()
     content = {"application/json": {"schema": schema}}
     if multipart:
         file = {"type": "string", "format": "binary", "description": "A file that an image names by `part`."}
         fields = {"type": "object", "properties": {"request": schema}, "additionalProperties": file}
         content["multipart/form-data"] = {"schema": fields}
-    token = {"name": "Authorization", "in": "header", "required": False, "schema": {"type": "string"}}
-    token["description"] = f"`Bearer` and the token, if the server has {TOKEN} set."
-    return {
-        "response_model": reply,
-        "responses": {"4XX": {"model": ErrorForm}, "5XX": {"model": ErrorForm}},
-        "openapi_extra": {"requestBody": {"required": True, "content": content}, "parameters": [token]},
-    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def _timed(

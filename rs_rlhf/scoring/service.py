@@ -8,22 +8,22 @@ import asyncio
 import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from ..data.group import Group
 from ..errors import RequestError
 from ..imagery.sources import ImageOptions
+from .base import raise_first
 from .batching import Batcher, QueueFull
 from .cards import model_hash, model_settings
-from .http import TOKEN, error_kind, load_json, sentence_of, split_form
+from .http import TOKEN, Limits, error_kind, load_json, sentence_of, split_form
 from .scorer import Scorer
-from .wire import Limits, Request, parse_request
+from .wire import Request, parse_request
 
 DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
 HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, all requests together
@@ -31,12 +31,7 @@ HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, al
 
 @dataclass
 class Scored:
-    """A request that was scored.
-
-    Args:
-        data (`dict`): Its JSON.
-        results (`list`): For each group its scores or its error.
-    """
+    """A request that was scored: its JSON, and for each group its scores or its error."""
 
     data: Mapping[str, Any]
     results: list[Any]
@@ -67,7 +62,8 @@ class Service:
         self.max_pending, self.read_timeout, self.token = max_pending, read_timeout, token
         self.options: ImageOptions = scorer.collator.image_options
         self.card = {"name": name, "hash": model_hash(scorer), **model_settings(scorer)}
-        self.card["limits"] = asdict(self.limits) | {"image_pixels": self.options.max_image_pixels}
+        numbers = {field.name[4:]: getattr(self.limits, field.name) for field in fields(Limits)}
+        self.card["limits"] = numbers | {"image_pixels": self.options.max_image_pixels}
         # Images that need bands or a stretch are read on arrival; what the scorer sees is plain.
         scorer.collator.image_options = replace(
             self.options, bands=None, stretch=None, stretch_range=None, nodata=None, allowed_hosts=()
@@ -102,19 +98,15 @@ class Service:
             self.metrics.pending.set(self.inside)
 
     async def read(self, request: HttpRequest, body: bytearray) -> None:
-        """Reads a body into a buffer, within the limits.
-
-        Raises:
-            RequestError: It is too large, too slow, or its client has gone.
-        """
+        """Reads a body into a buffer, within the limits."""
         try:
             async with asyncio.timeout(self.read_timeout):
                 async for chunk in request.stream():
                     body += chunk
                     self.held_bytes += len(chunk)
-                    if len(body) > self.limits.bytes:
-                        raise RequestError(413, f"the body is larger than {self.limits.bytes} bytes; send less.")
-                    if self.held_bytes > HELD_BODIES * self.limits.bytes:
+                    if len(body) > self.limits.max_bytes:
+                        raise RequestError(413, f"the body is larger than {self.limits.max_bytes} bytes; send less.")
+                    if self.held_bytes > HELD_BODIES * self.limits.max_bytes:
                         raise RequestError(429, "the bodies under way fill the server's memory; try again later.")
         except TimeoutError:
             raise RequestError(408, f"the body did not arrive within {self.read_timeout:g} seconds.") from None
@@ -131,11 +123,7 @@ class Service:
             pass
 
     async def score(self, request: HttpRequest, convert: Callable[[object], object]) -> Scored:
-        """Answers a scoring request.
-
-        Args:
-            request (`starlette.requests.Request`): The request.
-            convert (function): Turns its JSON into the form of `/v1/score`.
+        """Scores a request, whose JSON `convert` turns into the form of `/v1/score`.
 
         Raises:
             RequestError: Whatever is wrong with it; with `on_error` "raise" also the first group's error.
@@ -145,7 +133,7 @@ class Service:
             await self.read(request, body)
             text, parts = await split_form(request, bytes(body))
 
-            def parse() -> tuple[object, Request]:
+            def parse() -> tuple[Any, Request]:
                 data = load_json(text)
                 return data, parse_request(convert(data), self.limits, self.options, parts)
 
@@ -158,28 +146,25 @@ class Service:
                 raise RequestError(409, f"the model here is {here}, not the one asked for.")
             if parsed.on_error == "raise":
                 _refuse_first(parsed.groups)
-            results = await self._scores(parsed.groups)
+            good = [group for group in parsed.groups if not isinstance(group, Exception)]
+            try:
+                scored = await asyncio.wrap_future(self.batcher.submit(good)) if good else []
+            except QueueFull:
+                raise RequestError(429, "the queue is full; try again later.") from None
+            scores = iter(scored)
+            results = [group if isinstance(group, Exception) else next(scores) for group in parsed.groups]
             if parsed.on_error == "raise":
                 _refuse_first(results)
             self.metrics.count(results)
-            return Scored(cast("dict[str, Any]", data), results)
-
-    async def _scores(self, groups: Sequence[Group | Exception]) -> list[list[float] | Exception]:
-        """Scores the groups beside the errors."""
-        good = [group for group in groups if not isinstance(group, Exception)]
-        try:
-            results = await asyncio.wrap_future(self.batcher.submit(good)) if good else []
-        except QueueFull:
-            raise RequestError(429, "the queue is full; try again later.") from None
-        scores = iter(results)
-        return [group if isinstance(group, Exception) else next(scores) for group in groups]
+            return Scored(data, results)
 
 
 def _refuse_first(results: Sequence[object]) -> None:
-    for result in results:
-        if isinstance(result, Exception):
-            status = 500 if error_kind(result) in ("score", "server") else 422
-            raise RequestError(status, sentence_of(result)) from result
+    try:
+        raise_first(results)
+    except Exception as error:
+        status = 500 if error_kind(error) in ("score", "server") else 422
+        raise RequestError(status, sentence_of(error)) from error
 
 
 class Metrics:

@@ -1,8 +1,8 @@
-"""Request and reply forms of the reward server (pydantic), and the way from a checked request to groups.
+"""Request forms of the reward server (pydantic), and the way from a request to groups.
 
 A request is a [`ScoreForm`]: groups of a prompt, completions and images. A picture that several groups share is sent
-once, in the request's own table of `images`, and named by its place. With `"on_error": "return"` a group that cannot
-be scored has an [`ErrorForm`] in place of its scores; otherwise the first such group refuses the request.
+once, in the request's own table of `images`. With `"on_error": "return"` a group that cannot be scored has
+`{"error": sentence, "kind": ...}` in place of its scores; otherwise the first such group refuses the request.
 
 Nothing here trusts its input: unknown keys, wrong types, and texts beyond the limits are refused in one sentence, and
 no string of a request reaches the image reader as a path or URL except below the image root. Left out: pydantic's own
@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 
@@ -23,32 +23,10 @@ from ..declarations import did_you_mean
 from ..errors import DataError, ImageError, RequestError
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, resolve_path
-from .http import needs_options
+from .http import Limits, needs_options
 
 MESSAGE_COST = 32  # characters that a message or part counts beside its text: an empty one has tokens too
 NAME_LENGTH = 500
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for.
-
-    Args:
-        bytes (`int`): Size of the body.
-        groups (`int`): Groups.
-        completions (`int`): Completions of one group.
-        images (`int`): Images of one group.
-        text (`int`): Characters of one prompt or completion.
-    """
-
-    bytes: int = 64 * 2**20
-    groups: int = 256
-    completions: int = 64
-    images: int = 64
-    text: int = 32_768
-
-
-# --- forms ----------------------------------------------------------------------------------------------------------
 
 
 class Form(BaseModel):
@@ -56,7 +34,7 @@ class Form(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
     sentences: ClassVar[Mapping[str, str]]
-    """What is wrong with a field of another type; `""`: with all else."""
+    """What is wrong if a field is of another type (without a sentence: not a string); `""`: the object as such."""
 
 
 class ImageForm(Form):
@@ -70,14 +48,11 @@ class ImageForm(Form):
     sentences = {
         "": "an image is not an object with one of base64, path, part or ref (and optionally ready: true); URLs are "
         "not read",
-        "base64": "the image's `base64` is not a string",
-        "path": "the image's `path` is not a string",
-        "part": "the image's `part` is not a string",
         "ref": "an image's `ref` is not a place in the request's table of {table} images",
     }
 
 
-# Prompts and completions are checked by `make_group`, items of lists one by one so that an error is its group's.
+# `make_group` checks prompts and completions. Items of lists are checked one by one, so that an error is its group's.
 Text = SkipValidation[str | list[dict]]
 
 
@@ -90,7 +65,7 @@ class GroupForm(Form):
     name: str | None = Field(None, max_length=NAME_LENGTH, description="How messages name the group.")
     sentences = {
         "": "expected an object with `completions`, a list of at least one text",
-        "images": "`images` is not a list of at most {limit} images",
+        "images": "`images` is not a list of at most {images} images",
         "name": "`name` is not a short string",
     }
 
@@ -105,7 +80,6 @@ class ScoreForm(Form):
     sentences = {
         "": 'expected an object {{"groups": [...]}}.',
         "images": "`images` is not a list of images.",
-        "model_hash": "`model_hash` is not a string.",
         "on_error": '`on_error` is neither "raise" nor "return".',
     }
 
@@ -119,219 +93,108 @@ class RewardsForm(Form):
     completion2: str
     image_data: str | None = Field(None, description="base64, or a data URL of base64.")
     model: str | None = None
-    sentences = {
-        "": "expected an object with problem_description, completion1 and completion2.",
-        **{
-            key: f"`{key}` is missing or not a string."
-            for key in ("problem_description", "completion1", "completion2")
-        },
-        **{key: f"`{key}` is not a string." for key in ("image_data", "model")},
-    }
-
-
-class ErrorForm(BaseModel):
-    """Why a group, or a whole request, was not scored."""
-
-    error: str = Field(description="One sentence.")
-    kind: Literal["image", "data", "score", "server"] | None = None
-
-
-class ScoreReply(BaseModel):
-    """For each group the scores of its completions, in order, or with `"on_error": "return"` its error."""
-
-    scores: list[list[float] | ErrorForm]
-    model_hash: str
-
-
-class CompletionScore(BaseModel):
-    """The score of one completion."""
-
-    completion_id: Literal["completion1", "completion2"]
-    score: float
-
-
-class RewardsReply(BaseModel):
-    """The scores of both completions."""
-
-    model: str
-    scores: list[CompletionScore]
+    sentences = {"": "expected an object with problem_description, completion1 and completion2."}
 
 
 F = TypeVar("F", bound=Form)
 
 
-def checked(form: type[F], data: object, refuse: Callable[[str, str], Exception], **numbers: int) -> F:
-    """Returns JSON as its form.
-
-    Args:
-        form (`type`): The form.
-        data: Parsed JSON.
-        refuse (function): Makes the error of a key at fault (empty: the whole) and a sentence.
-        **numbers: Stand in the form's sentences.
-    """
+def _checked(form: type[F], data: object, refuse: Callable[[str, str], Exception], **numbers: int) -> F:
+    """Returns JSON as a form; `refuse` makes the error of the key at fault (empty: the whole) and a sentence."""
     known = {key: data[key] for key in form.model_fields if key in data} if isinstance(data, dict) else data
     try:
         return form.model_validate(known)
     except ValidationError as error:
-        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
-    key = str(wrong[0]) if wrong else ""
-    raise refuse(key, form.sentences.get(key, form.sentences[""]).format(**numbers))
+        place = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
+    key = str(place[0]) if place else ""
+    sentence = form.sentences.get(key, form.sentences[""])
+    if key not in form.sentences and form.model_fields[key].annotation in (str, str | None):
+        sentence = f"`{key}` is {'missing or ' if form.model_fields[key].is_required() else ''}not a string."
+    raise refuse(key, sentence.format(**numbers))
 
 
-def _refuse_unknown(data: object, form: type[Form], what: str) -> None:
-    for key in data if isinstance(data, dict) else ():
+def _refuse_unknown(data: Any, form: type[Form], what: str) -> None:
+    for key in data:
         if key not in form.model_fields:
-            raise RequestError(
-                422, f"{what} has the unknown key {key[:60]!r}{did_you_mean(key[:60], form.model_fields)}"
-            )
-
-
-# --- a request's groups ---------------------------------------------------------------------------------------------
+            key = key[:60]
+            raise RequestError(422, f"{what} has the unknown key {key!r}{did_you_mean(key, form.model_fields)}")
 
 
 @dataclass
 class Request:
-    """A checked request.
-
-    Args:
-        groups (`list`): For each group the [`Group`], or the `DataError` or `ImageError` why it could not be made.
-        model_hash (`str`, *optional*): The model that the client expects.
-        on_error (`str`): `"raise"` or `"return"`.
-    """
+    """A checked request: its groups, or why one could not be made; the expected model; what to do on an error."""
 
     groups: list[Group | Exception]
     model_hash: str | None = None
     on_error: str = "raise"
 
 
-@dataclass
-class Images:
-    """Turns a request's image objects into sources for the reader.
-
-    Args:
-        options ([`ImageOptions`]): How the server reads images; `image_root` allows paths.
-        parts (`dict`): Files of a multipart form, by name.
-        table (`list`): The request's `images`.
-    """
-
-    options: ImageOptions
-    parts: Mapping[str, bytes] = field(default_factory=dict)
-    table: list[ImageForm] = field(default_factory=list)
-    _read: dict[int, ImageSource] = field(default_factory=dict)
-
-    def source(self, data: object, name: str, in_table: bool = False) -> ImageSource:
-        """Returns the source of one image object.
-
-        Args:
-            data: The object.
-            name (`str`): The group, for messages.
-            in_table (`bool`): The object stands in the table, where there is no `ref`.
-
-        Raises:
-            DataError: The object is not an [`ImageForm`].
-            ImageError: The image is not there, or is to be read with the server's options and cannot be.
-        """
-
-        def refuse(_: str, sentence: str) -> DataError:
-            return DataError(sentence, "images", name)
-
-        form = checked(ImageForm, data, refuse, table=len(self.table))
-        kinds = form.model_fields_set - {"ready"}
-        if len(kinds) != 1 or not set(data) <= set(ImageForm.model_fields):  # type: ignore[call-overload]  # a dict
-            raise refuse("", ImageForm.sentences[""])
-        (kind,) = kinds
-        if kind == "ref":
-            if in_table or not 0 <= form.ref < len(self.table):
-                raise refuse("ref", ImageForm.sentences["ref"].format(table=len(self.table)))
-            if form.ref not in self._read:
-                self._read[form.ref] = self.source(self.table[form.ref], name, in_table=True)
-            return self._read[form.ref]
-        source: ImageSource = (
-            self._path(form.path, name) if kind == "path" else {"bytes": self._bytes(form, kind, name)}
-        )
-        return read_image(source, self.options, name) if needs_options(self.options) and not form.ready else source
-
-    def _bytes(self, form: ImageForm, kind: str, name: str) -> bytes:
-        if kind == "part":
-            if form.part not in self.parts:
-                raise DataError(f"no file part {form.part[:60]!r} in the form", "images", name)
-            return self.parts[form.part]
-        try:
-            return base64.b64decode(form.base64, validate=True)
-        except ValueError:
-            raise DataError("an image's `base64` is not base64; URLs are not read", "images", name) from None
-
-    def _path(self, value: str, name: str) -> str:
-        if self.options.image_root is None:
-            raise ImageError(f"{name}: the server reads no paths; start it with --image_root, or send base64")
-        return str(resolve_path(value, self.options, name))
-
-
-def parse_request(
-    data: object, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes] | None = None
-) -> Request:
+def parse_request(data: object, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes]) -> Request:
     """Turns a request into groups.
 
     Args:
         data: The parsed JSON.
         limits ([`Limits`]): What it may ask for.
-        options ([`ImageOptions`]): How the server reads images.
-        parts (`dict`, *optional*): Files of a multipart form, by name.
+        options ([`ImageOptions`]): How the server reads images; `image_root` allows paths.
+        parts (`dict`): Files of a multipart form, by name.
 
     Raises:
         RequestError: The request as a whole cannot be used.
     """
-    form = checked(ScoreForm, data, lambda _, sentence: RequestError(422, sentence))
+    form = _checked(ScoreForm, data, lambda _, sentence: RequestError(422, sentence))
     _refuse_unknown(data, ScoreForm, "the request")
-    count = len(form.groups)
-    if count > limits.groups:
-        raise RequestError(422, f"{count} groups in one request, at most {limits.groups} are taken; send less.")
-    images = Images(options, parts or {}, form.images or [])
+    count, most = len(form.groups), limits.max_groups
+    if count > most:
+        raise RequestError(422, f"{count} groups in one request, at most {most} are taken; send less.")
+    images = _Images(options, parts, form.images or [])
     groups: list[Group | Exception] = []
     for index, group in enumerate(form.groups):
         try:
-            groups.append(parse_group(group, f"group {index}", limits, images))
+            groups.append(_group(group, f"group {index}", limits, images))
         except (DataError, ImageError) as error:
             groups.append(error)
     return Request(groups, form.model_hash, form.on_error)
 
 
-def parse_group(data: object, name: str, limits: Limits, images: Images) -> Group:
-    """Turns one group of a request into a [`Group`].
-
-    Args:
-        data: The group's JSON.
-        name (`str`): How messages call it, unless it has its own `name`.
-        limits ([`Limits`]): What it may ask for.
-        images ([`Images`]): Where its images come from.
+def rewards_request(data: object) -> dict[str, Any]:
+    """Turns a [`RewardsForm`] into a request of `/v1/score`.
 
     Raises:
-        RequestError: A key is unknown.
-        DataError, ImageError: The group cannot be used.
+        RequestError: A field is missing or not a string.
     """
+    form = _checked(RewardsForm, data, lambda _, sentence: RequestError(422, sentence))
+    image = form.image_data or ""
+    head, comma, rest = image[:100].partition(",")
+    if head.startswith("data:image") and comma:
+        image = rest + image[100:]
+    images = [{"base64": image}] if image else []
+    completions = [form.completion1, form.completion2]
+    group = {"prompt": form.problem_description, "completions": completions, "images": images, "name": "the request"}
+    return {"groups": [group]}
+
+
+def _group(data: object, name: str, limits: Limits, images: _Images) -> Group:
+    """Turns one group of a request, called `name` unless it has its own, into a [`Group`]."""
 
     def refuse(key: str, sentence: str) -> DataError:
         return DataError(sentence, key or "completions", name)
 
-    form = checked(GroupForm, data, refuse, limit=limits.images)
+    form = _checked(GroupForm, data, refuse, images=limits.max_images)
     _refuse_unknown(data, GroupForm, name)
     name = form.name or name
-    if (count := len(form.completions)) > limits.completions:
-        sentence = f"{count} completions, at most {limits.completions} are taken; split the group"
-        raise refuse("completions", sentence)
-    if len(form.images or []) > limits.images:
-        raise refuse("images", GroupForm.sentences["images"].format(limit=limits.images))
-    for key, value, limit in (
-        ("name", name, NAME_LENGTH),
-        ("prompt", form.prompt, limits.text),
-        *(("completions", value, limits.text) for value in form.completions),
-    ):
-        _check_text(value, key, name, limit)
+    if (count := len(form.completions)) > (most := limits.max_completions):
+        raise refuse("completions", f"{count} completions, at most {most} are taken; split the group")
+    if len(form.images or []) > limits.max_images:
+        raise refuse("images", GroupForm.sentences["images"].format(images=limits.max_images))
+    _check_text(name, "name", name, NAME_LENGTH)
+    _check_text(form.prompt, "prompt", name, limits.max_text)
+    for completion in form.completions:
+        _check_text(completion, "completions", name, limits.max_text)
     try:
         sources = [images.source(image, name) for image in form.images or []]
         return make_group(form.prompt, form.completions, sources, where=name)
     except DataError as error:
-        raise error if str(error).startswith(name) else DataError(error.detail, error.key, name) from None
+        raise error if error.where else DataError(error.detail, error.key, name) from None
 
 
 def _check_text(value: object, key: str, name: str, limit: int) -> None:
@@ -358,20 +221,43 @@ def _check_text(value: object, key: str, name: str, limit: int) -> None:
         raise DataError(f"`{key}` holds half of a surrogate pair, which is no text", key, name) from None
 
 
-def rewards_request(data: object) -> dict[str, object]:
-    """Turns a [`RewardsForm`] into a request of `/v1/score`.
+@dataclass
+class _Images:
+    """Turns a request's image objects into sources for the reader."""
 
-    Raises:
-        RequestError: A field is missing or not a string.
-    """
-    form = checked(RewardsForm, data, lambda _, sentence: RequestError(422, sentence))
-    image = form.image_data or ""
-    head, comma, rest = image[:100].partition(",")
-    if head.startswith("data:image") and comma:
-        image = rest + image[100:]
-    group: dict[str, object] = {
-        "prompt": form.problem_description,
-        "completions": [form.completion1, form.completion2],
-    }
-    group |= {"name": "the request"} | ({"images": [{"base64": image}]} if image else {})
-    return {"groups": [group]}
+    options: ImageOptions
+    parts: Mapping[str, bytes]
+    table: list[ImageForm]
+    read: dict[int, ImageSource] = field(default_factory=dict)
+
+    def source(self, data: Any, name: str, in_table: bool = False) -> ImageSource:
+        """Returns the source of one image object of a group, or of the table, where there is no `ref`."""
+
+        def refuse(_: str, sentence: str) -> DataError:
+            return DataError(sentence, "images", name)
+
+        form = _checked(ImageForm, data, refuse, table=len(self.table))
+        kinds = form.model_fields_set - {"ready"}
+        if len(kinds) != 1 or not set(data) <= set(ImageForm.model_fields):
+            raise refuse("", ImageForm.sentences[""])
+        if "ref" in kinds:
+            if in_table or not 0 <= form.ref < len(self.table):
+                raise refuse("ref", ImageForm.sentences["ref"].format(table=len(self.table)))
+            if form.ref not in self.read:
+                self.read[form.ref] = self.source(self.table[form.ref], name, in_table=True)
+            return self.read[form.ref]
+        source: ImageSource
+        if "path" in kinds:
+            if self.options.image_root is None:
+                raise ImageError(f"{name}: the server reads no paths; start it with --image_root, or send base64")
+            source = str(resolve_path(form.path, self.options, name))
+        elif "part" in kinds:
+            if form.part not in self.parts:
+                raise refuse("", f"no file part {form.part[:60]!r} in the form")
+            source = {"bytes": self.parts[form.part]}
+        else:
+            try:
+                source = {"bytes": base64.b64decode(form.base64, validate=True)}
+            except ValueError:
+                raise refuse("", "an image's `base64` is not base64; URLs are not read") from None
+        return read_image(source, self.options, name) if needs_options(self.options) and not form.ready else source

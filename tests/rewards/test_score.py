@@ -81,6 +81,8 @@ def test_the_answer_is_scored_alone_and_system_turns_are_not_shown(scorer, expec
     full = "<think>roads</think><answer> urban </answer>"
     call = {"prompts": [asked(system="Think first.")], "completions": [said(full)], "image": ["0.png"]}
     assert ScoreReward(scorer)(**call) == pytest.approx([expected[0][0]], abs=1e-4)
+    unclosed = {**call, "completions": [said("<think>roads</think> <answer>urban")]}  # the rule of evaluation
+    assert ScoreReward(scorer)(**unclosed) == pytest.approx([expected[0][0]], abs=1e-4)
     assert abs(ScoreReward(scorer, answer_only=False)(**call)[0] - expected[0][0]) > 1e-3
     shown = scorer.score(["0.png"], [asked(system="Think first.")], [["urban"]])[0]
     assert ScoreReward(scorer, system_turns=True)(**call) == pytest.approx(shown, abs=1e-4)

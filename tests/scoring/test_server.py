@@ -288,10 +288,10 @@ def test_any_body_is_answered(client, body):
 @given(key=st.sampled_from(["prompt", "completions", "images", "name"]), value=SHAPED, table=SHAPED, other=KEYS)
 def test_any_value_in_any_place_is_answered(client, key, value, table, other):
     group = {"prompt": "Look <image>", "completions": ["a"], "images": [{"path": "a.png"}]}
-    assert_answered(client.post("/v1/score", json={"groups": [{**group, key: value}]}))
-    assert_answered(client.post("/v1/score", json={"groups": [{**group, "completions": [value]}]}))
+    assert_answered(client.post("/v1/score", content=json.dumps({"groups": [{**group, key: value}]})))
+    assert_answered(client.post("/v1/score", content=json.dumps({"groups": [{**group, "completions": [value]}]})))
     group = {**group, "images": [{other: value}, {"ref": 0}]}
-    assert_answered(client.post("/v1/score", json={"groups": [group], "images": table}))
+    assert_answered(client.post("/v1/score", content=json.dumps({"groups": [group], "images": table})))
     assert client.get("/health").status_code == 200
 
 
