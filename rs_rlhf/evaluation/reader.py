@@ -222,8 +222,8 @@ def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         known: dict[str, Any] = {"captions": list(one["captions"])}
         if labelled:
             known = {"reference": words(one["label"], benchmark), "choices": choices}
-        prompt = ask(benchmark, LABEL_QUESTION if labelled else CAPTION_REQUEST, choices)
-        rows.append(make_row(benchmark, name, prompt, one["image"], name, where, **known))
+        question = LABEL_QUESTION if labelled else CAPTION_REQUEST
+        rows.append(make_row(benchmark, name, question, one["image"], name, where, **known))
     return rows
 
 
