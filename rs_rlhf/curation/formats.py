@@ -1,9 +1,10 @@
-"""Writes the kept rows of image-text data in the input's own format, under the same file names.
+"""Writers of the kept rows of image-text data in the input's own format, under the same file names.
 
 Rows that stay as they are keep their bytes (JSON lines, JSON, CSV), schema (Parquet, data sets) or members
-(WebDataset). Nothing takes its place before everything is written and on the disk: a full disk or a killed process
-leaves the folder as it was, but for files named `.new`. Images that are files stay where they are, so paths in rows
-mean the input's image root. Left out: splitting or joining files, and shortening columns that run along with texts.
+(WebDataset). Images that are files stay where they are, so that paths in rows mean the input's image root.
+
+Left out: splitting or joining files, shortening columns that run along with texts, and atomicity (the caller's folder
+is under construction, see `writer`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import shutil
 import tarfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.columns import IMAGE_COLUMNS
+from ..data.group import Row
 from ..data.image_text import with_texts
 from ..data.image_text_dataset import DATASET_FILE, ImageTexts
 from ..data.packed_records import (
@@ -31,163 +33,93 @@ from ..data.packed_records import (
     tar_content,
     tar_samples,
 )
-from ..data.rows import FORMATS
-from ..data.text_records import csv_head, first_byte, parsed_line
+from ..data.text_records import csv_head, parsed_line
 from ..errors import DataError
 
-__all__ = ["write_kept"]
+if TYPE_CHECKING:
+    import pyarrow
 
 Choice = bool | Collection[int] | None
 _GROUP_BYTES = 32 * 2**20
-_SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
 
 
 class _Chooser:
-    """Asks for one row after the other whether it is kept, and counts."""
+    """Asks for each row in turn whether it is kept, and counts."""
 
-    def __init__(self, kept: Callable[[str], Choice], advance: Callable[[int], None] | None) -> None:
-        self.kept, self.advance = kept, advance
+    def __init__(self, kept: Callable[[str], Choice]) -> None:
+        self.kept = kept
         self.rows = self.chosen = self.shortened = 0
 
     def __call__(self, file: str, number: int) -> bool | frozenset[int]:
-        """`True` to keep the row, `False` to drop it, or the places of the texts that stay."""
-        choice = self.kept(f"{file}:{number}")
+        """`True` to keep the row, `False` to drop it, or the indices of the texts that stay."""
+        choice = self.kept(f"{file}:{number}") or False
         self.rows += 1
-        if self.advance is not None:
-            self.advance(1)
-        if choice is None or isinstance(choice, bool):
-            self.chosen += bool(choice)
-            return bool(choice)
         self.chosen += bool(choice)
-        return frozenset(choice) if choice else False
+        return choice if isinstance(choice, bool) else frozenset(choice)
 
-    def shorten(self, row: Any, choice: bool | frozenset[int], text_column: str | None, where: str) -> Any:
-        """The row with the chosen texts, itself if that is all of them."""
-        if isinstance(choice, bool):
-            return row
+    def shorten(self, row: Row | DataError, choice: bool | frozenset[int], text_column: str | None, where: str) -> Row:
+        """The row with the chosen texts; the row itself if that is all of them."""
         try:
             if isinstance(row, DataError):
                 raise row
-            short = with_texts(row, choice, text_column)
+            short = row if isinstance(choice, bool) else with_texts(row, choice, text_column)
         except DataError as error:
             raise DataError(error.detail, error.key, where) from None
         self.shortened += short is not row
         return short
 
 
-def write_kept(
-    data: ImageTexts,
-    kept: Callable[[str], Choice],
-    out: str | os.PathLike,
-    *,
-    overwrite: bool = False,
-    advance: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+def write_kept(data: ImageTexts, kept: Callable[[str], Choice], out: Path) -> dict[str, Any]:
     """Writes the rows that are to be kept, reading the input once and holding a few rows at a time.
 
     Args:
         data ([`ImageTexts`]): The input.
-        kept (callable): `row_id` -> `True` to keep the row, `None`, `False` or an empty set to drop it, or the places
+        kept (callable): `row_id` -> `True` to keep the row, `None`, `False` or an empty set to drop it, or the indices
             of the texts to keep (all of a row whose texts are no list).
-        out (`str`): Folder to write into; made if it does not exist.
-        overwrite (`bool`): Replace what an earlier run wrote under the same names; other data is never touched.
-        advance (callable, *optional*): Told the number of rows dealt with, see `runs.progress.progress`.
+        out (`Path`): Empty folder to write into.
 
     Returns:
         `dict`: `rows`, `kept_rows` and `shortened_rows` (of these, how many lost some of their texts), `files` that
         were written and `files_without_rows` that were not, since nothing of them is kept.
 
     Raises:
-        DataError: `out` holds data, is the input's own folder or cannot be written; or the input cannot be read.
+        DataError: The input cannot be read.
+        OSError: A file cannot be written.
     """
-    out = Path(out)
-    old = _checked_target(data, out, overwrite)
-    choose = _Chooser(kept, advance)
-    ready: list[tuple[Path, Path]] = []
+    choose = _Chooser(kept)
+    written: list[str] = []
     empty: list[str] = []
-    mark = f".{os.getpid()}.new"
-    try:
-        if data.dataset is not None:
-            ready, empty = _write_dataset(data, out, mark, choose)
-        for file, path in data.files.items():
-            target = out / file
-            new = target.with_name(target.name + mark)
-            new.parent.mkdir(parents=True, exist_ok=True)
-            ready.append((new, target))
-            before = choose.chosen
-            try:
-                _WRITERS[data.format](data, file, path, new, choose)
-            except DataError as error:
-                raise DataError(error.detail, error.key, str(path)) if str(error) == error.detail else error from None
-            if choose.chosen == before:
-                ready.pop()
-                new.unlink()
-                empty.append(file)
-        for new, _ in ready:
-            _to_disk(new)
-        for path in old:
-            path.unlink()
-        for new, target in ready:
-            new.replace(target)
-    except OSError as error:
-        raise DataError(
-            f"cannot be written ({error.strerror or error}); make room or choose another folder, then "
-            "start again: nothing is left of what was written",
-            "",
-            str(out),
-        ) from error
-    finally:  # what has taken its place is no longer here
-        for new, _ in ready:
-            new.unlink(missing_ok=True)
-        shutil.rmtree(out / mark, ignore_errors=True)
+    if data.dataset is not None:
+        written = _write_dataset(data, out, choose)
+        empty = [] if written else [DATASET_FILE]
+    for file, path in data.files.items():
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        before = choose.chosen
+        try:
+            _WRITERS[data.format](data, file, path, out / file, choose)
+        except DataError as error:
+            raise error if error.where else DataError(error.detail, error.key, str(path)) from None
+        if choose.chosen == before:
+            (out / file).unlink()
+        (empty if choose.chosen == before else written).append(file)
+    for file in written:
+        with (out / file).open("rb+") as stream:
+            os.fsync(stream.fileno())
     return {
         "rows": choose.rows,
         "kept_rows": choose.chosen,
         "shortened_rows": choose.shortened,
-        "files": [target.relative_to(out).as_posix() for _, target in ready],
+        "files": written,
         "files_without_rows": empty,
     }
-
-
-def _checked_target(data: ImageTexts, out: Path, overwrite: bool) -> list[Path]:
-    """Returns the files of an earlier run that are to be replaced, or says why `out` cannot be written into."""
-    if out.exists() and not out.is_dir():
-        raise DataError("is a file, expected a folder to write into", "", str(out))
-    if data.folder and out.resolve() == Path(data.folder).resolve():
-        raise DataError("is the folder of the input, which would be overwritten; choose another", "", str(out))
-    there = {path for folder in (out, out / "data") for suffix in FORMATS for path in folder.glob(f"*{suffix}")}
-    # Beside data lie objects such as `curation.json`, and the ids that `curate` writes.
-    lists = (path for path in there if path.suffix != ".json" or first_byte(path) == b"[")
-    there = {path for path in lists if path.name != "kept_ids.parquet"}
-    there |= {path for path in (*out.glob("*.arrow"), *(out / name for name in _SAVED)) if path.exists()}
-    there |= {out / file for file in data.files if (out / file).exists()}
-    if there and not overwrite:
-        raise DataError(
-            f"holds data already ({min(there).relative_to(out)}); choose another folder, or overwrite", "", str(out)
-        )
-    own = {out / file for file in data.files}
-    saved = data.dataset is not None
-    other = [path for path in there - own if not (saved and (path.suffix == ".arrow" or path.name in _SAVED))]
-    if other:
-        raise DataError(
-            f"holds other data ({min(other).relative_to(out)}), which is not overwritten; choose another folder",
-            "",
-            str(out),
-        )
-    return sorted(there)
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
 
 
 # --- text files -------------------------------------------------------------------------------------------------
 
 
 def _kept_records(data: ImageTexts, file: str, path: Path, choose: _Chooser) -> Iterator[bytes]:
-    """The bytes of the kept records, as they were where no text is dropped."""
-    # Lines of JSON need not be parsed, but for those that lose a text.
+    """The bytes of the kept records, as they were if no text is dropped."""
+    # Lines of JSON need not be parsed, except those that lose a text.
     for number, record in enumerate(data.records(path, parse=False)):
         choice = choose(file, number)
         if not choice:
@@ -203,7 +135,7 @@ def _kept_records(data: ImageTexts, file: str, path: Path, choose: _Chooser) -> 
 
 
 def _dumped(value: Any, like: bytes) -> bytes:
-    """A value as JSON, with escapes where the text that it comes from has no other characters."""
+    """A value as JSON, in ASCII if the text that it comes from is."""
     try:
         return json.dumps(value, ensure_ascii=like.isascii()).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a surrogate pair, which can only be written as an escape
@@ -246,16 +178,18 @@ def _copy_member(tar: tarfile.TarFile, member: Member, target: tarfile.TarFile, 
         value = value | changed if isinstance(value, dict) else changed.get(member.extension, value)
         edited = _dumped(value, raw)
         info.size, content = len(edited), io.BytesIO(edited)
-        info.pax_headers = {key: one for key, one in info.pax_headers.items() if key != "size"}
+        info.pax_headers = {key: value for key, value in info.pax_headers.items() if key != "size"}
     target.addfile(info, content)
-    target.members = []  # type: ignore[attr-defined]  # it would keep them all
+    target.members = []  # type: ignore[attr-defined]  # it would keep all of them
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
-def _kept_part(table: Any, file: str, first: int, data: ImageTexts, choose: _Chooser) -> Any:
-    """The kept rows of an Arrow table or record batch, texts dropped where some are chosen."""
+def _kept_part(
+    table: pyarrow.Table | pyarrow.RecordBatch, file: str, first: int, data: ImageTexts, choose: _Chooser
+) -> Any:
+    """The kept rows of an Arrow table or record batch, with the chosen texts."""
     import pyarrow
 
     choices = [choose(file, first + i) for i in range(table.num_rows)]
@@ -272,9 +206,9 @@ def _kept_part(table: Any, file: str, first: int, data: ImageTexts, choose: _Cho
             if short[key] is not row[key]:
                 changed.setdefault(key, {})[i] = short[key]
     for key, values in changed.items():
-        place = part.schema.get_field_index(key)
-        column = [values.get(i, value) for i, value in enumerate(part.column(place).to_pylist())]
-        part = part.set_column(place, part.schema.field(place), pyarrow.array(column, part.schema.field(place).type))
+        i = part.schema.get_field_index(key)
+        column = [values.get(row, value) for row, value in enumerate(part.column(i).to_pylist())]
+        part = part.set_column(i, part.schema.field(i), pyarrow.array(column, part.schema.field(i).type))
     return part
 
 
@@ -286,7 +220,7 @@ def _write_parquet(data: ImageTexts, file: str, path: Path, new: Path, choose: _
         schema, bounds, metadata = source.schema_arrow, row_group_bounds(source), source.metadata
     # Column by column: `datasets` leaves images as they are and compresses the rest.
     codecs = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)] if metadata.num_row_groups else []
-    compression: Any = {one.path_in_schema: one.compression.replace("UNCOMPRESSED", "NONE") for one in codecs}
+    compression: Any = {codec.path_in_schema: codec.compression.replace("UNCOMPRESSED", "NONE") for codec in codecs}
     longest = max([1, *(after - before for before, after in zip(bounds, bounds[1:], strict=False))])
     pending: list[Any] = []
     number = 0
@@ -301,21 +235,21 @@ def _write_parquet(data: ImageTexts, file: str, path: Path, new: Path, choose: _
             part = _kept_part(batch, file, number, data, choose)
             number += batch.num_rows
             # No row group becomes longer, or larger than what is held at once.
-            if sum(one.num_rows for one in pending) + part.num_rows > longest:
+            if sum(waiting.num_rows for waiting in pending) + part.num_rows > longest:
                 flush()
             pending += [part] if part.num_rows else []
-            if sum(one.nbytes for one in pending) > _GROUP_BYTES:
+            if sum(waiting.nbytes for waiting in pending) > _GROUP_BYTES:
                 flush()
         flush()
 
 
-def _write_dataset(data: ImageTexts, out: Path, mark: str, choose: _Chooser) -> tuple[list[tuple[Path, Path]], list]:
-    """Writes a saved data set aside; returns its files with their places, `state.json` (without it, none) last."""
+def _write_dataset(data: ImageTexts, out: Path, choose: _Chooser) -> list[str]:
+    """Writes a saved data set; returns its files, none if no row is kept."""
     from datasets import Dataset, Features
     from datasets.arrow_writer import ArrowWriter
 
-    aside = out / mark
-    aside.mkdir(parents=True)
+    aside = out / ".rows"  # not `out` itself: a data set may not overwrite its own folder
+    aside.mkdir()
     arrow, writer, features = aside / "rows.arrow", None, data.dataset.features
     for unit in data.whole_units():
         number = 0
@@ -327,13 +261,11 @@ def _write_dataset(data: ImageTexts, out: Path, mark: str, choose: _Chooser) -> 
             writer = writer or ArrowWriter(path=str(arrow), features=features)
             if kept.num_rows:
                 writer.write_table(kept)
-    if writer is None or not choose.chosen:
-        return [], [DATASET_FILE]
-    writer.finalize()
-    Dataset.from_file(str(arrow)).save_to_disk(str(aside / "saved"))
-    arrow.unlink()
-    files = sorted((aside / "saved").iterdir(), key=lambda path: path.name == "state.json")
-    return [(path, out / path.name) for path in files], []
+    if writer is not None and choose.chosen:
+        writer.finalize()
+        Dataset.from_file(str(arrow)).save_to_disk(str(out))
+    shutil.rmtree(aside)
+    return sorted((path.name for path in out.iterdir()), key=lambda name: (name == "state.json", name))
 
 
 _WRITERS: dict[str, Callable[[ImageTexts, str, Path, Path, _Chooser], None]] = {

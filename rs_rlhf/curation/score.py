@@ -21,14 +21,7 @@ from ..data.image_text_dataset import Unit, open_image_texts
 from ..errors import DataError, OptionError
 from ..imagery.arguments import RenderingOptions
 from ..options import option
-from ..scoring.load import (
-    READING_FLAGS,
-    ScorerOptions,
-    load_scorer,
-    process_device,
-    scorer_settings,
-    token_counter,
-)
+from ..scoring.load import READING_FLAGS, ScorerOptions, load_scorer, process_device, scorer_settings, token_counter
 from ..version import __version__
 from .shards import claimed, missing_units, planned, read_manifest, summarize, write_json
 from .worker import Work

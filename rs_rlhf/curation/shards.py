@@ -211,8 +211,7 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
             free = False
         except OSError as error:
             raise DataError(
-                f"the file system gives no lock ({error.strerror}); choose an --output on another one",
-                where=str(path),
+                f"the file system gives no lock ({error.strerror}); choose an --output on another one", where=str(path)
             ) from error
         yield free
     finally:

@@ -4,19 +4,19 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tracemalloc
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from helpers import warm
 from helpers.image_text_layouts import COUNT, add, png, rows, write_all, write_csv, write_images, write_parquet
 
 from rs_rlhf.curation.formats import write_kept
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.errors import DataError
+from rs_rlhf.runs.files import replacing_folder
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
 
@@ -24,6 +24,17 @@ FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory):
     return write_all(tmp_path_factory.mktemp("layouts") / "all")
+
+
+def write(data, kept, out):
+    """Writes as `rs-rlhf curate` does: the folder takes its place when it is whole."""
+    with replacing_folder(out) as new:
+        return write_kept(data, kept, new)
+
+
+def written(data, kept, out):
+    write(data, kept, out)
+    return os.listdir(out)
 
 
 def contents(folder):
@@ -37,7 +48,7 @@ def read_again(out, data):
 @pytest.mark.parametrize("format", FORMATS)
 def test_keeping_everything_gives_the_input(layouts, tmp_path, format):
     data = open_image_texts(layouts[format])
-    counts = write_kept(data, lambda row_id: True, tmp_path / "out")
+    counts = write(data, lambda row_id: True, tmp_path / "out")
     assert counts["rows"] == counts["kept_rows"] == COUNT and counts["shortened_rows"] == 0
     assert counts["files_without_rows"] == []
     assert [row.raw for row in read_again(tmp_path / "out", data)] == [row.raw for row in data]
@@ -58,7 +69,7 @@ def test_keeping_some_rows_and_texts(layouts, tmp_path, format):
         choices[row.row_id] = (True, None, {last})[i // 3 % 3]
         if i // 3 % 3 != 1:
             expected.append((row.texts[-1:] if i // 3 % 3 == 2 else row.texts, row.images, row.label))
-    counts = write_kept(data, choices.__getitem__, tmp_path / "out")
+    counts = write(data, choices.__getitem__, tmp_path / "out")
     found = read_again(tmp_path / "out", data)
     assert [(row.texts, row.images, row.label) for row in found] == expected and counts["kept_rows"] == len(found)
     assert counts["shortened_rows"] == (0 if format == "csv" else 4) and not any(row.error for row in found)
@@ -67,19 +78,19 @@ def test_keeping_some_rows_and_texts(layouts, tmp_path, format):
 def test_text_files_keep_their_bytes(layouts, tmp_path):
     for format, name in (("jsonl", "a.jsonl"), ("csv", "rows.csv")):
         data = open_image_texts(layouts[format])
-        write_kept(data, lambda row_id: True, tmp_path / format)
+        write(data, lambda row_id: True, tmp_path / format)
         whole = (layouts[format] / name).read_bytes()
         assert (tmp_path / format / name).read_bytes() == whole.replace(b"\n\n", b"\n")
-        write_kept(data, lambda row_id: row_id.endswith(":1"), tmp_path / f"{format}-one")
+        write(data, lambda row_id: row_id.endswith(":1"), tmp_path / f"{format}-one")
         assert (tmp_path / f"{format}-one" / name).read_bytes() in whole or format == "csv"
     lines = (layouts["jsonl"] / "a.jsonl").read_bytes().splitlines(keepends=True)
     data = open_image_texts(layouts["jsonl"])
-    write_kept(data, {"a.jsonl:2": {0}, "a.jsonl:3": True}.get, tmp_path / "edited")
+    write(data, {"a.jsonl:2": {0}, "a.jsonl:3": True}.get, tmp_path / "edited")
     edited, untouched = (tmp_path / "edited" / "a.jsonl").read_bytes().splitlines(keepends=True)
     assert untouched == lines[3]
     assert json.loads(edited) == json.loads(lines[2]) | {"captions": rows()[2]["captions"][:1]}
     assert list(json.loads(edited)) == list(json.loads(lines[2])) and edited.isascii() == lines[2].isascii()
-    write_kept(open_image_texts(layouts["json"]), lambda row_id: int(row_id[-1]) < 2, tmp_path / "json")
+    write(open_image_texts(layouts["json"]), lambda row_id: int(row_id[-1]) < 2, tmp_path / "json")
     text = (tmp_path / "json" / "rows.json").read_text("utf-8")
     kept = [row for i, row in enumerate(rows()) if i % 10 < 2]
     assert json.loads(text) == kept and text.startswith('[\n{\n  "image": "0.png",\n') and text.endswith("}\n]\n")
@@ -90,27 +101,27 @@ def test_line_ends_and_delimiters_stay(tmp_path):
     lines = '\ufeff{"captions": ["é", "b"]}\r\n{"captions": ["c"], "x": "\\ud800"}'
     (tmp_path / "in" / "t.jsonl").write_bytes(lines.encode())
     data = open_image_texts(tmp_path / "in")
-    write_kept(data, lambda row_id: {0}, tmp_path / "out")
+    write(data, lambda row_id: {0}, tmp_path / "out")
     assert (tmp_path / "out" / "t.jsonl").read_bytes() == (
         '{"captions": ["é"]}\r\n{"captions": ["c"], "x": "\\ud800"}'.encode()
     )
     odd = b'{"captions": ["a", "b"], "x": "\xff", "y": "\xc3\xa9 \\ud800"}\n'
     (tmp_path / "in" / "t.jsonl").write_bytes(odd + odd.replace(b"\xff", b"") + odd)
     data = open_image_texts(tmp_path / "in")
-    write_kept(data, lambda row_id: {1} if row_id != "t.jsonl:2" else True, tmp_path / "odd")
+    write(data, lambda row_id: {1} if row_id != "t.jsonl:2" else True, tmp_path / "odd")
     first, second, third = (tmp_path / "odd" / "t.jsonl").read_bytes().splitlines(keepends=True)
     assert third == odd and json.loads(second) == {"captions": ["b"], "x": "", "y": "é \ud800"}
     assert json.loads(first)["captions"] == ["b"]
     (tmp_path / "tsv").mkdir()
     content = b'\xef\xbb\xbffilepath\ttitle\r\na.png\tone, two\r\n\r\nb.png\t"three\r\nfour"\r\nc.png\tfive'
     (tmp_path / "tsv" / "t.csv").write_bytes(content)
-    write_kept(open_image_texts(tmp_path / "tsv"), lambda row_id: row_id != "t.csv:0", tmp_path / "tsv-out")
+    write(open_image_texts(tmp_path / "tsv"), lambda row_id: row_id != "t.csv:0", tmp_path / "tsv-out")
     assert (tmp_path / "tsv-out" / "t.csv").read_bytes() == content.replace(b"a.png\tone, two\r\n\r\n", b"")
 
 
 def test_parquet_keeps_schema_metadata_and_row_groups(layouts, tmp_path):
     data = open_image_texts(layouts["parquet"])
-    write_kept(data, lambda row_id: {0} if row_id.endswith(":2") else True, tmp_path)
+    write(data, lambda row_id: {0} if row_id.endswith(":2") else True, tmp_path)
     name = "train-00000-of-00002.parquet"
     old, new = pq.ParquetFile(layouts["parquet"] / name), pq.ParquetFile(tmp_path / name)
     assert new.schema_arrow.equals(old.schema_arrow, check_metadata=True)
@@ -130,7 +141,7 @@ def test_uncompressed_parquet_without_hf_metadata(tmp_path):
     table = pa.table({"say": [["a", "b"], ["c"], ["d", "e"]], "image": [png(i) for i in range(3)]})
     pq.write_table(table, tmp_path / "in" / "x.parquet", compression="none")
     data = open_image_texts(tmp_path / "in", text_column="say")
-    write_kept(data, lambda row_id: {1} if row_id != "x.parquet:1" else None, tmp_path / "out")
+    write(data, lambda row_id: {1} if row_id != "x.parquet:1" else None, tmp_path / "out")
     kept = pq.read_table(tmp_path / "out" / "x.parquet")
     assert kept.to_pylist() == [{"say": ["b"], "image": png(0)}, {"say": ["e"], "image": png(2)}]
     assert pq.ParquetFile(tmp_path / "out" / "x.parquet").metadata.row_group(0).column(0).compression == "UNCOMPRESSED"
@@ -138,7 +149,7 @@ def test_uncompressed_parquet_without_hf_metadata(tmp_path):
 
 def test_shard_members_stay(layouts, tmp_path):
     data = open_image_texts(layouts["webdataset"])
-    write_kept(data, lambda row_id: {0} if row_id == "000.tar:2" else row_id == "000.tar:3", tmp_path)
+    write(data, lambda row_id: {0} if row_id == "000.tar:2" else row_id == "000.tar:3", tmp_path)
 
     def members(path):
         with tarfile.open(path) as tar:
@@ -163,71 +174,45 @@ def test_conversations_keep_their_structure(tmp_path):
     made = [{"id": i, "image": ["0.png", "1.png"], "conversations": turns, "extra": {"k": [i]}} for i in range(3)]
     (tmp_path / "in" / "llava.json").write_text(json.dumps(made, indent=2))
     data = open_image_texts(tmp_path / "in")
-    counts = write_kept(data, {"llava.json:0": {0, 1}, "llava.json:2": True}.get, tmp_path / "out")
+    counts = write(data, {"llava.json:0": {0, 1}, "llava.json:2": True}.get, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "llava.json").read_text()) == [made[0], made[2]]
     assert (counts["kept_rows"], counts["shortened_rows"]) == (2, 0)
     found = read_again(tmp_path / "out", data)
     assert [row.texts for row in found] == [["A.", "B."]] * 2 and len(found[0].groups[1].images) == 2
     with pytest.raises(DataError, match=r"llava.json, row 1: the texts \[1\] are to be kept of 2, but only"):
-        write_kept(data, {"llava.json:1": {1}}.get, tmp_path / "bad")
-    assert contents(tmp_path / "bad") == {}
+        write(data, {"llava.json:1": {1}}.get, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
 
 
 def test_streaming_dataset(layouts, tmp_path):
     files = sorted(map(str, layouts["parquet"].glob("*.parquet")))
     data = open_image_texts(datasets.load_dataset("parquet", data_files=files, split="train", streaming=True))
     kept = {f"part-0000{part}-of-00002:{i}": {0} for part in range(2) for i in (2, 3, 4)}
-    counts = write_kept(data, kept.get, tmp_path / "out")
+    counts = write(data, kept.get, tmp_path / "out")
     saved = datasets.load_from_disk(str(tmp_path / "out"))
     assert saved["captions"][:] == [rows()[i]["captions"][:1] for i in (2, 3, 4, 15, 16, 17)]
     assert saved.features["label"].names == ["Port", "River"] and saved[0]["image"].size == (16, 16)
     assert (counts["rows"], counts["kept_rows"]) == (COUNT, 6)
-    nothing = write_kept(data, lambda row_id: None, tmp_path / "nothing")
+    nothing = write(data, lambda row_id: None, tmp_path / "nothing")
     assert nothing["files"] == [] and nothing["files_without_rows"] == ["dataset"]
     assert os.listdir(tmp_path / "nothing") == []
 
 
 def test_files_without_kept_rows(layouts, tmp_path):
     data = open_image_texts(layouts["webdataset"])
-    seen = []
-    counts = write_kept(data, lambda row_id: row_id.startswith("001"), tmp_path, advance=seen.append)
-    assert counts["files"] == ["001.tar"] and counts["files_without_rows"] == ["000.tar"] and sum(seen) == COUNT
+    counts = write(data, lambda row_id: row_id.startswith("001"), tmp_path)
+    assert counts["files"] == ["001.tar"] and counts["files_without_rows"] == ["000.tar"] and counts["rows"] == COUNT
     assert os.listdir(tmp_path) == ["001.tar"]
 
 
-def test_other_data_is_never_overwritten(layouts, tmp_path):
+def test_what_an_earlier_run_kept_does_not_stay_behind(layouts, tmp_path):
     data = open_image_texts(layouts["jsonl"])
-    with pytest.raises(DataError, match="jsonl: is the folder of the input, which would be over"):
-        write_kept(data, lambda row_id: True, layouts["jsonl"], overwrite=True)
-    one = open_image_texts(layouts["jsonl"] / "a.jsonl")
-    with pytest.raises(DataError, match="is the folder of the input"):
-        write_kept(one, lambda row_id: True, layouts["jsonl"])
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="file: is a file, expected a folder to write into"):
-        write_kept(data, lambda row_id: True, tmp_path / "file")
-    out = tmp_path / "out"
-    write_kept(data, lambda row_id: True, out)
-    (out / "curation.json").write_text("{}")
-    before = contents(out)
-    with pytest.raises(DataError, match=re.escape("out: holds data already (a.jsonl); choose another")):
-        write_kept(data, lambda row_id: True, out)
-    (out / "mine.csv").write_text("caption\nx\n")
-    with pytest.raises(DataError, match=re.escape("out: holds other data (mine.csv), which is not overwritten")):
-        write_kept(data, lambda row_id: True, out, overwrite=True)
-    (out / "mine.csv").unlink()
-    assert contents(out) == before
-    # What an earlier run kept of a file of which nothing is kept now does not stay behind.
-    write_kept(data, lambda row_id: row_id.startswith("b"), out, overwrite=True)
-    assert set(contents(out)) == {"b.jsonl", "curation.json"}
-
-
-def test_saved_dataset_is_replaced(layouts, tmp_path):
+    assert set(written(data, lambda row_id: True, tmp_path / "out")) == {"a.jsonl", "b.jsonl"}
+    assert set(written(data, lambda row_id: row_id.startswith("b"), tmp_path / "out")) == {"b.jsonl"}
     data = open_image_texts(layouts["dataset"])
-    write_kept(data, lambda row_id: True, tmp_path)
-    with pytest.raises(DataError, match="holds data already"):
-        write_kept(data, lambda row_id: True, tmp_path)
-    write_kept(data, lambda row_id: row_id == "dataset:3", tmp_path, overwrite=True)
-    assert len(datasets.load_from_disk(str(tmp_path))) == 1
+    write(data, lambda row_id: True, tmp_path / "saved")
+    write(data, lambda row_id: row_id == "dataset:3", tmp_path / "saved")
+    assert len(datasets.load_from_disk(str(tmp_path / "saved"))) == 1
 
 
 # --- failures ---------------------------------------------------------------------------------------------------
@@ -237,22 +222,25 @@ FULL = """
 import json, os, resource, sys
 from pathlib import Path
 from rs_rlhf.data.image_text_dataset import open_image_texts
-from rs_rlhf.curation.formats import write_kept
+import pyarrow as pa
+from rs_rlhf.curation.writer import IDS, write_folder
 from rs_rlhf.errors import DataError
 
-source, out, limit = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+source, out, limit = sys.argv[-3], Path(sys.argv[-2]), int(sys.argv[-1])
 data = open_image_texts(source)
+lines = [(row.row_id, i) for row in data for i in range(len(row.texts))]
+ids = pa.table({"row_id": [line[0] for line in lines], "text_index": [line[1] for line in lines]}).cast(IDS)
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 def attempt(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
     try:
-        write_kept(data, lambda row_id: True, out, overwrite=True)
+        write_folder(out, data, ids, {}, {})
         told = ""
     except DataError as error:
         told = str(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    return told, {path.name: path.read_bytes().hex() for path in out.iterdir()}
+    return told, {path.name: path.read_bytes().hex() for path in out.iterdir()} if out.exists() else {}
 
 print(json.dumps([attempt(limit), attempt(unlimited[0]), attempt(limit)]))
 """
@@ -262,13 +250,11 @@ print(json.dumps([attempt(limit), attempt(unlimited[0]), attempt(limit)]))
 def test_a_full_disk_leaves_nothing(layouts, tmp_path, format):
     """The kernel refuses to let files grow, as on a full disk, in the middle of the largest one."""
     limit = max(path.stat().st_size for path in layouts[format].glob("*.*") if path.suffix != ".png") // 2
-    (tmp_path / "notes.txt").write_text("stay")
-    command = [sys.executable, "-c", FULL, str(layouts[format]), str(tmp_path), str(limit)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=os.getcwd())
+    told = warm.run(["-c", FULL, str(layouts[format]), str(tmp_path / "out"), str(limit)], check=0)
     full, whole, full_again = json.loads(told.stdout)
-    place = re.escape(str(tmp_path))
+    place = re.escape(str(tmp_path / "out"))
     assert re.match(f"{place}: cannot be written \\(.*File too large.*\\); make room or choose", full[0])
-    assert list(full[1]) == ["notes.txt"] and whole[0] == ""
+    assert full[1] == {} and whole[0] == "" and os.listdir(tmp_path) == ["out"]
     # What an earlier run has written is still there, whole.
     assert "cannot be written" in full_again[0] and full_again[1] == whole[1] and len(whole[1]) > 1
 
@@ -280,8 +266,8 @@ def test_interruption_leaves_nothing(layouts, tmp_path):
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        write_kept(open_image_texts(layouts["webdataset"]), kept, tmp_path / "out")
-    assert contents(tmp_path / "out") == {}
+        write(open_image_texts(layouts["webdataset"]), kept, tmp_path / "out")
+    assert os.listdir(tmp_path) == []
 
 
 def test_damaged_input_is_named(layouts, tmp_path):
@@ -289,14 +275,14 @@ def test_damaged_input_is_named(layouts, tmp_path):
     content = (tmp_path / "in" / "rows.json").read_bytes()
     (tmp_path / "in" / "rows.json").write_bytes(content[:-200])
     with pytest.raises(DataError, match="in/rows.json: not JSON in the row at byte"):
-        write_kept(open_image_texts(tmp_path / "in"), lambda row_id: True, tmp_path / "out")
-    assert contents(tmp_path / "out") == {}
+        write(open_image_texts(tmp_path / "in"), lambda row_id: True, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["in"]
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "t.jsonl").write_text('{"caption": "x"}\n{"cap\n')
     data = open_image_texts(tmp_path / "lines")
     with pytest.raises(DataError, match="t.jsonl, row 1: not JSON"):
-        write_kept(data, lambda row_id: {0}, tmp_path / "out")
-    counts = write_kept(data, {"t.jsonl:0": {0}}.get, tmp_path / "out")
+        write(data, lambda row_id: {0}, tmp_path / "out")
+    counts = write(data, {"t.jsonl:0": {0}}.get, tmp_path / "out")
     assert (counts["rows"], counts["kept_rows"]) == (2, 1)
 
 
@@ -323,7 +309,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, format):
         data = open_image_texts(folder)
         shorter = {0} if format != "csv" else True
         tracemalloc.start()
-        counts = write_kept(data, lambda row_id: shorter if row_id.endswith("1") else True, tmp_path / f"out{count}")
+        counts = write(data, lambda row_id: shorter if row_id.endswith("1") else True, tmp_path / f"out{count}")
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert counts["kept_rows"] == count
