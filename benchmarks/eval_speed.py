@@ -31,11 +31,12 @@ from PIL import Image
 from rs_rlhf.evaluation.benchmark import load_benchmark
 from rs_rlhf.evaluation.protocols import vlm_protocol
 from rs_rlhf.evaluation.reader import read_benchmark
-from rs_rlhf.evaluation.run import read_lines, run_task
+from rs_rlhf.evaluation.run import run_task
 from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
 from rs_rlhf.models.policies.sampling import SamplingOptions
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+from rs_rlhf.runs.files import read_lines
 
 COUNT, NEW_TOKENS = 64, 32
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]

@@ -40,7 +40,8 @@ def make_parser(cls: type, prog: str, description: str | None = None) -> argpars
     parser = argparse.ArgumentParser(prog=prog, description=text, allow_abbrev=False)
     hints = get_type_hints(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda field: not field.metadata.get("positional")):
-        _add(parser, field, hints[field.name])
+        if field.init:  # a command leaves out an inherited option by `field(default=…, init=False)`
+            _add(parser, field, hints[field.name])
     return parser
 
 

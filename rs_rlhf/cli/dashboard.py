@@ -1,13 +1,17 @@
-"""`rs-rlhf dashboard`: a W&B workspace for the runs of a project."""
+"""`rs-rlhf dashboard`: lays out a W&B workspace, and with `--report` a report, for the runs of a project."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..options import option, parse
-from ..runs import dashboard
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.workspaces import Workspace
 
 
 @dataclass(kw_only=True)
@@ -22,16 +26,19 @@ class DashboardOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the workspace, or prints it."""
+    """Runs the command; returns 0."""
+    from ..runs import dashboard
+
     options = parse(DashboardOptions, argv, "rs-rlhf dashboard")
-    made = {"workspace": dashboard.build_workspace(options.entity, options.project, options.name)}
+    of = (options.entity, options.project, options.name)
+    made: dict[str, Workspace | Report] = {"workspace": dashboard.build_workspace(*of)}
     if options.report:
-        made["report"] = dashboard.build_report(options.entity, options.project, options.name)
+        made["report"] = dashboard.build_report(*of)
     if options.dry_run:
-        specs = {name: dashboard.specification(thing) for name, thing in made.items()}
+        specs = {name: dashboard.specification(board) for name, board in made.items()}
         print(json.dumps({"entity": options.entity, "project": options.project} | specs, indent=2))
         return 0
-    for thing in made.values():
-        dashboard.save(thing)
-        print(f"{type(thing).__name__} -> {thing.url}")
+    for board in made.values():
+        dashboard.save(board)
+        print(f"{type(board).__name__} -> {board.url}")
     return 0

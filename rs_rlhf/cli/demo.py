@@ -186,12 +186,11 @@ def train_policy(out: Path, args: Any) -> None:
 
 def evaluate_policy(out: Path, args: Any) -> None:
     """Evaluates on the held-out scenes with `rs-rlhf eval` and `rs-rlhf best-of-n`; the run's report shows it."""
-    from ..evaluation import best_of_n
-    from . import eval as evaluate
+    from . import best_of_n, eval_run
 
     asked = ["--task", "scenes", "--data_root", str(out)]
     for name, model in (("base policy", "captioner"), ("with GRPO", "grpo")):
-        evaluate.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
+        eval_run.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
     sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(args.seed)]
     place = out / "grpo" / "eval" / "best of n, base policy"
     models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]

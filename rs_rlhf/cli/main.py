@@ -45,17 +45,15 @@ COMMANDS = {
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
     "curate": Command("keep the best part of scored data, with a report", "cli.curate:main"),
     "browse": Command("look through scored data and move the cut, in a browser", "cli.browse:main", STOPPED),
-    "best-of-n": Command(
-        "sample N answers a question and let the score model choose", "evaluation.best_of_n:main", RESUME
-    ),
+    "best-of-n": Command("sample N answers a question and let the score model choose", "cli.best_of_n:main", RESUME),
     "eval run": Command(
-        "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval:main", RESUME
+        "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval_run:main", RESUME
     ),
-    "eval compare": Command("compare two evaluations, question by question", "evaluation.compare:main"),
+    "eval compare": Command("compare two evaluations, question by question", "cli.eval_compare:main"),
     "eval export": Command(
-        "write an evaluation as lm-evaluation-harness does, or log it to W&B", "evaluation.export:main"
+        "write an evaluation as lm-evaluation-harness does, or log it to W&B", "cli.eval_export:main"
     ),
-    "eval preferences": Command("measure a score model on preference files", "evaluation.preferences:main"),
+    "eval preferences": Command("measure a score model on preference files", "cli.eval_preferences:main"),
     "report": Command("write one HTML page about a training run, without W&B", "cli.report:main"),
     "plot": Command("draw the learning curve of a training run", "cli.plot:main"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.dashboard:main"),

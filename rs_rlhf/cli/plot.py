@@ -1,4 +1,4 @@
-"""`rs-rlhf plot RUN`: the learning curve of a training run as a picture."""
+"""`rs-rlhf plot RUN`: draws the learning curve of a training run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..options import option, parse
-from ..runs.plots import plot_run
 
 
 @dataclass(kw_only=True)
@@ -19,7 +18,9 @@ class PlotOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws the curve."""
+    """Runs the command; returns 0."""
+    from ..runs.plots import plot_run
+
     options = parse(PlotOptions, argv, "rs-rlhf plot")
     output = options.output or options.run / "learning_curve.png"
     plot_run(options.run, output)

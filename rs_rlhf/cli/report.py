@@ -1,4 +1,4 @@
-"""`rs-rlhf report RUN_DIR`: one HTML page about a training run."""
+"""`rs-rlhf report RUN_DIR`: writes one HTML page about a training run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..options import option, parse
-from ..runs.report import CAPS, write_report
 
 
 @dataclass(kw_only=True)
@@ -19,7 +18,9 @@ class ReportOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page."""
+    """Runs the command; returns 0."""
+    from ..runs.report import CAPS, write_report
+
     options = parse(ReportOptions, argv, "rs-rlhf report", f"{ReportOptions.__doc__} {CAPS}")
     output = options.output or options.run / "report.html"
     page = write_report(options.run, output)

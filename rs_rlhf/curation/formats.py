@@ -33,7 +33,7 @@ from ..data.packed_records import (
     tar_content,
     tar_samples,
 )
-from ..data.text_records import csv_head, parsed_line
+from ..data.text_records import csv_head, parsed_line, text_records
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def write_kept(data: ImageTexts, kept: Callable[[str], Choice], out: Path) -> di
 def _kept_records(data: ImageTexts, file: str, path: Path, choose: _Chooser) -> Iterator[bytes]:
     """The bytes of the kept records, as they were if no text is dropped."""
     # Lines of JSON need not be parsed, except those that lose a text.
-    for number, record in enumerate(data.records(path, parse=False)):
+    for number, record in enumerate(text_records(path, parse=False)):
         choice = choose(file, number)
         if not choice:
             continue

@@ -25,15 +25,14 @@ from .image_text import ImageTextRow, image_text_row
 from .packed_records import (
     dataset_tables,
     opened_parquet,
-    parquet_batches,
+    packed_rows,
     parquet_labels,
     row_group_bounds,
-    sample_row,
     tar_samples,
-    tarfile_head,
 )
 from .rows import (
     FORMATS,
+    PACKED,
     data_files,
     is_hub_id,
     is_saved,
@@ -44,9 +43,7 @@ from .rows import (
     parts_of,
     source_of,
 )
-from .text_records import Record, check_text, csv_head, csv_records, first_byte, json_records, jsonl_records
-
-__all__ = ["ImageTexts", "Unit", "open_image_texts"]
+from .text_records import check_text, csv_head, first_byte, text_records
 
 DATASET_FILE = "dataset"  # stands for the file in the ids of a data set's rows
 _TOLD_BYTES = 10**9  # finding the rows of a larger file takes long enough to say so
@@ -71,6 +68,7 @@ class Unit:
     stop: int
 
 
+@dataclass
 class ImageTexts:
     """Image-text rows of files or a data set; made by [`open_image_texts`].
 
@@ -84,19 +82,14 @@ class ImageTexts:
         folder (`str`): Folder that the names of files start from, `""` for a data set that is not in one.
     """
 
-    def __init__(
-        self,
-        name: str,
-        root: str,
-        format: str,
-        files: dict[str, Path],
-        dataset: Any = None,
-        image_column: str | None = None,
-        text_column: str | None = None,
-        folder: str = "",
-    ) -> None:
-        self.name, self.root, self.format, self.files, self.dataset = name, root, format, files, dataset
-        self.image_column, self.text_column, self.folder = image_column, text_column, folder
+    name: str
+    root: str
+    format: str
+    files: dict[str, Path]
+    dataset: Any = None
+    image_column: str | None = None
+    text_column: str | None = None
+    folder: str = ""
 
     @property
     def stamp(self) -> list[list]:
@@ -147,7 +140,7 @@ class ImageTexts:
                 print(f"{file}: {size:.1f} GB, looking where its rows begin (one pass)", file=sys.stderr, flush=True)
             begin = number = end = 0
             units: list[Unit] = []
-            for number, record in enumerate(self.records(path, parse=False), start=1):
+            for number, record in enumerate(text_records(path, parse=False), start=1):
                 begin = record.start if number % rows == 1 % rows else begin
                 end = record.start + len(record.raw)
                 if number % rows == 0:
@@ -193,23 +186,14 @@ class ImageTexts:
             return _even(DATASET_FILE, len(self.dataset), max(len(self.dataset), 1))
         return [Unit(file, 0, -1, 0, -1) for file in self.files]
 
-    def records(self, path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
-        """Yields the records of a text file, with their bytes."""
-        if self.format == "jsonl":
-            return jsonl_records(path, start, stop, parse)
-        return json_records(path, start, stop) if self.format == "json" else csv_records(path, start, stop)
-
     def _raw_rows(self, unit: Unit, path: Path | None) -> Iterator[Any]:
         if path is None:
             part = self.dataset.shard(self.dataset.num_shards, unit.start) if self.streaming else self.dataset
             bounds = None if self.streaming else (unit.first, unit.first + unit.rows)
             return (row for table in dataset_tables(part, bounds) for row in table.to_pylist())
-        if self.format == "parquet":
-            return (row for table in parquet_batches(path, unit.first, unit.rows) for row in table.to_pylist())
-        if self.format == "webdataset":
-            named = (self.image_column, self.text_column)
-            return (sample_row(tar, sample, named) for tar, sample in tar_samples(path))
-        return (record.value for record in self.records(path, unit.start, unit.stop))
+        if self.format in PACKED:
+            return packed_rows(path, unit.first, unit.rows, (self.image_column, self.text_column))
+        return (record.value for record in text_records(path, unit.start, unit.stop))
 
     def _labels(self, path: Path | None) -> dict[str, list[str]]:
         """Names of the classes of `ClassLabel` columns."""
@@ -297,8 +281,7 @@ def _check_file(path: Path, format: str, image_column: str | None, text_column: 
                 columns = file.schema_arrow.names
             check_columns(columns, image_column, text_column)
         elif format == "webdataset":
-            with tarfile_head(path):
-                pass
+            next(tar_samples(path), None)
         else:
             check_text(path)
             if format == "csv":

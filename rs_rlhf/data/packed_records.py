@@ -136,18 +136,6 @@ def tar_content(tar: tarfile.TarFile, member: Member) -> bytes:
     return tar.extractfile(member.info).read()  # type: ignore[union-attr]
 
 
-@contextmanager
-def tarfile_head(path: Path) -> Iterator[None]:
-    """Opens a shard to see that it is one."""
-    try:
-        with tarfile.open(path, "r:"):
-            yield
-    except tarfile.TarError as error:
-        raise DataError(
-            f"cannot be read as a tar file ({error}); write it again, uncompressed", "", str(path)
-        ) from None
-
-
 def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | None, ...] = ()) -> Any:
     """A sample of a shard as a row: the object in `.json`, the text of `.txt` or `.caption`, and the images.
 
@@ -185,6 +173,19 @@ def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | No
     elif ("txt" in extensions or "caption" in extensions) and row.get("image") is None and row.get("images") is None:
         return DataError(f"the sample {sample[0].key} has a text but no image; add the image or remove it")
     return row
+
+
+def packed_rows(path: Path, first: int = 0, rows: int = -1, named: tuple[str | None, ...] = ()) -> Iterator[Any]:
+    """Yields the rows of a Parquet file, or the samples of a shard as [`sample_row`] does.
+
+    Args:
+        path (`Path`): The file.
+        first, rows (`int`): As for [`parquet_batches`]; a shard is read whole.
+        named (tuple of `str`): As for [`sample_row`].
+    """
+    if path.suffix == ".parquet":
+        return (row for batch in parquet_batches(path, first, rows) for row in batch.to_pylist())
+    return (sample_row(tar, sample, named) for tar, sample in tar_samples(path))
 
 
 def dataset_tables(data: Any, bounds: tuple[int, int] | None = None) -> Iterator[Any]:

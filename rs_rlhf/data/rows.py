@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import DataError, OptionError
 from .group import Row, first_line, short
-from .packed_records import dataset_tables, parquet_batches, sample_row, tar_samples
-from .text_records import check_text, csv_records, first_byte, json_records, jsonl_records
+from .packed_records import dataset_tables, packed_rows
+from .text_records import check_text, first_byte, text_records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +32,7 @@ FORMATS = {
     ".tsv": "csv",
     ".tar": "webdataset",
 }
+PACKED = ("parquet", "webdataset")  # formats that hold images; the others are text
 SUFFIXES = ", ".join(FORMATS)
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")  # names of the splits that are for evaluation
 RSRM = "rsrm:"  # before a path: its rows are of the RSRM layout, though nothing in them says so
@@ -254,21 +255,17 @@ def _stored_rows(part: Part) -> Iterator[tuple[Where, Any]]:
 def _numbered(data: Path | Dataset) -> Iterator[tuple[int, Any]]:
     if not isinstance(data, Path):
         yield from enumerate(row for table in dataset_tables(data) for row in table.to_pylist())
-    elif data.suffix == ".parquet":
-        yield from enumerate(row for batch in parquet_batches(data) for row in batch.to_pylist())
-    elif data.suffix == ".tar":
-        yield from enumerate(sample_row(tar, sample) for tar, sample in tar_samples(data))
+    elif FORMATS[data.suffix] in PACKED:
+        yield from enumerate(packed_rows(data))
     else:
         check_text(data)
-        lines = data.suffix == ".jsonl"
-        records = (jsonl_records if lines else json_records if data.suffix == ".json" else csv_records)(data)
-        for number, record in enumerate(records):
+        for number, record in enumerate(text_records(data)):
+            row = record.value
             try:
                 record.raw.decode()
-                row = record.value
             except UnicodeDecodeError as error:
                 row = DataError(f"not UTF-8 text ({first_line(error)}); save the file as UTF-8")
-            yield record.line if lines else number, row
+            yield number if record.line < 0 else record.line, row
 
 
 def source_of(file: str) -> str:

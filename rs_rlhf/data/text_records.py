@@ -63,6 +63,13 @@ def check_text(path: Path) -> None:
         )
 
 
+def text_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
+    """Yields the records of a text file, as the function for its suffix does."""
+    if path.suffix == ".jsonl":
+        return jsonl_records(path, start, stop, parse)
+    return (json_records if path.suffix == ".json" else csv_records)(path, start, stop)
+
+
 def jsonl_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
     """Yields the lines that are not blank, `raw` with its line break.
 

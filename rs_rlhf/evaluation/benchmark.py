@@ -1,8 +1,8 @@
-"""Benchmarks: what is asked of which data and how it is judged, declared in `eval/*.yaml`.
+"""Benchmarks: what is asked about which data and how the answers are judged, declared in `eval/*.yaml`.
 
-A benchmark says where its data lie below the data root, in which layout, what a model is asked and what of its answer
-counts. Its samples are [`QuestionRow`]s, whatever the layout, so that the same rows can be evaluated, sampled for
-preferences or trained on. The readers of the layouts are in `benchmark_data`.
+A benchmark says where its data lie below the data root, in which layout, what a model is asked, and what of its answer
+counts. Its questions are [`QuestionRow`]s, whatever the layout, so that the same rows can be evaluated, sampled for
+preferences or trained on. The readers of the layouts are in `reader` and `layouts`.
 
 Left out: Python in declarations. A layout that no reader knows is converted to rows (`layout: rows`).
 """
@@ -10,6 +10,7 @@ Left out: Python in declarations. A layout that no reader knows is converted to 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..errors import DeclarationError, OptionError
 from ..metrics.boxes import BOX_UNITS
 from ..metrics.closed_answers import SCHEMES
 
-# Task -> the kinds of model that it can be put to, the usual one first.
+# Task -> the types of model that it can be put to, the usual one first.
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("vlm", "clip", "score"),
     "vqa": ("vlm",),
@@ -30,8 +31,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "retrieval": ("clip",),
     "preference": ("score",),
 }
-MODEL_TYPES = ("vlm", "clip", "score")
-# Layout -> which of the keys that not all of them read it does.
+# Layout -> the optional keys that it reads.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "images": ("split", "prompt", "choices", "class_names"),
     "authors": ("annotations", "prompt", "choices", "class_names"),
@@ -44,6 +44,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "preferences": ("split", "annotations", "images"),
     "pairs": ("split",),
 }
+OPTIONAL_KEYS = {key for keys in LAYOUTS.values() for key in keys}
 
 
 @dataclass
@@ -53,17 +54,17 @@ class Benchmark:
     Args:
         title (`str`): One line for `rs-rlhf eval --list`.
         task (`str`): A key of [`TASKS`]; it decides how answers are judged.
-        layout (`str`): A key of [`LAYOUTS`]: how the data lie, see `benchmark_data`.
+        layout (`str`): A key of [`LAYOUTS`]: how the data lie, see `layouts`.
         path (`str`): Folder or file below the data root.
         source (`str`): Paper or page that the data and the protocol come from.
         metric_version (`int`): Raised when a change of parser or metric makes older figures incomparable.
         split (`str`, *optional*): Split of the data.
         annotations (`str`, *optional*): File or pattern of the annotations below `path`, for layouts that have them.
         images (`str`, *optional*): Folder of the images below `path`, for layouts that have one.
-        prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in. Of `rows` it goes
-            around the prompts, which must be texts then.
+        prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in. In the layout `rows` it
+            goes around the prompts, which must be texts then.
         choices (`list[str]`): The well-formed answers of every question; by default those of the data.
-        class_names (`dict[str, str]`): Class folder, label or type -> the words for it, where they differ.
+        class_names (`dict[str, str]`): Class folder, label or type -> the words for it, if they differ.
         templates (`list[str]`): CLIP's prompts, with `{c}`; their text features are averaged.
         types (`list[str]`): Question types asked for; by default all.
         core_types (`list[str]`): The types that `--core_only` keeps (the subset that VLM papers report).
@@ -74,7 +75,7 @@ class Benchmark:
         name (`str`): The file's name; filled in on loading. It names the files of the output.
 
     Raises:
-        ValueError: A value of another kind, or a key that the layout does not read.
+        DeclarationError: A value of another type, or a key that the layout does not read.
     """
 
     title: str
@@ -99,62 +100,64 @@ class Benchmark:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        for entry in fields(self):
+            _check_type(entry.name, str(entry.type), getattr(self, entry.name))
         allowed = (("task", TASKS), ("layout", LAYOUTS), ("numbers", (None, *SCHEMES)), ("box_unit", BOX_UNITS))
         for key, choices in allowed:
-            value = getattr(self, key)
-            if value not in choices:
-                raise OptionError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}")
+            if (value := getattr(self, key)) not in choices:
+                raise DeclarationError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}", key)
         for key, start in (("path", "the data root"), ("annotations", "path"), ("images", "path")):
             value = getattr(self, key) or ""
             if Path(value).is_absolute() or ".." in Path(value).parts:
-                raise OptionError(f"{key} is {value!r}, expected one below {start}.")
+                raise DeclarationError(f"{key} is {value!r}, expected one below {start}.", key)
         if self.name:
             check_name(self.name)
         read = LAYOUTS[self.layout]
-        for one in fields(self):
-            unset = getattr(self, one.name) in (one.default, [], {})
-            if not unset and one.name not in read and any(one.name in keys for keys in LAYOUTS.values()):
-                raise OptionError(
-                    f"the layout {self.layout} does not read {one.name}, only {', '.join(read)}; take it out."
+        for entry in fields(self):
+            unset = getattr(self, entry.name) in (entry.default, [], {})
+            if not unset and entry.name in OPTIONAL_KEYS and entry.name not in read:
+                raise DeclarationError(
+                    f"the layout {self.layout} does not read {entry.name}, only {', '.join(read)}; take it out.",
+                    entry.name,
                 )
 
 
-def _check_kinds(benchmark: Benchmark) -> None:
-    """Refuses values of another kind than declared: YAML reads an unquoted `yes` as true and `1` as a number."""
+def _check_type(key: str, declared: str, value: Any) -> None:
+    """Refuses a value of another type than declared: YAML reads an unquoted `yes` as true and `1` as a number."""
+
+    def expect(right: bool, what: str, wrong: object = value, verb: str = "is") -> None:
+        if not right:
+            raise DeclarationError(f"{key} {verb} {wrong!r:.80}, expected {what}", key)
+
     quotes = "write it in quotes."
-    for one in fields(benchmark):
-        value = getattr(benchmark, one.name)
-        kind = str(one.type)
-        if kind.startswith("str") and not (isinstance(value, str) or (value is None and "None" in kind)):
-            raise OptionError(f"{one.name} is {value!r:.60}, expected a text; {quotes}")
-        if kind == "int" and (type(value) is not int or value < 1):
-            raise OptionError(f"{one.name} is {value!r:.60}, expected a whole number of at least 1.")
-        if kind.startswith("list") and not isinstance(value, list):
-            raise OptionError(f"{one.name} is {value!r:.60}, expected a list.")
-        for text in value if kind == "list[str]" else ():
-            if not isinstance(text, str):
-                raise OptionError(f"{one.name} holds {text!r:.60}, expected texts; {quotes}")
-    if not isinstance(benchmark.class_names, dict):
-        raise OptionError(f"class_names is {benchmark.class_names!r:.60}, expected names and their words.")
-    for text in (one for pair in benchmark.class_names.items() for one in pair):
-        if not isinstance(text, str):
-            raise OptionError(f"class_names holds {text!r:.60}, expected texts; {quotes}")
-    for entry in benchmark.published:
-        if not isinstance(entry, dict) or set(entry) != {"model", "metric", "value", "source"}:
-            raise OptionError(f"published holds {entry!r:.80}, expected model, metric, value and source.")
-        if type(entry["value"]) not in (int, float):
-            raise OptionError(f"published has the value {entry['value']!r:.60}, expected a number (percent).")
+    if declared.startswith("str"):
+        expect(isinstance(value, str) or (value is None and "None" in declared), f"a text; {quotes}")
+    elif declared == "int":
+        expect(type(value) is int and value >= 1, "a whole number of at least 1.")
+    elif declared.startswith("list"):
+        expect(isinstance(value, list), "a list.")
+    else:
+        expect(isinstance(value, dict), "names and their words.")
+    if key == "published":
+        for figure in value:
+            whole = isinstance(figure, dict) and set(figure) == {"model", "metric", "value", "source"}
+            expect(whole, "model, metric, value and source.", figure, "holds")
+            expect(type(figure["value"]) in (int, float), "a number (percent).", figure["value"], "has the value")
+        return
+    texts: Iterable[Any] = value if isinstance(value, list) else ()
+    for text in (item for pair in value.items() for item in pair) if isinstance(value, dict) else texts:
+        expect(isinstance(text, str), f"texts; {quotes}", text, "holds")
 
 
 def check_name(name: str) -> None:
     """Refuses a name that cannot be part of a file's name, or of `--task a,b`.
 
     Raises:
-        ValueError: It holds something else than letters, digits, `_`, `-` and `.`.
+        DeclarationError: It holds something else than letters, digits, `_`, `-` and `.`.
     """
     if not re.fullmatch(r"[\w.-]+", name):
-        raise OptionError(f"the benchmark's name is {name!r}, expected letters, digits, _, - and . only; rename it.")
+        detail = f"the benchmark's name is {name!r}, expected letters, digits, _, - and . only; rename it."
+        raise DeclarationError(detail, "name")
 
 
 def load_benchmark(name_or_path: str) -> Benchmark:
@@ -168,35 +171,83 @@ def load_benchmark(name_or_path: str) -> Benchmark:
     benchmark.name = benchmark.name or file.stem
     try:
         check_name(benchmark.name)
-    except ValueError as error:
-        raise DeclarationError(f"{file}: {error}") from None
+    except DeclarationError as error:
+        raise DeclarationError(error.detail, error.key, str(file)) from None
     return benchmark
 
 
-def data_root(given: str | None) -> Path:
-    """Returns the folder that benchmarks' paths start from: what is given, else [`declarations.data_root`].
+def benchmark_list() -> str:
+    """Returns the table of `rs-rlhf eval --list`."""
+    lines = [f"{'name':<24}{'task':<16}{'data below the root':<28}what"]
+    for benchmark in map(load_benchmark, declarations.names("eval")):
+        lines.append(f"{benchmark.name:<24}{benchmark.task:<16}{benchmark.path:<28}{benchmark.title}")
+    return "\n".join(lines)
+
+
+def model_type_of(benchmark: Benchmark, given: str | None) -> str:
+    """Returns the type of model that a benchmark evaluates: the usual one, or the given one if the task allows it.
 
     Raises:
-        DeclarationError: It does not exist.
+        OptionError: The task cannot be put to that type.
     """
-    root = Path(given) if given else declarations.data_root()
-    if not root.is_dir():
-        raise DeclarationError(
-            f"no data root {root}; give --data_root, or set RS_RLHF_DATA, the folder that holds the benchmarks' data."
+    known = TASKS[benchmark.task]
+    if given is not None and given not in known:
+        raise OptionError(
+            f"{benchmark.name} is a {benchmark.task} task, for models of type {' or '.join(known)}, not {given}; "
+            "leave it out, or give another --model-type.",
+            "model_type",
         )
-    return root
+    return given or known[0]
 
 
-def data_path(benchmark: Benchmark, root: Path) -> Path:
+def data_paths(data: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
+    """Returns the paths given as `TASK=PATH`, by task.
+
+    Args:
+        data (iterable of `str`): The values of `--data`.
+        names (iterable of `str`): The tasks that are run.
+
+    Raises:
+        OptionError: A value of another form, or of a task that is not run.
+    """
+    paths, known = {}, list(names)
+    for value in data:
+        name, equals, path = value.partition("=")
+        if not equals or not path or name not in known:
+            raise OptionError(f"--data {value}: expected TASK=PATH with TASK one of {', '.join(known)}.", "data")
+        paths[name] = Path(path)
+    return paths
+
+
+def locate_data(benchmark: Benchmark, data_root: str | None, given: Mapping[str, Path] | None = None) -> Path:
     """Returns where a benchmark's data are.
 
+    Args:
+        benchmark ([`Benchmark`]): The declaration.
+        data_root (`str`, *optional*): Folder that the benchmarks' paths start from; by default
+            [`declarations.data_root`].
+        given (mapping, *optional*): From [`data_paths`]: benchmark's name -> its data, wherever the root is.
+
     Raises:
-        DeclarationError: They are not there; says where they were looked for and where they come from.
+        OptionError: There is nothing at the given path.
+        DeclarationError: The root or the data are not there; says where they were looked for and come from.
     """
+    if given and benchmark.name in given:
+        path = given[benchmark.name]
+        if not path.exists():
+            raise OptionError(f"--data {benchmark.name}={path}: no such file or folder.", "data")
+        return path
+    root = Path(data_root) if data_root else declarations.data_root()
+    if not root.is_dir():
+        raise DeclarationError(
+            f"no data root {root}; give --data_root, or set RS_RLHF_DATA, the folder that holds the benchmarks' data.",
+            "data_root",
+        )
     path = root / benchmark.path
     if not path.exists():
         raise DeclarationError(
             f"{benchmark.name}: no data at {path}; put {benchmark.title} there ({benchmark.source}), or give another "
-            f"--data_root, or --data {benchmark.name}=PATH."
+            f"--data_root, or --data {benchmark.name}=PATH.",
+            "path",
         )
     return path

@@ -1,12 +1,11 @@
-"""`rs-rlhf eval compare A B`: are the answers of one model better than those of another, question by question?
+"""Paired comparison of two evaluations, question by question: tests, verdicts, and the answers that changed.
 
 Both are output folders of `rs-rlhf eval` on the same data. Answers to the same question are paired, which tells more
-than two intervals side by side: right and wrong answers through the exact McNemar test, other figures (IoU, score)
-through a paired bootstrap. With `--out` the questions whose answer became right or wrong are written as
-`flips_TASK.jsonl` and, with thumbnails, as one HTML page that asks nothing of the network and sets text only as text.
-Pictures inside Parquet files are shown where `--data_root` says where the benchmarks' data lie.
+than two intervals side by side: right and wrong answers by the exact McNemar test, other figures (IoU, score) by a
+paired bootstrap. The questions whose answer became right or wrong are written as `flips_TASK.jsonl` and, with
+thumbnails, as one HTML page that loads nothing from the network and sets text only as text.
 
-Of preferences a question is right where the chosen text beats all rejected ones.
+A preference counts as right if the chosen text beats all rejected ones.
 
 Left out: tests per question type (the page filters by type, `results.json` has the intervals), figures that belong to
 a whole test set (CIDEr, BLEU), and score margins, since two score models share no scale.
@@ -14,56 +13,28 @@ a whole test set (CIDEr, BLEU), and score margins, since two score models share 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
+from ..data.group import ImageSource
 from ..declarations import did_you_mean
-from ..errors import DataError, OptionError
+from ..errors import DataError
 from ..runs.page import render
 from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, spread
 from ..runs.tables import markdown_table
-from .export import MEASURES, measured, models_of, read_results, read_samples, thumbnail_of
+from .benchmark import load_benchmark, locate_data
+from .reader import dataset_hash, read_benchmark
+from .results import MEASURES, Figures, Record, Results, measured, models_of, read_results, read_samples, thumbnail_of
 
 ALPHA = 0.05
 SHOWN = 200  # flips per task in the page
 ROUNDS = 2000
-OWN = ("pixel_budget", "seed")  # settings that stand outside `settings` too
-MODEL = ("model", "model_hash", "dataset_hash")  # of the settings, what is compared or checked anyway
+OUTSIDE = ("pixel_budget", "seed")  # settings that `settings` does not hold
+MODEL = ("model", "model_hash", "dataset_hash")  # settings that are compared or checked anyway
 DIRECTIONS = ("right_to_wrong", "wrong_to_right")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf eval compare A B`: prints the table and the verdicts; with `--out` writes them and the page."""
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf eval compare", description="Say whether B answers better than A, question by question."
-    )
-    parser.add_argument("a", metavar="A", help="output folder of `rs-rlhf eval`")
-    parser.add_argument("b", metavar="B", help="output folder of another model on the same data")
-    parser.add_argument("--task", nargs="+", metavar="T", help="tasks to compare (default: all that both have)")
-    parser.add_argument("--out", metavar="DIR", help="write compare.md, .json, .html and flips_TASK.jsonl there")
-    parser.add_argument(
-        "--data_root",
-        "--data-root",
-        metavar="DIR",
-        help="folder that the benchmarks' data lie in: shows in the page the pictures that lie inside Parquet files",
-    )
-    parser.add_argument("--data", action="append", default=[], metavar="TASK=PATH", help="the same for one benchmark")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
-    args = parser.parse_args(argv)
-    tasks = None if args.task is None else [name for entry in args.task for name in entry.split(",") if name]
-    compared = compare(args.a, args.b, tasks, seed=args.seed)
-    print(markdown(compared))
-    if args.out:
-        data = dict(one.partition("=")[::2] for one in args.data)
-        if unknown := next((task for task in data if task not in compared["flips"]), None):
-            raise OptionError(f"--data is given for {unknown!r}{did_you_mean(unknown, compared['flips'])}")
-        for path in write(compared, Path(args.out), args.data_root, data):
-            print(f"-> {path}")
-    return 0
 
 
 # Comparing
@@ -92,26 +63,20 @@ def compare(a: str | Path, b: str | Path, tasks: Sequence[str] | None = None, *,
     """
     results = {"A": read_results(a), "B": read_results(b)}
     folders = {"A": a, "B": b}
-    common = [task for task in results["A"]["tasks"] if task in results["B"]["tasks"]]
-    if not common:
-        held = "; ".join(f"{side} has {', '.join(results[side]['tasks']) or 'none'}" for side in results)
-        raise DataError(f"no task is in both {a} and {b}: {held}; run one of them on the other's tasks")
-    for task in tasks or ():
-        if task not in common:
-            raise DataError(f"the task {task!r} is not in both {a} and {b}{did_you_mean(task, common)}")
+    chosen = _common_tasks(folders, results, tasks)
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     flips: dict[str, list[dict[str, Any]]] = {}
-    for task in dict.fromkeys(tasks or common):
+    for task in chosen:
         figures = {side: results[side]["tasks"][task] for side in results}
         samples = {side: read_samples(folders[side], task, figures[side]) for side in results}
         _check_same(task, figures, samples)
-        for own in samples.values():  # so that neither side's order decides what the bootstrap draws
-            own.sort(key=lambda record: record["id"])
+        for records in samples.values():  # so that neither side's order decides what the bootstrap draws
+            records.sort(key=lambda record: record["id"])
         values = _values(task, folders, samples, notes)
-        if "score" in values and (differs := _other_scale(figures)):
+        if "score" in values and (reason := _other_scale(figures)):
             del values["score"]
-            notes.append(f"{task}: {differs}, and two score models share no scale: score is not compared.")
+            notes.append(f"{task}: {reason}, and two score models share no scale: score is not compared.")
         rows += [_row(task, name, old, new, seed) for name, (old, new) in values.items()]
         if binary := next((name for name in values if MEASURES[name]), None):
             flips[task] = _flips(samples, values[binary])
@@ -119,19 +84,34 @@ def compare(a: str | Path, b: str | Path, tasks: Sequence[str] | None = None, *,
             notes.append(f"{task}: its records hold no figure of a single answer, so that nothing can be paired.")
         notes += _settings(task, figures)
     for measure in dict.fromkeys(row["measure"] for row in rows):
-        own = [row for row in rows if row["measure"] == measure]
-        for row, p in zip(own, holm([row["p"] for row in own]), strict=True):
+        family = [row for row in rows if row["measure"] == measure]
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row |= {"p_holm": p}
             row |= {"verdict": _verdict(row)}
     sides = {
-        side.lower(): {"folder": str(folders[side]), "model": ", ".join(models_of(results[side], tasks or common))}
+        side.lower(): {"folder": str(folders[side]), "model": ", ".join(models_of(results[side], chosen))}
         for side in results
     }
     return {**sides, "seed": seed, "rows": rows, "notes": notes, "flips": flips}
 
 
-def _other_scale(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Says by which score models the answers of A and of B were scored, where they are not the same one."""
+def _common_tasks(
+    folders: Mapping[str, str | Path], results: Mapping[str, Results], tasks: Sequence[str] | None
+) -> list[str]:
+    """The tasks to compare: those asked for, which both must have, or all that both have."""
+    both = f"both {folders['A']} and {folders['B']}"
+    common = [task for task in results["A"]["tasks"] if task in results["B"]["tasks"]]
+    if not common:
+        held = "; ".join(f"{side} has {', '.join(results[side]['tasks']) or 'none'}" for side in results)
+        raise DataError(f"no task is in {both}: {held}; run one of them on the other's tasks")
+    for task in tasks or ():
+        if task not in common:
+            raise DataError(f"the task {task!r} is not in {both}{did_you_mean(task, common)}")
+    return list(dict.fromkeys(tasks or common))
+
+
+def _other_scale(figures: Mapping[str, Figures]) -> str:
+    """Names the score models that scored the answers of A and of B if they are not the same one."""
     old, new = (figures[side].get("settings") or {} for side in ("A", "B"))
     if old.get("score_model") != new.get("score_model"):
         return f"A was scored by {old.get('score_model')!r:.60}, B by {new.get('score_model')!r:.60}"
@@ -139,14 +119,11 @@ def _other_scale(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{old.get('score_model')!r:.60} has other weights of A than of B" if differ else ""
 
 
-def _check_same(task: str, figures: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Raises where the two sides were not asked the same, or not judged the same."""
+def _check_same(task: str, figures: Mapping[str, Figures], samples: Mapping[str, Sequence[Record]]) -> None:
+    """Raises if the two sides were not asked the same, or not judged the same."""
     counts = f"A has {len(samples['A'])} questions of {task} and B {len(samples['B'])}"
     again = "run both on the same files with the same --limit"
-    for key, what in (
-        ("dataset_hash", "run on other data"),
-        ("metric_version", "judged by other versions"),
-    ):
+    for key, what in (("dataset_hash", "run on other data"), ("metric_version", "judged by other versions")):
         a, b = (figures[side].get(key) for side in ("A", "B"))
         if a is None or b is None:
             raise DataError(f"results.json of {'A' if a is None else 'B'} has no {key} of {task}; run it again", key)
@@ -156,36 +133,33 @@ def _check_same(task: str, figures: Mapping[str, Any], samples: Mapping[str, Seq
             )
     ids = {side: {record["id"] for record in samples[side]} for side in samples}
     if ids["A"] != ids["B"]:
-        only = [f"only {side} has {min(own)!r}" for side, own in _only(ids).items() if own]
+        extra = {"A": ids["A"] - ids["B"], "B": ids["B"] - ids["A"]}
+        only = [f"only {side} has {min(names)!r}" for side, names in extra.items() if names]
         raise DataError(f"{counts}; they were run on other data: {', '.join(only)}; {again}", "id")
 
 
-def _only(ids: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    return {"A": ids["A"] - ids["B"], "B": ids["B"] - ids["A"]}
-
-
 def _values(
-    task: str, folders: Mapping[str, Any], samples: Mapping[str, Any], notes: list[str]
+    task: str, folders: Mapping[str, str | Path], samples: Mapping[str, Sequence[Record]], notes: list[str]
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Measure -> the values of A and of B; what only one of them has is noted, what only some answers have refused."""
-    found = {
+    """Measure -> the values of A and of B. What only one side has is noted; what only some answers have is refused."""
+    measures = {
         side: [measured(record, f"{folders[side]}: {task}, id {record['id']!r}") for record in samples[side]]
         for side in samples
     }
-    out: dict[str, tuple[list[float], list[float]]] = {}
+    paired: dict[str, tuple[list[float], list[float]]] = {}
     for name in MEASURES:
         sides = []
-        for side, records in found.items():
-            have = [name in own for own in records]
+        for side, answers in measures.items():
+            have = [name in answer for answer in answers]
             sides += [side] * any(have)
             if any(have) and not all(have):
                 what = f"id {samples[side][have.index(False)]['id']!r} has no {name}, though others have; run it again"
                 raise DataError(what, name, f"{folders[side]}: {task}")
         if len(sides) == 2:
-            out[name] = [own[name] for own in found["A"]], [own[name] for own in found["B"]]
+            paired[name] = [one[name] for one in measures["A"]], [one[name] for one in measures["B"]]
         elif sides:
             notes.append(f"{task}: only {sides[0]} has {name}, which is not compared.")
-    return out
+    return paired
 
 
 def _row(task: str, measure: str, a: Sequence[float], b: Sequence[float], seed: int) -> dict[str, Any]:
@@ -208,44 +182,43 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> holm([0.04, 0.01, 0.03])
         [0.06, 0.03, 0.06]
     """
-    out = [0.0] * len(p_values)
+    corrected = [0.0] * len(p_values)
     least = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        least = out[place] = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
-    return out
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = corrected[i] = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+    return corrected
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
     low, high = row["interval"]
-    unit = 100 if MEASURES[row["measure"]] or row["measure"].endswith("R@1") else 1
-    of = " points" if unit == 100 else ""
-    shape = "+.1f" if unit == 100 else "+.4f"
-    told = (
-        f"B - A = {unit * row['difference']:{shape}}{of}, 95% interval {unit * low:{shape}} to {unit * high:{shape}}"
+    percent = MEASURES[row["measure"]] or row["measure"].endswith("R@1")
+    unit, name, shape = (100, " points", "+.1f") if percent else (1, "", "+.4f")
+    figures = (
+        f"B - A = {unit * row['difference']:{shape}}{name}, 95% interval {unit * low:{shape}} to {unit * high:{shape}}"
+        f", p = {row['p_holm']:.3g}"
     )
-    told += f", p = {row['p_holm']:.3g}"
     if row["p_holm"] >= ALPHA:
-        return f"no difference can be told at n = {row['n']} ({told})"
-    return f"{'B' if row['difference'] > 0 else 'A'} is better at n = {row['n']} ({told})"
+        return f"no difference can be told at n = {row['n']} ({figures})"
+    return f"{'B' if row['difference'] > 0 else 'A'} is better at n = {row['n']} ({figures})"
 
 
-def _flips(
-    samples: Mapping[str, Sequence[Mapping[str, Any]]], values: Sequence[Sequence[float]]
-) -> list[dict[str, Any]]:
-    out = []
+def _flips(samples: Mapping[str, Sequence[Record]], values: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    flips = []
     for a, b, before, after in zip(samples["A"], samples["B"], *values, strict=True):
         if before == after:
             continue
         flip = {"id": a["id"], "direction": DIRECTIONS[before < after], "types": a.get("types") or []}
         flip |= {key: a.get(key) for key in ("prompt", "references", "image")}
         kept = ("answer", "output", "boxes", "scores", "image_to_text_rank")
-        out.append(flip | {side: {k: r[k] for k in kept if k in r} for side, r in (("a", a), ("b", b))})
-    return out
+        flips.append(flip | {side: {k: r[k] for k in kept if k in r} for side, r in (("a", a), ("b", b))})
+    return flips
 
 
-def _settings(task: str, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One sentence where the two were run in other ways; the comparison is then of both, the model and the way."""
-    old, new = ({**figures[side].get("settings", {}), **{k: figures[side].get(k) for k in OWN}} for side in ("A", "B"))
+def _settings(task: str, figures: Mapping[str, Figures]) -> list[str]:
+    """One sentence if the two were run with other settings, so that not only the models are compared."""
+    old, new = (
+        {**figures[side].get("settings", {}), **{k: figures[side].get(k) for k in OUTSIDE}} for side in ("A", "B")
+    )
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in MODEL]
     differ = [f"{key} {old.get(key)!r:.60} / {new.get(key)!r:.60}" for key in keys]
     return [f"{task}: A and B were also run with other settings: {'; '.join(differ)}."] if differ else []
@@ -264,57 +237,54 @@ def markdown(compared: Mapping[str, Any]) -> str:
         cells += [f"{row['difference']:+.4f}", "{:+.4f} to {:+.4f}".format(*row["interval"])]
         cells += ["" if row[key] is None else str(row[key]) for key in ("only_a", "only_b")]
         rows.append([*cells, f"{row['p']:.3g}", f"{row['p_holm']:.3g}"])
-    lines += [
-        "",
-        markdown_table(header, rows, "llrrrrlr"),
-        "",
-        *(f"- {row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]),
-    ]
+    lines += ["", markdown_table(header, rows, "llrrrrlrrrr"), ""]
+    lines += [f"- {row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
     return "\n".join([*lines, *(f"- {note}" for note in compared["notes"])])
 
 
 def write(
-    compared: Mapping[str, Any], folder: Path, root: str | None = None, data: Mapping[str, str] | None = None
+    compared: Mapping[str, Any],
+    folder: str | Path,
+    data_root: str | None = None,
+    data: Mapping[str, Path] | None = None,
 ) -> list[Path]:
     """Writes `compare.json`, `compare.md`, `flips_TASK.jsonl` and the page `compare.html`.
 
     Args:
         compared (`dict`): From [`compare`].
-        folder (`Path`): It is made where it is not there.
-        root (`str`, *optional*): Data root of the benchmarks, for pictures that lie inside Parquet files.
+        folder (`str`): It is made if it is not there.
+        data_root (`str`, *optional*): Data root of the benchmarks, for pictures that lie inside Parquet files.
         data (mapping, *optional*): Task -> where its data lie, for the same.
 
     Returns:
         `list[Path]`: What was written.
 
     Raises:
-        ValueError: The data are not there, or not those that the questions are of.
+        DataError, DeclarationError, OptionError: The data are not there, or not those that the questions are of.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    told = {key: value for key, value in compared.items() if key != "flips"}
-    told["flips"] = {
-        task: {way: sum(flip["direction"] == way for flip in own) for way in DIRECTIONS}
-        for task, own in compared["flips"].items()
+    report = {key: value for key, value in compared.items() if key != "flips"}
+    report["flips"] = {
+        task: {way: sum(flip["direction"] == way for flip in flips) for way in DIRECTIONS}
+        for task, flips in compared["flips"].items()
     }
-    texts = {"compare.json": json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"}
+    texts = {"compare.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"}
     texts["compare.md"] = markdown(compared) + "\n"
-    for task, own in compared["flips"].items():
-        texts[f"flips_{task}.jsonl"] = "".join(json.dumps(flip, ensure_ascii=False) + "\n" for flip in own)
-    texts["compare.html"] = _page(compared, root, data or {})
+    for task, flips in compared["flips"].items():
+        texts[f"flips_{task}.jsonl"] = "".join(json.dumps(flip, ensure_ascii=False) + "\n" for flip in flips)
+    texts["compare.html"] = _page(compared, data_root, data or {})
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
     return [folder / name for name in texts]
 
 
 def _stored_pictures(
-    task: str, figures: Mapping[str, Any], root: str | None, data: Mapping[str, str]
-) -> dict[str, Any]:
+    task: str, figures: Figures, data_root: str | None, data: Mapping[str, Path]
+) -> dict[str, ImageSource]:
     """Id -> image of a benchmark's questions, read from its data again."""
-    from .benchmark import data_path, data_root, load_benchmark
-    from .reader import dataset_hash, read_benchmark
-
     benchmark = load_benchmark(task)
-    path = Path(data[task]) if task in data else data_path(benchmark, data_root(root))
+    path = locate_data(benchmark, data_root, data)
     for core_only in (False, True):
         rows = read_benchmark(benchmark, path, core_only=core_only)
         if dataset_hash(rows) == figures["dataset_hash"]:
@@ -324,14 +294,14 @@ def _stored_pictures(
     )
 
 
-def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]) -> str:
+def _page(compared: Mapping[str, Any], data_root: str | None, data: Mapping[str, Path]) -> str:
     images = Images()
     results = read_results(compared["a"]["folder"])["tasks"]  # the paths of flips are those of A
     tasks = []
     for task, flips in compared["flips"].items():
         shown = spread(flips, SHOWN)
-        if (root or task in data) and any(not flip["image"] for flip in shown):
-            stored = _stored_pictures(task, results[task], root, data)
+        if (data_root or task in data) and any(not flip["image"] for flip in shown):
+            stored = _stored_pictures(task, results[task], data_root, data)
             shown = [{**flip, "image": flip["image"] or stored.get(flip["id"])} for flip in shown]
         shown = [_card(flip, images, results[task]) for flip in shown]
         tasks.append({"name": task, "total": len(flips), "flips": shown})
@@ -341,17 +311,17 @@ def _page(compared: Mapping[str, Any], root: str | None, data: Mapping[str, str]
     return render("evaluation/gallery.html", title=f"{sides['a']} - {sides['b']}", data=page)
 
 
-def _card(flip: Mapping[str, Any], images: Images, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _card(flip: Record, images: Images, figures: Figures) -> dict[str, Any]:
     picture, why = thumbnail_of(flip, figures)
-    place = images.add(picture)
-    if picture is not None and place is None:
+    number = images.add(picture)
+    if picture is not None and number is None:
         why = f"no picture: the page holds at most {IMAGE_BYTES // 1_000_000} MB of them"
 
-    def cut(value: Any) -> str:
+    def cut(value: object) -> str:
         text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
         return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
 
-    said = {side: cut(flip[side].get("output", flip[side] or None)) for side in ("a", "b")}
+    answers = {side: cut(flip[side].get("output", flip[side] or None)) for side in ("a", "b")}
     references = cut("\n".join(map(str, flip["references"] or [])))
-    card = {key: flip[key] for key in ("id", "direction", "types")} | {"image": place, "why": why}
-    return card | said | {"prompt": cut(flip["prompt"]), "references": references}
+    card = {key: flip[key] for key in ("id", "direction", "types")} | {"image": number, "why": why}
+    return card | answers | {"prompt": cut(flip["prompt"]), "references": references}

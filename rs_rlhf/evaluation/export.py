@@ -1,4 +1,4 @@
-"""What `rs-rlhf eval` wrote, read back and handed on: as lm-evaluation-harness writes it, or to W&B.
+"""Export of an evaluation: to files of lm-evaluation-harness's format, or to W&B.
 
 `rs-rlhf eval export DIR --format lm-eval` writes a results file and one file of samples per task in the shape that
 EleutherAI's lm-evaluation-harness (0.4) writes, so that what reads its logs reads ours. lmms-eval's samples have the
@@ -11,7 +11,6 @@ examples, its version, the date: the same run gives the same bytes), and figures
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -20,135 +19,21 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean as mean
 from typing import Any
 
-from ..data.group import short
-from ..errors import DataError, ImageError, OptionError
-from ..runs.files import read_lines
+from ..errors import DataError
 from ..runs.report_tables import spread
-from . import run as eval_run
-
-FORMATS = ("lm-eval", "wandb")
-# Measure of a single answer -> whether it is right or wrong (McNemar's).
-MEASURES = {
-    "accuracy": True,
-    "image_to_text_R@1": True,
-    "text_to_image_R@1": False,
-    "iou": False,
-    "score": False,
-    "upstream_compat": True,
-}
-
-
-# Reading
-
-
-def read_results(folder: str | Path) -> dict[str, Any]:
-    """Reads the `results.json` of an output folder of `rs-rlhf eval`.
-
-    Raises:
-        DataError: There is none, it is cut off, or it has no tasks.
-    """
-    if not (Path(folder) / "results.json").is_file():
-        raise DataError(f"no results.json in {folder}; give an output folder (--out) of a finished `rs-rlhf eval`")
-    return eval_run.read_results(Path(folder))
-
-
-def read_samples(folder: str | Path, task: str, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Reads `samples_TASK.jsonl`: one record per question, in the order of the data.
-
-    Args:
-        folder, task (`str`): Output folder of `rs-rlhf eval`, and the task's name.
-        figures (`dict`): The task's figures in `results.json`, which say how many records there must be.
-
-    Raises:
-        DataError: No such file, a record without `id`, an `id` twice, or another number of records.
-        ValueError: A line that is cut off or not JSON.
-    """
-    path = Path(folder) / f"samples_{task}.jsonl"
-    again = "run `rs-rlhf eval` again with the same --out"
-    if not path.is_file():
-        raise DataError(f"no {path.name} in {folder}, though its results.json has {task}; {again}")
-    lines: dict[str, int] = {}
-    records = read_lines(path)
-    for number, record in enumerate(records, start=1):
-        where, name = f"{path}, line {number}", record.get("id")
-        if not isinstance(name, str):
-            raise DataError(f"`id` is {short(name)}, expected a text; {again}", "id", where)
-        if name in lines:
-            raise DataError(f"the id {name!r} stands in line {lines[name]} too; {again}", "id", where)
-        lines[name] = number
-    n = figures.get("rows", figures.get("n"))  # of preferences `n` counts comparisons
-    if n is not None and n != len(records):
-        raise DataError(f"{len(records)} records, but results.json was made of {n}; {again}", where=str(path))
-    return records
-
-
-def measured(record: Mapping[str, Any], where: str = "") -> dict[str, float]:
-    """Returns what is known of one answer, by the names of [`MEASURES`]: right or wrong as 1 or 0.
-
-    `iou` is the mean over the question's boxes, `text_to_image_R@1` the share of the image's own captions for which it
-    is ranked first.
-
-    Args:
-        record (`dict`): A line of `samples_TASK.jsonl`.
-        where (`str`): File and line, for messages.
-
-    Raises:
-        DataError: A value of another kind.
-    """
-    out: dict[str, float] = {}
-
-    def take(key: str, name: str, kinds: Any, expected: str, value: Any) -> None:
-        found = record.get(key)
-        if found is None:
-            return
-        if not isinstance(found, kinds) or (isinstance(found, bool) and kinds is not bool):
-            raise DataError(f"`{key}` is {short(found)}, expected {expected}", key, where)
-        out[name] = float(value(found))
-
-    take("strict", "accuracy", bool, "true or false", float)
-    take("image_to_text_rank", "image_to_text_R@1", int, "a rank from 1", lambda rank: rank == 1)
-    for key, name, value in (("text_to_image_ranks", "text_to_image_R@1", lambda x: x == 1), ("ious", "iou", float)):
-        if record.get(key) != []:
-            take(key, name, list, "a list of numbers", lambda found, value=value: mean([value(x) for x in found]))
-    take("score", "score", (int, float), "a number", float)
-    take("upstream_compat", "upstream_compat", bool, "true or false", float)
-    if broken := next((name for name in out if not math.isfinite(out[name])), None):
-        raise DataError(f"{broken} is {out[broken]}, expected a finite number", broken, where)
-    return out
-
-
-def models_of(results: Mapping[str, Any], tasks: Sequence[str] | None = None) -> list[str]:
-    """Returns the models that the tasks (by default all) were put to: a folder may hold tasks of several."""
-    own = results["tasks"]
-    return list(dict.fromkeys(str(own[task].get("model", results.get("model"))) for task in tasks or own))
-
-
-def thumbnail_of(record: Mapping[str, Any], figures: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Reads the picture of a record, with the bands and the stretch that the model saw it with.
-
-    Args:
-        record (`dict`): With `image`, what [`read_image`] reads, or `None`.
-        figures (`dict`): The task's figures in `results.json`.
-
-    Returns:
-        `tuple`: A thumbnail (see [`sample_tables.thumbnail`]) or `None`, and why there is none.
-    """
-    from ..imagery.arguments import ImageArguments
-    from ..imagery.raster import read_image
-    from ..runs.tables import thumbnail
-
-    if not record.get("image"):
-        return None, "no picture: it lies inside the data's file (Parquet); eval compare shows it with --data_root"
-    reading = (figures.get("settings") or {}).get("reading") or {}
-    try:  # the paths of records start nowhere: they are whole
-        options = ImageArguments(**{**reading, "image_root": None}).image_options()
-        return thumbnail(read_image(record["image"], options)), ""
-    except ImageError as error:
-        return None, f"no picture: {error}"
-
+from .results import (
+    MEASURES,
+    Figures,
+    Record,
+    Results,
+    measured,
+    models_of,
+    read_results,
+    read_samples,
+    thumbnail_of,
+)
 
 # lm-evaluation-harness
 
@@ -166,37 +51,18 @@ def lm_eval_results(results: Mapping[str, Any]) -> dict[str, Any]:
         `configs`, `versions`, `n-shot`, `higher_is_better`, `n-samples`, `config`, `model_name`.
     """
     model = ", ".join(models_of(results))
-    limits = {task: own.get("settings", {}).get("limit") for task, own in results["tasks"].items()}
-    kinds = dict.fromkeys(str(own.get("model_type", results.get("model_type"))) for own in results["tasks"].values())
+    limits = {task: figures.get("settings", {}).get("limit") for task, figures in results["tasks"].items()}
+    types = {task: figures.get("model_type", results.get("model_type")) for task, figures in results["tasks"].items()}
     names = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
     parts: dict[str, dict[str, Any]] = {name: {} for name in names}
     for task, figures in results["tasks"].items():
-        shown = _lm_eval_figures(figures)
-        metrics = [key.partition(",")[0] for key in shown if "_stderr," not in key]
-        n, version = figures.get("rows", figures.get("n")), figures.get("metric_version")
-        worded = figures.get("model_type", results.get("model_type")) == "vlm"
-        metadata = {key: figures.get(key) for key in ("dataset_hash", "seed", "pixel_budget", "settings")}
-        own = {
-            "results": {"alias": task, **shown},
-            "group_subtasks": [],
-            "configs": {
-                "task": task,
-                "num_fewshot": 0,
-                "repeats": 1,
-                "metadata": {"version": version, **metadata},
-                "output_type": "generate_until" if worded else "multiple_choice",
-            },
-            "versions": version,
-            "n-shot": 0,
-            "higher_is_better": {name: name != "parse_failures" for name in metrics},
-            "n-samples": {"original": n, "effective": n},
-        }
+        entry = _lm_eval_task(task, figures, types[task])
         for name in names:
-            parts[name][task] = own[name]
+            parts[name][task] = entry[name]
     return {
         **parts,
         "config": {
-            "model": ", ".join(kinds),
+            "model": ", ".join(dict.fromkeys(map(str, types.values()))),
             "model_args": f"pretrained={model}",
             "limit": limits if len(set(limits.values())) > 1 else next(iter(limits.values()), None),
         },
@@ -207,48 +73,72 @@ def lm_eval_results(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lm_eval_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def _lm_eval_task(task: str, figures: Figures, model_type: str | None) -> dict[str, Any]:
+    """What each part of the results file holds about one task."""
+    shown = _lm_eval_figures(figures)
+    metrics = [key.partition(",")[0] for key in shown if "_stderr," not in key]
+    n, version = figures.get("rows", figures.get("n")), figures.get("metric_version")
+    metadata = {key: figures.get(key) for key in ("dataset_hash", "seed", "pixel_budget", "settings")}
+    return {
+        "results": {"alias": task, **shown},
+        "group_subtasks": [],
+        "configs": {
+            "task": task,
+            "num_fewshot": 0,
+            "repeats": 1,
+            "metadata": {"version": version, **metadata},
+            "output_type": "generate_until" if model_type == "vlm" else "multiple_choice",
+        },
+        "versions": version,
+        "n-shot": 0,
+        "higher_is_better": {name: name != "parse_failures" for name in metrics},
+        "n-samples": {"original": n, "effective": n},
+    }
 
-    def rate(metric: str, key: str, value: Any, n: Any) -> None:
+
+def _lm_eval_figures(figures: Figures) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+
+    def rate(metric: str, key: str, value: object, n: int | None) -> None:
         if _is_number(value):
-            out[f"{metric},{key}"] = value
-            out[f"{metric}_stderr,{key}"] = math.sqrt(value * (1 - value) / (n - 1)) if n and n > 1 else "N/A"
+            shown[f"{metric},{key}"] = value
+            deviation = math.sqrt(value * (1 - value) / (n - 1)) if n and n > 1 else "N/A"  # type: ignore[operator]
+            shown[f"{metric}_stderr,{key}"] = deviation
 
     n = figures.get("n")
     rate("acc", "none", figures.get("accuracy"), n)
     rate("exact_match", "strict-match", figures.get("accuracy"), n)
     for name in ("upstream_compat", "parse_failures"):
         rate(name, "none", figures.get(name), n)
-    for name, own in figures.get("types", figures.get("by_kind", {})).items():
-        if name:  # pairs whose file says no kind are counted as a whole
-            rate(f"acc_{name}".replace(",", ";"), "none", own.get("accuracy"), own.get("n"))
+    for name, part in figures.get("types", figures.get("by_kind", {})).items():
+        if name:  # pairs whose file gives no kind are counted as a whole
+            rate(f"acc_{name}".replace(",", ";"), "none", part.get("accuracy"), part.get("n"))
     for name, value in (figures.get("metrics") or {}).items():
         if _is_number(value):
-            out[f"{name.replace(',', ';')},none"] = value
-    return out
+            shown[f"{name.replace(',', ';')},none"] = value
+    return shown
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def lm_eval_samples(records: Sequence[Mapping[str, Any]], task: str) -> list[dict[str, Any]]:
+def lm_eval_samples(records: Sequence[Record], task: str) -> list[dict[str, Any]]:
     """Returns sample records in the shape of the lines of lm-evaluation-harness's samples files.
 
     Args:
-        records (sequence of `dict`): Lines of `samples_TASK.jsonl`.
+        records (sequence of mappings): Lines of `samples_TASK.jsonl`.
         task (`str`): Name of the task.
 
     Returns:
         `list[dict]`: `doc_id` (place in the data), `doc`, `target`, `arguments`, `resps`, `filtered_resps` (the parsed
-        answer, `[invalid]` where there is none, as that harness has it), `filter`, `metrics`, the hashes, and a value
+        answer, `[invalid]` if there is none, as that harness has it), `filter`, `metrics`, the hashes, and a value
         per metric, `acc` among them. What has no generated text has its scores or ranks in `resps`, as JSON.
     """
-    return [_lm_eval_sample(place, record, task) for place, record in enumerate(records)]
+    return [_lm_eval_sample(number, record, task) for number, record in enumerate(records)]
 
 
-def _lm_eval_sample(place: int, record: Mapping[str, Any], task: str) -> dict[str, Any]:
+def _lm_eval_sample(number: int, record: Record, task: str) -> dict[str, Any]:
     values = measured(record, f"{task}, id {record.get('id')!r}")
     metrics = {"acc" if name == "accuracy" else name: value for name, value in values.items()}
     if "acc" in metrics:
@@ -262,7 +152,7 @@ def _lm_eval_sample(place: int, record: Mapping[str, Any], task: str) -> dict[st
     target = references[0] if len(references) == 1 else json.dumps(references, ensure_ascii=False)
     doc = {key: record.get(key) for key in ("id", "prompt", "references", "types")}
     return {
-        "doc_id": place,
+        "doc_id": number,
         "doc": {**doc, "image": record.get("image")},
         "target": target,
         "arguments": {"gen_args_0": {"arg_0": prompt}},
@@ -300,22 +190,21 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
     stamp = written.strftime("%Y-%m-%dT%H-%M-%S.%f")
     texts: dict[Path, str] = {}
     for model in models_of(results):
-        tasks = {task: own for task, own in results["tasks"].items() if models_of(results, [task]) == [model]}
+        tasks = {task: part for task, part in results["tasks"].items() if models_of(results, [task]) == [model]}
         exported = lm_eval_results({**results, "tasks": tasks})
         folder = Path(directory) / exported["model_name_sanitized"]
         path = folder / f"results_{stamp}.json"
         if path in texts:
             raise DataError(
-                f"{model} and another model would both be written to {folder}; evaluate them into folders "
-                "of their own",
+                f"{model} and another model would both be written to {folder}; evaluate them into separate folders",
                 "model",
                 str(out),
             )
         for task, figures in tasks.items():
-            own = lm_eval_samples(read_samples(out, task, figures), task)
-            hashes = "".join(one[f"{what}_hash"] for one in own for what in ("doc", "prompt", "target"))
+            samples = lm_eval_samples(read_samples(out, task, figures), task)
+            hashes = "".join(sample[f"{what}_hash"] for sample in samples for what in ("doc", "prompt", "target"))
             exported.setdefault("task_hashes", {})[task] = _hash(hashes)
-            lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in own)
+            lines = (json.dumps(sample, ensure_ascii=False, allow_nan=False) + "\n" for sample in samples)
             texts[folder / f"samples_{task}_{stamp}.jsonl"] = "".join(lines)
         texts[path] = json.dumps(exported, indent=2, ensure_ascii=False, allow_nan=False)
     for path, text in texts.items():
@@ -329,25 +218,25 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
 
 def wandb_figures(results: Mapping[str, Any]) -> dict[str, float]:
     """Returns the numbers of `results.json` by W&B key: `eval/TASK/accuracy`, `eval/TASK/types/TYPE/accuracy`, …"""
-    out: dict[str, float] = {}
+    numbers: dict[str, float] = {}
 
-    def take(start: str, figures: Mapping[str, Any]) -> None:
+    def collect(start: str, figures: Figures) -> None:
         for key, value in figures.items():
             if isinstance(value, Mapping) and key not in ("settings", ""):
-                take(f"{start}/{key}", value)
+                collect(f"{start}/{key}", value)
             elif isinstance(value, list) and (key.endswith("interval") or start.endswith("/intervals")):
-                out[f"{start}/{key}_low"], out[f"{start}/{key}_high"] = value
+                numbers[f"{start}/{key}_low"], numbers[f"{start}/{key}_high"] = value
             elif _is_number(value) and key not in ("seed", "metric_version"):
-                out[f"{start}/{key}"] = value
+                numbers[f"{start}/{key}"] = value
 
     for task, figures in results["tasks"].items():
-        take(f"eval/{task}", figures)
-    return out
+        collect(f"eval/{task}", figures)
+    return numbers
 
 
 def log_to_wandb(
-    results: Mapping[str, Any],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    results: Results,
+    samples: Mapping[str, Sequence[Record]],
     project: str,
     run_name: str | None = None,
     limit: int = 64,
@@ -365,14 +254,13 @@ def log_to_wandb(
     from PIL import Image
 
     kept = ("model", "model_type", "dataset_hash", "metric_version", "seed", "pixel_budget", "settings")
-    tasks = {task: {k: own[k] for k in kept if k in own} for task, own in results["tasks"].items()}
+    tasks = {task: {k: part[k] for k in kept if k in part} for task, part in results["tasks"].items()}
     config = {"model": ", ".join(models_of(results)), "versions": results.get("versions"), "tasks": tasks}
     name = run_name or ", ".join(Path(model).name for model in models_of(results))
+    columns: list[Any] = ["id", "image", "prompt", "output", "answer", "references", "types", *MEASURES, "note"]
     with wandb.init(project=project, name=name, job_type="eval", config=config) as run:
         logged: dict[str, Any] = dict(wandb_figures(results))
         for task, records in samples.items() if limit > 0 else ():
-            columns: list[Any] = ["id", "image", "prompt", "output", "answer", "references", "types"]
-            columns += [*MEASURES, "note"]
             table = wandb.Table(columns=columns)
             for record in spread(records, limit) if limit > 1 else records[:limit]:
                 picture, why = thumbnail_of(record, results["tasks"][task])
@@ -383,30 +271,5 @@ def log_to_wandb(
         run.log(logged)
 
 
-def _cell(value: Any) -> str | None:
+def _cell(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf eval export DIR`: hands an evaluation on."""
-    parser = argparse.ArgumentParser(
-        prog="rs-rlhf eval export", description="Write an evaluation as lm-evaluation-harness does, or log it to W&B."
-    )
-    parser.add_argument("run", metavar="DIR", help="output folder of `rs-rlhf eval`")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="lm-eval: files; wandb: a run")
-    parser.add_argument("--out", metavar="FOLDER", help="lm-eval: where to write (default: DIR/lm_eval)")
-    parser.add_argument("--project", default="rs-rlhf", help="wandb: project (default: rs-rlhf)")
-    parser.add_argument("--name", help="wandb: name of the run (default: the model's)")
-    parser.add_argument("--limit", type=int, default=64, help="wandb: samples per table (default: 64; 0: no tables)")
-    args = parser.parse_args(argv)
-    if args.format == "lm-eval":
-        for path in write_lm_eval(args.run, args.out or Path(args.run) / "lm_eval"):
-            print(f"-> {path}")
-        return 0
-    if args.limit < 0:
-        raise OptionError(f"--limit is {args.limit}; it must be 0 (no tables) or more.")
-    results = read_results(args.run)
-    samples = {task: read_samples(args.run, task, own) for task, own in results["tasks"].items()}
-    log_to_wandb(results, samples, args.project, args.name, args.limit)
-    print(f"{len(samples)} tasks -> W&B project {args.project}")
-    return 0

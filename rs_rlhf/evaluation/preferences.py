@@ -1,37 +1,31 @@
-"""How often a score model prefers the better text: a report on preference files, in the manner of RewardBench.
+"""Report on how often a score model prefers the better text, in the manner of RewardBench.
 
-Pair accuracy over all and per kind and source with 95% intervals, ties, the swap test, the image-shuffle gap, and
-calibration.
-A row with several rejected completions counts once per rejected. Every text is scored through [`Scorer`].
+Pair accuracy over all rows, per kind and per source with 95% intervals, ties, the swap test, the image-shuffle gap,
+and calibration. A row with several rejected completions counts once per rejected.
 
-Declared preference benchmarks are scored and reported by the same functions, see `eval_protocols`. Left out: a fitted
+Declared preference benchmarks are scored and reported by the same functions, see `protocols`. Left out: a fitted
 temperature (calibration is reported as it is).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..data.group import Group
 from ..data.other_images import partners_of
-from ..imagery.arguments import add_image_flags, image_options_from
 from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.intervals import wilson_interval
 from ..metrics.preferences import comparisons, top1
-from ..preferences.schema import group_from_row
 from ..runs.tables import markdown_table
+from ..scoring.base import GroupScorer
 
 
 def evaluate_preferences(
-    scorer: Any,
+    scorer: GroupScorer,
     groups: Sequence[Group],
     *,
     seed: int = 0,
@@ -42,7 +36,7 @@ def evaluate_preferences(
     """Scores preference groups and reports how the chosen texts fare.
 
     Args:
-        scorer ([`Scorer`]): The score model.
+        scorer ([`GroupScorer`]): The score model.
         groups (sequence of [`Group`]): Completions best first.
         seed (`int`): Seed of the image shuffle.
         image_blind (`bool`): Leave the images out, for a model trained without them.
@@ -57,35 +51,34 @@ def evaluate_preferences(
     if image_blind:
         groups = [without_images(group) for group in groups]
     partners = partners_of(groups, options, seed) if shuffle else [None] * len(groups)
-    said = score_preferences(scorer, groups, [None if j is None else groups[j] for j in partners])
+    records = score_preferences(scorer, groups, [None if j is None else groups[j] for j in partners])
     return preference_report(
-        [{**one, "kind": group.kind, "source": group.source} for one, group in zip(said, groups, strict=True)]
+        [{**record, "kind": group.kind, "source": group.source} for record, group in zip(records, groups, strict=True)]
     )
 
 
 def score_preferences(
-    scorer: Any, groups: Sequence[Group], others: Sequence[Group | None]
+    scorer: GroupScorer, groups: Sequence[Group], others: Sequence[Group | None]
 ) -> list[dict[str, list[float]]]:
     """Scores preference groups three times: as they are, in the reverse order, and with another one's images.
 
     Args:
-        scorer ([`Scorer`]): The score model.
+        scorer ([`GroupScorer`]): The score model.
         groups (sequence of [`Group`]): Completions best first.
-        others (sequence of [`Group`]): For each the group whose images it is shown, or `None`; see [`partners_of`].
+        others (sequence of [`Group`]): For each the group whose images it is shown, or `None`.
 
     Returns:
-        `list[dict]`: `scores`, `swapped` (still in the order of the reversed group) and, where there is another
-        group, `shuffled`.
+        `list[dict]`: `scores`, `swapped` (in the order of the reversed group) and, with another group, `shuffled`.
     """
     right = scorer.score_groups(groups)
     swapped = scorer.score_groups([replace(g, completions=g.completions[::-1]) for g in groups])
-    said = [{"scores": list(one), "swapped": list(two)} for one, two in zip(right, swapped, strict=True)]
+    records = [{"scores": list(one), "swapped": list(two)} for one, two in zip(right, swapped, strict=True)]
     shown = [(i, other) for i, other in enumerate(others) if other is not None]
     if shown:
         wrong = scorer.score_groups([replace(groups[i], images=other.images) for i, other in shown])
         for (i, _), scores in zip(shown, wrong, strict=True):
-            said[i]["shuffled"] = list(scores)
-    return said
+            records[i]["shuffled"] = list(scores)
+    return records
 
 
 def preference_report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -159,61 +152,27 @@ def _figures(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """Returns the report as a Markdown table."""
+    """Returns the report as a Markdown table, and the other figures below it."""
 
     def line(name: str, part: Mapping[str, Any]) -> list[str]:
-        interval = "{:.1%} – {:.1%}".format(*part["interval"])
-        return [name, part["n"], f"{part['accuracy']:.1%}", interval, f"{part['ties']:.1%}", f"{part['margin']:+.3f}"]
+        low, high = part["interval"]
+        shares = [f"{part['accuracy']:.1%}", f"{low:.1%} – {high:.1%}", f"{part['ties']:.1%}"]
+        return [name, str(part["n"]), *shares, f"{part['margin']:+.3f}"]
 
     rows = []
     for key in ("by_kind", "by_source"):
         if len(report[key]) > 1 or key == "by_kind":
             rows += [line(f"{key[3:]}: {name}", part) for name, part in report[key].items() if name]
     rows.append(line("all", report))
+    notes = []
     if "shuffled" in report:
         rows.append(line("all, another row's image", report["shuffled"]))
-    lines = [markdown_table(["pairs", "n", "accuracy", "95% interval", "ties", "margin"], rows, "lrrlr")]
-    if "shuffled" in report:
-        lines.append(f"\nImage-shuffle gap: {report['shuffled']['gap']:+.1%}.")
+        notes.append(f"Image-shuffle gap: {report['shuffled']['gap']:+.1%}.")
     if "top1" in report:
         low, high = report["top1_interval"]
-        lines.append(
-            f"\nBest of its whole list: {report['top1']:.1%} of {report['rows']} rows ({low:.1%} – {high:.1%})."
-        )
-    lines.append(f"{'' if 'shuffled' in report else chr(10)}Swap test: off by {report['swap_error']:.1%}.")
-    lines.append(f"Calibration error of the score differences: {report['calibration']['error']:.1%}.")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rs-rlhf eval --model M --preferences FILE…`: prints the report and writes it as JSON."""
-    parser = argparse.ArgumentParser(prog="rs-rlhf eval", description=main.__doc__)
-    parser.add_argument("--model", required=True, help="Name in reward_models/, folder, or hub id of a score model.")
-    parser.add_argument("--preferences", required=True, nargs="+", metavar="FILE", help="Preference files.")
-    parser.add_argument("--split", help="Split of a folder or Hub id; a file has none.")
-    add_image_flags(parser)
-    parser.add_argument("--image_blind", action="store_true", help="Leave the images out.")
-    parser.add_argument("--output", help="JSON file to write the report to.")
-    parser.add_argument("--limit", type=int, help="Rows at most, drawn with the seed.")
-    parser.add_argument("--token_budget", type=int, default=4096, help="Tokens of a batch at most.")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-
-    from ..preferences.reader import load_with_images
-    from ..scoring.load import load_scorer
-
-    options = image_options_from(args)
-    data, root = load_with_images(args.preferences, args.split, args.image_root)
-    if args.limit is not None and args.limit < len(data):
-        data = data.shuffle(seed=args.seed).select(range(args.limit))
-    options = replace(options, image_root=root)
-    scorer = load_scorer(args.model, options, token_budget=args.token_budget)
-    groups = [group_from_row(row) for row in data]
-    report = evaluate_preferences(scorer, groups, seed=args.seed, image_blind=args.image_blind, options=options)
-    report = {"model": args.model, "preferences": args.preferences, "seed": args.seed, **report}
-    print(format_report(report))
-    if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(f"Report written to {args.output}", file=sys.stderr)
-    return 0
+        share = f"{report['top1']:.1%} of {report['rows']} rows ({low:.1%} – {high:.1%})"
+        notes += [""] * bool(notes) + [f"Best of its whole list: {share}."]
+    notes.append(f"Swap test: off by {report['swap_error']:.1%}.")
+    notes.append(f"Calibration error of the score differences: {report['calibration']['error']:.1%}.")
+    header = ("pairs", "n", "accuracy", "95% interval", "ties", "margin")
+    return "\n".join([markdown_table(header, rows, "lrrlrr"), "", *notes])

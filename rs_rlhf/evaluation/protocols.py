@@ -1,8 +1,8 @@
-"""How each task is put to each kind of model: what is asked, how an answer is judged, what is reported.
+"""Protocols of evaluation: how each task is put to each type of model, how answers are judged, what is reported.
 
 A causal VLM answers in words. A score model takes the best of the well-formed answers, scored as one group. A CLIP
-model ranks class names or captions by cosine. Parsers and figures live in `answer_matching`, `task_metrics`,
-`caption_metrics` and `clip_eval`; this module only joins them to the run.
+model ranks class names or captions by cosine. Parsers and figures live in `metrics`, `preferences` and `clip`; this
+module only joins them to the run.
 
 Left out: log-likelihood ranking of choices by a VLM (the published protocols let it answer).
 """
@@ -10,24 +10,27 @@ Left out: log-likelihood ranking of choices by a VLM (the published protocols le
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Group, completion_text, make_group
 from ..data.other_images import partners_of
 from ..data.questions import QuestionRow
-from ..errors import DataError, OptionError
+from ..errors import DataError
+from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.accuracy import accuracy_figures
 from ..metrics.answers import extract_answer
 from ..metrics.boxes import grounding_figures, grounding_verdict
 from ..metrics.closed_answers import judge_answer
 from ..metrics.intervals import bootstrap_interval
-from .benchmark import TASKS, Benchmark
+from ..scoring.base import GroupScorer
+from .benchmark import Benchmark
 from .preferences import preference_report, score_preferences
 from .reader import references_of
 from .run import Batches, Protocol, Raw
 
 if TYPE_CHECKING:
+    from ..models.clip import ClipModel
     from ..models.policies.policy import Policy
     from ..models.policies.sampling import SamplingOptions
 
@@ -36,61 +39,64 @@ SCORE_ROWS = 32  # groups of a batch of a score model's task: what a killed run 
 
 def vlm_protocol(
     benchmark: Benchmark,
-    answerer: Callable[[], Policy],
+    policy: Callable[[], Policy],
     sampling: SamplingOptions,
     system_prompt: str | None = None,
-    scorer: Callable[[], Any] | None = None,
+    scorer: Callable[[], GroupScorer] | None = None,
 ) -> Protocol:
     """A model that answers in words.
 
     Args:
         benchmark ([`Benchmark`]): The task.
-        answerer (callable): Gives the model, a [`Policy`], when it is to be asked.
+        policy (callable): Gives the model when it is first asked.
         sampling ([`SamplingOptions`]): How to sample; one answer each.
         system_prompt (`str`, *optional*): Put before every question.
-        scorer (callable, *optional*): Gives a [`Scorer`] that also scores every answer.
+        scorer (callable, *optional*): Gives what also scores every answer.
     """
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [_with_system(row.group, system_prompt) for row in rows]
-        model = answerer()
+        model = policy()
         for places, texts in model.sample_batches(groups, sampling, share=share, done=done):
-            said: list[Raw] = [{"output": own[0]} for own in texts]
-            for place, one in zip(places, said, strict=True):
-                one["pixels"] = next(iter(model.pixels(groups[place])), None)
+            outputs: list[Raw] = [
+                {"output": answers[0], "pixels": next(iter(model.pixels(groups[i])), None)}
+                for i, answers in zip(places, texts, strict=True)
+            ]
             if scorer is not None:
-                own_groups = [
-                    make_group(rows[i].group.prompt, [one["output"]], rows[i].group.images, where=rows[i].group.where)
-                    for i, one in zip(places, said, strict=True)
-                ]
-                for one, scores in zip(said, scorer().score_groups(own_groups, show_progress=False), strict=True):
-                    one["score"] = scores[0]
-            yield places, said
+                scored = [_with_answers(rows[i].group, answers) for i, answers in zip(places, texts, strict=True)]
+                for output, scores in zip(outputs, scorer().score_groups(scored, show_progress=False), strict=True):
+                    output["score"] = scores[0]
+            yield places, outputs
 
-    def judge(row: QuestionRow, said: Raw) -> Raw:
+    def judge(row: QuestionRow, record: Raw) -> Raw:
         if benchmark.task == "grounding":
-            return grounding_verdict(said["output"], row.columns["boxes"], row.columns["size"], benchmark.box_unit)
+            return grounding_verdict(record["output"], row.columns["boxes"], row.columns["size"], benchmark.box_unit)
         if benchmark.task == "captions":
-            text = " ".join(extract_answer(said["output"]).split())
-            return {"answer": text or None}
-        return judge_answer(said["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
+            return {"answer": " ".join(extract_answer(record["output"]).split()) or None}
+        return judge_answer(record["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
 
     def figures(records: list[Raw]) -> dict[str, Any]:
-        reported = {"grounding": grounding_figures, "captions": _caption_figures}.get(benchmark.task, accuracy_figures)
-        found = reported(records)
+        report = {"grounding": grounding_figures, "captions": _caption_figures}.get(benchmark.task, accuracy_figures)
+        reported = report(records)
         if scorer is not None:
             scores = [record["score"] for record in records]
-            found["metrics"] = {**found.get("metrics", {}), "score": sum(scores) / len(scores)}
-            found["score_interval"] = list(bootstrap_interval(scores))
-        return found
+            reported["metrics"] = {**reported.get("metrics", {}), "score": sum(scores) / len(scores)}
+            reported["score_interval"] = list(bootstrap_interval(scores))
+        return reported
 
     def load() -> None:
-        answerer()
+        policy()
         if scorer is not None:
             scorer()
 
-    settings = {name: value for name, value in asdict(sampling).items() if name not in ("n", "top_k")}
+    names = ("temperature", "top_p", "max_new_tokens", "seed", "token_budget", "batch_size")
+    settings = {name: getattr(sampling, name) for name in names}
     return Protocol(answer, judge, figures, load, settings={**settings, "system_prompt": system_prompt})
+
+
+def _with_answers(group: Group, texts: Sequence[str]) -> Group:
+    """The question with these texts as its completions."""
+    return make_group(group.prompt, texts, group.images, where=group.where)
 
 
 def _with_system(group: Group, system_prompt: str | None) -> Group:
@@ -105,68 +111,71 @@ def _with_system(group: Group, system_prompt: str | None) -> Group:
 def _caption_figures(records: list[Raw]) -> dict[str, Any]:
     from ..metrics.captions import caption_figures
 
-    measured = caption_figures([one["answer"] or "" for one in records], [one["references"] for one in records])
-    empty = sum(one["answer"] is None for one in records)
+    answers = [record["answer"] or "" for record in records]
+    measured = caption_figures(answers, [record["references"] for record in records])
+    empty = sum(record["answer"] is None for record in records)
     return {"n": len(records), "parse_failures": empty / len(records), "metrics": measured}
 
 
-def score_protocol(benchmark: Benchmark, scorer: Callable[[], Any], seed: int = 0) -> Protocol:
+def score_protocol(
+    benchmark: Benchmark, scorer: Callable[[], GroupScorer], seed: int = 0, image_options: ImageOptions = DEFAULTS
+) -> Protocol:
     """A score model: the best of the well-formed answers, or which of two texts is the better one.
 
     Args:
         benchmark ([`Benchmark`]): A task with choices, or of preferences.
-        scorer (callable): Gives the score model, a [`Scorer`], when it is to score.
+        scorer (callable): Gives the score model when it is to score.
         seed (`int`): Seed of the image shuffle of preferences.
+        image_options ([`ImageOptions`]): How images are read, to tell which are the same picture.
     """
     if benchmark.task == "preference":
-        return _preference_protocol(scorer, seed)
+        return _preference_protocol(scorer, seed, image_options)
 
     from ..models.policies.sampling import consecutive_batches
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         for places in consecutive_batches(len(rows), SCORE_ROWS, share, done):
-            groups = []
-            for i in places:
-                row = rows[i]
+            for row in (rows[i] for i in places):
                 if not row.choices:
-                    raise OptionError(
-                        f"{row.group.where or row.id}: the question has no choices for a score model to pick from; "
-                        f"declare them, or evaluate a vlm on {benchmark.name}."
+                    raise DataError(
+                        "the question has no choices for a score model to pick from; declare them, or evaluate a vlm "
+                        f"on {benchmark.name}.",
+                        "choices",
+                        row.group.where or row.id,
                     )
-                groups.append(make_group(row.group.prompt, row.choices, row.group.images, where=row.group.where))
-            scores = scorer().score_groups(groups, show_progress=False)
-            said = zip(places, scores, strict=True)
-            yield places, [{"output": _best(rows[i].choices, own), "scores": own} for i, own in said]
+            groups = [_with_answers(rows[i].group, rows[i].choices) for i in places]
+            scored = zip(places, scorer().score_groups(groups, show_progress=False), strict=True)
+            yield places, [{"output": rows[i].choices[_best(scores)], "scores": scores} for i, scores in scored]
 
-    def judge(row: QuestionRow, said: Raw) -> Raw:
-        tied = said["scores"].count(max(said["scores"])) > 1  # a model that gives all the same has chosen nothing
-        verdict = judge_answer("" if tied else said["output"], references_of(row), choices=row.choices)
+    def judge(row: QuestionRow, record: Raw) -> Raw:
+        tied = record["scores"].count(max(record["scores"])) > 1  # equal scores for all choose nothing
+        verdict = judge_answer("" if tied else record["output"], references_of(row), choices=row.choices)
         return verdict | {"upstream_compat": None}
 
     return Protocol(answer, judge, accuracy_figures, scorer, settings={"score_rows": SCORE_ROWS})
 
 
-def _best(choices: Sequence[str], scores: Sequence[float]) -> str:
-    return choices[max(range(len(scores)), key=lambda k: scores[k])]
+def _best(scores: Sequence[float]) -> int:
+    return max(range(len(scores)), key=lambda k: scores[k])
 
 
-def _preference_protocol(scorer: Callable[[], Any], seed: int) -> Protocol:
+def _preference_protocol(scorer: Callable[[], GroupScorer], seed: int, image_options: ImageOptions) -> Protocol:
     from ..models.policies.sampling import consecutive_batches
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
         groups = [row.group for row in rows]
-        partners = partners_of(groups, seed=seed)
+        partners = partners_of(groups, image_options, seed)
         for places in consecutive_batches(len(rows), SCORE_ROWS, share, done):
             others = [None if (j := partners[i]) is None else groups[j] for i in places]
-            yield places, score_preferences(scorer(), [groups[i] for i in places], others)
+            yield places, [*map(dict, score_preferences(scorer(), [groups[i] for i in places], others))]
 
-    def judge(row: QuestionRow, said: Raw) -> Raw:
-        texts = [completion_text(one) for one in row.group.completions]
-        best = max(said["scores"][1:])
+    def judge(row: QuestionRow, record: Raw) -> Raw:
+        texts = [completion_text(completion) for completion in row.group.completions]
+        chosen, best = record["scores"][0], max(record["scores"][1:])
         return {
-            "output": texts[0] if said["scores"][0] > best else texts[said["scores"].index(best)],
+            "output": texts[0] if chosen > best else texts[record["scores"].index(best)],
             "answer": None,
-            "strict": said["scores"][0] > best,
+            "strict": chosen > best,
             "upstream_compat": None,
             "completions": texts,
             "kind": row.group.kind,
@@ -178,7 +187,7 @@ def _preference_protocol(scorer: Callable[[], Any], seed: int) -> Protocol:
 
 
 def clip_protocol(
-    benchmark: Benchmark, model: Callable[[], Any], rows: Sequence[QuestionRow], batch_size: int = 64
+    benchmark: Benchmark, model: Callable[[], ClipModel], rows: Sequence[QuestionRow], batch_size: int = 64
 ) -> Protocol:
     """A dual encoder: zero-shot classification, or retrieval.
 
@@ -191,7 +200,7 @@ def clip_protocol(
     from ..models.policies.sampling import consecutive_batches
     from . import clip as clip_eval
 
-    def no_verdict(row: QuestionRow, said: Raw) -> Raw:
+    def no_verdict(row: QuestionRow, record: Raw) -> Raw:
         return {}
 
     if benchmark.task == "retrieval":
@@ -228,18 +237,3 @@ def clip_protocol(
 
     settings = {"batch_size": batch_size, "templates": templates, "classes": names}
     return Protocol(classify, no_verdict, clip_eval.zero_shot_figures, model, settings=settings)
-
-
-def kind_of_model(benchmark: Benchmark, given: str | None) -> str:
-    """Returns the kind of model a benchmark is put to: the usual one, or the given one if the task allows it.
-
-    Raises:
-        ValueError: The task cannot be put to that kind.
-    """
-    kinds = TASKS[benchmark.task]
-    if given is not None and given not in kinds:
-        raise OptionError(
-            f"{benchmark.name} is a {benchmark.task} task, for models of type {' or '.join(kinds)}, not {given}; "
-            "leave it out, or give another --model-type."
-        )
-    return given or kinds[0]

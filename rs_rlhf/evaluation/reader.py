@@ -1,8 +1,8 @@
-"""Reads declared benchmarks: whatever layout their data have, the questions are [`QuestionRow`]s with unique ids.
+"""Reader of declared benchmarks: the questions as [`QuestionRow`]s with unique ids, whatever the layout of the data.
 
 Here are the layouts that the package reads for training too (images, rows, preferences); those that only benchmarks
-have are in `benchmark_layouts`. A benchmark that is wrong anywhere is refused as a whole: a figure on the rows that
-happened to be readable would be a figure on another benchmark.
+have are in `layouts`. A benchmark that is wrong anywhere is refused as a whole: a figure on the rows that happened to
+be readable would be a figure on another benchmark.
 
 Left out: downloads; decoding images (they are only looked for; what cannot be decoded fails in the run, by name).
 """
@@ -13,14 +13,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, load_images
 from ..data.group import completion_text, make_group, prompt_text, short, string_column
 from ..data.placed_images import stored_image
-from ..data.questions import QuestionRow, read_questions
+from ..data.questions import QuestionRow, limited, read_questions
 from ..data.rows import image_folder, known_rows, open_rows
 from ..errors import DataError
 from ..imagery.identity import source_key
@@ -29,10 +30,47 @@ from ..metrics.closed_answers import judge_answer
 from ..preferences.damage import build_pairs
 from ..preferences.schema import group_from_row
 from . import layouts
-from .benchmark import Benchmark
+from .benchmark import Benchmark, locate_data
 from .layouts import ask, make_row, words
 
 PAIR_SEED = 0  # of the layout `pairs`: another seed is another benchmark
+
+
+@dataclass
+class Task:
+    """A benchmark with the questions that are asked, and the hash of all its questions before any limit."""
+
+    benchmark: Benchmark
+    rows: list[QuestionRow]
+    data_hash: str
+
+
+def read_task(
+    benchmark: Benchmark,
+    data_root: str | None = None,
+    paths: Mapping[str, Path] | None = None,
+    *,
+    core_only: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Task:
+    """Finds and reads a benchmark's questions.
+
+    Args:
+        benchmark ([`Benchmark`]): The declaration.
+        data_root, paths: Where its data lie, see [`locate_data`].
+        core_only (`bool`): See [`read_benchmark`].
+        limit (`int`, *optional*): Questions at most, drawn by the seed.
+        seed (`int`): Draws them.
+
+    Raises:
+        RSRLHFError: The data are not there, or cannot be used.
+    """
+    path = locate_data(benchmark, data_root, paths)
+    if core_only and not benchmark.core_types:
+        print(f"{benchmark.name} declares no core types: --core_only leaves nothing out of it")
+    rows = read_benchmark(benchmark, path, core_only=core_only)
+    return Task(benchmark, limited(rows, limit, seed), dataset_hash(rows))
 
 
 def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False) -> list[QuestionRow]:
@@ -40,7 +78,7 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
 
     Args:
         benchmark ([`Benchmark`]): The declaration.
-        path (`Path`): Where its data lie, see [`benchmarks.data_path`].
+        path (`Path`): Where its data lie, see [`locate_data`].
         core_only (`bool`): Keep the declared `core_types` only, if there are any.
 
     Returns:

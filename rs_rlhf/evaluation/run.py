@@ -1,10 +1,10 @@
-"""One benchmark put to one model: batches out, records in, killed and gone on with, on any number of processes.
+"""Run of one benchmark on one model: batches out, records in, resumable, on any number of processes.
 
-A run appends what the model said to `samples_TASK.part-RANK.jsonl`, one line a question and one write a batch. Which
+A run appends the model's outputs to `samples_TASK.part-RANK.jsonl`, one line a question and one write a batch. Which
 questions share a batch is decided by the data and the options alone, and a batch that is not whole is answered again,
-so a run that was killed, or goes on with another number of processes, gives the answers that one process gives in one
-go. When all is answered the parts become `samples_TASK.jsonl`, in the order of the data. Verdicts are made from the
-stored answers each time: the same command, run again, judges anew and asks the model nothing.
+so a run that was killed, or resumes with another number of processes, gives the answers that one process gives in one
+go. When all questions are answered the parts become `samples_TASK.jsonl`, in the order of the data. Verdicts are made
+from the stored answers each time: the same command, run again, judges anew and asks the model nothing.
 
 Left out: work stealing between processes (batches are dealt out in turn), and files of several machines without a
 shared folder.
@@ -16,17 +16,21 @@ import glob
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.group import prompt_text
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
-from ..runs.files import append_lines, cut_torn_line, json_lines, read_lines, replacing, write_json
+from ..runs.files import append_lines, cut_torn_line, json_lines, read_lines, write_text
 from ..runs.progress import progress
+from .reader import references_of
+from .results import results_of, results_so_far
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 Raw = dict[str, Any]
 Batches = Iterator[tuple[list[int], list[Raw]]]
@@ -38,12 +42,12 @@ def _same(records: list[Raw]) -> list[Raw]:
 
 @dataclass
 class Protocol:
-    """How a benchmark is put to a kind of model.
+    """How a benchmark is put to a type of model.
 
     Args:
-        answer (callable): `(rows, share, done)` -> batches of `(places, what the model said)`: every `share[1]`-th
-            batch from the `share[0]`-th on, without those whose places are all in `done`.
-        judge (callable): `(row, said)` -> the fields of the record that say whether it is right.
+        answer (callable): `(rows, share, done)` -> batches of `(places in rows, the model's outputs)`: every
+            `share[1]`-th batch from the `share[0]`-th on, without those whose places are all in `done`.
+        judge (callable): `(row, output)` -> the fields of the record that say whether it is right.
         figures (callable): Records -> `n`, `accuracy`, `interval` and what else the task reports.
         load (callable): Loads the model; called before the first question is timed, if any is to be asked.
         finish (callable): What needs all records at once: records -> records, as many.
@@ -53,7 +57,7 @@ class Protocol:
     answer: Callable[[Sequence[QuestionRow], tuple[int, int], set[int]], Batches]
     judge: Callable[[QuestionRow, Raw], Raw]
     figures: Callable[[list[Raw]], dict[str, Any]]
-    load: Callable[[], Any]
+    load: Callable[[], object]
     finish: Callable[[list[Raw]], list[Raw]] = _same
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +69,7 @@ def run_task(
     out: Path,
     settings: Mapping[str, Any],
     *,
-    state: Any,
+    state: PartialState,
     overwrite: bool = False,
 ) -> tuple[list[Raw], dict[str, Any]] | None:
     """Answers a benchmark's questions, or those of them that are not answered yet, and judges all answers.
@@ -75,20 +79,21 @@ def run_task(
         rows (sequence of [`QuestionRow`]): The questions, ids distinct.
         protocol ([`Protocol`]): How they are put to the model.
         out (`Path`): Folder of the output.
-        settings (`dict`): What the answers depend on: model, data, options. Answers of other settings are refused.
+        settings (mapping): What the answers depend on: model, data, options. Answers of other settings are refused.
         state (`accelerate.PartialState`): The processes.
-        overwrite (`bool`): Begin anew where the answers are of other settings.
+        overwrite (`bool`): Start again if the answers are of other settings.
 
     Returns:
         `tuple`: the records and the figures, on the first process; `None` on the others.
 
     Raises:
-        ValueError: Answers of other settings are there, or a file is damaged; says which and what to do.
+        OptionError: Answers of other settings are there; says which and what to do.
+        DataError: A file is damaged, or of other data.
     """
     settings = json.loads(json.dumps({**settings, **protocol.settings}))
     if state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        _prepare(name, rows, out, settings, overwrite)
+        _prepare(name, out, settings, overwrite)
     state.wait_for_everyone()
     place = {row.id: i for i, row in enumerate(rows)}
     done = {place[record["id"]] for record in _stored(name, out, place)}
@@ -98,12 +103,13 @@ def run_task(
         part = out / f"samples_{name}.part-{share[0]}.jsonl"
         protocol.load()
         left = -(-(len(rows) - len(done)) // share[1])
-        with progress(left, 0, name) if state.is_main_process else nullcontext(lambda _: None) as advance:
+        with progress(left, 0, name, shown=state.is_main_process) as advance:
             start = time.perf_counter()
-            for places, said in protocol.answer(rows, share, done):
+            for places, outputs in protocol.answer(rows, share, done):
                 seconds = (time.perf_counter() - start) / len(places)
-                new = [(i, one) for i, one in zip(places, said, strict=True) if i not in done]
-                _append(part, settings, [_record(rows[i], one, round(seconds, 4)) for i, one in new])
+                new = [(i, output) for i, output in zip(places, outputs, strict=True) if i not in done]
+                head = [] if part.exists() else [{"settings": settings}]  # the first batch says of which settings
+                append_lines(part, [*head, *(_record(rows[i], output, round(seconds, 4)) for i, output in new)])
                 advance(len(new))
                 start = time.perf_counter()
     state.wait_for_everyone()
@@ -116,15 +122,13 @@ def _conclude(
     name: str, rows: Sequence[QuestionRow], protocol: Protocol, out: Path, place: Mapping[str, int]
 ) -> tuple[list[Raw], dict[str, Any]]:
     """Makes one file of the parts, in the order of the data, with the verdicts; and the figures."""
-    found = {record["id"]: record for record in _stored(name, out, place)}
-    missing = [row.id for row in rows if row.id not in found]
+    answered = {record["id"]: record for record in _stored(name, out, place)}
+    missing = [row.id for row in rows if row.id not in answered]
     if missing:
-        raise OptionError(f"{name}: {len(missing)} questions have no answer, such as {missing[0]}; run it again.")
-    records = protocol.finish([found[row.id] for row in rows])
+        raise DataError(f"{name}: {len(missing)} questions have no answer, such as {missing[0]}; run it again.")
+    records = protocol.finish([answered[row.id] for row in rows])
     records = [{**record, **protocol.judge(row, record)} for row, record in zip(rows, records, strict=True)]
-    path = out / f"samples_{name}.jsonl"
-    with replacing(path) as file:
-        file.write(json_lines(records))
+    write_text(out / f"samples_{name}.jsonl", json_lines(records))
     return records, protocol.figures(records)
 
 
@@ -134,54 +138,42 @@ def drop_parts(name: str, out: Path) -> None:
         part.unlink()
 
 
-def _append(part: Path, settings: Mapping[str, Any], records: Sequence[Raw]) -> None:
-    """Appends a batch in one write, on the disk when it returns; the first one also says of which settings it is."""
-    head: list[Mapping[str, Any]] = [] if part.exists() else [{"settings": settings}]
-    append_lines(part, [*head, *records])
-
-
-def _record(row: QuestionRow, said: Raw, seconds: float) -> Raw:
-    from .reader import references_of
-
+def _record(row: QuestionRow, output: Raw, seconds: float) -> Raw:
+    image = next(iter(row.group.images), None)
     return {
         "id": row.id,
         "prompt": prompt_text(row.group.prompt),
-        **said,
+        **output,
         "references": references_of(row),
         "types": list(row.columns.get("types") or []),
-        "image": _image_path(row),
+        "image": os.path.abspath(image) if isinstance(image, str) else None,  # inside a Parquet file it has no path
         "seconds": seconds,
     }
-
-
-def _image_path(row: QuestionRow) -> str | None:
-    """Where a question's (first) image lies; an image inside a Parquet file has no place of its own."""
-    image = next(iter(row.group.images), None)
-    return os.path.abspath(image) if isinstance(image, str) else None
 
 
 def _parts(name: str, out: Path) -> list[Path]:
     return sorted(out.glob(f"samples_{glob.escape(name)}.part-*.jsonl"))
 
 
-def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+def _prepare(name: str, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Cuts off half-written lines, and refuses or removes answers of other settings."""
     whole = out / f"samples_{name}.jsonl"
-    stored = read_results(out)["tasks"].get(name, {})
+    stored = results_so_far(out)["tasks"].get(name, {})
     begun = [(whole, stored.get("settings"))] if whole.exists() and stored else []
     for part in _parts(name, out):
         cut_torn_line(part)
-        if not part.stat().st_size:
+        if part.stat().st_size:
+            begun.append((part, _first_line(part).get("settings")))
+        else:
             part.unlink()  # killed before the first batch was whole
-            continue
-        begun.append((part, _first_line(part).get("settings")))
     for path, old in begun:
         if old == settings:
             continue
         if not overwrite:
             raise OptionError(
                 f"{path} holds answers of another run: {_difference(old, settings)}; choose another "
-                "--out, set that back, or pass --overwrite."
+                "--out, set that back, or pass --overwrite.",
+                "overwrite",
             )
         path.unlink()
         if path == whole:
@@ -189,22 +181,23 @@ def _prepare(name: str, rows: Sequence[QuestionRow], out: Path, settings: Mappin
                 results["tasks"].pop(name)
     if whole.exists() and not stored:
         if not (_parts(name, out) or overwrite):
-            raise OptionError(
+            raise DataError(
                 f"{whole} is there, but results.json does not say of which run; choose another --out, or pass "
                 "--overwrite to answer anew."
             )
         whole.unlink()  # killed before the figures were written: the parts are still there
 
 
-def _first_line(path: Path) -> dict[str, Any]:
+def _first_line(path: Path) -> Raw:
     try:
         with path.open(encoding="utf-8") as lines:
             return dict(json.loads(next(lines)))
     except (ValueError, TypeError):
-        raise OptionError(f"{path}, line 1: not the settings of a run; delete the file and run again.") from None
+        detail = "not the settings of a run; delete the file and run again."
+        raise DataError(detail, where=f"{path}, line 1") from None
 
 
-def _difference(old: Any, new: Mapping[str, Any]) -> str:
+def _difference(old: object, new: Mapping[str, Any]) -> str:
     if not isinstance(old, Mapping):
         return "it does not say of which"
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -213,55 +206,16 @@ def _difference(old: Any, new: Mapping[str, Any]) -> str:
 
 def _stored(name: str, out: Path, place: Mapping[str, int]) -> Iterator[Raw]:
     """Yields the records of a task that are on the disk."""
-    files: Iterable[Path] = _parts(name, out)
     whole = out / f"samples_{name}.jsonl"
-    for path in [*files, *([whole] if whole.exists() else [])]:
+    for path in [*_parts(name, out), *([whole] if whole.exists() else [])]:
         for number, record in enumerate(read_lines(path), start=1):
             if path != whole and number == 1:
-                continue
+                continue  # the settings
             if record.get("id") not in place:
-                raise OptionError(
-                    f"{path}, line {number}: the data has no question {record.get('id')!r}; the file is of another "
-                    "version of the data: choose another --out or pass --overwrite."
+                raise DataError(
+                    f"the data has no question {record.get('id')!r}; the file is of another version of the data: "
+                    "choose another --out or pass --overwrite.",
+                    "id",
+                    f"{path}, line {number}",
                 )
             yield record
-
-
-@contextmanager
-def results_of(out: Path) -> Iterator[dict[str, Any]]:
-    """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile.
-
-    Raises:
-        DataError: The file is damaged.
-    """
-    import fcntl
-
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "results.json"
-    lock = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = read_results(out)
-        yield results
-        write_json(path, results)
-    finally:
-        os.close(lock)
-
-
-def read_results(out: Path) -> dict[str, Any]:
-    """Returns what a folder's `results.json` holds, `{"tasks": {}}` where there is none.
-
-    Raises:
-        DataError: The file is damaged.
-    """
-    path = out / "results.json"
-    if not path.is_file():
-        return {"tasks": {}}
-    again = "put it back as it was, or choose another --out"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"not whole JSON ({error}); {again}", where=str(path)) from None
-    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
-        raise DataError(f"no `tasks`, expected the results of `rs-rlhf eval`; {again}", "tasks", str(path))
-    return results

@@ -1,4 +1,4 @@
-"""`rs-rlhf dashboard`: lays out a W&B workspace, and with `--report` a report, for the runs of a project.
+"""W&B dashboard: the layout of a workspace and a report for the runs of a project.
 
 W&B makes one panel per key in the order of their names; this puts the reward beside the task accuracy first, then a
 section for each of our prefixes, training and evaluation on one panel. transformers logs `score/mean` to W&B as
@@ -13,9 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DeclarationError
+from ..errors import OptionError, RSRLHFError
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import LinePlot, Report
+    from wandb_workspaces.workspaces import Workspace
 
 # Section to its panels; a panel is a metric of `train/` and `eval/`, or a title and the W&B keys of its lines.
 SECTIONS: dict[str, tuple[str | tuple[str, tuple[str, ...]], ...]] = {
@@ -57,18 +62,18 @@ STEP = "train/global_step"  # W&B's own Step counts logs, not optimizer steps
 ORDER = ("Reward beside accuracy", "score", "reward", "audit", "curation", "eval", "bon", "train")
 
 
-def _packages() -> tuple[Any, Any]:
+def _packages() -> tuple[ModuleType, ModuleType]:
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
-        raise DeclarationError(
+        raise OptionError(
             f'rs-rlhf dashboard needs wandb-workspaces ({error}); pip install "rs-rlhf[dashboard]".'
         ) from None
     return workspaces, reports
 
 
-def panels(section: str) -> list[Any]:
+def panels(section: str) -> list[LinePlot]:
     """Returns the `wandb_workspaces` line plots of a section, one of `ORDER`."""
     _, reports = _packages()
     made = []
@@ -81,7 +86,7 @@ def panels(section: str) -> list[Any]:
     return made
 
 
-def build_workspace(entity: str, project: str, name: str = "RLHF") -> Any:
+def build_workspace(entity: str, project: str, name: str = "RLHF") -> Workspace:
     """Returns a `wandb_workspaces` workspace, not saved; panels of all other keys follow those of the sections."""
     workspaces, _ = _packages()
     layout = workspaces.SectionLayoutSettings(columns=2, rows=2)
@@ -94,43 +99,44 @@ def build_workspace(entity: str, project: str, name: str = "RLHF") -> Any:
     )
 
 
-def build_report(entity: str, project: str, name: str = "RLHF") -> Any:
+def build_report(entity: str, project: str, name: str = "RLHF") -> Report:
     """Returns a `wandb_workspaces` report with the same panels, not saved."""
     _, reports = _packages()
     blocks: list[Any] = [
         reports.P("A reward that rises while accuracy falls is being exploited: compare the first two panels.")
     ]
     for title in ORDER:
-        own = panels(title)
-        for i, panel in enumerate(own):  # two in a row of 24 units
+        section = panels(title)
+        for i, panel in enumerate(section):  # two in a row of 24 units
             panel.layout = reports.Layout(x=12 * (i % 2), y=8 * (i // 2), w=12, h=8)
-        grid = reports.PanelGrid(runsets=[reports.Runset()], panels=own)  # of the report's project
+        grid = reports.PanelGrid(runsets=[reports.Runset()], panels=section)  # of the report's project
         blocks += [reports.H2(title), grid]
     return reports.Report(entity=entity, project=project, title=name, blocks=blocks, width="fluid")
 
 
-def specification(thing: Any) -> Any:
+def specification(board: Workspace | Report) -> dict[str, Any]:
     """Returns what W&B would be sent for a workspace or report, as plain values."""
-    model = thing._to_model()
+    model = board._to_model()
     return json.loads(model.spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
-def save(thing: Any) -> None:
+def save(board: Workspace | Report) -> None:
     """Saves a workspace or report to W&B.
 
     Raises:
-        DeclarationError: W&B cannot be reached, or refuses.
+        OptionError: W&B is switched off.
+        RSRLHFError: W&B cannot be reached, or refuses.
     """
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        raise DeclarationError(
+        raise OptionError(
             f"WANDB_MODE is {os.environ['WANDB_MODE']}, and a W&B dashboard is made online: unset it, or see what "
             "would be made with --dry_run; `rs-rlhf report` needs no W&B."
         )
     try:
-        thing.save()
+        board.save()
     except Exception as error:  # wandb's own, requests' and gql's have no common class
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise DeclarationError(
-            f"W&B did not take the {type(thing).__name__.lower()} ({told[-1][:200].rstrip('.')}); check the network, "
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200].rstrip(".")
+        raise RSRLHFError(
+            f"W&B did not take the {type(board).__name__.lower()} ({reason}); check the network, "
             "`wandb login` and the names of entity and project, or see what would be made with --dry_run."
         ) from None

@@ -28,9 +28,9 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         mode (`str`): `"w"` for UTF-8 text, in which a lone surrogate becomes a question mark, or `"wb"`.
     """
     new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace"}
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "replace")
     try:
-        with new.open(mode, **text) as file:
+        with new.open(mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

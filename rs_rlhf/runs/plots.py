@@ -1,4 +1,4 @@
-"""Pictures of what was measured: preference accuracy, a ranked example, learning curves, accuracy of best-of-n.
+"""Plots: preference accuracy, a ranked example, learning curves, GRPO runs, accuracy of best-of-n.
 
 Drawn with matplotlib, which is imported late. Left out: interactive pages.
 """
@@ -6,78 +6,86 @@ Drawn with matplotlib, which is imported late. Left out: interactive pages.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DeclarationError
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL import Image
+
+Log = list[dict[str, Any]]
 
 
-def _pyplot() -> Any:
+@contextmanager
+def _saved(path: str | Path, columns: int, size: tuple[float, float], **settings: Any) -> Iterator[list[Axes]]:
+    """Gives the axes of a figure in one row, which is then written."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    return plt
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **settings)
+    try:
+        yield list(axes[0])
+        figure.savefig(path, dpi=110)
+    finally:
+        plt.close(figure)
+
+
+def _draw(axis: Axes, log: Log, key: str, name: str, **style: Any) -> None:
+    """Draws the values of a logged key by step, if there are any."""
+    points = [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), label=name, **style)
 
 
 def plot_preferences(
     reports: Mapping[str, Mapping[str, Any]],
     path: str | Path,
-    example: tuple[Any, Sequence[tuple[str, float]]] | None = None,
+    example: tuple[Image.Image, Sequence[tuple[str, float]]] | None = None,
 ) -> None:
     """Draws preference accuracy per kind with 95% intervals, and a picture with its texts ranked by score.
 
     Args:
         reports (mapping): Name of a model to its report from [`rs_rlhf.evaluation.preferences.evaluate_preferences`].
         path (`str`): PNG to write.
-        example (`tuple`, *optional*): A PIL image, and texts with their scores.
+        example (`tuple`, *optional*): An image, and texts with their scores.
     """
-    plt = _pyplot()
-    kinds = [kind for kind in next(iter(reports.values()))["by_kind"] if kind]
-    figure, axes = plt.subplots(
-        1,
-        1 if example is None else 3,
-        figsize=(7 if example is None else 15, 4.2),
-        squeeze=False,
-        layout="constrained",
-        width_ratios=[1] if example is None else [1.5, 0.8, 1.5],
-    )
-    bars, width = axes[0][0], 0.8 / len(reports)
-    for place, (name, report) in enumerate(reports.items()):
-        parts = [report["by_kind"][kind] for kind in kinds] + [report]
-        heights = [part["accuracy"] for part in parts]
-        errors = [
-            [max(0.0, part["accuracy"] - part["interval"][0]) for part in parts],
-            [max(0.0, part["interval"][1] - part["accuracy"]) for part in parts],
-        ]
-        x = [i + (place - (len(reports) - 1) / 2) * width for i in range(len(parts))]
-        bars.bar(x, heights, width * 0.92, yerr=errors, capsize=2, label=name)
-    labels = [kind.replace("_", "\n") for kind in kinds] + ["all"]
-    bars.set_xticks(range(len(labels)), labels)
-    bars.axhline(0.5, color="gray", linewidth=0.8, linestyle="--")
-    bars.set_ylim(0, 1.05)
-    bars.set_ylabel("prefers the better text")
-    bars.set_title(f"Held-out pairs (n = {next(iter(reports.values()))['n']}), 95% intervals")
-    bars.legend(loc="lower right")
-    if example is not None:
-        image, texts = example
-        axes[0][1].imshow(image)
-        axes[0][1].set_title("a held-out scene")
-        axes[0][1].axis("off")
-        ranked = sorted(texts, key=lambda entry: entry[1])
-        axes[0][2].barh([_wrap(text) for text, _ in ranked], [score for _, score in ranked], color="tab:orange")
-        axes[0][2].set_xlabel("score")
-        axes[0][2].set_title("its candidate captions, ranked")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _wrap(text: str, width: int = 38) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width))
+    first = next(iter(reports.values()))
+    kinds = [kind for kind in first["by_kind"] if kind]
+    columns, size, ratios = (1, (7, 4.2), [1.0]) if example is None else (3, (15, 4.2), [1.5, 0.8, 1.5])
+    with _saved(path, columns, size, width_ratios=ratios) as axes:
+        width = 0.8 / len(reports)
+        for place, (name, report) in enumerate(reports.items()):
+            parts = [report["by_kind"][kind] for kind in kinds] + [report]
+            errors = [
+                [max(0.0, part["accuracy"] - part["interval"][0]) for part in parts],
+                [max(0.0, part["interval"][1] - part["accuracy"]) for part in parts],
+            ]
+            x = [i + (place - (len(reports) - 1) / 2) * width for i in range(len(parts))]
+            heights = [part["accuracy"] for part in parts]
+            axes[0].bar(x, heights, width * 0.92, yerr=errors, capsize=2, label=name)
+        labels = [kind.replace("_", "\n") for kind in kinds] + ["all"]
+        axes[0].set_xticks(range(len(labels)), labels)
+        axes[0].axhline(0.5, color="gray", linewidth=0.8, linestyle="--")
+        title = f"Held-out pairs (n = {first['n']}), 95% intervals"
+        axes[0].set(ylim=(0, 1.05), ylabel="prefers the better text", title=title)
+        axes[0].legend(loc="lower right")
+        if example is not None:
+            image, texts = example
+            axes[1].imshow(image)
+            axes[1].set_title("a held-out scene")
+            axes[1].axis("off")
+            ranked = sorted(texts, key=lambda entry: entry[1])
+            names = ["\n".join(textwrap.wrap(text, 38)) for text, _ in ranked]
+            axes[2].barh(names, [score for _, score in ranked], color="tab:orange")
+            axes[2].set(xlabel="score", title="its candidate captions, ranked")
 
 
 def plot_run(run: str | Path, path: str | Path) -> None:
@@ -88,34 +96,26 @@ def plot_run(run: str | Path, path: str | Path) -> None:
         path (`str`): PNG to write.
 
     Raises:
-        DeclarationError: There is no `trainer_state.json` in it.
+        DataError: There is no `trainer_state.json` in it.
     """
     log = history(Path(run))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, key in (("training", "loss"), ("evaluation", "eval_loss")):
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points:
-            left.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
-    left.set(xlabel="step", ylabel="loss")
-    left.legend()
+    prefix = "eval_score/accuracy_kind/"
+    kinds = {key for entry in log for key in entry if key.startswith(prefix)}
     shown = {"score/accuracy": "training", "eval_score/accuracy": "evaluation", "eval_exact_match": "exact match"}
-    shown |= {
-        key: key.removeprefix("eval_score/accuracy_kind/").replace("_", " ")
-        for entry in log
-        for key in entry
-        if key.startswith("eval_score/accuracy_kind/")
-    }
-    for key, name in shown.items():
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points:
-            marker = "o" if len(points) < 20 else None
-            right.plot(*zip(*points, strict=True), label=name, marker=marker, alpha=0.5 if name == "training" else 1)
-    right.set(xlabel="step", ylabel="accuracy", ylim=(None, 1.02))
-    right.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    shown |= {key: key.removeprefix(prefix).replace("_", " ") for key in sorted(kinds)}
+    with _saved(path, 2, (11, 4)) as (left, right):
+        for key, name in {"loss": "training", "eval_loss": "evaluation"}.items():
+            _draw(left, log, key, name, marker=_marker(log, key))
+        for key, name in shown.items():
+            _draw(right, log, key, name, marker=_marker(log, key), alpha=0.5 if name == "training" else 1)
+        left.set(xlabel="step", ylabel="loss")
+        left.legend()
+        right.set(xlabel="step", ylabel="accuracy", ylim=(None, 1.02))
+        right.legend(fontsize="small")
+
+
+def _marker(log: Log, key: str) -> str | None:
+    return "o" if sum(key in entry for entry in log) < 20 else None
 
 
 def plot_grpo(run: str | Path, path: str | Path) -> None:
@@ -126,25 +126,17 @@ def plot_grpo(run: str | Path, path: str | Path) -> None:
         path (`str`): PNG to write.
     """
     log = history(Path(run))
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-
-    def draw(axis: Any, key: str, name: str, **style: Any) -> None:
-        points = [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=name, **style)
-
-    draw(left, "reward", "sampled answers")
-    draw(left, "eval_score/greedy_mean", "greedy answers, held out", marker="o")
-    left.set(xlabel="step", ylabel="reward: the score model's score")
-    draw(right, "audit/accuracy", "sampled answers", alpha=0.5)
-    draw(right, "eval_audit/greedy_accuracy", "greedy answers, held out", marker="o")
-    draw(right, "eval_audit/greedy_unparseable", "not one of the choices, held out", marker="o", linestyle="--")
-    right.set(xlabel="step", ylabel="share of answers that are right", ylim=(0, None))
-    for axis in (left, right):
-        axis.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    with _saved(path, 2, (11, 4)) as (left, right):
+        _draw(left, log, "reward", "sampled answers")
+        _draw(left, log, "eval_score/greedy_mean", "greedy answers, held out", marker="o")
+        _draw(right, log, "audit/accuracy", "sampled answers", alpha=0.5)
+        _draw(right, log, "eval_audit/greedy_accuracy", "greedy answers, held out", marker="o")
+        name = "not one of the choices, held out"
+        _draw(right, log, "eval_audit/greedy_unparseable", name, marker="o", linestyle="--")
+        left.set(xlabel="step", ylabel="reward: the score model's score")
+        right.set(xlabel="step", ylabel="share of answers that are right", ylim=(0, None))
+        for axis in (left, right):
+            axis.legend(fontsize="small")
 
 
 def plot_best_of_n(curves: Mapping[str, Any], path: str | Path) -> None:
@@ -154,33 +146,42 @@ def plot_best_of_n(curves: Mapping[str, Any], path: str | Path) -> None:
         curves (mapping): What [`rs_rlhf.metrics.best_of_n.curve_figures`] returns.
         path (`str`): PNG to write.
     """
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     dashed = {"random": "gray", "oracle": "black"}  # bounds, not ways of choosing
-    for name, entries in curves["methods"].items():
-        sizes = [one["n"] for one in entries]
-        style = {"linestyle": "--", "color": dashed[name]} if name in dashed else {}
-        (line,) = axes.plot(sizes, [one["accuracy"] for one in entries], marker="o", label=name, **style)
-        low, high = zip(*(one["interval"] for one in entries), strict=True)
-        axes.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(n) for n in sizes])
-    axes.minorticks_off()
-    axes.set(xlabel="n, answers to choose from", ylabel="accuracy")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with _saved(path, 1, (7, 4.5)) as (axis,):
+        for name, entries in curves["methods"].items():
+            sizes = [entry["n"] for entry in entries]
+            style: dict[str, Any] = {"linestyle": "--", "color": dashed[name]} if name in dashed else {}
+            (line,) = axis.plot(sizes, [entry["accuracy"] for entry in entries], marker="o", label=name, **style)
+            low, high = zip(*(entry["interval"] for entry in entries), strict=True)
+            axis.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [str(n) for n in sizes])
+        axis.minorticks_off()
+        axis.set(xlabel="n, answers to choose from", ylabel="accuracy")
+        axis.legend(fontsize="small")
 
 
-def history(run: Path) -> list[dict[str, Any]]:
+def history(run: Path) -> Log:
     """Returns the log of the state that went furthest: the run's own, or its newest checkpoint's."""
     return run_state(run)["log_history"]
 
 
-def run_state(run: Path) -> dict[str, Any]:
-    """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's."""
+def state_files(run: Path) -> list[Path]:
+    """Returns the `trainer_state.json` files of a run and its checkpoints."""
     files = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
-    states = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return [file for file in files if file.is_file()]
+
+
+def run_state(run: Path) -> dict[str, Any]:
+    """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    try:
+        states = [json.loads(file.read_text(encoding="utf-8")) for file in state_files(run)]
+    except json.JSONDecodeError as error:
+        raise DataError(f"The trainer_state.json of {run} is not whole ({error}); was it copied?") from None
     if not states:
-        raise DeclarationError(f"{run} holds no trainer_state.json; give the output_dir of a training run.")
+        raise DataError(f"{run} holds no trainer_state.json; give the output_dir of a training run.")
     return max(states, key=lambda state: state["global_step"])

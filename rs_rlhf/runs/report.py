@@ -1,10 +1,10 @@
-"""`rs-rlhf report RUN_DIR`: one HTML page about a training run, for people without W&B.
+"""Report of a training run: one HTML page, for people without W&B.
 
 Everything comes from local files: `trainer_state.json` for the curves, and the Parquet tables that our trainers
 (`rollouts/`, `samples/`, `worst_pairs/`) and TRL's (`completions/`) write. The page needs no network: data, style,
 script and thumbnails are inside it. At its top the reward stands beside the task accuracy, since a reward that rises
 while answers get worse is what a run with a learned reward must be watched for. The data is embedded as JSON and the
-page's script (`run_report.js`) sets it as text, never as HTML.
+page's script (`report.js`) sets it as text, never as HTML.
 
 Left out: comparing runs, live updates (run the command again), and full-size images.
 """
@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DeclarationError
+from ..errors import DataError
 from .files import write_text
 from .page import render
-from .plots import run_state
+from .plots import run_state, state_files
 from .report_tables import TABLE_CAPS, Images, read_evaluations, read_tables, spread
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
@@ -54,7 +54,7 @@ def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
         `dict`: The data in the page; see [`page_data`].
 
     Raises:
-        DeclarationError: The folder holds neither a log nor tables.
+        DataError: The folder holds neither a log nor tables.
     """
     data = page_data(Path(run))
     output = Path(output)
@@ -74,18 +74,14 @@ def page_data(run: Path) -> dict[str, Any]:
     """
     images = Images()
     tables, samples, histograms, notes = read_tables(run, images)
-    try:
+    if state_files(run) or not (tables or samples):
         state = run_state(run)
-    except json.JSONDecodeError as error:
-        raise DeclarationError(f"The trainer_state.json of {run} is not whole ({error}); was it copied?") from None
-    except DeclarationError:
-        if not tables and not samples:
-            raise
+    else:
         state = {"log_history": []}
         notes.append("No trainer_state.json yet, so there are no curves: the trainer writes it with a checkpoint.")
     curves = read_curves(state["log_history"])
     if not curves and not tables and not samples:
-        raise DeclarationError(f"{run} has logged nothing yet; come back after the run's first logging_steps.")
+        raise DataError(f"{run} has logged nothing yet; come back after the run's first logging_steps.")
     compared, warnings, statements = compare(curves)
     if images.left_out:
         notes.append(f"{images.left_out} thumbnails were left out: the page holds as many as its cap allows.")

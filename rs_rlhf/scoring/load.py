@@ -110,7 +110,7 @@ def load_scorer(
     if options.dtype is not None:
         more["dtype"] = options.dtype
     if options.scorer == "clip":
-        from ..models.clip import ClipScorer
+        from .clip import ClipScorer
 
         return ClipScorer.from_pretrained(options.model, **more)
     from .scorer import Scorer

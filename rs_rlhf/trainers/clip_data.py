@@ -26,9 +26,8 @@ from ..data.image_text_dataset import ImageTexts, open_image_texts
 from ..data.questions import QuestionRow
 from ..data.row_cache import stored_image, stored_rows
 from ..errors import DataError
-from ..evaluation.benchmark import Benchmark, data_path, data_root, load_benchmark
-from ..evaluation.protocols import kind_of_model
-from ..evaluation.reader import read_benchmark
+from ..evaluation.benchmark import Benchmark, load_benchmark, model_type_of
+from ..evaluation.reader import read_task
 from ..models.clip import ClipModel
 from ..options import option
 
@@ -98,16 +97,15 @@ def read_tasks(names: Sequence[str], root: str | None = None) -> list[tuple[Benc
 
     Args:
         names (sequence of `str`): Names in `eval/`, or YAML files.
-        root (`str`, *optional*): Folder that the benchmarks' data lie in; by default [`data_root`]'s.
+        root (`str`, *optional*): Folder that the benchmarks' data lie in; by default that of [`locate_data`].
 
     Raises:
         DeclarationError, DataError: No such benchmark, one that is not for a dual encoder, or no data.
     """
     tasks = []
-    for name in names:
-        benchmark = load_benchmark(name)
-        kind_of_model(benchmark, "clip")
-        tasks.append((benchmark, read_benchmark(benchmark, data_path(benchmark, data_root(root)))))
+    for benchmark in map(load_benchmark, names):
+        model_type_of(benchmark, "clip")
+        tasks.append((benchmark, read_task(benchmark, root).rows))
     return tasks
 
 

@@ -195,7 +195,7 @@ def test_clip_scores(data, tmp_path):
         0.5,
     )
     table = read_scores(tmp_path / "o")
-    from rs_rlhf.models.clip import ClipScorer
+    from rs_rlhf.scoring.clip import ClipScorer
 
     scorer = ClipScorer.from_pretrained(clip, device="cpu")
     groups = [row.groups[0] for row in open_image_texts(tmp_path / "rows.jsonl", image_root=data)][:4]

@@ -287,7 +287,7 @@ def test_what_is_no_shard(tmp_path):
     import gzip
 
     (tmp_path / "x.tar").write_bytes(gzip.compress(b"x" * 2000))
-    with pytest.raises(DataError, match="x.tar: cannot be read as a tar file .*; write it again, uncompressed"):
+    with pytest.raises(DataError, match="x.tar: cannot be read as a tar file .*compressed.*; write it again"):
         open_image_texts(tmp_path / "x.tar")
 
 

@@ -258,7 +258,7 @@ def test_pictures_inside_parquet_are_shown_where_the_data_are_given(tmp_path, ca
     assert cli.main([*command, "--data_root", str(tmp_path)]) == 1
     assert "not the data that the questions are of" in capsys.readouterr().err
     assert cli.main([*command, "--data", "aid-rscid=x"]) == 1
-    assert "--data is given for 'aid-rscid'; did you mean 'aid-rsicd'?" in capsys.readouterr().err
+    assert "--data aid-rscid=x: expected TASK=PATH with TASK one of aid-rsicd" in capsys.readouterr().err
 
 
 def test_scores_of_two_score_models_are_not_compared(tmp_path):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
-from rs_rlhf.evaluation.export import lm_eval_results, lm_eval_samples, read_results, wandb_figures, write_lm_eval
+from rs_rlhf.evaluation.export import lm_eval_results, lm_eval_samples, wandb_figures, write_lm_eval
+from rs_rlhf.evaluation.results import read_results
 from rs_rlhf.runs.tables import THUMBNAIL
 
 TYPES = {"count": {"n": 2, "accuracy": 0.5, "interval": [0.1, 0.9]}, "a, b": {"n": 1, "accuracy": 1.0}}

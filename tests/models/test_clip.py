@@ -1,4 +1,4 @@
-"""Dual encoders: parity with transformers, padding and batches, the CLIP score, errors, and the tiny models."""
+"""Dual encoders: parity with transformers, padding and batches, errors."""
 
 import warnings
 
@@ -7,9 +7,8 @@ import pytest
 import torch
 from helpers import picture
 
-from rs_rlhf.data.group import make_group
-from rs_rlhf.errors import DataError, ImageError
-from rs_rlhf.models.clip import ClipModel, ClipScorer
+from rs_rlhf.errors import ModelError
+from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 TEXTS = ["a river.", "many green trees and several buildings near a river", "two storage tanks"]
@@ -87,61 +86,13 @@ def test_texts_that_are_cut_are_counted(clip):
         clip.text_features([fits])
 
 
-def test_scores_are_cosines_of_image_and_answer_in_the_order_of_the_groups(clip):
-    groups = [make_group("What is it?", TEXTS[: 1 + i % 3], picture(i), where=f"row {i}") for i in range(5)]
-    scores = ClipScorer(clip, batch_size=2).score_groups(groups)
-    for i, own in enumerate(scores):
-        texts = clip.text_features(TEXTS[: 1 + i % 3])
-        assert own == pytest.approx(cosines(clip.image_features([picture(i)])[0], texts), abs=1e-5)
-    thinking = make_group("", ["<think>long</think> <answer>a river.</answer>"], picture(0))
-    assert ClipScorer(clip).score_groups([thinking])[0] == pytest.approx(scores[0], abs=1e-5)
-    assert ClipScorer(clip).score_groups([make_group("", [], picture(0))]) == [[]]
-
-
-def test_several_images_count_by_their_mean(clip):
-    features = clip.image_features([picture(1), picture(2)])
-    mean = features.mean(0) / features.mean(0).norm()
-    group = make_group("", TEXTS, [picture(1), picture(2)])
-    assert ClipScorer(clip).score_groups([group])[0] == pytest.approx(
-        cosines(mean, clip.text_features(TEXTS)), abs=1e-5
-    )
-
-
-def test_groups_that_cannot_be_read_are_raised_or_returned(clip, tmp_path):
-    groups = [
-        make_group("", TEXTS, picture(1), where="a.jsonl, line 1"),
-        make_group("", TEXTS, None, where="a.jsonl, line 2"),
-        make_group("", TEXTS, str(tmp_path / "missing.png"), where="a.jsonl, line 3"),
-        make_group("", TEXTS, picture(2), where="a.jsonl, line 4"),
-    ]
-    scorer = ClipScorer(clip)
-    with pytest.raises(DataError, match="a.jsonl, line 2: no image"):
-        scorer.score_groups(groups)
-    with pytest.raises(ImageError, match="a.jsonl, line 3.*missing.png"):
-        scorer.score_groups(groups[2:])
-    first, second, third, last = scorer.score_groups(groups, on_error="return")
-    assert isinstance(second, DataError) and isinstance(third, ImageError)
-    assert first == pytest.approx(scorer.score_groups(groups[:1])[0], abs=1e-5)
-    assert last == pytest.approx(scorer.score_groups(groups[3:])[0], abs=1e-5)
-
-
-def test_the_scorer_loads_by_path_and_warns_once_of_all_cut_texts(clips):
-    scorer = ClipScorer.from_pretrained(clips["siglip"], device="cpu")
-    groups = [make_group("", ["river " * 30, "a river."], picture(i)) for i in range(40)]
-    with pytest.warns(UserWarning) as told:
-        scorer.score_groups(groups)
-    assert [str(one.message) for one in told if "longer" in str(one.message)] == [
-        "40 of 80 texts are longer than the model's 24 tokens: their ends are cut off."
-    ]
-
-
 def test_what_is_no_dual_encoder_is_refused(tiny_vlm, clips, tmp_path):
-    with pytest.raises(ValueError, match="no dual encoder"):
+    with pytest.raises(ModelError, match="no dual encoder"):
         ClipModel.from_pretrained(tiny_vlm, device="cpu")
-    with pytest.raises(ValueError, match="cannot be loaded as a CLIP"):
+    with pytest.raises(ModelError, match="cannot be loaded as a CLIP"):
         ClipModel.from_pretrained(tmp_path / "nothing", device="cpu")
     model = ClipModel.from_pretrained(clips["clip"], device="cpu")
-    with pytest.raises(ValueError, match="has no tokenizer"):
+    with pytest.raises(ModelError, match="has no tokenizer"):
         ClipModel(model.model, model.processor.image_processor)
 
 
@@ -153,12 +104,12 @@ def test_missing_weights_are_refused(clips, tmp_path):
     del weights["text_projection.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     ClipModel.from_pretrained(clips["clip"], device="cpu").model.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="1 weights are missing, such as text_projection.weight"):
+    with pytest.raises(ModelError, match="1 weights are missing, such as text_projection.weight"):
         ClipModel.from_pretrained(tmp_path, device="cpu")
 
 
 def test_features_that_are_not_finite_are_refused(clips):
     model = ClipModel.from_pretrained(clips["clip"], device="cpu")
     model.model.text_projection.weight.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         model.text_features(TEXTS)

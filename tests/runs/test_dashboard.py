@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.errors import DeclarationError
+from rs_rlhf.errors import RSRLHFError
 from rs_rlhf.runs import dashboard
 from rs_rlhf.runs.report import PREFIXES
 
@@ -64,7 +64,7 @@ def test_mistakes_are_one_sentence(packages, capsys, monkeypatch):
     monkeypatch.setattr(
         type(workspace), "save", lambda self: (_ for _ in ()).throw(ConnectionError("no route.\nto host."))
     )
-    with pytest.raises(DeclarationError, match=r"did not take the workspace \(to host\); check the network"):
+    with pytest.raises(RSRLHFError, match=r"did not take the workspace \(to host\); check the network"):
         dashboard.save(workspace)
 
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)

@@ -8,7 +8,7 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.errors import DeclarationError
+from rs_rlhf.errors import DataError
 from rs_rlhf.runs.plots import plot_grpo, plot_preferences, plot_run
 
 
@@ -58,7 +58,7 @@ def test_the_newest_checkpoint_is_drawn(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
-    with pytest.raises(DeclarationError, match="holds no trainer_state.json; give the output_dir"):
+    with pytest.raises(DataError, match="holds no trainer_state.json; give the output_dir"):
         plot_run(tmp_path, tmp_path / "x.png")
     assert cli.main(["plot", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith(f"rs-rlhf plot: {tmp_path} holds no trainer_state.json")

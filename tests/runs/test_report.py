@@ -11,7 +11,7 @@ import pytest
 from helpers import picture
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.errors import DeclarationError
+from rs_rlhf.errors import DataError
 from rs_rlhf.runs import report as run_report
 from rs_rlhf.runs.report import compare, place, trend, write_report
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
@@ -181,10 +181,10 @@ def test_the_warning_follows_the_numbers():
 def test_runs_that_are_missing_empty_or_broken(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 1
     assert "holds no trainer_state.json" in capsys.readouterr().err
-    with pytest.raises(DeclarationError, match="has logged nothing yet"):
+    with pytest.raises(DataError, match="has logged nothing yet"):
         write_report(write_state(tmp_path / "empty", []), tmp_path / "x.html")
     (tmp_path / "empty" / "trainer_state.json").write_text('{"global_')
-    with pytest.raises(DeclarationError, match="is not whole"):
+    with pytest.raises(DataError, match="is not whole"):
         write_report(tmp_path / "empty", tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
     live = tmp_path / "live" / "rollouts"  # no checkpoint yet, and a table that is being written

@@ -60,7 +60,7 @@ def load_policy(
         raise OptionError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.", "backend")
     if endpoint is None and path.startswith(("http://", "https://")):
         path, endpoint = "default", path
-    given = {"device": device, "augment": augment or None}
+    given: dict[str, object] = {"device": device, "augment": augment or None}
     if endpoint is not None:
         given = {**budget, "dtype": dtype, **given, "backend": None if backend == "auto" else backend}
         _refuse(given, "a model behind an endpoint")

@@ -15,14 +15,13 @@ from helpers import ROOT, data_folder, picture
 from helpers.benchmark_files import write
 
 from rs_rlhf import make_group
-from rs_rlhf.cli import eval as evaluate
 from rs_rlhf.cli import main as cli
 from rs_rlhf.data.questions import QuestionRow
 from rs_rlhf.errors import DataError
-from rs_rlhf.evaluation.benchmark import Benchmark
+from rs_rlhf.evaluation.benchmark import Benchmark, benchmark_list
 from rs_rlhf.evaluation.protocols import vlm_protocol
-from rs_rlhf.evaluation.run import read_lines
 from rs_rlhf.models.policies.sampling import SamplingOptions
+from rs_rlhf.runs.files import read_lines
 
 QUESTIONS = 24
 
@@ -270,7 +269,7 @@ def test_the_list_names_every_declared_benchmark(capsys):
     assert cli.main(["eval", "--list"]) == 0
     shown = capsys.readouterr().out
     assert declarations.names("eval") and all(f"\n{name} " in shown for name in declarations.names("eval"))
-    assert "rsvqa-lr" in shown and evaluate.benchmark_list() in shown
+    assert "rsvqa-lr" in shown and benchmark_list() in shown
 
 
 # Question, type, right answer, reply, whether strict takes it, whether the published rule does.

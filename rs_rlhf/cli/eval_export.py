@@ -1,0 +1,42 @@
+"""`rs-rlhf eval export DIR`: an evaluation in lm-evaluation-harness's format, or logged to W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import OptionError
+from ..options import option, parse
+
+
+@dataclass(kw_only=True)
+class EvalExportOptions:
+    """Write an evaluation as lm-evaluation-harness does, or log it to W&B."""
+
+    run: Path = option(help="output folder of `rs-rlhf eval`", positional=True, metavar="DIR")
+    format: Literal["lm-eval", "wandb"] = option(help="lm-eval: files; wandb: a run")
+    out: Path | None = option(None, "lm-eval: where to write (default: DIR/lm_eval)", flags=["--output_dir"])
+    project: str = option("rs-rlhf", "wandb: project", flags=["--wandb_project"])
+    name: str | None = option(None, "wandb: name of the run (default: the model's)")
+    limit: int = option(64, "wandb: samples per table; 0: no tables")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    options = parse(EvalExportOptions, argv, "rs-rlhf eval export")
+    from ..evaluation.export import log_to_wandb, write_lm_eval
+    from ..evaluation.results import read_results, read_samples
+
+    if options.format == "lm-eval":
+        for path in write_lm_eval(options.run, options.out or options.run / "lm_eval"):
+            print(f"-> {path}")
+        return 0
+    if options.limit < 0:
+        raise OptionError(f"--limit is {options.limit}; it must be 0 (no tables) or more.", "limit")
+    results = read_results(options.run)
+    samples = {task: read_samples(options.run, task, figures) for task, figures in results["tasks"].items()}
+    log_to_wandb(results, samples, options.project, options.name, options.limit)
+    print(f"{len(samples)} tasks -> W&B project {options.project}")
+    return 0
