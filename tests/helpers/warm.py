@@ -22,7 +22,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-WARM = "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch"
+WARM = (
+    "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch rs_rlhf.scoring.server"
+)
 _server: list[tuple[subprocess.Popen, str]] = []
 
 

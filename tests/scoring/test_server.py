@@ -341,7 +341,7 @@ def test_token_room_slow_clients_and_the_end(strict):
         assert late.status_code == 503 and "shutting down" in late.json()["error"]
         under_way.sendall(body[1:])
         assert b'"scores":[[' in under_way.makefile("rb").read()
-        assert strict.process.wait(20) == 0
+        assert strict.wait(20) == 0
 
 
 def test_nan_is_an_error_of_its_group_and_no_score(score_model_path, tmp_path):
