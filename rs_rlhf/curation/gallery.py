@@ -1,7 +1,7 @@
-"""The samples that the report of `rs-rlhf curate` shows: the best, those at the cut, the worst, near-duplicates.
+"""Gallery of the curation report: the best samples, those at the cut, the worst, and near-duplicates.
 
-Their rows are read again from the input, for the images and the questions; no image is ever shown but through the
-project's reader. Left out: drawing samples at random (`rs-rlhf browse` does).
+Their rows are read again from the input, for the images and the questions; images are shown only through the
+project's reader. Left out: random samples (`rs-rlhf browse` shows them).
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ def pick(samples: Samples, strata: np.ndarray, cuts: Sequence[Cut], count: int) 
         count (`int`): How many of each kind.
 
     Returns:
-        `dict`: `best`, `worst`, `above` and `below` -> numbers of samples, the highest score first, of
-            the worst the lowest.
+        `dict`: `best`, `worst`, `above` and `below` -> numbers of samples, the highest score first; the worst the
+        lowest first.
     """
-    at = np.full(int(strata.max(initial=0)) + 1, np.nan, np.float32)
-    for one in cuts:
-        at[one.stratum] = np.nan if one.score is None else one.score
-    margin = samples.score - at[strata]
+    lowest_kept = np.full(int(strata.max(initial=0)) + 1, np.nan, np.float32)
+    for made in cuts:
+        lowest_kept[made.stratum] = np.nan if made.score is None else made.score
+    margin = samples.score - lowest_kept[strata]
     kept, dropped = samples.status == KEPT, samples.status == DROPPED
     taken = np.zeros(len(strata), bool)
-    out: dict[str, list[int]] = {}
-    for name, which, key, highest in (
-        ("best", kept, samples.score, True),
-        ("worst", dropped, samples.score, False),
-        ("above", kept, margin, False),
-        ("below", dropped, margin, True),
+    picked: dict[str, list[int]] = {}
+    for name, which, key in (
+        ("best", kept, -samples.score),
+        ("worst", dropped, samples.score),
+        ("above", kept, margin),
+        ("below", dropped, -margin),
     ):
-        places = np.flatnonzero(which & ~taken & np.isfinite(key))
-        own = places[np.argsort(-key[places] if highest else key[places], kind="stable")[:count]]
-        taken[own] = True
-        shown = samples.score[own] if name == "worst" else -samples.score[own]
-        out[name] = own[np.argsort(shown, kind="stable")].tolist()
-    return out
+        numbers = np.flatnonzero(which & ~taken & np.isfinite(key))
+        numbers = numbers[np.argsort(key[numbers], kind="stable")[:count]]
+        taken[numbers] = True
+        shown = samples.score[numbers] if name == "worst" else -samples.score[numbers]
+        picked[name] = numbers[np.argsort(shown, kind="stable")].tolist()
+    return picked
 
 
 def make_gallery(
@@ -75,31 +75,28 @@ def make_gallery(
     """Reads the samples to show.
 
     Args:
-        scored ([`Scored`]): Where they are from.
+        scored ([`Scored`]): The scores.
         samples ([`Samples`]): With their final `status`.
         cuts (sequence of [`Cut`]): What the cut did in each stratum.
         by (`str`): What the strata are.
-        near (sequence of `tuple[int, int]`): Sample left out as a near-duplicate, and sample that stays.
+        near (sequence of `tuple[int, int]`): Sample that is dropped as a near-duplicate, and sample that stays.
         images (`int`): How many to show at most.
 
     Returns:
-        `list[dict]`: Sections of cards, as `curation_report.page` shows them.
+        `list[dict]`: Sections of cards, see [`rs_rlhf.curation.report.page`].
     """
     pairs = near[: images // 6]
-    count = (images - 2 * len(pairs)) // 4
-    chosen = pick(samples, samples.strata(by)[0], cuts, count)
+    chosen = pick(samples, samples.strata(by)[0], cuts, (images - 2 * len(pairs)) // 4)
     chosen["near"] = [number for pair in pairs for number in pair]
-    numbers = np.unique(np.array([number for own in chosen.values() for number in own], np.int64))
+    numbers = np.unique(np.array([number for group in chosen.values() for number in group], np.int64))
     if not len(numbers):
         return []
-    rows = np.unique(samples.row[numbers], return_index=True)[1]
-    ids = scored.row_ids(numbers[rows])
-    of_row = dict(zip(samples.row[numbers[rows]].tolist(), range(len(rows)), strict=True))
+    _, first, row_of = np.unique(samples.row[numbers], return_index=True, return_inverse=True)
     cards: dict[int, dict[str, Any]] = {}
     uris = Images()
-    for at, row in read_rows(scored.inputs, scored.units, ids):
+    for i, row in read_rows(scored.inputs, scored.units, scored.row_ids(numbers[first])):
         picture = _picture(scored, row, uris)
-        for number in numbers[[of_row[own] == at for own in samples.row[numbers].tolist()]].tolist():
+        for number in numbers[row_of == i].tolist():
             cards[number] = {**_card(scored, samples, number, row), **picture}
     return [
         {"title": title, "text": text, "cards": [cards[number] for number in chosen[name]], "pairs": name == "near"}
@@ -113,47 +110,39 @@ def _picture(scored: Scored, row: ImageTextRow, uris: Images) -> dict[str, Any]:
     if not row.images:
         return {"image": None, "why": "no image" if row.error is None else str(row.error)}
     try:
-        place = uris.add(thumbnail(read_image(row.images[0], scored.options, row.row_id)))
+        index = uris.add(thumbnail(read_image(row.images[0], scored.options, row.row_id)))
     except ImageError as error:
         return {"image": None, "why": f"This image cannot be shown: {error}"}
-    if place is None:
+    if index is None:
         return {"image": None, "why": "The page holds as many pictures as it may."}
     more = f"the first of {len(row.images)} images" if len(row.images) > 1 else ""
-    return {"image": uris.uris[place], "why": more}
+    return {"image": uris.uris[index], "why": more}
 
 
 def _card(scored: Scored, samples: Samples, number: int, row: ImageTextRow) -> dict[str, Any]:
-    first = int(samples.first[number])
-    after = int(samples.first[number + 1]) if number + 1 < len(samples.first) else len(scored.sample)
-    places = scored.lines["text_index"].slice(first, after - first).to_pylist()
+    texts = scored.text_slice(number)
+    count = texts.stop - texts.start
+    indices, scores = scored.lines["text_index"][texts].to_pylist(), scored.scores[texts].tolist()
     answers = [(group.prompt, completion) for group in row.groups for completion in group.completions]
     parts = []
-    for place, score in list(zip(places, scored.scores[first:after].tolist(), strict=True))[:PARTS]:
-        prompt, completion = answers[place] if place < len(answers) else ([], [])
-        asked, said = cut_off(prompt_text(prompt[-1:])), cut_off(completion_text(completion))
-        parts.append({"asked": asked, "text": said, "score": f"{score:.4g}" if after - first > 1 else ""})
-    about = [
-        samples.sources[samples.source[number]],
-        samples.labels[samples.label[number]],
-        f"{samples.tokens[number]} tokens",
-        row.row_id,
-    ]
+    for index, text_score in list(zip(indices, scores, strict=True))[:PARTS]:
+        prompt, completion = answers[index] if index < len(answers) else ([], [])
+        asked, text = cut_off(prompt_text(prompt[-1:])), cut_off(completion_text(completion))
+        parts.append({"asked": asked, "text": text, "score": f"{text_score:.4g}" if count > 1 else ""})
+    names = samples.sources[samples.source[number]], samples.labels[samples.label[number]]
     score = f"{samples.score[number]:.4g}"
     if samples.other is not None:
         other = samples.other[number]
         score += f" (other score: {f'{other:.4g}' if np.isfinite(other) else 'none'})"
     return {
         "parts": parts,
-        "more": max(0, after - first - PARTS),
+        "more": max(0, count - PARTS),
         "score": score,
-        "about": " · ".join(filter(None, about)),
+        "about": " · ".join(filter(None, [*names, f"{samples.tokens[number]} tokens", row.row_id])),
         "fate": FATES[samples.status[number]],
     }
 
 
 def cut_off(text: str) -> str:
-    """Returns a text, its beginning if it is very long."""
+    """Returns a text of at most [`TEXT`] characters."""
     return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
-
-
-__all__ = ["cut_off", "make_gallery", "pick"]

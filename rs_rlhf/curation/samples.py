@@ -26,7 +26,7 @@ from ..errors import DataError
 from ..imagery.sources import ImageOptions
 from ..scoring.load import READING_FLAGS
 from . import cut, near_duplicates
-from .shards import missing_units, open_scored, read_manifest, read_scores, read_shard, shard_path
+from .shards import existing_shards, missing_units, open_scored, read_manifest, read_scores, read_shard
 
 COLUMNS = ("row_id", "text_index", "score", "tokens", "image_hash", "error", "whole", "source", "label")
 SAME_ROWS = ("stamp", "split", "image_column", "text_column")  # if these differ, a row id means another row
@@ -224,12 +224,10 @@ def leave_out_copies(scored: Scored) -> None:
 
 def _rough_keys(scored: Scored) -> np.ndarray:
     """Uint64 `(samples,)`, the same for samples of the same image and texts; hardly ever for others."""
-    missing = set(missing_units(scored.manifest, scored.folder))
     parts = [np.zeros(0, np.int64)]
-    for i in range(len(scored.units)):
-        if i not in missing:
-            texts = read_shard(shard_path(scored.folder, scored.manifest, i), ["text"])["text"].to_pylist()
-            parts.append(np.fromiter(map(hash, texts), np.int64, len(texts)))
+    for _, shard in existing_shards(scored.manifest, scored.folder):
+        texts = read_shard(shard, ["text"])["text"].to_pylist()
+        parts.append(np.fromiter(map(hash, texts), np.int64, len(texts)))
     first = scored.samples.first
     turn = np.arange(len(scored.sample)) - first[scored.sample]
     odd = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  # of splitmix64

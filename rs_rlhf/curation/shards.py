@@ -187,6 +187,12 @@ def missing_units(manifest: Mapping[str, Any], folder: str | Path) -> list[int]:
     return [i for i in range(len(manifest["units"])) if shard_path(folder, manifest, i).name not in names]
 
 
+def existing_shards(manifest: Mapping[str, Any], folder: str | Path) -> list[tuple[int, Path]]:
+    """Returns the number and the file of each unit that has scores, in order."""
+    missing = set(missing_units(manifest, folder))
+    return [(i, shard_path(folder, manifest, i)) for i in range(len(manifest["units"])) if i not in missing]
+
+
 @contextmanager
 def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -> Iterator[bool]:
     """Holds a lock of the folder, which is made if needed; gives whether it was free.
@@ -296,15 +302,12 @@ def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, par
     unknown = [name for name in columns or () if name not in SCHEMA.names]
     if unknown:
         raise DataError(f"scores have no column {unknown[0]!r}, only {', '.join(SCHEMA.names)}", unknown[0])
-    missing = set(missing_units(manifest, folder))
-    count = len(manifest["units"])
-    if missing and not partial:
-        raise DataError(
-            f"{len(missing)} of {count} shards are missing; the same `rs-rlhf score` command resumes with them",
-            where=str(folder),
-        )
+    shards, count = existing_shards(manifest, folder), len(manifest["units"])
+    if len(shards) < count and not partial:
+        missing = f"{count - len(shards)} of {count} shards are missing"
+        raise DataError(f"{missing}; the same `rs-rlhf score` command resumes with them", where=str(folder))
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
-    parts = [read_shard(shard_path(folder, manifest, i), columns) for i in range(count) if i not in missing]
+    parts = [read_shard(path, columns) for _, path in shards]
     return pa.concat_tables([schema.empty_table(), *(part.replace_schema_metadata(None) for part in parts)])
 
 

@@ -41,9 +41,13 @@ FILTER = ("source", "label", "low", "high", "search")
 PAGE = ("view", "page", "size", "seed")
 TOP = 0.3  # where the page begins: the share that the ScoreRS authors keep (arXiv 2503.00743)
 SIZE, SEARCH = 100, 200  # samples of an answer at most, characters of a search
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; connect-src 'self'"
-)
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; "
+    "img-src 'self' blob: data:; connect-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 @dataclass(kw_only=True)
@@ -149,11 +153,14 @@ def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
     position, chosen = cut_of(given, ranked), filter_of(given, ranked)
     everything = Filter()
     ranks, failed = ranked.select(chosen)
-    rows = ranked.row_count(position.k)
+    rows = kept_of(ranked.rows, position.k)
     low, high = _range(ranked, chosen)
-    counts = ranked.histogram(chosen, low, high)
     narrowed = chosen not in (everything, Filter(low=chosen.low, high=chosen.high))
     selected = {"samples": len(ranks), "kept": kept_of(ranks, position.k), "errors": len(failed)}
+    comparison = None
+    if (other := ranked.other) is not None:
+        comparison = {"name": other.name, "common": other.common, "correlation": other.correlation}
+        comparison["both"] = other.both(position)
     return {
         "title": ranked.title,
         "facts": ranked.facts(),
@@ -161,7 +168,7 @@ def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
         "cut": {
             "top": position.top,
             "threshold": position.threshold,
-            "threshold_text": _text(position.threshold),
+            "threshold_text": str(np.float32(position.threshold)),
             "equal_dropped": ranked.equal_dropped(position.k) if "threshold" not in given else 0,
             "command": command(ranked, given, position),
         },
@@ -174,20 +181,13 @@ def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
         "histogram": {
             "low": low,
             "high": high,
-            "counts": counts,
+            "counts": ranked.histogram(chosen, low, high),
             "all": ranked.histogram(everything, low, high) if narrowed else None,
         },
         "sources": ranked.sources.counts(position.k, rows),
         "labels": ranked.labels.counts(position.k, rows),
-        "compared": _comparison(ranked, position),
+        "compared": comparison,
     }
-
-
-def _comparison(ranked: Ranked, position: Position) -> dict[str, Any] | None:
-    if (other := ranked.other) is None:
-        return None
-    facts = {"name": other.name, "common": other.common, "correlation": other.correlation}
-    return {**facts, "both": other.both(position)}
 
 
 def _range(ranked: Ranked, chosen: Filter) -> tuple[float, float]:
@@ -199,15 +199,12 @@ def _range(ranked: Ranked, chosen: Filter) -> tuple[float, float]:
     return (low, high) if low < high else (low - room, low + room)
 
 
-def _text(score: float) -> str:
-    """The shortest number that is this 32-bit score."""
-    return str(np.float32(score))
-
-
 def command(ranked: Ranked, given: Mapping[str, str], position: Position) -> str:
     """Returns the `rs-rlhf curate` command that keeps what is above the cut."""
     folder = str(ranked.folder)
-    cut = f"--threshold={_text(position.threshold)}" if "threshold" in given else f"--keep={position.top:.12g}"
+    cut = (
+        f"--threshold={str(np.float32(position.threshold))}" if "threshold" in given else f"--keep={position.top:.12g}"
+    )
     return shlex.join(["rs-rlhf", "curate", folder, cut, *ranked.flags, "--output", f"{folder.rstrip('/')}-kept"])
 
 
@@ -302,14 +299,7 @@ def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> An
         if not any_name and name not in LOCAL:
             return refusal(403, f"this page answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
         reply = await call_next(request)
-        reply.headers.update(
-            {
-                "Content-Security-Policy": POLICY,
-                "X-Content-Type-Options": "nosniff",
-                "Cache-Control": "no-store",
-                "Referrer-Policy": "no-referrer",
-            }
-        )
+        reply.headers.update(HEADERS)
         return reply
 
     @app.get("/")

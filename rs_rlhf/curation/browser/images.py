@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,8 +19,9 @@ from ...data.group import prompt_text
 from ...data.image_text import ImageTextRow
 from ...errors import DataError, ImageError, RequestError
 from ...imagery.raster import read_image
+from ..gallery import cut_off
 from ..near_duplicates import read_rows
-from .view import TEXTS, Ranked, clipped
+from .view import TEXTS, Ranked
 
 THUMBNAIL = 256  # longest side, in pixels
 HELD_BYTES, HELD_ROWS = 256 * 2**20, 2000  # of rows, which hold their images as stored
@@ -106,7 +107,8 @@ class Pictures:
             RequestError: As for [`Pictures.row`].
         """
         row = self.row(number)
-        prompts = [_asked(group.prompt) for group in row.groups for _ in group.completions]
+        # The last turn of each prompt: the answers before it are texts of the sample themselves.
+        prompts = [cut_off(prompt_text(group.prompt[-1:])) for group in row.groups for _ in group.completions]
         lines = self.ranked.sample(number)[1]
         return {
             "images": len(row.images),
@@ -137,8 +139,3 @@ class Pictures:
 def _bytes_of(row: ImageTextRow) -> int:
     sources = [image.get("bytes") if isinstance(image, dict) else image for image in row.images]
     return sum(len(image) for image in sources if isinstance(image, bytes))
-
-
-def _asked(prompt: Sequence[Mapping[str, Any]]) -> str:
-    """The last turn of a prompt: the answers before it are texts of the sample themselves."""
-    return clipped(prompt_text(prompt[-1:]))

@@ -23,13 +23,14 @@ import pyarrow.parquet as pq
 from ...errors import DataError
 from .. import cut as cuts
 from ..figures import spearman
+from ..gallery import cut_off
 from ..samples import Scored, scorer_name
-from ..shards import missing_units, read_shard, shard_path
+from ..shards import existing_shards, read_shard
 
 SHOWN = ("row_id", "text_index", "score", "tokens", "error", "text")
 DRAWN = 1000  # random samples offered
 GROUPS = 200  # sources or classes that are listed
-TEXTS, TEXT = 20, 4000  # texts of a sample that are shown, and characters of each
+TEXTS = 20  # texts of a sample that are shown
 BINS = 90
 
 
@@ -83,9 +84,7 @@ class Ranked:
         self.inputs, self.units, self.samples = scored.inputs, scored.units, scored.samples
         self.flags, self.lines = flags, len(scored.scores)
         self.failed = int(np.count_nonzero(~np.isfinite(scored.scores)))
-        missing = set(missing_units(scored.manifest, scored.folder))
-        units = [i for i in range(len(scored.units)) if i not in missing]
-        self.shards = [(i, shard_path(scored.folder, scored.manifest, i)) for i in units]  # unit, and its file
+        self.shards = existing_shards(scored.manifest, scored.folder)
         self.ends = np.cumsum([pq.read_metadata(path).num_rows for _, path in self.shards])
         if self.ends[-1] != self.lines:
             raise DataError("shards were written while they were read; start again", where=str(scored.folder))
@@ -99,10 +98,7 @@ class Ranked:
         self.rows = best[row_order]  # a row is kept with the best of its samples
         self.sources, self.labels = (
             Names(names, codes, codes[self.order], codes[first_of_row][row_order], self.scores)
-            for names, codes in (
-                (self.samples.sources, self.samples.source),
-                (self.samples.labels, self.samples.label),
-            )
+            for codes, names in (self.samples.strata("source"), self.samples.strata("label"))
         )
         self.other = None if self.samples.other is None else Compared(other, self)
         self._searching = threading.Lock()
@@ -159,10 +155,6 @@ class Ranked:
         """Returns how many samples are dropped with exactly the lowest score that is kept."""
         return self._from(self.scores[k - 1]) - k if k else 0
 
-    def row_count(self, k: int) -> int:
-        """Returns the number of rows of which something is kept."""
-        return kept_of(self.rows, k)
-
     def text_count(self, k: int) -> int:
         """Returns the number of texts of the kept samples."""
         return int(self.samples.texts[self.order[:k]].sum()) if self.several else k
@@ -218,7 +210,7 @@ class Ranked:
         lines = self.shard(shard).slice(start, min(TEXTS, end - begin)).to_pylist()
         for line in lines:
             for key in ("text", "error"):
-                line[key] = line[key] and clipped(line[key])
+                line[key] = line[key] and cut_off(line[key])
         return self.shards[shard][0], lines, end - begin
 
 
@@ -322,11 +314,6 @@ def kept_of(ranks: np.ndarray, k: int) -> int:
 def drawn(ranks: np.ndarray, seed: int) -> np.ndarray:
     """Draws some ranks in random order."""
     return ranks[np.random.default_rng(seed).choice(len(ranks), min(DRAWN, len(ranks)), replace=False)]
-
-
-def clipped(text: str) -> str:
-    """Returns a text of at most [`TEXT`] characters."""
-    return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
 
 
 def short_name(scorer: str) -> str:
