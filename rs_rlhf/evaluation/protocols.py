@@ -23,6 +23,7 @@ from ..metrics.answers import extract_answer
 from ..metrics.boxes import grounding_figures, grounding_verdict
 from ..metrics.closed_answers import judge_answer
 from ..metrics.intervals import bootstrap_interval
+from ..metrics.retrieval import rank_retrieval, retrieval_figures, zero_shot_figures, zero_shot_record
 from ..scoring.base import GroupScorer
 from .benchmark import Benchmark
 from .preferences import preference_report, score_preferences
@@ -209,14 +210,8 @@ def clip_protocol(
             for places in consecutive_batches(len(rows), batch_size, share, done):
                 yield places, clip_eval.retrieval_raw(model(), [rows[i] for i in places])
 
-        return Protocol(
-            encode,
-            no_verdict,
-            clip_eval.retrieval_figures,
-            model,
-            clip_eval.retrieval_finish,
-            {"batch_size": batch_size},
-        )
+        settings: dict[str, Any] = {"batch_size": batch_size}
+        return Protocol(encode, no_verdict, retrieval_figures, model, rank_retrieval, settings)
     templates = benchmark.templates or ["{c}"]
     names = rows[0].choices
     if other := next((row for row in rows if row.choices != names), None):
@@ -227,13 +222,13 @@ def clip_protocol(
         )
 
     def classify(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-        features = clip_eval.class_features(model(), names, templates)
+        features = clip_eval.class_features(model(), names, templates).numpy()
         for places, images in clip_eval.encode_batches(model(), rows, batch_size, share=share, done=done):
             ranked = [
-                clip_eval.zero_shot_record(image, features, names, rows[i].reference)
+                zero_shot_record(image.numpy(), features, names, rows[i].reference)
                 for i, image in zip(places, images, strict=True)
             ]
             yield places, ranked
 
     settings = {"batch_size": batch_size, "templates": templates, "classes": names}
-    return Protocol(classify, no_verdict, clip_eval.zero_shot_figures, model, settings=settings)
+    return Protocol(classify, no_verdict, zero_shot_figures, model, settings=settings)

@@ -6,10 +6,8 @@ inherit [`ImageArguments`], so that a recipe can set them. Left out: anything th
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
 from ..options import option
 from .sources import ImageOptions
@@ -77,25 +75,3 @@ class ImageArguments(PixelOptions, ReadingOptions):
 
 # Names of the options that say how an image is read; the others say what a model makes of it.
 READING = tuple(field.name for field in fields(ReadingOptions))
-
-
-def add_image_flags(parser: ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Adds the flags of [`ReadingOptions`] to a hand-made parser; [`image_options_from`] takes them out."""
-    hints = get_type_hints(ImageArguments)
-    for one in fields(ImageArguments):
-        if one.name in READING and one.name not in without:
-            kind = (get_args(hints[one.name]) or (hints[one.name],))[0]  # `X | None` is X
-            several = get_origin(kind) is list
-            parser.add_argument(
-                *dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}")),
-                type=get_args(kind)[0] if several else kind,
-                nargs="+" if several else None,
-                default=one.default,
-                help=one.metadata["help"],
-            )
-
-
-def image_options_from(namespace: Namespace) -> ImageOptions:
-    """Returns the reader's options from the flags of [`add_image_flags`]."""
-    given = {name: getattr(namespace, name) for name in READING if hasattr(namespace, name)}
-    return ReadingOptions(**given).image_options()

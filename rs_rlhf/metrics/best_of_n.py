@@ -21,7 +21,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ..errors import OptionError
+from .intervals import bootstrap_draws
 
 SUBSETS = 200  # of a vote: more than this many are drawn, fewer are counted through
 DIFFERENCES = (("score", "majority"), ("score", "random"))
@@ -95,8 +98,6 @@ def vote(
         subsets (`int`): So many are drawn where there are more; otherwise, as at n = 1 and n = N, the value is exact.
         seed (`int` or sequence of `int`): Draws them.
     """
-    import numpy as np
-
     keys = list(dict.fromkeys(answer for answer in answers if answer is not None))
     if not keys:
         return [0.0] * len(sizes)
@@ -116,10 +117,8 @@ def vote(
 
 
 @lru_cache(maxsize=64)  # a question's votes share them
-def _subsets(total: int, n: int, most: int, seed: tuple[int, ...]) -> Any:
+def _subsets(total: int, n: int, most: int, seed: tuple[int, ...]) -> np.ndarray:
     """Array (subsets, total) of 0 and 1, each row with n ones."""
-    import numpy as np
-
     if math.comb(total, n) <= most:
         return _all_subsets(total, n)
     keys = np.random.default_rng(seed).random((most, total))
@@ -129,9 +128,7 @@ def _subsets(total: int, n: int, most: int, seed: tuple[int, ...]) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _all_subsets(total: int, n: int) -> Any:
-    import numpy as np
-
+def _all_subsets(total: int, n: int) -> np.ndarray:
     rows = list(itertools.combinations(range(total), n))
     chosen = np.zeros((len(rows), total))
     np.put_along_axis(chosen, np.array(rows), 1.0, axis=1)
@@ -190,8 +187,6 @@ def curve_figures(
         `dict`: `methods`, of each a list over n of `n`, `accuracy`, `interval` and `sd` (`None` of a single run), and
         `differences`, such as `score - majority`, of each a list over n of `n`, `difference` and `interval`.
     """
-    import numpy as np
-
     names = list(runs[0][0])
     values = np.array([[[question[name] for name in names] for question in run] for run in runs])  # (R, Q, M, sizes)
     pairs = [pair for pair in DIFFERENCES if set(pair) <= set(names)]
@@ -215,11 +210,10 @@ def curve_figures(
     return {"methods": methods, "differences": differences}
 
 
-def _bootstrap(columns: Any, rounds: int, seed: int) -> Any:
+def _bootstrap(columns: np.ndarray, rounds: int, seed: int) -> np.ndarray:
     """2.5% and 97.5% quantiles of the mean of resampled rows; `columns` is (Q, …)."""
-    import numpy as np
-
-    rng, count = np.random.default_rng(seed), len(columns)
+    count = len(columns)
     flat = columns.reshape(count, -1)
-    means = [np.bincount(rng.integers(0, count, count), minlength=count) @ flat / count for _ in range(rounds)]
+    draws = bootstrap_draws(count, rounds, seed)
+    means = [np.bincount(drawn, minlength=count) @ flat / count for drawn in draws]
     return np.quantile(means, [0.025, 0.975], axis=0).reshape(2, *columns.shape[1:])

@@ -6,7 +6,7 @@ somewhat narrow if there are many of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -100,15 +100,15 @@ def paired_bootstrap(
     return seen, (float(low), float(high)), float((as_far.sum() + 1) / (rounds + 1))
 
 
+def bootstrap_draws(n: int, rounds: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields for each round the places `(n,)` of a sample of n drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        yield generator.integers(0, n, n)
+
+
 def _drawn_means(values: np.ndarray, seed: int, rounds: int) -> np.ndarray:
-    """Means of samples drawn with replacement, `(rounds,)`; drawn in blocks, so that memory stays small."""
+    """Means of samples drawn with replacement, `(rounds,)`."""
     if not len(values):
         raise OptionError("no values, expected at least one; an interval needs answers.")
-    random = np.random.default_rng(seed)
-    block = max(1, 1_000_000 // len(values))
-    return np.concatenate(
-        [
-            values[random.integers(len(values), size=(min(block, rounds - start), len(values)))].mean(axis=1)
-            for start in range(0, rounds, block)
-        ]
-    )
+    return np.array([values[drawn].mean() for drawn in bootstrap_draws(len(values), rounds, seed)])

@@ -12,17 +12,12 @@ from PIL import Image
 from rs_rlhf.data.group import make_group
 from rs_rlhf.data.questions import QuestionRow
 from rs_rlhf.errors import DataError, ImageError
-from rs_rlhf.evaluation import clip as clip_eval
 from rs_rlhf.evaluation.clip import (
     class_features,
     encode_batches,
-    retrieval_figures,
-    retrieval_finish,
     retrieval_raw,
-    zero_shot_figures,
-    zero_shot_record,
 )
-from rs_rlhf.metrics.intervals import wilson_interval
+from rs_rlhf.metrics.retrieval import rank_retrieval, retrieval_figures, zero_shot_figures, zero_shot_record
 from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
@@ -37,20 +32,6 @@ def coloured(name, seed):
 
 def question(image, captions=(), reference="", name="row"):
     return QuestionRow(make_group("", [], image, where=name), "", name, reference=reference, captions=list(captions))
-
-
-def packed(vector):
-    return base64.b64encode(np.array(vector, "<f4").tobytes()).decode()
-
-
-def raw(image, *texts, captions=None):
-    names = captions or [f"{image}{text}" for text in texts]
-    return {
-        "image_features": packed(image),
-        "text_features": [packed(text) for text in texts],
-        "captions": names,
-        "truncated": 0,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -99,104 +80,6 @@ def test_a_class_is_the_scaled_mean_of_its_templates(clip):
             class_features(clip, names, templates)
 
 
-def test_a_record_ranks_the_classes_and_ties_go_by_place():
-    classes = torch.eye(6)
-    image = torch.tensor([0.1, 0.5, 0.3, 0.5, 0.2, 0.0])
-    names = ["a", "b", "c", "d", "e", "f"]
-    records = {name: zero_shot_record(image, classes, names, name) for name in names}
-    assert {name: one["rank"] for name, one in records.items()} == {"b": 1, "d": 2, "c": 3, "e": 4, "a": 5, "f": 6}
-    assert records["d"]["answer"] == "b" and not records["d"]["strict"] and records["b"]["strict"]
-    assert [name for name, _ in records["a"]["scores"]] == ["b", "d", "c", "e", "a"]
-    assert records["a"]["scores"][2] == ["c", pytest.approx(0.3)]
-    json.dumps(records)
-    with pytest.raises(DataError, match="'g' is none of the 6 names"):
-        zero_shot_record(image, classes, names, "g")
-
-
-def test_figures_of_classification_by_hand():
-    ranks = {"port": [1, 1, 2, 6], "lake": [1], "dune": [5]}
-    records = [{"rank": rank, "references": [name]} for name, own in ranks.items() for rank in own]
-    figures = zero_shot_figures(records)
-    assert figures["n"] == 6 and figures["accuracy"] == 0.5
-    assert figures["metrics"] == pytest.approx(
-        {"top1": 3 / 6, "top5": 5 / 6, "mean_class_accuracy": (0.5 + 1 + 0) / 3}
-    )
-    assert figures["interval"] == list(wilson_interval(3, 6))
-    assert figures["intervals"]["top5"] == list(wilson_interval(5, 6))
-    assert figures["classes"]["port"] == {"n": 4, "accuracy": 0.5, "interval": list(wilson_interval(2, 4))}
-    with pytest.raises(ValueError, match="no records"):
-        zero_shot_figures([])
-
-
-def test_ranks_by_hand_with_several_captions():
-    # Images are the axes, so a text's cosines with the images are its own numbers.
-    raws = [
-        raw([1, 0, 0], [0.9, 0.1, 0.2], [0.3, 0.8, 0.1]),
-        raw([0, 1, 0], [0.6, 0.5, 0.7], [0.1, 0.2, 0.15]),
-        raw([0, 0, 1], [0.5, 0.4, 0.3]),
-    ]
-    records = retrieval_finish(raws)
-    # Image 1 has text cosines 0.1, 0.8, 0.5, 0.2, 0.4: its best caption (0.5) comes after 0.8. Image 2: 0.2, 0.1, 0.7,
-    # 0.15, 0.3: its own (0.3) comes after 0.7.
-    assert [one["image_to_text_rank"] for one in records] == [1, 2, 2]
-    assert [one["text_to_image_ranks"] for one in records] == [[1, 2], [3, 1], [3]]
-    assert all(not {"captions", "image_features", "text_features"} & set(one) for one in records)
-    figures = retrieval_figures(records)
-    expected = {"image_to_text_R@1": 1 / 3, "image_to_text_R@5": 1, "image_to_text_R@10": 1}
-    expected |= {"text_to_image_R@1": 2 / 5, "text_to_image_R@5": 1, "text_to_image_R@10": 1}
-    expected["mean_recall"] = (1 / 3 + 2 / 5 + 4) / 6
-    assert figures["metrics"] == pytest.approx(expected)
-    assert (figures["n"], figures["texts"], figures["shared_captions"], figures["truncated"]) == (3, 5, 0, 0)
-    assert figures["intervals"]["image_to_text_R@1"] == list(wilson_interval(1, 3))
-    low, high = figures["intervals"]["text_to_image_R@1"]
-    assert 0 <= low < 2 / 5 < high <= 1
-    assert retrieval_figures(records)["intervals"] == figures["intervals"]
-
-
-def test_a_caption_of_two_images_counts_for_the_first_even_if_its_vectors_differ_in_the_last_bits():
-    same = "many trees ."
-    raws = [
-        raw([1, 0], [0.5, 0.5], captions=[same]),
-        raw([0, 1], [0.5, np.nextafter(np.float32(0.5), np.float32(1))], captions=[same]),
-        raw([1, 0], [0.6, 0.1], captions=["a port ."]),  # the same picture as the first
-    ]
-    records = retrieval_finish(raws)
-    # For image 1 both copies of the shared caption are equal: the first one's place comes before its own.
-    assert [one["image_to_text_rank"] for one in records] == [2, 2, 1]
-    # The shared caption has equal cosines with all three images: they are ranked by place.
-    assert [one["text_to_image_ranks"] for one in records] == [[1], [2], [2]]
-    assert [one["shared_captions"] for one in records] == [1, 1, 0]
-    assert retrieval_figures(records)["shared_captions"] == 2
-
-
-def test_blocks_give_what_the_whole_matrix_gives(monkeypatch):
-    # Small whole numbers: cosines are exact, and many are equal.
-    vectors = np.random.default_rng(0).integers(-3, 4, (90, 4)).astype(np.float32)
-    raws = [raw(list(vectors[i]), *[list(vectors[30 + 2 * i + k]) for k in (0, 1)]) for i in range(30)]
-    whole = retrieval_finish(raws)
-    monkeypatch.setattr(clip_eval, "_BLOCK", 70)
-    assert retrieval_finish(raws) == whole
-    scores = vectors[:30] @ vectors[30:].T
-    for i, record in enumerate(whole):
-        order = np.argsort(-scores[i], kind="stable").tolist()
-        assert record["image_to_text_rank"] == 1 + min(order.index(2 * i), order.index(2 * i + 1))
-        for k, rank in enumerate(record["text_to_image_ranks"]):
-            assert rank == 1 + np.argsort(-scores[:, 2 * i + k], kind="stable").tolist().index(i)
-
-
-def test_records_that_are_ranked_stay_and_mixed_ones_are_refused():
-    raws = [raw([1, 0], [1, 0]), raw([0, 1], [0, 1])]
-    records = retrieval_finish([{"id": "a", **raws[0]}, {"id": "b", **raws[1]}])
-    assert [one["id"] for one in records] == ["a", "b"]
-    assert retrieval_finish(json.loads(json.dumps(records))) == records
-    with pytest.raises(ValueError, match="1 of 2 records are ranked already"):
-        retrieval_finish([records[0], raws[1]])
-    with pytest.raises(ValueError, match="different lengths"):
-        retrieval_finish([raw([1, 0], [1, 0]), raw([1, 0], [1, 0, 0])])
-    with pytest.raises(ValueError, match="different models"):
-        retrieval_finish([raw([1, 0, 0], [1, 0])])
-
-
 def test_batches_are_formed_from_the_data_alone(clip):
     rows = [question(picture(i, 32, 32)) for i in range(7)]
     whole = list(encode_batches(clip, rows, 2))
@@ -231,7 +114,7 @@ def test_raw_vectors_are_those_of_the_model_and_cut_captions_are_counted(clip):
     assert [one["captions"] for one in raws] == [row.captions for row in rows]
     vector = np.frombuffer(base64.b64decode(raws[1]["text_features"][0]), "<f4")
     assert vector == pytest.approx(clip.text_features(["a port ."])[0].numpy(), abs=1e-5)
-    assert retrieval_figures(retrieval_finish(raws))["truncated"] == 1
+    assert retrieval_figures(rank_retrieval(raws))["truncated"] == 1
 
 
 def test_a_clip_that_has_learnt_colours_is_found_to_have(trained, clip, tmp_path):
@@ -250,7 +133,7 @@ def test_a_clip_that_has_learnt_colours_is_found_to_have(trained, clip, tmp_path
     pairs = [
         question(rows[i].group.images[0], [t.replace("{c}", name) for t in TEMPLATES]) for i, name in enumerate(names)
     ]
-    assert retrieval_figures(retrieval_finish(retrieval_raw(trained, pairs)))["metrics"]["text_to_image_R@1"] == 1
-    assert retrieval_figures(retrieval_finish(retrieval_raw(trained, pairs)))["metrics"]["image_to_text_R@1"] == 1
+    assert retrieval_figures(rank_retrieval(retrieval_raw(trained, pairs)))["metrics"]["text_to_image_R@1"] == 1
+    assert retrieval_figures(rank_retrieval(retrieval_raw(trained, pairs)))["metrics"]["image_to_text_R@1"] == 1
     swapped = [question(rows[i].group.images[0], pairs[i - 1].captions) for i in range(4)]
-    assert retrieval_figures(retrieval_finish(retrieval_raw(trained, swapped)))["metrics"]["image_to_text_R@1"] == 0
+    assert retrieval_figures(rank_retrieval(retrieval_raw(trained, swapped)))["metrics"]["image_to_text_R@1"] == 0
