@@ -7,13 +7,18 @@ out: a registry and a base class (a scorer needs no more than this method).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from ..data.group import Group, ImageSource, make_group
 from ..errors import OptionError
 from ..runs.progress import Progress, progress
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class GroupScorer(Protocol):
@@ -81,6 +86,24 @@ class ScoreTexts:
         rows = zip(prompts or [None] * count, completions, [None] * count if images is None else images, strict=True)
         groups = [make_group(*row, row=i, where=f"row {i}") for i, row in enumerate(rows)]
         return self.score_groups(groups, show_progress=show_progress)
+
+
+def ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """Yields `function(item)` in order; with workers, threads compute a few items ahead."""
+    if not workers:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+    waiting: deque[Future[B]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # after an error or Ctrl-C too: waiting items are dropped, running ones end
+        pool.shutdown(cancel_futures=True)
 
 
 def scoring_progress(total: int, unit: str, shown: bool | None, many: int) -> AbstractContextManager[Progress]:

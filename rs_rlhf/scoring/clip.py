@@ -8,7 +8,6 @@ cosines are often negative, can still tell apart.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from ..errors import DataError, ImageError
 from ..imagery.identity import source_key
 from ..metrics.answers import extract_answer
 from ..models.clip import ClipModel
+from .base import scoring_progress
 
 
 @dataclass
@@ -56,23 +56,22 @@ class ClipScorer:
             DataError: A group without an image, unless `on_error` is `"return"`.
             ImageError: An image that cannot be read, unless `on_error` is `"return"`.
         """
-        from tqdm import tqdm
-
         scores: list[Any] = [[] for _ in groups]
         filled = [i for i, group in enumerate(groups) if group.completions]
         batches = [filled[k : k + self.batch_size] for k in range(0, len(filled), self.batch_size)]
-        hidden = not (show_progress if show_progress is not None else len(batches) > 8 and sys.stderr.isatty())
         cut: list[bool] = []
-        for batch in tqdm(batches, desc="Scoring", unit="batch", disable=hidden):
-            read = self._read(batch, groups, scores, on_error)
-            texts = [extract_answer(completion_text(text)) for i in read for text in groups[i].completions]
-            features, too_long = self.model.encode_texts(texts)
-            cut += too_long
-            start = 0
-            for i, image in read.items():
-                stop = start + len(groups[i].completions)
-                scores[i] = (features[start:stop] @ image).tolist()
-                start = stop
+        with scoring_progress(len(batches), "batch", show_progress, many=8) as advance:
+            for batch in batches:
+                read = self._read(batch, groups, scores, on_error)
+                texts = [extract_answer(completion_text(text)) for i in read for text in groups[i].completions]
+                features, too_long = self.model.encode_texts(texts)
+                cut += too_long
+                start = 0
+                for i, image in read.items():
+                    stop = start + len(groups[i].completions)
+                    scores[i] = (features[start:stop] @ image).tolist()
+                    start = stop
+                advance(1)
         self.model.warn_cut(sum(cut), len(cut))
         return scores
 

@@ -21,9 +21,7 @@ import os
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +32,7 @@ from ..imagery.identity import source_key
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
 from ..models.pixel_budget import fit_pixel_budget
-from .base import ScoreTexts, raise_first, scoring_progress
+from .base import ScoreTexts, ahead, raise_first, scoring_progress
 from .cards import filled_options
 from .http import TOKEN, error_from, needs_options, sentence_of
 
@@ -47,6 +45,7 @@ LONGEST_WAIT = 10.0  # seconds between two rounds at most, unless a server asks 
 ASKED_WAIT = 60.0  # seconds that a server may ask for (Retry-After) at most
 DOWN = 10.0  # seconds for which a server that failed is asked last
 CONNECT = 5.0  # seconds to wait for a connection at most
+UNUSABLE = "the server's answer does not have one finite score per completion."
 
 
 @dataclass
@@ -64,8 +63,8 @@ class RemoteScorer(ScoreTexts):
     """Scores completions on one or more reward servers.
 
     Args:
-        urls (`str` or `list[str]`): Addresses such as `"http://127.0.0.1:8000"`; a string may hold several, separated
-            by commas. All must serve the same model.
+        urls (`str` or `list[str]`): Addresses such as `"http://127.0.0.1:8000"`, in a string separated by commas. All
+            must serve the same model.
         timeout (`float`): Seconds to wait for an answer.
         retries (`int`): Further rounds over all servers after a round in which all failed.
         backoff (`float`): Seconds before the second round, doubled for each further one.
@@ -150,25 +149,17 @@ class RemoteScorer(ScoreTexts):
             if on_error == "raise":
                 raise
             return [error if group.completions else [] for group in groups]
-        waiting: deque[tuple[_Chunk, Future]] = deque()
-        with (
-            scoring_progress(len(groups), "group", show_progress, many=256) as advance,
-            ThreadPoolExecutor(2 * len(self.urls)) as pool,
-        ):
-
-            def settle() -> None:
-                chunk, future = waiting.popleft()
-                _enter(scores, chunk, future.result())
-                advance(len(chunk.parts))
+        with scoring_progress(len(groups), "group", show_progress, many=256) as advance:
+            chunks = self._chunks(groups, scores, on_error)
+            for chunk, results in ahead(self._scored, chunks, 2 * len(self.urls)):
                 if on_error == "raise":
-                    raise_first([scores[i] for i, _ in chunk.parts])
-
-            for chunk in self._chunks(groups, scores, on_error):
-                waiting.append((chunk, pool.submit(self._score_chunk, chunk)))
-                if len(waiting) >= 2 * len(self.urls):
-                    settle()
-            while waiting:
-                settle()
+                    raise_first(results)
+                for (i, first), result in zip(chunk.parts, results, strict=True):
+                    if isinstance(result, Exception):
+                        scores[i] = result
+                    elif not isinstance(scores[i], Exception):
+                        scores[i][first : first + len(result)] = result
+                advance(len(chunk.parts))
         return scores
 
     def _chunks(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[_Chunk]:
@@ -223,20 +214,17 @@ class RemoteScorer(ScoreTexts):
         image.save(stream, "PNG", compress_level=1)
         return {"base64": base64.b64encode(stream.getvalue()).decode(), "ready": True}
 
-    def _score_chunk(self, chunk: _Chunk) -> list[Any]:
-        """Returns the answer's entry for each part, or the same error for all."""
-        request = {"groups": chunk.groups, "images": chunk.images, "on_error": "return"}
+    def _scored(self, chunk: _Chunk) -> tuple[_Chunk, Sequence[list[float] | Exception]]:
+        """Asks for a request's scores; the result of each part is its scores or an error."""
+        request = {"groups": chunk.groups, "images": chunk.images, "on_error": "return", "model_hash": self.model_hash}
         try:
-            answer = self._ask("POST", "/v1/score", request | {"model_hash": self.model_hash})
+            answer = self._ask("POST", "/v1/score", request)
+            scores = answer.get("scores") if isinstance(answer, dict) else None
+            if not isinstance(scores, list) or len(scores) != len(chunk.groups):
+                raise ScorerUnavailable(UNUSABLE)
+            return chunk, [_result(*pair) for pair in zip(scores, chunk.groups, strict=True)]
         except (ScorerUnavailable, DataError) as error:
-            return [error] * len(chunk.parts)
-        scores: Any = answer.get("scores") if isinstance(answer, dict) else None
-        if not _fits(scores, chunk.groups):
-            unusable = ScorerUnavailable("the server's answer does not have one finite score per completion.")
-            return [unusable] * len(chunk.parts)
-        return [error_from(str(s.get("kind")), s["error"]) if isinstance(s, dict) else s for s in scores]
-
-    # --- one answer from any server --------------------------------------------------------------------------------
+            return chunk, [error] * len(chunk.parts)
 
     def _ask(self, method: str, path: str, request: dict | None = None) -> Any:
         """Asks the servers in turn until one answers.
@@ -297,26 +285,15 @@ class RemoteScorer(ScoreTexts):
         return sorted(turn, key=lambda url: self._down.get(url, 0.0) > now)
 
 
-def _fits(scores: object, groups: Sequence[dict]) -> bool:
-    """Whether an answer has for each group an error, or one finite number per completion."""
-    if not isinstance(scores, list) or len(scores) != len(groups):
-        return False
-    return all(
-        isinstance(result.get("error"), str)
-        if isinstance(result, dict)
-        else isinstance(result, list)
-        and len(result) == len(group["completions"])
-        and all(isinstance(score, float) and math.isfinite(score) for score in result)
-        for result, group in zip(scores, groups, strict=True)
-    )
-
-
-def _enter(scores: list, chunk: _Chunk, results: Sequence[Any]) -> None:
-    for (i, first), result in zip(chunk.parts, results, strict=True):
-        if isinstance(result, Exception):
-            scores[i] = result
-        elif not isinstance(scores[i], Exception):
-            scores[i][first : first + len(result)] = result
+def _result(entry: Any, group: dict) -> list[float] | Exception:
+    """Returns a group's entry of an answer: an error, or one finite number per completion."""
+    if isinstance(entry, dict) and isinstance(entry.get("error"), str):
+        return error_from(str(entry.get("kind")), entry["error"])
+    if not isinstance(entry, list) or len(entry) != len(group["completions"]):
+        raise ScorerUnavailable(UNUSABLE)
+    if not all(isinstance(score, float) and math.isfinite(score) for score in entry):
+        raise ScorerUnavailable(UNUSABLE)
+    return entry
 
 
 def _reason(reply: httpx.Response) -> str:

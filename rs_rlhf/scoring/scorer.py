@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,7 @@ from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import estimated_length, set_pixel_budget
-from .base import ScoreTexts, scoring_progress
+from .base import ScoreTexts, ahead, scoring_progress
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
 if TYPE_CHECKING:
@@ -97,13 +96,12 @@ class Scorer(ScoreTexts):
 
         Args:
             name_or_path (`str`): Such as `"scorers-7b"` or `"out/score-model"`.
-            image_options ([`ImageOptions`], *optional*): How images are found and read; what they leave open is the
-                named model's.
+            image_options ([`ImageOptions`], *optional*): How images are found and read; the named model's by default.
             prompt_form, positions, min_pixels, max_pixels: Override the named model's.
             token_budget, num_workers (`int`): As in the class.
             device (`str`, *optional*): Device of the model; by default accelerate's choice for this process.
-            sharded (`bool`): Leave the weights to DeepSpeed ZeRO-3 where it is on, for [`share_weights`]; by default
-                each process holds them whole, ZeRO-3 or not.
+            sharded (`bool`): Leave the weights to DeepSpeed ZeRO-3 if it is on, for [`share_weights`]; by default each
+                process holds them whole.
             **kwargs: Passed to [`ScoreModel.from_pretrained`] (`dtype`, `attn_implementation`, …); with a `device_map`
                 the model stays where that puts it.
 
@@ -195,7 +193,7 @@ class Scorer(ScoreTexts):
             # the tokenizer is changed any more, and threads may share it.
             self.processor.tokenizer([""], add_special_tokens=False)
         collate = partial(self._collate, groups=groups, on_error=on_error)
-        for batch, inputs, errors in _ahead(collate, batches, self.num_workers):
+        for batch, inputs, errors in ahead(collate, batches, self.num_workers):
             for i, error in errors.items():
                 scores[i] = error
             if batch:
@@ -269,24 +267,6 @@ def _of_one_prompt(groups: Sequence[Group]) -> list[list[int]]:
         if group.completions:
             same.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
     return list(same.values())
-
-
-def _ahead(function: Callable[[Batch], Any], items: Iterable[Batch], workers: int) -> Iterator[Any]:
-    """Yields `function(item)` in order; with workers, threads compute a few items ahead."""
-    if not workers:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="collate")
-    waiting: deque[Future] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers + 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # after an error or Ctrl-C too: waiting batches are dropped, running ones end
-        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -217,7 +217,7 @@ def test_threads_change_neither_scores_nor_errors(score_model_path, tmp_path, bu
 
 
 def collating():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("collate")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
