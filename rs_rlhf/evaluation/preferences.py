@@ -9,8 +9,6 @@ temperature (calibration is reported as it is).
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +16,7 @@ from typing import Any
 from ..data.group import Group
 from ..data.other_images import partners_of
 from ..imagery.sources import DEFAULTS, ImageOptions
-from ..metrics.intervals import wilson_interval
-from ..metrics.preferences import comparisons, top1
+from ..metrics.preferences import preference_report
 from ..runs.tables import markdown_table
 from ..scoring.base import GroupScorer
 
@@ -79,76 +76,6 @@ def score_preferences(
         for (i, _), scores in zip(shown, wrong, strict=True):
             records[i]["shuffled"] = list(scores)
     return records
-
-
-def preference_report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Reports how the chosen texts fare.
-
-    Args:
-        records (sequence of `dict`): `kind`, `source` and the scores of [`score_preferences`], chosen first.
-
-    Returns:
-        `dict`: `n`, `accuracy`, `interval` (Wilson, 95%), `ties`, `margin`, `swap_error` (how far accuracy of the
-        swapped pairs is from one minus accuracy and ties: 0 unless the order of a group matters), `shuffled` (the
-        same figures with other images, and `gap`), `top1` (lists: how often the chosen text is the best),
-        `calibration` (see [`calibration`]), and `by_kind`, `by_source`.
-    """
-    scores = [record["scores"] for record in records]
-    report = _figures(scores)
-    swapped = _figures([record["swapped"] for record in records])
-    report["swap_error"] = abs(swapped["accuracy"] + report["accuracy"] + report["ties"] - 1)
-    shown = [record for record in records if record.get("shuffled")]
-    if shown:
-        report["shuffled"] = _figures([record["shuffled"] for record in shown])
-        right = _figures([record["scores"] for record in shown])
-        report["shuffled"]["gap"] = right["accuracy"] - report["shuffled"]["accuracy"]
-    report["calibration"] = calibration(scores)
-    for key in ("kind", "source"):
-        parts = defaultdict(list)
-        for record in records:
-            parts[record[key]].append(record["scores"])
-        report[f"by_{key}"] = {name: _figures(part) for name, part in sorted(parts.items())}
-    return report
-
-
-def calibration(scores: Sequence[Sequence[float]], bins: int = 10) -> dict[str, Any]:
-    """How well score differences, read as Bradley-Terry odds, say how often the higher-scored text is the better.
-
-    A pair whose scores differ by d is predicted with confidence 1 / (1 + exp(-d)), between a half and one. The
-    expected calibration error is that of Guo et al. 2017: the mean distance of confidence and accuracy over bins of
-    equal width, weighted by their pairs. Ties are half right.
-
-    Args:
-        scores (sequence of sequences of `float`): Of each row, chosen first.
-        bins (`int`): Bins between a half and one.
-
-    Returns:
-        `dict`: `error`, and `bins`: of each that is not empty `n`, mean `confidence`, `accuracy`.
-    """
-    parts: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for row in scores:
-        for other in row[1:]:
-            margin = row[0] - other
-            confidence = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
-            right = 0.5 if margin == 0 else float(margin > 0)
-            parts[min(int((confidence - 0.5) * 2 * bins), bins - 1)].append((confidence, right))
-    total = sum(map(len, parts.values()))
-    out: list[dict[str, float]] = []
-    for _, part in sorted(parts.items()):
-        confidence, right = (math.fsum(column) / len(part) for column in zip(*part, strict=True))
-        out.append({"n": len(part), "confidence": confidence, "accuracy": right})
-    error = math.fsum(one["n"] * abs(one["confidence"] - one["accuracy"]) for one in out) / total
-    return {"error": error, "bins": out}
-
-
-def _figures(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
-    figures: dict[str, Any] = comparisons(scores)
-    interval = wilson_interval(figures.pop("wins"), figures["n"])
-    figures |= {"rows": len(scores), "interval": list(interval)}
-    if any(len(row) > 2 for row in scores):
-        figures["top1"] = top1(scores)
-        figures["top1_interval"] = list(wilson_interval(round(figures["top1"] * len(scores)), len(scores)))
-    return figures
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -23,10 +23,11 @@ from ..metrics.answers import extract_answer
 from ..metrics.boxes import grounding_figures, grounding_verdict
 from ..metrics.closed_answers import judge_answer
 from ..metrics.intervals import bootstrap_interval
+from ..metrics.preferences import preference_report
 from ..metrics.retrieval import rank_retrieval, retrieval_figures, zero_shot_figures, zero_shot_record
 from ..scoring.base import GroupScorer
 from .benchmark import Benchmark
-from .preferences import preference_report, score_preferences
+from .preferences import score_preferences
 from .reader import references_of
 from .run import Batches, Protocol, Raw
 

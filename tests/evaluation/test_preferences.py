@@ -8,9 +8,9 @@ from helpers import picture
 
 from rs_rlhf import Scorer, make_group
 from rs_rlhf.cli.eval_preferences import main
-from rs_rlhf.evaluation.preferences import calibration, evaluate_preferences, format_report
+from rs_rlhf.evaluation.preferences import evaluate_preferences, format_report
 from rs_rlhf.metrics.intervals import wilson_interval
-from rs_rlhf.metrics.preferences import comparisons, preference_metrics
+from rs_rlhf.metrics.preferences import calibration, comparisons, preference_metrics
 
 
 class LengthScorer:
