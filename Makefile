@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint bench
+.PHONY: install demo test test-all lint bench
 
 install: $(STAMP)
 
@@ -22,8 +22,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# What `make test` leaves out, being long: real launchers and processes, whole trainings.
+test-all: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu"
+
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: install

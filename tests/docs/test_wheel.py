@@ -67,20 +67,35 @@ def test_declarations_are_found_inside_the_package(installed, tmp_path):
     assert all(line.startswith(f"{package}declared") for line in lines[1:])
 
 
+def test_every_module_is_imported_and_every_page_is_there(installed, tmp_path):
+    """Beside the modules of the checkout the wheel has its pages, styles, scripts and `py.typed`."""
+    code = "import importlib, pathlib, pkgutil, rs_rlhf\n"
+    code += "root = pathlib.Path(rs_rlhf.__file__).parent\n"
+    code += "found = [module.name for module in pkgutil.walk_packages(rs_rlhf.__path__, 'rs_rlhf.')]\n"
+    code += "for name in found: name.endswith('__main__') or importlib.import_module(name)\n"
+    code += "files = [path.relative_to(root).as_posix() for path in root.rglob('*') if path.is_file()]\n"
+    code += "import json; print(); print(json.dumps([found, files]))"
+    modules, files = json.loads(run(installed / "python", "-c", code, cwd=tmp_path).splitlines()[-1])
+    package = ROOT / "rs_rlhf"
+    paths = [path.relative_to(ROOT).with_suffix("") for path in package.rglob("*.py")]
+    names = {".".join(path.parts).removesuffix(".__init__") for path in paths} - {"rs_rlhf"}
+    assert set(modules) == names
+    pages = [path for path in package.rglob("*") if path.suffix in (".html", ".css", ".js") or path.name == "py.typed"]
+    assert pages and {path.relative_to(package).as_posix() for path in pages} <= set(files)
+    declared = {name for name in files if name.startswith("declared/")}
+    assert {name.rpartition(".")[2] for name in declared} == {"yaml", "md"}, "results and scripts stay in the checkout"
+
+
 def test_recipes_keep_their_readme(installed, tmp_path):
     code = "from rs_rlhf.declarations import folder; print(*folder('recipes').rglob('README.md'), sep='\\n')"
     lines = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert len(lines) == len(list((ROOT / "recipes").rglob("README.md")))
 
 
-def test_commands_run_from_another_folder(installed, tmp_path):
-    run(installed / "rs-rlhf", "tiny-vlm", "out", cwd=tmp_path, HF_HUB_OFFLINE="1")
-    assert (tmp_path / "out" / "config.json").is_file()
+def test_commands_run_from_another_folder_with_declarations_by_name(installed, tmp_path):
     assert "rs-rlhf" in run(installed / "rs-rlhf", "--version", cwd=tmp_path)
-
-
-def test_a_benchmark_is_evaluated_by_name(installed, tmp_path):
     run(installed / "rs-rlhf", "tiny-vlm", "model", "--max_pixels", "3136", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert (tmp_path / "model" / "config.json").is_file()
     run(installed / "rs-rlhf", "data", "scenes", "scenes", "--n_train", "1", "--n_validation", "8", cwd=tmp_path)
     asked = ["--model", "model", "--task", "scenes", "--data_root", ".", "--out", "out"]
     assert "| scenes | model | 8 |" in run(installed / "rs-rlhf", "eval", *asked, cwd=tmp_path)
