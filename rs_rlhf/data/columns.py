@@ -16,16 +16,8 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
 # A set with one of these and none of the above was meant to have images: not to be taken for text.
-UNREAD_IMAGE_COLUMNS = (
-    "image_name",
-    "image_path",
-    "image_file",
-    "image_url",
-    "image_bytes",
-    "img",
-    "img_path",
-    "file_name",
-    "img_name",
+UNREAD_IMAGE_COLUMNS = tuple(
+    "image_name image_path image_file image_url image_bytes img img_path file_name img_name".split()
 )
 TURN_COLUMNS = ("conversations", "messages")
 PAIR_COLUMNS = {"prompt": "completion", "question": "answer"}
@@ -37,14 +29,10 @@ MORE_THAN_CAPTIONS = {*TURN_COLUMNS, *PAIR_COLUMNS.values(), "text", "title", "t
 
 
 def image_column(row: Row, named: str | None = None) -> str | None:
-    """Returns the column of the image or images, `None` for a text-only row.
-
-    Args:
-        row (`dict`): The row; a column without a value (null) counts as missing.
-        named (`str`, *optional*): The column that the caller names; the row must have it.
+    """Returns the column of the image or images, `None` for a text-only row; a null counts as missing.
 
     Raises:
-        DataError: There is no such column, two columns hold images, or only one that is not known to be an image.
+        DataError: There is no column `named`, two columns hold images, or only one that is not known to be an image.
     """
     if named is not None:
         return require_column(row, named, "image_column")
@@ -64,12 +52,8 @@ def image_column(row: Row, named: str | None = None) -> str | None:
 def text_column(row: Row, named: str | None = None) -> str | None:
     """Returns the column that tells a row's form, the first of [`FORMS`]; `None` if none has a value.
 
-    Args:
-        row (`dict`): The row.
-        named (`str`, *optional*): The column that the caller names; the row must have it.
-
     Raises:
-        DataError: There is no such column.
+        DataError: There is no column `named`.
     """
     if named is not None:
         return require_column(row, named, "text_column")
@@ -99,11 +83,7 @@ def as_word(value: Any) -> str:
 
 
 def check_columns(columns: Sequence[str], image: str | None, text: str | None) -> None:
-    """Checks a whole file's columns, if they are known beforehand.
-
-    Raises:
-        DataError: The texts, or what `image` names, are not among them, or no image is but for an unread one.
-    """
+    """Raises [`DataError`] if a file's columns have no texts, not what is named, or an unread image column alone."""
     row = dict.fromkeys(columns, "")
     if image is not None or not any(key in row for key in IMAGE_COLUMNS):
         image_column(row, image)

@@ -22,11 +22,7 @@ _BATCH_BYTES = 8 * 2**20
 
 @contextmanager
 def opened_parquet(path: Path) -> Iterator[Any]:
-    """Opens a Parquet file for reading in pieces.
-
-    Raises:
-        DataError: It is damaged or cut short, now or while it is read.
-    """
+    """Opens a Parquet file for reading in pieces; [`DataError`] if it is damaged, now or while it is read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -35,11 +31,8 @@ def opened_parquet(path: Path) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot be read as Parquet ({first_line(error)}): damaged, or cut short; write the file again",
-            "",
-            str(path),
-        ) from None
+        reason = f"cannot be read as Parquet ({first_line(error)}): damaged, or cut short; write the file again"
+        raise DataError(reason, where=str(path)) from None
 
 
 def row_group_bounds(file: Any) -> list[int]:
@@ -51,12 +44,9 @@ def row_group_bounds(file: Any) -> list[int]:
 
 
 def parquet_batches(path: Path, first: int = 0, rows: int = -1) -> Iterator[Any]:
-    """Yields rows as Arrow record batches of some megabytes, reading no row group that holds none of them.
+    """Yields `rows` rows (-1: all that follow) from number `first` on, as Arrow record batches of some megabytes.
 
-    Args:
-        path (`Path`): The file.
-        first (`int`): Number of the first row.
-        rows (`int`): How many, -1 for all that follow.
+    No row group that holds none of them is read.
     """
     with opened_parquet(path) as file:
         bounds = row_group_bounds(file)
@@ -97,9 +87,6 @@ class Member(NamedTuple):
 def tar_samples(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Member]]]:
     """Yields the samples of a WebDataset shard: files in a row whose names are the same up to the first dot.
 
-    Args:
-        path (`Path`): The shard. Contents are read from the `TarFile` by whoever wants them.
-
     Raises:
         DataError: The shard is not a tar file or cut short; earlier samples have been yielded by then.
     """
@@ -125,10 +112,8 @@ def tar_samples(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Member]]]:
             if sample:
                 yield tar, sample
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"cannot be read as a tar file ({first_line(error)}): not a tar file, compressed, or cut "
-            "short; write it again"
-        ) from None
+        reason = f"({first_line(error)}): not a tar file, compressed, or cut short; write it again"
+        raise DataError(f"cannot be read as a tar file {reason}") from None
 
 
 def tar_content(tar: tarfile.TarFile, member: Member) -> bytes:
@@ -139,10 +124,7 @@ def tar_content(tar: tarfile.TarFile, member: Member) -> bytes:
 def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | None, ...] = ()) -> Any:
     """A sample of a shard as a row: the object in `.json`, the text of `.txt` or `.caption`, and the images.
 
-    Args:
-        tar (`TarFile`): The open shard.
-        sample (list of [`Member`]): The sample.
-        named (tuple of `str`): Extensions that are read too, because they are named as columns.
+    Extensions `named` as columns are read too. What cannot be read is returned as a [`DataError`].
     """
     row: dict[str, Any] = {"__key__": sample[0].key}
     images: list[dict[str, Any]] = []
@@ -176,13 +158,7 @@ def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | No
 
 
 def packed_rows(path: Path, first: int = 0, rows: int = -1, named: tuple[str | None, ...] = ()) -> Iterator[Any]:
-    """Yields the rows of a Parquet file, or the samples of a shard as [`sample_row`] does.
-
-    Args:
-        path (`Path`): The file.
-        first, rows (`int`): As for [`parquet_batches`]; a shard is read whole.
-        named (tuple of `str`): As for [`sample_row`].
-    """
+    """Yields rows of a Parquet file, see [`parquet_batches`], or all samples of a shard, see [`sample_row`]."""
     if path.suffix == ".parquet":
         return (row for batch in parquet_batches(path, first, rows) for row in batch.to_pylist())
     return (sample_row(tar, sample, named) for tar, sample in tar_samples(path))
@@ -191,9 +167,7 @@ def packed_rows(path: Path, first: int = 0, rows: int = -1, named: tuple[str | N
 def dataset_tables(data: Any, bounds: tuple[int, int] | None = None) -> Iterator[Any]:
     """Yields the rows of a data set as Arrow tables, in which images stay as stored.
 
-    Args:
-        data (`Dataset` or `IterableDataset`): The data set.
-        bounds (`tuple[int, int]`, *optional*): First row and the one after the last; only for a `Dataset`.
+    Of a `Dataset` that need not be all: `bounds` is the first row and the one after the last.
     """
     arrow = data.with_format("arrow")
     if bounds is None:

@@ -54,10 +54,8 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
     """Makes every image a path relative to `root`, writing those that are not below it once under `folder`.
 
     Args:
-        rows (sequence of `dict`): Rows with `image`, which becomes the path, `id`, which names a written file, and
-            `where`.
-        root (`Path`): The folder that paths start from.
-        folder (`Path`): The folder that images are written to, inside `root`.
+        rows (sequence of `dict`): Rows with `image`, which becomes the path, `id`, which names a file, and `where`.
+        root, folder (`Path`): Where paths start, and where images are written inside it.
         overwrite (`bool`): Replace files of other content.
         checked (`bool`): Whether all images have been decoded before.
 
@@ -69,9 +67,8 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
             not an image. Nothing is written then.
     """
     if not folder.resolve().is_relative_to(root.resolve()):
-        raise OptionError(
-            f"--images-dir {folder} is outside {root}, where image paths start; choose one in it.", "images_dir"
-        )
+        reason = f"--images-dir {folder} is outside {root}, where image paths start; choose one in it."
+        raise OptionError(reason, "images_dir")
     todo: dict[Path, tuple[str, Path | bytes]] = {}
     for row in rows:
         image = row["image"]
@@ -105,9 +102,8 @@ def _content(source: Path | bytes) -> bytes:
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuses an output that is not JSON lines, or that exists and may not be replaced."""
     if output.suffix != ".jsonl":
-        raise OptionError(
-            f"--output {output}: only .jsonl is written, with each image once as a file; end it so.", "output"
-        )
+        reason = "only .jsonl is written, with each image once as a file; end it so."
+        raise OptionError(f"--output {output}: {reason}", "output")
     if output.exists() and not overwrite:
         raise OptionError(f"{output} exists; choose another --output or pass --overwrite.", "output")
 
@@ -130,11 +126,10 @@ class OutputOptions:
         """Writes the output and the images of `rows` that are not below its folder; prints how many.
 
         Args:
-            made (sequence of `dict`): What is written, made of [`numbered`] rows.
+            made (sequence of `dict`): What is written, made of [`numbered`] rows, and called `what`.
             rows (sequence of `dict`): The rows, whose images become paths.
             checked (`bool`): As for [`place_images`].
             folder (`str`): Where images go beside the output, unless `images_dir` says otherwise.
-            what (`str`): What `made` are called.
         """
         root = self.output.parent
         root.mkdir(parents=True, exist_ok=True)

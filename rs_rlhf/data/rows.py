@@ -24,14 +24,7 @@ from .text_records import check_text, first_byte, text_records
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tar": "webdataset",
-}
+FORMATS = {f".{name}": name for name in ("parquet", "jsonl", "json", "csv")} | {".tsv": "csv", ".tar": "webdataset"}
 PACKED = ("parquet", "webdataset")  # formats that hold images; the others are text
 SUFFIXES = ", ".join(FORMATS)
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")  # names of the splits that are for evaluation
@@ -190,12 +183,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def load_stored(name: str, split: str | None = None, streaming: bool = False) -> Any:
-    """Loads a folder written by `save_to_disk`, or a data set on the Hub.
-
-    Args:
-        name (`str`): The folder or the Hub id.
-        split (`str`, *optional*): The split, by default the only one, or `"train"`.
-        streaming (`bool`): Do not download a data set of the Hub.
+    """Loads a split, see [`one_split`], of a folder written by `save_to_disk` or of a data set on the Hub.
 
     Raises:
         DataError: There is no such thing, or it has no such split.
@@ -225,12 +213,7 @@ def one_split(data: Any, split: str | None, name: str) -> Any:
 
 @contextmanager
 def naming(path: Path | None, name: str = "") -> Iterator[None]:
-    """Puts the file's name before errors that do not have one, and makes errors of reading ours.
-
-    Args:
-        path (`Path`, *optional*): The file.
-        name (`str`): The name to give without a file.
-    """
+    """Names the file, or without one `name`, in errors that name none, and makes errors of reading ours."""
     where = str(path) if path is not None else name
     try:
         yield
@@ -295,11 +278,7 @@ def image_folder(name: str) -> str:
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """Returns the nearest folder that holds the folders of all files.
-
-    Raises:
-        DataError: They have only the root of the file system in common.
-    """
+    """Returns the nearest folder that holds the folders of all files; [`DataError`] if that is the root."""
     folders = [image_folder(name) for name in names]
     common = os.path.commonpath(folders)
     if common == os.path.dirname(common) and common not in folders:
