@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the report; with `--output` writes it as JSON."""
     options = parse(EvalPreferencesOptions, argv, "rs-rlhf eval preferences")
 
+    from ..data.rows import draw_rows
     from ..evaluation.preferences import evaluate_preferences, format_report
     from ..preferences.reader import load_with_images
     from ..preferences.schema import group_from_row
@@ -36,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..scoring.load import load_scorer
 
     data, root = load_with_images(options.preferences, options.split, options.image_root)
-    if options.limit is not None and options.limit < len(data):
-        data = data.shuffle(seed=options.seed).select(range(options.limit))
+    data = data.select(draw_rows(len(data), options.limit, options.seed))
     image_options = replace(options.image_options(), image_root=root)
     scorer = load_scorer(options.model, image_options, token_budget=options.token_budget)
     groups = [group_from_row(row) for row in data]

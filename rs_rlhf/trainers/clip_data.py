@@ -25,13 +25,13 @@ from .. import __version__
 from ..data.image_text_dataset import ImageTexts, open_image_texts
 from ..data.questions import QuestionRow
 from ..data.row_cache import stored_image, stored_rows
+from ..data.rows import HELD_OUT, draw_rows
 from ..errors import DataError
 from ..evaluation.benchmark import Benchmark, load_benchmark, model_type_of
 from ..evaluation.reader import read_task
 from ..models.clip import ClipModel
 from ..options import option
 
-HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")
 CUT_SAMPLE = 2000  # texts that are tokenized to estimate how many are too long
 
 
@@ -138,7 +138,7 @@ def load_pairs(
     features = datasets.Features({"image": image, "texts": datasets.List(text), "where": text})
     rows = stored_rows(_rows, features, path, split, reading, __version__)
     if limit is not None and limit < len(rows):
-        rows = rows.select(sorted(random.Random(seed).sample(range(len(rows)), limit)))
+        rows = rows.select(draw_rows(len(rows), limit, seed))
     return ImageTextPairs(rows)
 
 

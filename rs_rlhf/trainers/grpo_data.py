@@ -18,7 +18,7 @@ from trl import ScriptArguments
 
 from ..data.questions import QuestionRow, read_questions
 from ..data.row_cache import message_features, stored_image
-from ..data.rows import common_folder, image_folder, split_paths
+from ..data.rows import common_folder, draw_rows, image_folder, split_paths
 from ..errors import DataError, OptionError
 from ..metrics.answers import THINK_ANSWER
 from ..options import option
@@ -136,7 +136,7 @@ def load_prompts(
     columns = message_features("prompt") | {"solution": text, "choices": List(text)}
     data = Dataset.from_list(rows, features=Features(columns | dict.fromkeys(EXTRA, text)))
     if limit is not None and limit < len(data):
-        data = data.shuffle(seed=seed).select(range(limit))
+        data = data.select(draw_rows(len(data), limit, seed))
     return data, image_root if image_root is not None else common_folder(files)
 
 

@@ -8,9 +8,6 @@ Left out: data-set mixtures and streaming.
 
 from __future__ import annotations
 
-import csv
-import json
-import random
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +17,12 @@ from datasets import Dataset, Features, Value
 from trl import ScriptArguments
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
+from ..data.columns import MORE_THAN_CAPTIONS
 from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
 from ..data.row_cache import message_features, stored_image, stored_rows
-from ..data.rows import FORMATS
-from ..data.text_records import first_byte
+from ..data.rows import FORMATS, draw_rows
+from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
 from ..options import option
 
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from .sft import VisionSFTConfig
 
 FORM_VERSION = 1  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
-# Columns that say more of an image than its captions and its class do.
-_TEXT_KEYS = {"conversations", "messages", "completion", "answer", "text", "title", "txt"}
 
 
 @dataclass
@@ -126,19 +122,15 @@ def load_rows(
         DataError, ImageError: Nothing to read, or a row that cannot be used; names file and row.
     """
 
-    def draw(count: int) -> list[int]:
-        number = count if limit is None else min(limit, count)
-        return list(range(count)) if number == count else sorted(random.Random(seed).sample(range(count), number))
-
     reading = {"image_root": image_root, "image_column": image_column, "text_column": text_column}
     if holds_labelled_images(path, split, {image_column, text_column}):
         rows = load_images(path, split, image_root=image_root)
-        return Dataset.from_list(conversation_rows([rows[i] for i in draw(len(rows))], labels_only))
+        return Dataset.from_list(conversation_rows([rows[i] for i in draw_rows(len(rows), limit, seed)], labels_only))
     texts = _load_texts(path, split, reading)
     if not len(texts):
         raise DataError("no rows; give data that has some", "", path)
     numbers = texts["row"][:]
-    kept = {*draw(numbers[-1] + 1)}
+    kept = {*draw_rows(numbers[-1] + 1, limit, seed)}
     return texts if len(kept) > numbers[-1] else texts.select([i for i, row in enumerate(numbers) if row in kept])
 
 
@@ -156,7 +148,7 @@ def holds_labelled_images(path: str, split: str | None = None, named: Collection
     columns: set[str] = set()
     for file in files:
         for keys in _keys(file):
-            if keys & {*_TEXT_KEYS, *named}:
+            if keys & {*MORE_THAN_CAPTIONS, *named}:
                 return False
             columns |= keys
     return "label" in columns
@@ -171,17 +163,17 @@ def _keys(file: Path) -> Iterator[set[str]]:
             yield set(pyarrow.parquet.read_schema(file).names)
         except (OSError, ValueError):
             return  # the reader will say so
-    elif file.suffix == ".csv":
-        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-            yield set(next(csv.reader(lines), []))
+    elif file.suffix in (".csv", ".tsv"):
+        try:
+            yield set(csv_head(file).columns)
+        except DataError:
+            return  # as above
     elif file.suffix == ".jsonl":
-        with file.open("rb") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line) if line.strip() else {}
-                except ValueError:
-                    return  # as above
-                yield {key for key, value in row.items() if value is not None} if isinstance(row, dict) else set()
+        for record in jsonl_records(file):
+            if isinstance(record.value, DataError):
+                return  # as above
+            row = record.value if isinstance(record.value, dict) else {}
+            yield {key for key, value in row.items() if value is not None}
 
 
 def _load_texts(path: str, split: str | None, reading: dict[str, str | None]) -> Dataset:
