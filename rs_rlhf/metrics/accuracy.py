@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ..errors import OptionError
-from .intervals import wilson_interval
+from .intervals import proportion
 
 
 def accuracy_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,38 +25,25 @@ def accuracy_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         2020) and `types` (`{type: the same figures}`).
 
     Raises:
-        ValueError: No records.
+        OptionError: No records.
     """
     figures = _accuracy(records)
-    types = _by_type(records)
+    types: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        for name in dict.fromkeys(record.get("types") or []):
+            types[name].append(record)
     if types:
-        figures["types"] = {name: _accuracy(part) for name, part in types.items()}
-        figures["average_accuracy"] = mean([part["accuracy"] for part in figures["types"].values()])
+        figures["types"] = {name: _accuracy(part) for name, part in sorted(types.items())}
+        figures["average_accuracy"] = fmean([part["accuracy"] for part in figures["types"].values()])
     return figures
 
 
 def _accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not records:
         raise OptionError("no sample records, expected at least one; there is nothing to report.")
-    n, right = len(records), sum(bool(one["strict"]) for one in records)
-    lenient = [one.get("upstream_compat") for one in records]
+    n, lenient = len(records), [record.get("upstream_compat") for record in records]
     return {
-        "n": n,
-        "accuracy": right / n,
-        "interval": list(wilson_interval(right, n)),
+        **proportion(sum(bool(record["strict"]) for record in records), n),
         "upstream_compat": None if None in lenient else sum(map(bool, lenient)) / n,
-        "parse_failures": sum(one["answer"] is None for one in records) / n,
+        "parse_failures": sum(record["answer"] is None for record in records) / n,
     }
-
-
-def _by_type(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    types: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in records:
-        for name in dict.fromkeys(record.get("types") or []):
-            types[name].append(record)
-    return dict(sorted(types.items()))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Returns the exactly summed mean."""
-    return math.fsum(values) / len(values)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ..errors import OptionError
-from .accuracy import accuracy_figures, mean
+from .accuracy import accuracy_figures
 from .answers import extract_answer
-from .intervals import bootstrap_interval, wilson_interval
+from .intervals import bootstrap_interval, proportion
 
 _NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 _PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
@@ -45,7 +46,7 @@ def to_unit(box: Box, unit: str, size: tuple[int, int] | None = None) -> Box:
         size (`tuple`, *optional*): `(width, height)` of the image in pixels, for `"pixel"`.
 
     Raises:
-        ValueError: Pixels without a size.
+        OptionError: Pixels without a size.
     """
     side = BOX_UNITS[unit]
     if side is None and size is None:
@@ -77,7 +78,7 @@ def paired_ious(answers: Sequence[Box], solutions: Sequence[Box], by_order: bool
         by_order (`bool`): Pair by place, as published; by default the one-to-one pairing of the greatest total IoU.
 
     Raises:
-        ValueError: Their numbers differ.
+        OptionError: Their numbers differ.
     """
     if len(answers) != len(solutions):
         raise OptionError(f"{len(answers)} boxes cannot be paired with {len(solutions)}")
@@ -110,7 +111,7 @@ def grounding_verdict(output: str, boxes: Sequence[Sequence[float]], size: Seque
         `upstream_compat` (`None`: the published rule is of words).
 
     Raises:
-        ValueError: An unknown unit, or no right box.
+        OptionError: An unknown unit, or no right box.
 
     Example:
         >>> grounding_verdict("(0,0),(500,500)", [(0, 0, 50, 100)], (100, 200), "0-1000")["iou"]
@@ -132,7 +133,7 @@ def grounding_verdict(output: str, boxes: Sequence[Sequence[float]], size: Seque
         "boxes": [list(box) for box in right],
         "ious": ious,
         "strict": all(iou >= 0.5 for iou in ious),
-        "iou": mean(ious),
+        "iou": fmean(ious),
         "upstream_compat": None,
     }
 
@@ -151,20 +152,19 @@ def grounding_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `areas`: `{"S", "M", "L": {"n", "accuracy", "interval"}}` of boxes.
 
     Raises:
-        ValueError: No records.
+        OptionError: No records.
     """
     figures = accuracy_figures(records)
     ious = [(iou, _area(box)) for one in records for iou, box in zip(one["ious"], one["boxes"], strict=True)]
     areas: dict[str, dict[str, Any]] = {}
     for name, _ in BOX_AREAS:
         hits = [iou >= 0.5 for iou, area in ious if area == name]
-        share = sum(hits) / len(hits) if hits else None
-        areas[name] = {"n": len(hits), "accuracy": share, "interval": list(wilson_interval(sum(hits), len(hits)))}
+        areas[name] = proportion(sum(hits), len(hits))
     means = [one["iou"] for one in records]
     metrics: dict[str, float | None] = {
         f"precision@{least}": sum(iou >= least for iou, _ in ious) / len(ious) for least in (0.5, 0.7)
     }
-    metrics["mean_iou"] = mean(means)
+    metrics["mean_iou"] = fmean(means)
     metrics |= {f"precision@0.5_{name}": part["accuracy"] for name, part in areas.items()}
     return {**figures, "metrics": metrics, "mean_iou_interval": list(bootstrap_interval(means)), "areas": areas}
 

@@ -7,6 +7,7 @@ somewhat narrow if there are many of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,11 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
         return 0.0, 1.0
     interval = binomtest(right, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def proportion(right: int, n: int) -> dict[str, Any]:
+    """Returns `n`, the share `accuracy` of n that is right (`None` of nothing) and its 95% Wilson `interval`."""
+    return {"n": n, "accuracy": right / n if n else None, "interval": list(wilson_interval(right, n))}
 
 
 def mcnemar(b: int, c: int) -> float:

@@ -15,13 +15,14 @@ Left out: relevance by class, deduplicated protocols, nearest-neighbour indexes 
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, OptionError
-from .intervals import bootstrap_draws, wilson_interval
+from .intervals import bootstrap_draws, proportion, wilson_interval
 
 RECALL_AT = (1, 5, 10)
 _BLOCK = 1 << 24  # cosines held at a time: 64 MiB in float32
@@ -76,38 +77,33 @@ def zero_shot_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `top1` and `top5`; `classes`: for each the same of its own images, `n`, `accuracy` and `interval`.
 
     Raises:
-        ValueError: No records.
+        OptionError: No records.
     """
-    if not records:
-        raise OptionError("no records to summarise; evaluate at least one image.")
-    n = len(records)
+    n = _count(records)
     hits = {f"top{k}": sum(record["rank"] <= k for record in records) for k in (1, 5)}
     parts: dict[str, list[bool]] = {}
     for record in records:
         parts.setdefault(record["references"][0], []).append(record["rank"] == 1)
-    classes: dict[str, dict[str, Any]] = {
-        name: {"n": len(own), "accuracy": sum(own) / len(own), "interval": list(wilson_interval(sum(own), len(own)))}
-        for name, own in sorted(parts.items())
-    }
-    mean = sum(one["accuracy"] for one in classes.values()) / len(classes)
+    classes = {name: proportion(sum(hit), len(hit)) for name, hit in sorted(parts.items())}
+    mean = sum(part["accuracy"] for part in classes.values()) / len(classes)
     intervals = {name: list(wilson_interval(right, n)) for name, right in hits.items()}
     return {
-        "n": n,
-        "accuracy": hits["top1"] / n,
-        "interval": intervals["top1"],
+        **proportion(hits["top1"], n),
         "metrics": {**{name: right / n for name, right in hits.items()}, "mean_class_accuracy": mean},
         "intervals": intervals,
         "classes": classes,
     }
 
 
+def _count(records: Sequence[Mapping[str, Any]]) -> int:
+    if not records:
+        raise OptionError("no records to summarise; evaluate at least one image.")
+    return len(records)
+
+
 def packed(vector: np.ndarray) -> str:
     """Returns a vector as little-endian float32 in base64, as records store it."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-def _unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f4")
 
 
 def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -124,7 +120,7 @@ def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         image has, too); see the module for ties.
 
     Raises:
-        ValueError: Some records are ranked and some not, or their vectors are of different lengths.
+        OptionError: Some records are ranked and some not, or their vectors are of different lengths.
     """
     ranked = sum("image_to_text_rank" in raw for raw in raws)
     if ranked == len(raws):
@@ -136,9 +132,8 @@ def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
     owner = np.repeat(np.arange(len(raws)), [len(raw["captions"]) for raw in raws])
     captions = [caption for raw in raws for caption in raw["captions"]]
-    packed = [text for raw in raws for text in raw["text_features"]]
     # What is the same is encoded once: the last bits of a vector depend on the batch that it was encoded in.
-    texts, text_at = _distinct(captions, packed)
+    texts, text_at = _distinct(captions, [text for raw in raws for text in raw["text_features"]])
     pictures = [raw["image_features"] for raw in raws]
     images, image_at = _distinct(pictures, pictures)
     if images.shape[1] != texts.shape[1]:
@@ -147,8 +142,10 @@ def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "records are of different models: evaluate anew."
         )
     to_text = _image_to_text(images[image_at], texts, text_at, owner)
-    to_image = _text_to_image(texts[text_at], images, image_at, owner)
-    shared = _shared(captions, owner)
+    blocks = _blocks(len(owner), len(image_at))
+    to_image = np.concatenate([_ranks((texts[text_at][at] @ images.T)[:, image_at], owner[at]) for at in blocks])
+    images_of = Counter(caption for caption, _ in set(zip(captions, owner.tolist(), strict=True)))
+    shared = np.array([images_of[caption] > 1 for caption in captions])
     records = []
     for i, raw in enumerate(raws):
         kept = {k: v for k, v in raw.items() if k not in ("image_features", "text_features", "captions")}
@@ -158,13 +155,13 @@ def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return records
 
 
-def _distinct(keys: Sequence[str], packed: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _distinct(keys: Sequence[str], stored: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of the distinct keys (U, D), each that of its first place, and for each place its number among them."""
     number: dict[str, int] = {}
     vectors: list[np.ndarray] = []
-    for key, text in zip(keys, packed, strict=True):
+    for key, text in zip(keys, stored, strict=True):
         if number.setdefault(key, len(number)) == len(vectors):
-            vectors.append(_unpacked(text))
+            vectors.append(np.frombuffer(base64.b64decode(text), "<f4"))
     if len({len(vector) for vector in vectors}) != 1:
         raise OptionError("the stored vectors are of different lengths; they are of different models: evaluate anew.")
     return np.stack(vectors), np.array([number[key] for key in keys])
@@ -193,19 +190,6 @@ def _image_to_text(images: np.ndarray, texts: np.ndarray, text_at: np.ndarray, o
     return np.concatenate(ranks)
 
 
-def _text_to_image(texts: np.ndarray, images: np.ndarray, image_at: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    blocks = _blocks(len(texts), len(image_at))
-    return np.concatenate([_ranks((texts[block] @ images.T)[:, image_at], owner[block]) for block in blocks])
-
-
-def _shared(captions: Sequence[str], owner: np.ndarray) -> np.ndarray:
-    """Whether another image has the same caption (M,)."""
-    images: dict[str, set[int]] = {}
-    for caption, image in zip(captions, owner.tolist(), strict=True):
-        images.setdefault(caption, set()).add(image)
-    return np.array([len(images[caption]) > 1 for caption in captions])
-
-
 def retrieval_figures(records: Sequence[Mapping[str, Any]], seed: int = 0, rounds: int = 2000) -> dict[str, Any]:
     """Summarises retrieval.
 
@@ -220,11 +204,9 @@ def retrieval_figures(records: Sequence[Mapping[str, Any]], seed: int = 0, round
         since the captions of one image are no independent draws.
 
     Raises:
-        ValueError: No records.
+        OptionError: No records.
     """
-    if not records:
-        raise OptionError("no records to summarise; evaluate at least one image.")
-    n = len(records)
+    n = _count(records)
     ranks = np.array([record["image_to_text_rank"] for record in records])
     counts = np.array([len(record["text_to_image_ranks"]) for record in records])
     hits = {f"image_to_text_R@{k}": ranks <= k for k in RECALL_AT}
@@ -241,12 +223,8 @@ def retrieval_figures(records: Sequence[Mapping[str, Any]], seed: int = 0, round
         draws.append((table @ weights) / (sizes @ weights))
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     mean_low, mean_high = np.quantile(np.mean(draws, 1), (0.025, 0.975))
-    intervals = {
-        name: list(wilson_interval(int(table[i].sum()), n))
-        if name.startswith("image")
-        else [float(low[i]), float(high[i])]
-        for i, name in enumerate(hits)
-    }
+    intervals = {name: [float(low[i]), float(high[i])] for i, name in enumerate(hits)}
+    intervals |= {f"image_to_text_R@{k}": list(wilson_interval(int(sum(ranks <= k)), n)) for k in RECALL_AT}
     return {
         "n": n,
         "texts": int(counts.sum()),
