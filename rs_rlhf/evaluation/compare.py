@@ -23,7 +23,7 @@ from ..data.group import ImageSource
 from ..declarations import did_you_mean
 from ..errors import DataError
 from ..runs.page import render
-from ..runs.report_tables import IMAGE_BYTES, TEXT, Images, spread
+from ..runs.report_tables import IMAGE_BYTES, Images, cut, spread
 from ..runs.tables import markdown_table
 from .benchmark import load_benchmark, locate_data
 from .reader import dataset_hash, read_benchmark
@@ -317,11 +317,10 @@ def _card(flip: Record, images: Images, figures: Figures) -> dict[str, Any]:
     if picture is not None and number is None:
         why = f"no picture: the page holds at most {IMAGE_BYTES // 1_000_000} MB of them"
 
-    def cut(value: object) -> str:
-        text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
-        return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
+    def shown(value: object) -> str:
+        return cut(value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False))
 
-    answers = {side: cut(flip[side].get("output", flip[side] or None)) for side in ("a", "b")}
-    references = cut("\n".join(map(str, flip["references"] or [])))
+    answers = {side: shown(flip[side].get("output", flip[side] or None)) for side in ("a", "b")}
+    references = shown("\n".join(map(str, flip["references"] or [])))
     card = {key: flip[key] for key in ("id", "direction", "types")} | {"image": number, "why": why}
-    return card | answers | {"prompt": cut(flip["prompt"]), "references": references}
+    return card | answers | {"prompt": shown(flip["prompt"]), "references": references}

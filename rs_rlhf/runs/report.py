@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..errors import DataError
@@ -71,31 +72,31 @@ def page_data(run: Path) -> dict[str, Any]:
         `groups` (curves by prefix), `histograms`, `tables`, `samples` (fixed prompts over the evaluations),
         `evaluations` (what `rs-rlhf eval` and `best-of-n` wrote below `RUN_DIR/eval`), `images` (data URIs, which
         rows name by place) and `caps`.
+
+    Raises:
+        DataError: The folder holds neither a log nor tables.
     """
     images = Images()
-    tables, samples, histograms, notes = read_tables(run, images)
-    if state_files(run) or not (tables or samples):
+    found = read_tables(run, images)
+    state: dict[str, Any] = {"log_history": []}
+    if state_files(run) or not (found.tables or found.samples):
         state = run_state(run)
     else:
-        state = {"log_history": []}
-        notes.append("No trainer_state.json yet, so there are no curves: the trainer writes it with a checkpoint.")
+        found.notes.append("No trainer_state.json yet, so there are no curves: it is written with a checkpoint.")
     curves = read_curves(state["log_history"])
-    if not curves and not tables and not samples:
+    if not curves and not found.tables and not found.samples:
         raise DataError(f"{run} has logged nothing yet; come back after the run's first logging_steps.")
     compared, warnings, statements = compare(curves)
     if images.left_out:
-        notes.append(f"{images.left_out} thumbnails were left out: the page holds as many as its cap allows.")
+        found.notes.append(f"{images.left_out} thumbnails were left out: the page holds as many as its cap allows.")
     return {
         "title": run.resolve().name,
         "facts": facts(run, state),
-        "notes": notes,
         "warnings": warnings,
         "statements": statements,
         "compared": compared,
         "groups": grouped(curves),
-        "histograms": histograms,
-        "tables": tables,
-        "samples": samples,
+        **vars(found),
         "evaluations": read_evaluations(run),
         "images": images.uris,
         "caps": CAPS,
@@ -106,7 +107,7 @@ def page_data(run: Path) -> dict[str, Any]:
 
 
 def read_curves(log: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """Returns the numbers of each logged key by step; the last one where a step was logged twice."""
+    """Returns the numbers of each logged key by step; the last one if a step was logged twice."""
     curves: dict[str, dict[int, float]] = {}
     for entry in log:
         for key, value in entry.items():
@@ -120,7 +121,7 @@ def place(key: str, keys: Iterable[str] = ()) -> tuple[str, str, str]:
 
     Args:
         key (`str`): Such as `score/accuracy`, `eval_score/accuracy`, `rewards/score_reward/mean`, `loss`.
-        keys (iterable of `str`): All keys of the run: `eval_loss` lies beside `loss` where there is one.
+        keys (iterable of `str`): All keys of the run: `eval_loss` lies beside `loss` if there is one.
 
     Returns:
         `tuple`: Group (one of [`PREFIXES`]), name of the chart, name of the curve in it.
@@ -146,22 +147,19 @@ def _group(name: str) -> str:
 
 def grouped(curves: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
     """Lays the curves out in charts, and the charts in groups."""
-    charts: dict[str, dict[str, list[Any]]] = {prefix: {} for prefix in PREFIXES}
+    groups: dict[str, dict[str, list[Any]]] = {prefix: {} for prefix in PREFIXES}
     for key, values in curves.items():
         group, name, curve = place(key, curves)
-        charts[group].setdefault(name, []).append(_curve(curve, values))
+        groups[group].setdefault(name, []).append(_curve(curve, values))
+
+    def chart(name: str, lines: list[Any]) -> dict[str, Any]:
+        return {"name": name, "curves": sorted(lines, key=lambda line: (line["name"] != "training", line["name"]))}
+
     return [
-        {
-            "name": prefix,
-            "charts": [{"name": name, "curves": _sorted(charts[prefix][name])} for name in sorted(charts[prefix])],
-        }
-        for prefix in PREFIXES
-        if charts[prefix]
+        {"name": prefix, "charts": [chart(*entry) for entry in sorted(charts.items())]}
+        for prefix, charts in groups.items()
+        if charts
     ]
-
-
-def _sorted(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(curves, key=lambda curve: (curve["name"] != "training", curve["name"]))
 
 
 def _curve(name: str, values: Mapping[int, float]) -> dict[str, Any]:
@@ -218,16 +216,16 @@ def trend(
     if parts < 2:
         return "", False
     quarters = [steps[i * len(steps) // parts : (i + 1) * len(steps) // parts] for i in range(parts)]
-    means = [[math.fsum(kind[s] for s in own) / len(own) for kind in (reward, accuracy)] for own in quarters]
+    means = [[fmean(kind[s] for s in own) for kind in (reward, accuracy)] for own in quarters]
     rise = [i for i in range(parts - 1) if means[i][0] < means[-1][0] and means[i][1] - means[-1][1] >= FALL]
     parted = bool(rise)
     begin = max(rise, key=lambda i: means[i][1]) if parted else 0
     (r0, a0), (r1, a1) = means[begin], means[-1]
 
     def moved(name: str, old: str, new: str, up: bool) -> str:
-        return f"{name} {'did not move from' if old == new else 'rose from' if up else 'fell from'} {old}" + (
-            "" if old == new else f" to {new}"
-        )
+        if old == new:
+            return f"{name} did not move from {old}"
+        return f"{name} {'rose' if up else 'fell'} from {old} to {new}"
 
     text = f"{moved(reward_name, f'{r0:.3g}', f'{r1:.3g}', r1 > r0)} {'while' if parted else 'and'} "
     text += moved(accuracy_name, f"{a0:.1%}", f"{a1:.1%}", a1 > a0)

@@ -1,4 +1,4 @@
-"""The tables of samples that a training run leaves behind, read for `rs-rlhf report`.
+"""Tables of samples that a training run leaves behind, read for `rs-rlhf report`.
 
 Parquet files named `NAME_STEP.parquet` in `rollouts/`, `samples/`, `worst_pairs/` (ours) and `completions/` (TRL's);
 rows become plain values for JSON, thumbnails data URIs that rows name by place, and rewards histograms. Everything is
@@ -12,8 +12,11 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 FOLDERS = {
     "samples": "Fixed prompts",
@@ -21,25 +24,14 @@ FOLDERS = {
     "worst_pairs": "Worst pairs",
     "completions": "Completions, as TRL logs them",
 }
-ORDER = (
-    "image",
-    "prompt",
-    "chosen",
-    "chosen_score",
-    "rejected",
-    "rejected_score",
-    "completion",
-    "solution",
-    "correct",
-    "reward",
-    "score",
-)
+ORDER = "image prompt chosen chosen_score rejected rejected_score completion solution correct reward score".split()
 STEPS, ROWS, TEXT, IMAGE_BYTES = 40, 32, 4000, 16_000_000
 TABLE_CAPS = (
     f"{STEPS} steps per table (spread evenly, first and last kept), {ROWS} rows per step, {TEXT} characters per text, "
     f"{IMAGE_BYTES // 1_000_000} MB of thumbnails (each stored once)"
 )
 BINS = 16
+T = TypeVar("T")
 
 
 class Images:
@@ -50,8 +42,8 @@ class Images:
         self.places: dict[bytes, int] = {}
         self.left_out = self.size = 0
 
-    def add(self, image: Any) -> int | None:
-        """Returns the place of an image given as `{"bytes", "path"}`; `None` without one or where it is too much."""
+    def add(self, image: object) -> int | None:
+        """Returns the place of an image given as `{"bytes", "path"}`; `None` without one or if it is too much."""
         content = image.get("bytes") if isinstance(image, Mapping) else None
         kind = {b"\xff\xd8": "jpeg", b"\x89P": "png"}.get((content or b"")[:2])
         if content is None or kind is None:
@@ -87,7 +79,7 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def spread(entries: Sequence[Any], count: int) -> list[Any]:
+def spread(entries: Sequence[T], count: int) -> list[T]:
     """At most `count` entries, evenly spread, the first and the last among them.
 
     Example:
@@ -99,41 +91,58 @@ def spread(entries: Sequence[Any], count: int) -> list[Any]:
     return [entries[round(i * (len(entries) - 1) / (count - 1))] for i in range(count)]
 
 
-def read_tables(run: Path, images: Images) -> tuple[list[Any], list[Any], list[Any], list[str]]:
-    """Reads the Parquet tables of a run, named `NAME_STEP.parquet`.
+@dataclass
+class SampleTables:
+    """What the Parquet tables of a run hold, as plain values for the page.
 
-    Returns:
-        `tuple`: The tables with a step to choose, the tables of fixed prompts, the histograms, and what to tell.
+    Args:
+        tables (`list[dict]`): Tables with a step to choose: `title`, `columns`, `steps`.
+        samples (`list[dict]`): Tables of fixed prompts: `title`, `steps`, `rows`; see [`followed`].
+        histograms (`list[dict]`): Of [`histogram`], one for each column of rewards or scores.
+        notes (`list[str]`): What could not be read.
     """
-    tables, samples, histograms, notes = [], [], [], []
+
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    histograms: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_tables(run: Path, images: Images) -> SampleTables:
+    """Reads the Parquet tables of a run, named `NAME_STEP.parquet`."""
+    found = SampleTables()
     for folder, title in FOLDERS.items():
         files: dict[str, dict[int, Path]] = {}
         for file in sorted((run / folder).glob("*.parquet")):
             if match := re.fullmatch(r"(.+)_(\d+)", file.stem):
                 files.setdefault(match[1], {})[int(match[2])] = file
         for name, by_step in files.items():
-            shown = title if name in ("eval", folder) else f"{title}: {name}"
-            steps: list[dict[str, Any]] = []
-            for step in spread(sorted(by_step), STEPS):
-                try:
-                    steps.append({"step": step, "rows": _read(by_step[step])})
-                except (ValueError, OSError) as error:  # pyarrow's are both
-                    notes.append(f"{folder}/{by_step[step].name} cannot be read: {str(error)[:120]}")
-            histograms += [made for key in _numbers(steps) if (made := histogram(steps, key, shown))]
-            steps = [{**entry, "rows": [_shown(row, images) for row in entry["rows"][:ROWS]]} for entry in steps]
-            if folder == "samples" and steps:
-                samples.append({"title": shown, **followed(steps)})
-            elif steps:
-                keys = dict.fromkeys(key for entry in steps for row in entry["rows"] for key in row if key != "step")
-                columns = sorted(keys, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
-                tables.append({"title": shown, "columns": columns, "steps": steps})
-    return tables, samples, histograms, notes
+            chosen = {step: by_step[step] for step in spread(sorted(by_step), STEPS)}
+            _read_steps(found, chosen, title if name in ("eval", folder) else f"{title}: {name}", images)
+    return found
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read_steps(found: SampleTables, files: Mapping[int, Path], title: str, images: Images) -> None:
+    """Reads one table at several steps."""
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(file).to_pylist()
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for step, file in files.items():
+        try:
+            steps[step] = pyarrow.parquet.read_table(file).to_pylist()
+        except (ValueError, OSError) as error:  # pyarrow's are both
+            found.notes.append(f"{file.parent.name}/{file.name} cannot be read: {str(error)[:120]}")
+    numbers = dict.fromkeys(
+        key for rows in steps.values() for row in rows for key, value in row.items() if isinstance(value, float)
+    )
+    found.histograms += [made for key in numbers if (made := histogram(steps, key, title))]
+    shown = [{"step": step, "rows": [_shown(row, images) for row in rows[:ROWS]]} for step, rows in steps.items()]
+    if shown and next(iter(files.values())).parent.name == "samples":
+        found.samples.append({"title": title, **followed(shown)})
+    elif shown:
+        keys = dict.fromkeys(key for entry in shown for row in entry["rows"] for key in row if key != "step")
+        columns = sorted(keys, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
+        found.tables.append({"title": title, "columns": columns, "steps": shown})
 
 
 def _shown(row: Mapping[str, Any], images: Images) -> dict[str, Any]:
@@ -142,21 +151,23 @@ def _shown(row: Mapping[str, Any], images: Images) -> dict[str, Any]:
     for key, value in row.items():
         if key == "image":
             out[key] = images.add(value)
-        elif value is None or isinstance(value, bool | int):
-            out[key] = value
-        elif isinstance(value, float):
-            out[key] = value if math.isfinite(value) else None
+        elif value is None or isinstance(value, bool | int | float):
+            out[key] = value if not isinstance(value, float) or math.isfinite(value) else None
         else:
-            out[key] = _text(value)
+            out[key] = cut(_text(value))
     return out
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
         texts = [entry.get("content", entry.get("text")) for entry in value]  # messages, or their parts
-        value = "\n".join(_text(text) for text in texts if text is not None)
-    value = str(value)
-    return value if len(value) <= TEXT else value[:TEXT] + " … (cut)"
+        return "\n".join(_text(text) for text in texts if text is not None)
+    return str(value)
+
+
+def cut(text: str) -> str:
+    """Returns a text of at most [`TEXT`] characters."""
+    return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"
 
 
 def followed(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,29 +176,20 @@ def followed(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for entry in steps:
         for i, row in enumerate(entry["rows"]):
             fixed = {key: row.get(key) for key in ("prompt", "solution", "image")}
-            own = rows.setdefault((i, row.get("prompt") or ""), {**fixed, "answers": {}})
+            asked = rows.setdefault((i, row.get("prompt") or ""), {**fixed, "answers": {}})
             answer = {key: row.get(key) for key in ("completion", "reward", "score", "correct")}
-            own["answers"][str(entry["step"])] = answer
+            asked["answers"][str(entry["step"])] = answer
     return {"steps": [entry["step"] for entry in steps], "rows": list(rows.values())}
 
 
-def _numbers(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of rewards and scores: numbers, not counts."""
-    first = [row for entry in steps for row in entry["rows"]]
-    return list(dict.fromkeys(key for row in first for key, value in row.items() if isinstance(value, float)))
-
-
-def histogram(steps: Sequence[Mapping[str, Any]], key: str, title: str) -> dict[str, Any] | None:
-    """Counts a column's values of each step in bins that all steps share; `None` without two different values."""
+def histogram(steps: Mapping[int, Sequence[Mapping[str, Any]]], key: str, title: str) -> dict[str, Any] | None:
+    """Counts a column's values at each step in bins that all steps share; `None` without two different values."""
     values = {
-        e["step"]: [v for row in e["rows"] if (v := row.get(key)) is not None and math.isfinite(v)] for e in steps
+        step: [value for row in rows if (value := row.get(key)) is not None and math.isfinite(value)]
+        for step, rows in steps.items()
     }
-    every = [value for own in values.values() for value in own]
+    every = [value for column in values.values() for value in column]
     if not every or (low := min(every)) == (high := max(every)):
         return None
-    counts = []
-    for own in values.values():
-        counts.append([0] * BINS)
-        for value in own:
-            counts[-1][min(int((value - low) / (high - low) * BINS), BINS - 1)] += 1
+    counts = [np.histogram(column, BINS, (low, high))[0].tolist() for column in values.values()]
     return {"title": title, "name": key, "low": low, "high": high, "steps": list(values), "counts": counts}
