@@ -1,12 +1,11 @@
 """The score model: a Qwen2-VL-family backbone without its LM head, and a bias-free linear `reward_head`.
 
-`ScoreModel` says how good a text is for an image with one number, read at the last token of the text (ScoreRS,
-arXiv 2503.00743). One forward serves plain padded rows and the group form of `rs_rlhf.models.collator`: the
-vision tower runs once per distinct image, a group's prompt once per group. Positions are always
-computed here and passed on, so that the backbone keeps no state between calls.
+The score of a text is read at its last token (ScoreRS, arXiv 2503.00743). One forward pass serves plain padded rows
+and the group layout (`layout`): the vision tower runs once per distinct image, a group's prompt once per group.
+Positions are always computed here and passed on, so that the backbone keeps no state between calls.
 
-Left out: a KV cache expanded over completions (it must not be used for training, and plain rows with shared vision
-features serve the cases where the tree form does not pay), video inputs, and `torch.compile`.
+Left out: a KV cache expanded over completions (it must not be used for training; plain rows with shared vision
+features serve where the tree form does not help), video inputs, and `torch.compile`.
 """
 
 from __future__ import annotations
@@ -14,27 +13,26 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
-from ..errors import OptionError
+from ..errors import DataError, ModelError, OptionError
 from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
-from .vlm import FAMILIES
+from .vision_sharing import features_of
+from .vlm import FAMILIES, hub_config
 
 POSITIONS = ("mrope", "sequential")
 ACTIVATIONS = ("softplus", "identity")
 HEAD = "reward_head.weight"
 SCORE_CONFIG = "score_config.json"  # beside a LoRA adapter, which has no model config of its own
-
-logger = transformers_logging.get_logger(__name__)
 
 # transformers renames old checkpoint keys per class name; a class that it does not know silently gets a language
 # model of random weights. Ours has the layout of Qwen2VLForConditionalGeneration with another head.
@@ -53,6 +51,15 @@ class ScoreOutput(ModelOutput):
     """
 
     scores: torch.Tensor | None = None
+
+
+@dataclass
+class _Images:
+    """Vision features and grids (I, 3) of the distinct images of a batch, and which of them stands at each place."""
+
+    features: ModelOutput | None
+    grids: torch.Tensor | None
+    index: list[int] = field(default_factory=list)
 
 
 class RewardHead(nn.Linear):
@@ -83,9 +90,9 @@ class ScoreModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         if config.model_type not in FAMILIES:
-            raise OptionError(
+            raise ModelError(
                 f"ScoreModel needs a backbone of the Qwen2-VL family ({', '.join(FAMILIES)}), "
                 f"got {config.model_type!r}."
             )
@@ -120,18 +127,17 @@ class ScoreModel(PreTrainedModel):
             **kwargs: Passed to `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `revision`, …).
 
         Raises:
-            ValueError: A weight is missing or unexpected (named), a score model has no head, or the architecture is
+            ModelError: A weight is missing or unexpected (named), a score model has no head, or the architecture is
                 not one of the above.
         """
         path = str(pretrained_model_name_or_path)
         if (Path(path) / "adapter_config.json").is_file():
             return _merge_adapter(cls, Path(path), positions, output_activation, kwargs)
-        hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
-        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(path, **hub)
+        config = kwargs.pop("config", None) or hub_config(path, kwargs)
         architectures = list(config.architectures or [])
         scored = {"ScoreModel", "Qwen2Reward"} & set(architectures)
         if not scored and not any(name.endswith("ForConditionalGeneration") for name in architectures):
-            raise OptionError(
+            raise ModelError(
                 f"{path}: architectures is {architectures}; expected a causal vision-language model "
                 "(…ForConditionalGeneration), a saved ScoreModel, or the published ScoreRS layout (Qwen2Reward)."
             )
@@ -148,15 +154,13 @@ class ScoreModel(PreTrainedModel):
             transformers_logging.set_verbosity(level)
         model, info = loaded
         _check_keys(path, info, head_may_be_new=not scored)
-        if HEAD in info["missing_keys"]:
-            logger.info("%s: a causal model; its reward_head is new and random.", path)
         return model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Saves as `PreTrainedModel.save_pretrained`, as safetensors, under the module's own key names.
 
-        transformers would write the old key names of Qwen2-VL, which `Trainer` cannot read back when it resumes: it
-        goes on from random weights with only a warning.
+        transformers would write the old key names of Qwen2-VL, from which `Trainer` resumes with random weights and
+        only a warning.
         """
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(*args, **kwargs)
@@ -185,7 +189,7 @@ class ScoreModel(PreTrainedModel):
         image_index: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> ScoreOutput:
-        """Scores plain rows, or groups when `segment_ids` is given.
+        """Scores plain rows, or groups if `segment_ids` is given.
 
         Args:
             input_ids (`torch.LongTensor` of shape (rows, L) or (groups, L)): Tokens, image placeholders expanded.
@@ -195,30 +199,31 @@ class ScoreModel(PreTrainedModel):
             segment_ids (`torch.LongTensor` of shape (groups, L), *optional*): -1 padding, 0 prompt, k completion k.
             image_index (`torch.LongTensor` of shape (placements,), *optional*): Which distinct image stands at each
                 placement, in row order; by default each stands once, in order.
-            **kwargs: Ignored when it is the processor's `mm_token_type_ids` or the trainer's `use_cache`.
+            **kwargs: The processor's `mm_token_type_ids` and the trainer's `use_cache` have no effect.
 
         Returns:
             [`ScoreOutput`]: `.scores` of shape (rows,) or (groups, N).
         """
         if unknown := set(kwargs) - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
             raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
-        images, unused = self._image_features(pixel_values, image_grid_thw)
-        index: list[int] = []
+        features, unused = self._image_features(pixel_values, image_grid_thw)
+        images = _Images(features, image_grid_thw)
         if image_grid_thw is not None:
-            index = list(range(len(image_grid_thw))) if image_index is None else image_index.tolist()
+            images.index = list(range(len(image_grid_thw))) if image_index is None else image_index.tolist()
         if segment_ids is None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            scores = self._score_rows(input_ids, mask, images, image_grid_thw, index)
+            scores = self._score_rows(input_ids, mask, images)
         elif self._runs_tree(segment_ids):
-            scores = self._score_tree(input_ids, segment_ids, images, image_grid_thw, index)
+            scores = self._score_tree(input_ids, segment_ids, images)
         else:
             ids, mask, placements = split_rows(input_ids, segment_ids, self._images_per_row(input_ids))
-            rows = self._score_rows(ids, mask, images, image_grid_thw, [index[p] for p in placements])
-            _, exists = last_tokens(segment_ids, rows=False)
-            scores = _scatter(rows, exists)
+            rows = self._score_rows(ids, mask, replace(images, index=[images.index[p] for p in placements]))
+            scores = _scatter(rows, last_tokens(segment_ids, rows=False)[1])
         return ScoreOutput(scores=scores if unused is None else scores + 0.0 * unused)
 
-    def _image_features(self, pixel_values: Any, image_grid_thw: Any) -> tuple[Any, torch.Tensor | None]:
+    def _image_features(
+        self, pixel_values: torch.Tensor | None, image_grid_thw: torch.Tensor | None
+    ) -> tuple[ModelOutput | None, torch.Tensor | None]:
         """Runs the vision tower once; without images, in training or on several processes, on a dummy of no weight.
 
         Under ZeRO-3 every process must gather the tower's weights, and under DDP every weight needs a gradient, so a
@@ -248,25 +253,18 @@ class ScoreModel(PreTrainedModel):
             return False
         return tree_is_cheaper(segment_ids, config.hidden_size)
 
-    def _score_tree(
-        self, ids: torch.Tensor, segments: torch.Tensor, images: Any, grids: Any, index: list[int]
-    ) -> torch.Tensor:
+    def _score_tree(self, ids: torch.Tensor, segments: torch.Tensor, images: _Images) -> torch.Tensor:
         eager = self.config.get_text_config()._attn_implementation == "eager"
         mask = tree_mask(segments, self.dtype, additive=eager)
-        positions = continue_positions(self._positions(ids, segments == 0, grids, index), segments)
-        hidden = self._hidden(ids, mask, positions, images, index)
+        positions = continue_positions(self._positions(ids, segments == 0, images), segments)
         last, exists = last_tokens(segments, rows=False)
-        return _scatter(self._head(hidden, last, exists), exists)
+        return _scatter(self._head(self._hidden(ids, mask, positions, images), last, exists), exists)
 
-    def _score_rows(
-        self, ids: torch.Tensor, mask: torch.Tensor, images: Any, grids: Any, index: list[int]
-    ) -> torch.Tensor:
+    def _score_rows(self, ids: torch.Tensor, mask: torch.Tensor, images: _Images) -> torch.Tensor:
         if not mask.any(dim=1).all():
-            raise OptionError("A row has no attended token, so there is nothing to score; drop empty rows.")
-        positions = self._positions(ids, mask.bool(), grids, index)
-        hidden = self._hidden(ids, mask, positions, images, index)
-        last, exists = last_tokens(mask.long() - 1, rows=True)
-        return self._head(hidden, last, exists)
+            raise DataError("A row has no attended token, so there is nothing to score; drop empty rows.")
+        hidden = self._hidden(ids, mask, self._positions(ids, mask.bool(), images), images)
+        return self._head(hidden, *last_tokens(mask.long() - 1, rows=True))
 
     def _head(self, hidden: torch.Tensor, last: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
         """Returns the scores of the existing completions, flat, in row order, in float32."""
@@ -274,31 +272,19 @@ class ScoreModel(PreTrainedModel):
         scores = self.reward_head(hidden[group, last[group, completion]]).squeeze(-1)
         return nn.functional.softplus(scores) if self.config.output_activation == "softplus" else scores
 
-    def _hidden(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: Any, index: list[int]
-    ) -> torch.Tensor:
-        placed = None
-        if images is not None:
-            placed = type(images)(pooler_output=tuple(images.pooler_output[i] for i in index))
-            if getattr(images, "deepstack_features", None) is not None:
-                placed.deepstack_features = [tuple(layer[i] for i in index) for layer in images.deepstack_features]
-        return self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            mm_encoder_outputs=None if placed is None else {"image": placed},
-            use_cache=False,
-        ).last_hidden_state
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: _Images) -> torch.Tensor:
+        placed = None if images.features is None else {"image": features_of(images.features, images.index)}
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        return self.model(**inputs, mm_encoder_outputs=placed, use_cache=False).last_hidden_state
 
-    def _positions(self, ids: torch.Tensor, attended: torch.Tensor, grids: Any, index: list[int]) -> torch.Tensor:
+    def _positions(self, ids: torch.Tensor, attended: torch.Tensor, images: _Images) -> torch.Tensor:
         """Positions (3, rows, L) of the attended tokens, whatever the padding."""
         if self.config.positions == "sequential":
             return (attended.long().cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
-        placed = grids[index] if grids is not None and index else None
+        grids = images.grids[images.index] if images.grids is not None and images.index else None
         types = (ids == self.config.image_token_id).int()
-        return self.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=placed, attention_mask=attended)[
-            0
-        ]
+        given = {"mm_token_type_ids": types, "image_grid_thw": grids, "attention_mask": attended}
+        return self.model.get_rope_index(ids, **given)[0]
 
     def _images_per_row(self, ids: torch.Tensor) -> list[int]:
         image = ids == self.config.image_token_id
@@ -309,7 +295,7 @@ class ScoreModel(PreTrainedModel):
 
 def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}.", name)
     return value
 
 
@@ -321,20 +307,19 @@ def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
 def _check_keys(path: str, info: dict[str, Any], head_may_be_new: bool) -> None:
     missing = set(info["missing_keys"])
     if HEAD in missing and not head_may_be_new:
-        raise OptionError(
+        raise ModelError(
             f"{path}: the checkpoint says that it is a score model but has no {HEAD}; it was saved without its head. "
             "Save with ScoreModel.save_pretrained, or with peft keep reward_head in modules_to_save."
         )
-    missing -= {HEAD}
-    unexpected = set(info["unexpected_keys"])
-    mismatched = {str(key) for key in info.get("mismatched_keys", ())}
+    wrong = {"missing": missing - {HEAD}, "unexpected": set(info["unexpected_keys"])}
+    wrong["of another shape"] = {str(key) for key in info.get("mismatched_keys", ())}
     problems = [
         f"{name} ({len(keys)}): {', '.join(sorted(keys)[:8])}{', …' if len(keys) > 8 else ''}"
-        for name, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
+        for name, keys in wrong.items()
         if keys
     ]
     if problems:
-        raise OptionError(f"{path}: the weights do not fit a ScoreModel; {'; '.join(problems)}.")
+        raise ModelError(f"{path}: the weights do not fit a ScoreModel; {'; '.join(problems)}.")
 
 
 def _merge_adapter(
@@ -345,10 +330,10 @@ def _merge_adapter(
 
     weights = path / "adapter_model.safetensors"
     if not weights.is_file():
-        raise OptionError(f"{path}: adapter_config.json is there but adapter_model.safetensors is not.")
+        raise ModelError(f"{path}: adapter_config.json is there but adapter_model.safetensors is not.")
     with safe_open(weights, "pt") as file:
         if not any("reward_head" in key for key in file.keys()):  # noqa: SIM118 (not a dict)
-            raise OptionError(
+            raise ModelError(
                 f"{path}: the adapter holds no reward_head; train it with modules_to_save=['reward_head']."
             )
     adapter = json.loads((path / "adapter_config.json").read_text())

@@ -9,25 +9,31 @@ Left out: sharing the prompt's tokens too, as score models do; TRL computes log-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 
-def share_vision(model: Any) -> None:
+def share_vision(model: PreTrainedModel) -> None:
     """Makes a model run its vision tower once per distinct image of a batch; in place, and only once.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): A causal VLM; one without `get_image_features` is left as it is.
     """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core: Any = model
+    core = core.get_base_model() if hasattr(core, "get_base_model") else core
     core = getattr(core, "model", core)
     if not hasattr(core, "get_image_features") or getattr(core.get_image_features, "shared", False):
         return
     original = type(core).get_image_features
 
-    def get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: Any = None, **kwargs: Any) -> Any:
+    def get_image_features(
+        self: PreTrainedModel, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None = None, **kwargs: Any
+    ) -> ModelOutput:
         if image_grid_thw is None:
             return original(self, pixel_values, image_grid_thw, **kwargs)
         first, index = distinct_images(pixel_values, image_grid_thw)
@@ -35,13 +41,23 @@ def share_vision(model: Any) -> None:
             return original(self, pixel_values, image_grid_thw, **kwargs)
         patches = torch.split(pixel_values, image_grid_thw.prod(1).tolist())
         features = original(self, torch.cat([patches[i] for i in first]), image_grid_thw[first], **kwargs)
-        features.pooler_output = tuple(features.pooler_output[i] for i in index)
-        if getattr(features, "deepstack_features", None) is not None:  # Qwen3-VL: per layer, per image
-            features.deepstack_features = [tuple(layer[i] for i in index) for layer in features.deepstack_features]
-        return features
+        return features_of(features, index)
 
     get_image_features.shared = True  # type: ignore[attr-defined]
     core.get_image_features = MethodType(get_image_features, core)  # a copy of the model gets a method of its own
+
+
+def features_of(features: ModelOutput, index: Sequence[int]) -> ModelOutput:
+    """Returns the vision features of distinct images at their places.
+
+    Args:
+        features (`ModelOutput`): `pooler_output` and, in Qwen3-VL, per layer `deepstack_features`, each per image.
+        index (sequence of `int`): Which distinct image stands at each place.
+    """
+    placed = type(features)(pooler_output=tuple(features["pooler_output"][i] for i in index))
+    if (layers := getattr(features, "deepstack_features", None)) is not None:
+        placed["deepstack_features"] = [tuple(layer[i] for i in index) for layer in layers]
+    return placed
 
 
 def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[list[int], list[int]]:
