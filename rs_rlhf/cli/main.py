@@ -65,8 +65,8 @@ COMMANDS = {
     "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main"),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.scenes:main"),
-    "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_clip:main"),
-    "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_vlm:main"),
+    "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_models:write_clip"),
+    "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_models:write_vlm"),
     "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),
     "env": Command("print the versions that a bug report needs", "cli.env:main"),
 }

@@ -12,15 +12,15 @@ I distinct images, P patches of all distinct images.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
+from PIL import Image
 from transformers import ProcessorMixin
 
 from ..data.group import Group, completion_text
-from ..errors import DataError, OptionError
+from ..errors import DataError, ModelError, OptionError
 from ..imagery.augment import rotate_flip
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
@@ -61,18 +61,16 @@ class GroupCollator:
         max_length: int | None = None,
     ) -> None:
         if prompt_form not in PROMPT_FORMS:
-            raise OptionError(f"Unknown prompt form {prompt_form!r}; choose one of {', '.join(PROMPT_FORMS)}.")
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+            choices = ", ".join(PROMPT_FORMS)
+            raise OptionError(f"Unknown prompt form {prompt_form!r}; choose one of {choices}.", "prompt_form")
+        self.processor, self.tokenizer = processor, processor.tokenizer
         self.image_options = image_options or ImageOptions()
         self.prompt_form = prompt_form
-        self.augment = augment
-        self.seed = seed
-        self.epoch = 0
+        self.augment, self.seed, self.epoch = augment, seed, 0
         self.max_length = max_length
         self.image_token_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         if self.tokenizer.pad_token_id is None:
-            raise OptionError("The processor's tokenizer has no pad token; set `processor.tokenizer.pad_token`.")
+            raise ModelError("The processor's tokenizer has no pad token; set `processor.tokenizer.pad_token`.")
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
         """Lays out the groups.
@@ -88,22 +86,16 @@ class GroupCollator:
             ImageError: An image cannot be read; names its file and row.
             DataError: A text holds a literal image token, or a row is longer than `max_length`.
         """
-        pixels, index = self._pixels(groups)
-        grids = pixels.get("image_grid_thw")
-        merge = self.processor.image_processor.merge_size**2
-        lengths = [int(grids[i].prod()) // merge for i in index] if grids is not None else []
-        rows, segments, start = [], [], 0
+        pixels, index, lengths = self._pixels(groups)
+        rows, segments = [], []
         for group in groups:
-            prefix, completions = self.tokens(group, lengths[start : start + len(group.images)])
-            start += len(group.images)
+            prefix, completions = self.tokens(group, [next(lengths) for _ in group.images])
             rows.append(prefix + [token for completion in completions for token in completion])
             segments.append([0] * len(prefix))
             for k, completion in enumerate(completions, 1):
                 segments[-1].extend([k] * len(completion))
         batch = {"input_ids": _pad(rows, self.tokenizer.pad_token_id), "segment_ids": _pad(segments, -1)}
-        if grids is not None:
-            batch |= pixels | {"image_index": torch.tensor(index)}
-        return batch
+        return batch | pixels | {"image_index": torch.tensor(index)} if index else batch
 
     def prompts(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
         """Lays out the prompts alone for generation, padded on the left.
@@ -112,10 +104,8 @@ class GroupCollator:
             `dict`: `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L); where there are images `pixel_values`
             and `image_grid_thw` in placement order.
         """
-        pixels, index = self._pixels(groups)
+        pixels, index, lengths = self._pixels(groups)
         inputs = in_placement_order(pixels, index) if index else {}
-        merge = self.processor.image_processor.merge_size**2
-        lengths = iter((inputs["image_grid_thw"].prod(1) // merge).tolist() if index else ())
         rows = []
         for group in groups:
             ids = self.tokenizer(self._template(group.prompt, True), add_special_tokens=False)["input_ids"]
@@ -126,7 +116,7 @@ class GroupCollator:
         return inputs | {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
 
     def tokens(self, group: Group, image_lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
-        """Tokenizes one group: the shared prefix, and the rest of each completion's row.
+        """Tokenizes one group.
 
         The split is the longest token prefix common to the prompt and all rows, so prefix + rest is token for token
         what a plain row is, whatever the tokenizer merges across the end of the prompt.
@@ -136,38 +126,38 @@ class GroupCollator:
             image_lengths (sequence of `int`): Tokens of each of its images.
 
         Returns:
-            `tuple`: prefix ids, and for each completion its ids (never empty).
+            `tuple`: ids of the shared prefix, and for each completion the ids that follow it (never empty).
         """
-        prompt, conversations = self._conversations(group)
         # The ScoreRS README scores a caption in the user turn with the generation prompt after it.
-        texts = [self._template(prompt, True)]
-        texts += [self._template(conversation, self.prompt_form == "user-turn") for conversation in conversations]
+        texts = [self._template(group.prompt, True)]
+        texts += [self._template(row, self.prompt_form == "user-turn") for row in self._conversations(group)]
         encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         prompt_ids, *rows = [self._expand(ids, image_lengths, group) for ids in encoded]
         limit = min(len(prompt_ids), *(len(row) - 1 for row in rows))
         prefix = next((i for i in range(limit) if any(row[i] != prompt_ids[i] for row in rows)), limit)
         if self.max_length is not None and max(map(len, rows)) > self.max_length:
             raise DataError(
-                f"{row_name(group)}: {max(map(len, rows))} tokens (image tokens included) but max_length is "
-                f"{self.max_length}; raise max_length, lower max_pixels, or drop the row."
+                f"{max(map(len, rows))} tokens (image tokens included) but max_length is {self.max_length}; raise "
+                "max_length, lower max_pixels, or drop the row.",
+                where=row_name(group),
             )
         return rows[0][:prefix], [row[prefix:] for row in rows]
 
-    def _conversations(self, group: Group) -> tuple[list[dict], list[list[dict]]]:
-        if self.prompt_form == "empty-question" and any(text.strip() for text in _texts_of(group.prompt)):
+    def _conversations(self, group: Group) -> list[list[dict]]:
+        if self.prompt_form == "empty-question" and completion_text(group.prompt).strip():
             raise DataError(
                 "the prompt form is empty-question (captions only), but the row has a prompt; leave the prompt empty, "
                 "or use prompt_form question-answer.",
                 where=row_name(group),
             )
         if self.prompt_form != "user-turn":
-            return group.prompt, [group.prompt + completion for completion in group.completions]
+            return [group.prompt + completion for completion in group.completions]
         *before, user = group.prompt or [{"role": "user", "content": []}]
         rows = []
         for completion in group.completions:
             text = {"type": "text", "text": completion_text(completion)}
             rows.append([*before, {"role": "user", "content": [*user["content"], text]}])
-        return group.prompt, rows
+        return rows
 
     def _template(self, messages: list[dict], generation_prompt: bool) -> str:
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
@@ -175,8 +165,9 @@ class GroupCollator:
     def _expand(self, ids: list[int], image_lengths: Sequence[int], group: Group) -> list[int]:
         if ids.count(self.image_token_id) != len(image_lengths):
             raise DataError(
-                f"{row_name(group)}: {ids.count(self.image_token_id)} image tokens in the text but "
-                f"{len(image_lengths)} images; remove the literal <|image_pad|> from the text or add the image."
+                f"{ids.count(self.image_token_id)} image tokens in the text but {len(image_lengths)} images; remove "
+                "the literal <|image_pad|> from the text or add the image.",
+                where=row_name(group),
             )
         lengths = iter(image_lengths)
         out: list[int] = []
@@ -184,10 +175,10 @@ class GroupCollator:
             out.extend([token] * next(lengths) if token == self.image_token_id else [token])
         return out
 
-    def _pixels(self, groups: Sequence[Group]) -> tuple[dict[str, torch.Tensor], list[int]]:
-        """Reads each distinct image once; returns its patches and, per placement, its index."""
-        known: dict[Any, int] = {}
-        images: list[Any] = []
+    def _pixels(self, groups: Sequence[Group]) -> tuple[dict[str, torch.Tensor], list[int], Iterator[int]]:
+        """Reads each distinct image once; returns patches and grids, and per placement its index and its tokens."""
+        known: dict[Hashable, int] = {}
+        images: list[Image.Image] = []
         index: list[int] = []
         low, high = pixel_budget(self.processor)
         factor = resize_factor(self.processor)
@@ -204,9 +195,11 @@ class GroupCollator:
                     images.append(fit_pixel_budget(image, min_pixels=low, max_pixels=high, factor=factor))
                 index.append(known[key])
         if not images:
-            return {}, []
+            return {}, [], iter(())
         features = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
-        return {"pixel_values": features["pixel_values"], "image_grid_thw": features["image_grid_thw"]}, index
+        pixels = {name: features[name] for name in ("pixel_values", "image_grid_thw")}
+        lengths = pixels["image_grid_thw"].prod(1) // self.processor.image_processor.merge_size**2
+        return pixels, index, iter(lengths[index].tolist())
 
 
 def in_placement_order(pixels: dict[str, torch.Tensor], index: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -223,10 +216,7 @@ def without_images(group: Group) -> Group:
 
 
 def _texts(group: Group) -> list[str]:
-    return _texts_of([*group.prompt, *(message for completion in group.completions for message in completion)])
-
-
-def _texts_of(messages: Sequence[dict]) -> list[str]:
+    messages = [*group.prompt, *(message for completion in group.completions for message in completion)]
     return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
 
 

@@ -57,10 +57,8 @@ def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, fa
     """
     if not 0 < min_pixels <= max_pixels:
         raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
-    from qwen_vl_utils.vision_process import smart_resize
-
     try:
-        height, width = smart_resize(image.height, image.width, factor, min_pixels, max_pixels)
+        width, height = _resized(image.width, image.height, factor, (min_pixels, max_pixels))
     except ValueError as error:
         raise ImageError(f"image of {image.width}x{image.height} pixels is too long and thin: {error}") from error
     if min(height, width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
@@ -86,17 +84,20 @@ def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -
     Raises:
         ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
     """
+    budget, factor = pixel_budget(processor), resize_factor(processor)
+    try:
+        return [_resized(*size, factor, budget) for size in image_sizes(group, options)]
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(str(error), where=row_name(group)) from None
+
+
+def _resized(width: int, height: int, factor: int, budget: tuple[int, int]) -> tuple[int, int]:
     from qwen_vl_utils.vision_process import smart_resize
 
-    low, high = pixel_budget(processor)
-    sizes = []
-    for width, height in image_sizes(group, options):
-        try:
-            height, width = smart_resize(height, width, resize_factor(processor), min_pixels=low, max_pixels=high)
-        except ValueError as error:
-            raise ImageError(str(error), where=row_name(group)) from None
-        sizes.append((width, height))
-    return sizes
+    height, width = smart_resize(height, width, factor, *budget)
+    return width, height
 
 
 def estimated_length(group: Group, processor: ProcessorMixin, options: ImageOptions) -> int:

@@ -112,14 +112,11 @@ def save_tiny_clip(
     sized = options or TinyClipOptions(**sizes)
     if sized.family not in FAMILIES:
         raise OptionError(f"Unknown family {sized.family!r}; choose one of {', '.join(FAMILIES)}.", "family")
-    if (
-        sized.image_size % sized.patch_size
-        or sized.hidden_size % sized.num_heads
-        or sized.vision_dim % sized.num_heads
-    ):
+    heads = sized.num_heads
+    if sized.image_size % sized.patch_size or sized.hidden_size % heads or sized.vision_dim % heads:
         raise OptionError(
             f"image_size ({sized.image_size}) must be a multiple of patch_size ({sized.patch_size}), and hidden_size "
-            f"({sized.hidden_size}) and vision_dim ({sized.vision_dim}) of num_heads ({sized.num_heads})."
+            f"({sized.hidden_size}) and vision_dim ({sized.vision_dim}) of num_heads ({heads})."
         )
     learnt_from = _DEFAULT_TEXTS if texts is None else texts
     tokenizer = build_clip_tokenizer(learnt_from, sized.vocab_size, sized.max_length)
@@ -127,10 +124,10 @@ def save_tiny_clip(
         "vocab_size": len(tokenizer),
         "max_position_embeddings": sized.max_length,
         **{name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
-        **_tower(sized.hidden_size, sized.num_layers, sized.num_heads),
+        **_tower(sized.hidden_size, sized.num_layers, heads),
     }
     vision = {"image_size": sized.image_size, "patch_size": sized.patch_size}
-    vision |= _tower(sized.vision_dim, sized.vision_depth, sized.num_heads)
+    vision |= _tower(sized.vision_dim, sized.vision_depth, heads)
     side = {"height": sized.image_size, "width": sized.image_size}
     if sized.family == "siglip":
         text["projection_size"] = sized.vision_dim

@@ -21,20 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
 _CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
-SPECIAL_TOKENS = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
+_NAMES = "endoftext im_start im_end object_ref_start object_ref_end box_start box_end vision_start vision_end"
+SPECIAL_TOKENS = [f"<|{name}|>" for name in (*_NAMES.split(), "vision_pad", "image_pad", "video_pad")]
 
 # Qwen2-VL's ChatML layout. Its default system turn is left out: on tiny models it would be most of the text tokens.
 CHAT_TEMPLATE = (
@@ -70,19 +58,11 @@ def build_tokenizer(texts: Iterable[str] = _DEFAULT_TEXTS, vocab_size: int = 600
     tokenizer = Tokenizer(models.BPE())
     # Qwen2's own split: a line break never joins the text after it, so the prompt ends on a token boundary.
     pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Sequence([split, level]), decoders.ByteLevel()
+    kept: dict[str, Any] = {"special_tokens": SPECIAL_TOKENS, "initial_alphabet": level.alphabet()}
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, **kept)
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -183,10 +163,8 @@ def save_tiny_vlm(
     options = options or TinyVLMOptions(**sizes)
     if options.family not in _CLASSES:
         raise OptionError(f"Unknown family {options.family!r}; choose one of {', '.join(_CLASSES)}.", "family")
-    name, tokenizer = (
-        _CLASSES[options.family],
-        build_tokenizer(_DEFAULT_TEXTS if texts is None else texts, options.vocab_size),
-    )
+    name = _CLASSES[options.family]
+    tokenizer = build_tokenizer(_DEFAULT_TEXTS if texts is None else texts, options.vocab_size)
     ids = tokenizer.convert_tokens_to_ids
     config = getattr(transformers, f"{name}Config")(
         text_config=_text_config(options, tokenizer),

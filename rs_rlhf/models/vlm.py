@@ -16,17 +16,8 @@ from .pixel_budget import set_pixel_budget
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layout, positions and pixel budget are known here
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 # Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
-_PLACEHOLDERS = (
-    "image_token_id",
-    "image_token_ids",
-    "image_token_index",
-    "video_token_id",
-    "video_token_ids",
-    "audio_token_id",
-    "fake_image_token_id",
-    "start_image_token_id",
-    "end_image_token_id",
-)
+_PLACEHOLDERS = [f"{name}_token_id" for name in ("image", "video", "audio", "fake_image", "start_image", "end_image")]
+_PLACEHOLDERS += ["image_token_ids", "image_token_index", "video_token_ids"]
 _HUB = ("revision", "trust_remote_code", "token", "cache_dir")
 
 

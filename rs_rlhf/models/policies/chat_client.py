@@ -74,7 +74,7 @@ class ChatClient:
         """Asks for one reply.
 
         Args:
-            body (`dict`): The request: `model`, `messages`, …
+            body (`dict`): The request: `model`, `messages`, …; fields that OpenAI does not know in `extra_body`.
 
         Returns:
             `str`: The text of the reply's first choice; empty if a reasoning server has spent all tokens on its
@@ -85,9 +85,7 @@ class ChatClient:
         """
         from openai import APIConnectionError, APIStatusError
 
-        create = self._client.chat.completions.with_raw_response.create
-        known = {name: body[name] for name in body if name != "top_k"}
-        extra = {name: body[name] for name in body if name == "top_k"}  # not OpenAI's own
+        post = self._client.chat.completions.with_raw_response.create
         detail, status, asked_wait = "", None, 0.0
         for attempt in range(self.tries):
             if attempt:
@@ -95,7 +93,7 @@ class ChatClient:
                 if self._client.is_closed():
                     break
             try:
-                return _content(create(**known, extra_body=extra, extra_headers=self._headers), self.address)
+                return _content(post(**body, extra_headers=self._headers), self.address)
             except APIStatusError as error:
                 status = error.status_code
                 detail = f"answers {status} ({error.response.text.strip()[:200] or error.response.reason_phrase})"

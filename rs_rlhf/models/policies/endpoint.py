@@ -52,7 +52,7 @@ class EndpointPolicy(RequestPolicy):
         self.url, self.model = endpoint_address(url), model
         self.image_options = image_options or ImageOptions()
         self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
-        self.requested_together = 2 * parallel
+        self.handed_over = 2 * parallel
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image as it is sent; what the server makes of it is not known."""
@@ -62,7 +62,8 @@ class EndpointPolicy(RequestPolicy):
         self, groups: Sequence[Group], requests: Sequence[tuple[int, int]], sampling: SamplingOptions
     ) -> list[str]:
         body: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature, "top_p": sampling.top_p}
-        body |= {"max_tokens": sampling.max_new_tokens} | ({"top_k": sampling.top_k} if sampling.top_k else {})
+        body |= {"max_tokens": sampling.max_new_tokens}
+        body |= {"extra_body": {"top_k": sampling.top_k}} if sampling.top_k else {}
         pool = ThreadPoolExecutor(self.parallel)
 
         def ask(request: tuple[int, int]) -> str:

@@ -1,7 +1,6 @@
 """The interface of all policies: prompts with images in, n sampled answers each out.
 
-`QwenVLPolicy` and `HFPolicy` sample in this process, `VLLMPolicy` in vLLM's engine, `EndpointPolicy` asks a server;
-[`load_policy`] chooses among them.
+`QwenVLPolicy` and `HFPolicy` sample in this process, `VLLMPolicy` in vLLM's engine, `EndpointPolicy` asks a server.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ...data.group import Group
@@ -34,6 +33,8 @@ class Policy(ABC):
         [['river', 'river', 'lake']]
     """
 
+    handed_over: int | None = None  # prompts that a backend with batches of its own is handed at a time
+
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Policy:
         """Loads the policy that fits a checkpoint; see [`load_policy`]."""
@@ -45,14 +46,8 @@ class Policy(ABC):
     def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
         """Returns the n answers of each of the groups at these places."""
 
-    def _batches(
-        self, groups: Sequence[Group], sampling: SamplingOptions, done: Collection[int], share: tuple[int, int]
-    ) -> Iterator[list[int]]:
-        """Yields the places of each batch, the longest prompts first."""
-        return planned_batches([self._length(group) for group in groups], sampling, share, done)
-
     def _length(self, group: Group) -> int:
-        """Estimates the tokens of a prompt."""
+        """Estimates the tokens of a prompt; not called if the backend makes batches of its own."""
         raise NotImplementedError
 
     @abstractmethod
@@ -87,7 +82,11 @@ class Policy(ABC):
             ImageError, DataError: A prompt that cannot be read; names its file and row.
             EndpointError: A server gave no usable reply.
         """
-        for places in self._batches(groups, sampling, done, share):
+        if self.handed_over is None:
+            batches = planned_batches([self._length(group) for group in groups], sampling, share, done)
+        else:
+            batches = consecutive_batches(len(groups), sampling.batch_size or self.handed_over, share, done)
+        for places in batches:
             yield places, self._answers(groups, places, sampling)
 
     def sample(
@@ -125,22 +124,17 @@ class Policy(ABC):
 class RequestPolicy(Policy):
     """A policy whose backend takes one request per answer and makes batches of its own.
 
-    A batch is `batch_size` prompts in the order of the input, by default `requested_together`; `token_budget` has no
-    effect. At temperature 0 a prompt is requested once.
+    Prompts are handed over in the order of the input; `token_budget` has no effect. At temperature 0 a prompt is
+    requested once.
     """
 
-    requested_together = 256
+    handed_over = 256
 
     @abstractmethod
     def _ask(
         self, groups: Sequence[Group], requests: Sequence[tuple[int, int]], sampling: SamplingOptions
     ) -> list[str]:
         """Returns the answer to each request, which is the place of a group and a seed."""
-
-    def _batches(
-        self, groups: Sequence[Group], sampling: SamplingOptions, done: Collection[int], share: tuple[int, int]
-    ) -> Iterator[list[int]]:
-        return consecutive_batches(len(groups), sampling.batch_size or self.requested_together, share, done)
 
     def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
         distinct = sampling.n if sampling.temperature else 1

@@ -90,6 +90,8 @@ def test_many_requests_keep_their_places(endpoint, items, monkeypatch):
     assert {i: own for share in shares for one in share for i, own in zip(*one, strict=True)} == dict(
         enumerate(answers)
     )
+    policy.sample(items[:1], top_k=5)
+    assert endpoint.seen[-1][2]["top_k"] == 5
     left = [batch for batch, _ in policy.sample_batches(groups, SamplingOptions(batch_size=2), done={0, 1, 2})]
     assert left == [[2, 3], [4]]
 
