@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT, picture
+from helpers import ROOT, WORDS, picture
 
 from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.cli import main as cli
@@ -19,37 +19,9 @@ from rs_rlhf.evaluation.best_of_n import verdicts
 from rs_rlhf.metrics.closed_answers import judge_answer
 from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
-from rs_rlhf.scoring.best_of_n import best_answer
 
 QUESTIONS, N, TOKENS, BUDGET = 20, 6, 6, 500
 SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": TOKENS}
-WORDS = ["river", "forest", "port", "farmland"]
-
-
-@pytest.fixture(scope="module")
-def policy_path(tiny_vlm, tmp_path_factory):
-    """A tiny policy that has learnt to answer any question with one of a few words, any of them."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    model = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
-    processor = AutoProcessor.from_pretrained(tiny_vlm)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    torch.manual_seed(0)
-    for _ in range(40):
-        loss = 0
-        for word in WORDS:
-            asked = processor.tokenizer("<|im_start|>assistant\n")["input_ids"]
-            said = processor.tokenizer(f"{word}<|im_end|>")["input_ids"]
-            labels = torch.tensor([[-100] * len(asked) + said])
-            loss = loss + model(input_ids=torch.tensor([asked + said]), labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    path = tmp_path_factory.mktemp("policy")
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -268,49 +240,6 @@ def test_mistakes_are_told_in_a_sentence(whole, command, data, score_model_path,
     row = read_questions(str(tmp_path / "open.jsonl"))[0]
     with pytest.raises(DataError, match="has no right answer, so nothing can be judged; add a `solution`"):
         verdicts(row, ["a river"])
-
-
-def test_best_answer_is_the_best_of_what_was_sampled(policy, scorer):
-    options = {**SAMPLING, "seed": 3, "n": 10}
-    best = best_answer(policy, scorer, "What is it?", picture(1), **options)
-    assert (best.sampled, best.saved, len(best.answers)) == (10, 0, 10)
-    assert best.score == max(best.scores) and best.answer == best.answers[best.scores.index(best.score)]
-    assert best.scores == pytest.approx(scorer.score([picture(1)], ["What is it?"], [best.answers])[0], abs=1e-3)
-    assert len(set(best.answers)) > 3 and best.answers[:4] != best.answers[4:8], "each round has draws of its own"
-    other = best_answer(policy, scorer, "What is it?", picture(1), **{**options, "seed": 4})
-    assert other.answers != best.answers
-    assert best_answer(policy, scorer, "What is it?", picture(1), **options, stop_at=best.score + 1) == best
-
-
-def test_early_stopping_saves_samples_and_changes_none(policy, scorer):
-    ask = (policy, scorer, "What is it?", picture(1))
-    options = {**SAMPLING, "seed": 3}
-    full = best_answer(*ask, n=24, **options)
-    early = best_answer(*ask, n=24, **options, stop_at=full.scores[1])
-    assert early.sampled == 4 and early.saved == 20 and early.answers == full.answers[:4]
-    assert early.score == max(full.scores[:4]) >= full.scores[1]
-    patient = best_answer(*ask, n=24, **options, patience=5)
-    place = patient.scores.index(patient.score)
-    assert patient.sampled < 24 and patient.sampled + patient.saved == 24
-    assert patient.answers == full.answers[: patient.sampled] and patient.sampled - 1 - place >= 5
-    with pytest.raises(ValueError, match="patience .0. must be at least 1"):
-        best_answer(*ask, patience=0)
-
-
-class FailingScorer:
-    """What a remote scorer that gave up hands back."""
-
-    def __init__(self, score):
-        self.score = score
-
-    def score_groups(self, groups, *, on_error="raise", show_progress=None):
-        return [[self.score] * len(group.completions) for group in groups]
-
-
-@pytest.mark.parametrize("score", [None, math.nan, math.inf])
-def test_a_missing_score_is_an_error(policy, score):
-    with pytest.raises(ValueError, match="has the score .*, expected a finite number; check the score model"):
-        best_answer(policy, FailingScorer(score), "What is it?", picture(1), n=2, **SAMPLING)
 
 
 def test_the_picture_follows_the_curves(tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "cases"
+WORDS = ["river", "forest", "port", "farmland"]  # what the policy of `policy_path` answers
 
 
 def data_folder(name: str) -> Path:

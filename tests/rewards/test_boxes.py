@@ -5,6 +5,7 @@ from helpers import picture
 from helpers.chats import QUESTION, asked, said
 
 from rs_rlhf import ImageOptions
+from rs_rlhf.errors import OptionError
 from rs_rlhf.rewards import IoUReward
 
 
@@ -41,7 +42,7 @@ def test_iou_reward_pairs_for_the_greatest_total():
     text, solution = "[0,100,1000,1000] [0,0,1000,500]", "[0,0,1000,900] [0,500,1000,1000]"
     call = {"prompts": [asked()], "completions": [said(text)], "solution": [solution]}
     assert IoUReward()(**call) == [0.5] and IoUReward(pairing="order")(**call) == pytest.approx([0.25 + 0.2])
-    with pytest.raises(ValueError, match="'best' or 'order'"):
+    with pytest.raises(OptionError, match="'best' or 'order'"):
         IoUReward(pairing="bset")
-    with pytest.raises(ValueError, match="0-1000"):
+    with pytest.raises(OptionError, match="0-1000"):
         IoUReward(answer_unit="0-10000")

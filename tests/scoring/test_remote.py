@@ -16,7 +16,7 @@ from helpers.serving import Served
 from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
-from rs_rlhf.errors import DataError, ImageError, ModelMismatch, ScorerUnavailable
+from rs_rlhf.errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUnavailable
 from rs_rlhf.scoring.cards import model_hash
 from rs_rlhf.scoring.remote import RemoteScorer
 
@@ -134,7 +134,7 @@ def test_errors_are_those_of_the_scorer(remote, scorer, tmp_path):
         remote.score_groups(groups)
     with pytest.raises(DataError, match="row 4: 1 image tokens in the text but 0 images"):
         remote.score_groups(groups[4:])
-    with pytest.raises(ValueError, match="images has 1 entries but completions has 2"):
+    with pytest.raises(OptionError, match="images has 1 entries but completions has 2"):
         remote.score([None], None, [["a"], ["b"]])
 
 
@@ -172,7 +172,7 @@ def test_a_dead_server_is_passed_over_and_none_is_an_error(server, scorer):
     failed, empty = nobody.score_groups([make_group("", ["a"]), make_group("", [])], on_error="return")
     assert isinstance(failed, ScorerUnavailable) and empty == []
     for wrong in ("", "localhost:8000", []):
-        with pytest.raises(ValueError, match="expected one or more addresses"):
+        with pytest.raises(OptionError, match="expected one or more addresses"):
             RemoteScorer(wrong)
 
 

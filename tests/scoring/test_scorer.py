@@ -1,6 +1,5 @@
 """The scorer: order, batch size, images of every form, named models, and its errors."""
 
-import json
 import shutil
 import threading
 
@@ -11,8 +10,7 @@ from helpers import picture
 from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
-from rs_rlhf.errors import DeclarationError
-from rs_rlhf.scoring.cards import RewardModelCard, find_card
+from rs_rlhf.errors import DataError, DeclarationError, ImageError, ModelError, OptionError, RSRLHFError
 
 TEXTS = [["a river.", "many trees.", "two planes on a runway."], ["a lake."], ["a port.", "a road beside a field."]]
 
@@ -67,7 +65,7 @@ def test_an_error_is_that_of_its_own_row_among_rows_of_one_image(scorer, tmp_pat
     picture(1).save(tmp_path / "a.png")
     texts = ["a river.", "a <|image_pad|> lake.", "many trees."]
     groups = [make_group("", [text], str(tmp_path / "a.png"), where=f"row {i}") for i, text in enumerate(texts)]
-    with pytest.raises(ValueError, match="row 1: 2 image tokens"):
+    with pytest.raises(DataError, match="row 1: 2 image tokens"):
         scorer.score_groups(groups)
     first, wrong, last = scorer.score_groups(groups, on_error="return")
     assert str(wrong).startswith("row 1: 2 image tokens")
@@ -106,35 +104,25 @@ def test_image_root_and_pixel_budget_are_kept(score_model_path, tmp_path):
     scorer = Scorer.from_pretrained(score_model_path, device="cpu", image_options=options, max_pixels=56 * 56)
     batch = scorer.collator([__import__("rs_rlhf").make_group("", ["a."], "a.png")])
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
-    with pytest.raises(ValueError, match=r"row 0.*out\.png"):
+    with pytest.raises(ImageError, match=r"row 0.*out\.png"):
         scorer.score(images=["../out.png"], completions=[["a."]])
 
 
 def test_wrong_calls_are_explained(scorer, tmp_path):
-    with pytest.raises(ValueError, match="images has 1 entries but completions has 2"):
+    with pytest.raises(OptionError, match="images has 1 entries but completions has 2"):
         scorer.score(images=[None], completions=[["a"], ["b"]])
-    with pytest.raises(ValueError, match="must be a list of lists"):
+    with pytest.raises(OptionError, match="must be a list of lists"):
         scorer.score(completions=["a river."])
     (tmp_path / "bad.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"row 1.*bad\.png|bad\.png.*row 1"):
+    with pytest.raises(ImageError, match=r"row 1.*bad\.png|bad\.png.*row 1"):
         scorer.score(images=[picture(1), tmp_path / "bad.png"], completions=[["a"], ["b"]])
-    with pytest.raises(ValueError, match="image tokens in the text but 0 images"):
+    with pytest.raises(DataError, match="image tokens in the text but 0 images"):
         scorer.score(completions=[["a <|image_pad|> river"]])
 
 
 def test_a_model_that_is_no_score_model_is_refused(tiny_vlm):
-    with pytest.raises(ValueError, match="is not a score model"):
+    with pytest.raises(ModelError, match="is not a score model"):
         Scorer.from_pretrained(tiny_vlm)
-
-
-def test_names_are_found_and_near_misses_explained(tmp_path):
-    card = find_card("scorers-7b")
-    assert card.positions == "sequential" and card.licence
-    with pytest.raises(ValueError, match="did you mean 'scorers-7b'"):
-        find_card("scorers-7")
-    (tmp_path / "x.yaml").write_text(json.dumps({"model": "a/b", "licence": "MIT", "recipe": "r", "prompt_from": "x"}))
-    with pytest.raises(ValueError, match="unknown key 'prompt_from'; did you mean 'prompt_form'"):
-        find_card(str(tmp_path / "x.yaml"))
 
 
 def test_uses_the_models_dtype(score_model_path):
@@ -149,7 +137,7 @@ def test_uses_the_models_dtype(score_model_path):
 def test_empty_question_form_is_for_captions_only(score_model_path, scorer):
     captions = Scorer.from_pretrained(score_model_path, device="cpu", prompt_form="empty-question")
     assert captions.score([picture(1)], None, [["a river."]]) == scorer.score([picture(1)], None, [["a river."]])
-    with pytest.raises(ValueError, match="row 0: the prompt form is empty-question"):
+    with pytest.raises(DataError, match="row 0: the prompt form is empty-question"):
         captions.score([picture(1)], ["What is it?"], [["a river."]])
 
 
@@ -157,18 +145,8 @@ def test_a_model_that_a_device_map_placed_is_left_there(score_model_path, monkey
     monkeypatch.setattr(ScoreModel, "to", lambda *_: pytest.fail("moved"))
     scorer = Scorer.from_pretrained(score_model_path, device_map="cpu")
     assert len(scorer.score(images=[picture(1)], completions=[TEXTS[0]])[0]) == 3
-    with pytest.raises(ValueError, match="device and device_map cannot both be given"):
+    with pytest.raises(OptionError, match="device and device_map cannot both be given"):
         Scorer.from_pretrained(score_model_path, device_map="auto", device="cpu")
-
-
-def test_a_named_model_says_how_its_images_are_read():
-    card = RewardModelCard("m", "MIT", "r", bands=[4, 3, 2], stretch="percentile", stretch_range=[1, 99], nodata=0)
-    options = card.image_options()
-    assert (options.bands, options.stretch_range, options.nodata) == ((4, 3, 2), (1, 99), 0)
-    given = card.image_options(ImageOptions(image_root="x", bands=(1,), stretch="fixed", stretch_range=(0, 5)))
-    assert (given.image_root, given.bands, given.stretch, given.stretch_range) == ("x", (1,), "fixed", (0, 5))
-    with pytest.raises(ValueError, match="`bands` takes one or three"):
-        RewardModelCard("m", "MIT", "r", bands=[4, 3])
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, score_model_path):
@@ -210,7 +188,7 @@ def test_threads_change_neither_scores_nor_errors(score_model_path, tmp_path, bu
             assert one == other and one == pytest.approx(plain.score_groups([groups[i]])[0], abs=1e-4)
     messages = []
     for scorer in (plain, ahead):
-        with pytest.raises(ValueError, match="row ") as error:
+        with pytest.raises(RSRLHFError, match="row ") as error:
             scorer.score_groups(groups[4:])
         messages.append(str(error.value))
     assert messages[0] == messages[1]
@@ -247,5 +225,5 @@ def test_threads_share_a_tokenizer_that_was_saved_with_padding_and_truncation(sc
         scorer.processor.tokenizer.backend_tokenizer.enable_padding(length=300)
         scorer.processor.tokenizer.backend_tokenizer.enable_truncation(5)
         assert scorer.score_groups(groups) == expected
-    with pytest.raises(ValueError, match="num_workers is -1; it must be at least 0"):
+    with pytest.raises(OptionError, match="num_workers is -1; it must be at least 0"):
         Scorer(scorer.model, scorer.processor, num_workers=-1)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -228,11 +229,7 @@ def test_bad_input_is_one_sentence(client, name):
     body, expected = BAD[name]
     reply = client.post("/v1/score", content=body if isinstance(body, bytes) else json.dumps(body))
     assert_refused(reply)
-    pytest.raises(ValueError, _raise, reply.json()["error"]).match(expected)
-
-
-def _raise(text: str):
-    raise ValueError(text)
+    assert re.search(expected, reply.json()["error"])
 
 
 def assert_refused(reply) -> None:

@@ -1,0 +1,29 @@
+"""Named score models: what a name means, and what a card says."""
+
+import json
+
+import pytest
+
+from rs_rlhf import ImageOptions
+from rs_rlhf.errors import DeclarationError, ImageError
+from rs_rlhf.scoring.cards import RewardModelCard, find_card
+
+
+def test_names_are_found_and_near_misses_explained(tmp_path):
+    card = find_card("scorers-7b")
+    assert card.positions == "sequential" and card.licence
+    with pytest.raises(DeclarationError, match="did you mean 'scorers-7b'"):
+        find_card("scorers-7")
+    (tmp_path / "x.yaml").write_text(json.dumps({"model": "a/b", "licence": "MIT", "recipe": "r", "prompt_from": "x"}))
+    with pytest.raises(DeclarationError, match="unknown key 'prompt_from'; did you mean 'prompt_form'"):
+        find_card(str(tmp_path / "x.yaml"))
+
+
+def test_a_named_model_says_how_its_images_are_read():
+    card = RewardModelCard("m", "MIT", "r", bands=[4, 3, 2], stretch="percentile", stretch_range=[1, 99], nodata=0)
+    options = card.image_options()
+    assert (options.bands, options.stretch_range, options.nodata) == ((4, 3, 2), (1, 99), 0)
+    given = card.image_options(ImageOptions(image_root="x", bands=(1,), stretch="fixed", stretch_range=(0, 5)))
+    assert (given.image_root, given.bands, given.stretch, given.stretch_range) == ("x", (1,), "fixed", (0, 5))
+    with pytest.raises(ImageError, match="`bands` takes one or three"):
+        RewardModelCard("m", "MIT", "r", bands=[4, 3])
