@@ -30,11 +30,7 @@ from .writer import check_folder, read_ids, write_folder
 
 
 def curate(options: CurateOptions, tell: Callable[[str], object] = print) -> None:
-    """Makes all cuts of the options, or applies `options.ids`, and writes a folder for each.
-
-    Args:
-        options ([`CurateOptions`]): What to keep of what.
-        tell (callable): Receives one sentence for each folder that is written.
+    """Makes all cuts of the options, or applies `options.ids`; writes a folder for each, and tells it in a sentence.
 
     Raises:
         RSRLHFError: An option is wrong, the scores or their input cannot be read, nothing would be kept, or a folder

@@ -23,52 +23,31 @@ ERROR, EXCLUDED, COPY, NEAR, DROPPED, KEPT = range(6)
 
 @dataclass
 class Cut:
-    """What a cut did in one stratum.
-
-    Args:
-        stratum (`int`): Its number.
-        candidates (`int`): Samples that could be kept.
-        kept (`int`): Samples that are kept.
-        score (`float` or `None`): The lowest score kept; `None` if nothing is kept.
-        equal_kept, equal_dropped (`int`): Samples with exactly that score that are kept, and that are dropped because
-            they come later in the data.
-    """
+    """What a cut did in one stratum."""
 
     stratum: int
-    candidates: int
-    kept: int
-    score: float | None
-    equal_kept: int
-    equal_dropped: int
+    candidates: int  # samples that could be kept
+    kept: int  # samples that are kept
+    score: float | None  # the lowest score kept
+    equal_kept: int  # samples with exactly that score that are kept
+    equal_dropped: int  # and that are dropped because they come later in the data
 
 
 @dataclass
 class Samples:
-    """The samples of scored data, as columns of shape `(samples,)`.
+    """The samples of scored data, as columns of shape `(samples,)`."""
 
-    Args:
-        score (`np.ndarray`): Float32; NaN if the sample cannot be used.
-        first (`np.ndarray`): Int64: the position of its first text among all texts.
-        row (`np.ndarray`): Int64: the number of its row.
-        texts (`np.ndarray`): Int64: its usable texts; all its texts if it cannot be used.
-        tokens (`np.ndarray`): Int64: the tokens of these texts.
-        source, label (`np.ndarray`): Int: indices into `sources` and `labels`.
-        sources, labels (`list[str]`): The names of the sources and classes.
-        status (`np.ndarray`): Int8: its fate, such as [`KEPT`].
-        other (`np.ndarray`, *optional*): Float32: scores to compare with, NaN if there is none.
-    """
-
-    score: np.ndarray
-    first: np.ndarray
-    row: np.ndarray
-    texts: np.ndarray
-    tokens: np.ndarray
-    source: np.ndarray
-    label: np.ndarray
+    score: np.ndarray  # float32; NaN if the sample cannot be used
+    first: np.ndarray  # int64: the position of its first text among all texts
+    row: np.ndarray  # int64: the number of its row
+    texts: np.ndarray  # int64: its usable texts; all its texts if it cannot be used
+    tokens: np.ndarray  # int64: the tokens of these texts
+    source: np.ndarray  # int: index into `sources`
+    label: np.ndarray  # int: index into `labels`
     sources: list[str]
     labels: list[str]
-    status: np.ndarray
-    other: np.ndarray | None = None
+    status: np.ndarray  # int8: its fate, such as KEPT
+    other: np.ndarray | None = None  # float32: scores to compare with, NaN if there is none
 
     def candidates(self) -> np.ndarray:
         """Returns which samples a cut chooses from."""
@@ -91,14 +70,11 @@ class Samples:
 
 
 def number_samples(row_starts: np.ndarray, together: np.ndarray) -> np.ndarray:
-    """Numbers the samples that texts belong to, in the order of the data.
+    """Numbers the samples that texts belong to: 0, …, ascending, int64 `(texts,)`.
 
     Args:
         row_starts (`np.ndarray`): Bool `(texts,)`, true at the first text of each row.
         together (`np.ndarray`): Bool `(texts,)`, true if all texts of the row are one sample.
-
-    Returns:
-        `np.ndarray`: Int64 `(texts,)`: 0, …, ascending.
 
     Example:
         >>> number_samples(np.array([True, False, True, False]), np.array([False, False, True, True]))
@@ -117,16 +93,13 @@ def first_texts(samples: np.ndarray) -> np.ndarray:
 def sample_scores(
     samples: np.ndarray, scores: np.ndarray, complete: np.ndarray, aggregate: str = "mean"
 ) -> np.ndarray:
-    """Returns one score per sample.
+    """Returns one score per sample, float32 `(samples,)`; NaN if no text, or not every text that it needs, has one.
 
     Args:
         samples (`np.ndarray`): From [`number_samples`].
         scores (`np.ndarray`): Float32 `(texts,)`, NaN for a text without a score.
         complete (`np.ndarray`): Bool `(texts,)`: whether the sample needs the score of this text.
         aggregate (`str`): `"mean"` or `"min"` of the scores of a sample's texts.
-
-    Returns:
-        `np.ndarray`: Float32 `(samples,)`; NaN if no text has a score, or a text that the sample needs has none.
 
     Raises:
         OptionError: An unknown aggregate.
@@ -222,12 +195,7 @@ def _described(stratum: int, ordered: np.ndarray, rank: np.ndarray, count: int) 
 def ranks(scores: np.ndarray, strata: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Returns each sample's rank by score among its image's samples in its stratum: 0 is the best; NaN comes last.
 
-    Args:
-        scores (`np.ndarray`): Float32 `(samples,)`.
-        strata, images (`np.ndarray`): Int `(samples,)`: the stratum and the image of each.
-
-    Returns:
-        `np.ndarray`: Int64 `(samples,)`.
+    All arrays are `(samples,)`: float32 scores, int numbers of strata and images, int64 ranks.
 
     Example:
         >>> ranks(np.array([1, 3, 2], np.float32), np.zeros(3, int), np.array([7, 7, 8]))
@@ -242,14 +210,9 @@ def ranks(scores: np.ndarray, strata: np.ndarray, images: np.ndarray) -> np.ndar
 
 
 def lower_duplicates(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Marks all but the best sample of each group; of equal scores the first in the data is the best.
+    """Marks all but the best sample of each group, bool `(samples,)`; of equal scores the first is the best.
 
-    Args:
-        groups (`np.ndarray`): Int `(samples,)`: the group of each sample.
-        scores (`np.ndarray`): Float32 `(samples,)`; a sample of NaN is neither the best nor marked.
-
-    Returns:
-        `np.ndarray`: Bool `(samples,)`.
+    A sample with a score of NaN is neither the best nor marked.
 
     Example:
         >>> lower_duplicates(np.array([0, 0, 1, 0]), np.array([1, 3, 2, 3], np.float32))
@@ -263,15 +226,9 @@ def lower_duplicates(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def group_means(groups: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the mean score of each group.
+    """Returns the mean score of each group 0 to `count` - 1, float32 `(count,)`; scores of NaN are left out.
 
-    Args:
-        groups (`np.ndarray`): Int `(samples,)`: 0 to `count` - 1.
-        scores (`np.ndarray`): Float32 `(samples,)`; NaN is left out.
-        count (`int`): The number of groups.
-
-    Returns:
-        `np.ndarray`: Float32 `(count,)`, NaN for a group without a score.
+    A group without a score has a mean of NaN.
     """
     finite = np.isfinite(scores)
     number = np.bincount(groups[finite], minlength=count)
@@ -281,15 +238,6 @@ def group_means(groups: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
 
 
 def histogram(scores: np.ndarray, low: float, high: float, bins: int) -> np.ndarray:
-    """Counts scores in equal bins from `low` to `high`; scores beyond count in the outermost bins.
-
-    Args:
-        scores (`np.ndarray`): Float32 `(n,)`, finite.
-        low, high (`float`): The range, `low` < `high`.
-        bins (`int`): The number of bins.
-
-    Returns:
-        `np.ndarray`: Int64 `(bins,)`.
-    """
+    """Counts finite scores in equal bins from `low` to `high`, int64 `(bins,)`; the outer bins hold the rest."""
     positions = ((scores.astype(np.float64) - low) / (high - low) * bins).astype(np.int64)
     return np.bincount(np.clip(positions, 0, bins - 1), minlength=bins)

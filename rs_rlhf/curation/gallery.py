@@ -36,17 +36,10 @@ SECTIONS = {
 
 
 def pick(samples: Samples, strata: np.ndarray, cuts: Sequence[Cut], count: int) -> dict[str, list[int]]:
-    """Chooses samples to show, none of them twice.
+    """Chooses `count` samples of each kind to show, none of them twice.
 
-    Args:
-        samples ([`Samples`]): With their final `status`.
-        strata (`np.ndarray`): Int `(samples,)`: the stratum of each.
-        cuts (sequence of [`Cut`]): Of these strata.
-        count (`int`): How many of each kind.
-
-    Returns:
-        `dict`: `best`, `worst`, `above` and `below` -> numbers of samples, the highest score first; the worst the
-        lowest first.
+    Returns `best`, `worst`, `above` and `below` (the cut of their stratum) -> numbers of samples, the highest score
+    first, of the worst the lowest first.
     """
     lowest_kept = np.full(int(strata.max(initial=0)) + 1, np.nan, np.float32)
     for made in cuts:
@@ -72,18 +65,13 @@ def pick(samples: Samples, strata: np.ndarray, cuts: Sequence[Cut], count: int) 
 def make_gallery(
     scored: Scored, samples: Samples, cuts: Sequence[Cut], by: str, near: Sequence[tuple[int, int]], images: int
 ) -> list[dict[str, Any]]:
-    """Reads the samples to show.
+    """Reads the samples to show; returns sections of cards, see [`rs_rlhf.curation.report.page`].
 
     Args:
-        scored ([`Scored`]): The scores.
-        samples ([`Samples`]): With their final `status`.
-        cuts (sequence of [`Cut`]): What the cut did in each stratum.
-        by (`str`): What the strata are.
+        scored ([`Scored`]), samples ([`Samples`]): The scores, and their samples with their final `status`.
+        cuts (sequence of [`Cut`]), by (`str`): What the cut did in each stratum, and what the strata are.
         near (sequence of `tuple[int, int]`): Sample that is dropped as a near-duplicate, and sample that stays.
         images (`int`): How many to show at most.
-
-    Returns:
-        `list[dict]`: Sections of cards, see [`rs_rlhf.curation.report.page`].
     """
     pairs = near[: images // 6]
     chosen = pick(samples, samples.strata(by)[0], cuts, (images - 2 * len(pairs)) // 4)

@@ -53,17 +53,12 @@ _PAIRS = 1 << 22  # pairs compared at once: 32 MB
 
 
 def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields all pairs of hashes that differ in at most `distance` bits, some of them more than once.
+    """Yields all pairs of uint64 hashes that differ in at most `distance` bits, some of them more than once.
 
-    Args:
-        a, b (`np.ndarray`): Uint64 `(n,)` and `(m,)`.
-        distance (`int`): At most [`FARTHEST`].
-
-    Yields:
-        `tuple`: Indices into `a` and into `b`, int64 `(pairs,)` each.
+    The pairs come as indices into `a` and into `b`, int64 `(pairs,)` each.
 
     Raises:
-        OptionError: The distance is out of range.
+        OptionError: The distance is more than [`FARTHEST`].
     """
     if not 0 <= distance <= FARTHEST:
         raise OptionError(
@@ -91,14 +86,9 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np
 
 
 def near_groups(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Groups pictures: two are in one group if a chain of near-duplicates leads from one to the other.
+    """Returns the group of each hash: two are in one group if a chain of near-duplicates leads from one to the other.
 
-    Args:
-        hashes (`np.ndarray`): Uint64 `(pictures,)`.
-        distance (`int`): Bits by which near-duplicates differ at most.
-
-    Returns:
-        `np.ndarray`: Int64 `(pictures,)`, the group of each.
+    Near-duplicates are uint64 hashes that differ in at most `distance` bits.
 
     Example:
         >>> near_groups(np.array([0b1111, 0b1110, 1 << 40, 0b1100], np.uint64), 1)
@@ -138,15 +128,11 @@ def _joined(groups: np.ndarray, links: Sequence[tuple[np.ndarray, np.ndarray]]) 
 def read_rows(
     inputs: ImageTexts, units: Sequence[Unit], row_ids: pa.Array | Sequence[str]
 ) -> Iterator[tuple[int, ImageTextRow]]:
-    """Reads single rows of an input again, skipping the units that hold none of them.
+    """Reads single rows of an input again; yields the index in `row_ids`, and the row. Skips units without them.
 
     Args:
-        inputs ([`ImageTexts`]): The input.
-        units (sequence of [`Unit`]): All of it, in its order.
+        inputs ([`ImageTexts`]), units (sequence of [`Unit`]): The input, and all of it in its order.
         row_ids (`pyarrow.Array` or sequence of `str`): Ids of the rows, in the order of the data.
-
-    Yields:
-        `tuple`: The index in `row_ids`, and the row.
 
     Raises:
         DataError: A row is not there any more.
@@ -193,13 +179,11 @@ def look_at_rows(
     near: bool,
     folder: Path | None = None,
 ) -> pa.Table:
-    """Decodes the images of rows and hashes their pixels.
+    """Decodes the images of rows and hashes their pixels; see [`read_rows`].
 
     Args:
-        inputs, units: As for [`read_rows`].
         row_ids, image_hashes (`pyarrow.Array`): A row of each distinct image, and the image's `image_hash`.
-        options ([`ImageOptions`]): How images are read.
-        near (`bool`): Also take the perceptual hash.
+        options ([`ImageOptions`]), near (`bool`): How images are read, and whether to take the perceptual hash too.
         folder (`Path`, *optional*): Cache of what is known of each image.
 
     Returns:
@@ -271,31 +255,20 @@ def _cache(lines: Sequence[dict[str, Any]], folder: Path | None) -> pa.Table:
 
 @dataclass
 class Evaluation:
-    """The images of evaluation sets.
+    """The images of evaluation sets."""
 
-    Args:
-        contents (`dict`): [`pixel_hash`] of the decoded pixels, and SHA-256 of the encoded bytes -> which image.
-        hashes (`np.ndarray`): Uint64 `(m,)`: perceptual hashes.
-        names (`list[str]`): `(m,)`: the image of each perceptual hash.
-        images (`int`): The number of images.
-        unread (`int`): How many of them could not be decoded and are compared by their bytes only.
-    """
-
-    contents: dict[str, str] = field(default_factory=dict)
-    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
-    names: list[str] = field(default_factory=list)
+    contents: dict[str, str] = field(default_factory=dict)  # pixel hash, and SHA-256 of the encoding -> which image
+    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # perceptual hashes, uint64 `(m,)`
+    names: list[str] = field(default_factory=list)  # `(m,)`: the image of each perceptual hash
     images: int = 0
-    unread: int = 0
+    unread: int = 0  # images that could not be decoded and are compared by their bytes only
 
 
 def look_at_evaluation(sets: Sequence[str], options: ImageOptions, near: bool) -> Evaluation:
-    """Hashes the images of evaluation sets.
+    """Hashes the images of evaluation sets, `PATH` or `PATH:SPLIT`; with `near` also perceptually.
 
-    Args:
-        sets (sequence of `str`): `PATH` or `PATH:SPLIT`, as for [`load_images`].
-        options ([`ImageOptions`]): How the images to compare with are read. An image that cannot be read so is read
-            with the defaults, and if that fails too, compared by its bytes.
-        near (`bool`): Also take the perceptual hashes.
+    An image that cannot be read as the images to compare with is read with the defaults, and if that fails too,
+    compared by its bytes.
     """
 
     def look(row: Mapping[str, Any]) -> tuple[str, list[str], list[int]]:
@@ -329,15 +302,10 @@ def look_at_evaluation(sets: Sequence[str], options: ImageOptions, near: bool) -
 
 
 def find_in_evaluation(pictures: pa.Table, evaluation: Evaluation, distance: int | None) -> dict[str, tuple[str, str]]:
-    """Finds the images that are in evaluation sets.
+    """Finds the images of [`look_at_rows`] that are in evaluation sets.
 
-    Args:
-        pictures (`pyarrow.Table`): From [`look_at_rows`].
-        evaluation ([`Evaluation`]): What must not be kept.
-        distance (`int`, *optional*): Also find images whose perceptual hash differs in at most so many bits.
-
-    Returns:
-        `dict`: `image_hash` -> the evaluation image, and how the two are alike.
+    With a `distance`, also images whose perceptual hash differs in at most so many bits. Returns `image_hash` -> the
+    evaluation image, and how the two are alike.
     """
     matches: dict[str, tuple[str, str]] = {}
     names = pictures["image_hash"].to_pylist()
@@ -355,15 +323,9 @@ def find_in_evaluation(pictures: pa.Table, evaluation: Evaluation, distance: int
 
 
 def group_near_duplicates(pictures: pa.Table, distance: int) -> np.ndarray:
-    """Groups images by [`near_groups`].
+    """Returns the group, see [`near_groups`], of each line of the table of [`look_at_rows`], int64 `(lines,)`.
 
-    Args:
-        pictures (`pyarrow.Table`): From [`look_at_rows`].
-        distance (`int`): Bits by which near-duplicates differ at most.
-
-    Returns:
-        `np.ndarray`: Int64, the group of each line of the table; -1 for lines that are not compared: rows with several
-        images, unreadable images, and pictures of a single colour.
+    It is -1 for lines that are not compared: rows with several images, unreadable images, pictures of a single colour.
     """
     hashes, owners = _perceptual_hashes(pictures)
     alone = np.bincount(owners, minlength=len(pictures)) == 1

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 class ScoreStage:
     """An actor of the pipeline: loads the scorer once, then turns batches of rows into lines of scores.
 
-    Args:
-        options (`dict`): Options of `rs-rlhf score` (`model`, `scorer`, `max_pixels`, …), by name.
-        id_column (`str`): Column whose values tell the rows apart.
-        image_root (`str`): Folder that image paths start from and that none may leave.
-        source (`str`): Source of rows that name none.
+    The arguments are those of [`score_dataset`].
     """
 
     def __init__(self, options: Mapping[str, Any], id_column: str, image_root: str, source: str) -> None:
@@ -51,13 +47,7 @@ class ScoreStage:
         self.id_column, self.image_root, self.source = id_column, image_root, source
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Scores a batch.
-
-        Args:
-            batch (`pyarrow.Table`): Rows.
-
-        Returns:
-            `pyarrow.Table`: One line per text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
+        """Scores a batch of rows; returns one line per text, with the columns of [`rs_rlhf.curation.shards.SCHEMA`].
 
         Raises:
             DataError: A row has no id.

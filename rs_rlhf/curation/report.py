@@ -9,7 +9,7 @@ Left out: moving the cut in the page (that is `rs-rlhf browse`), full-size image
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,13 @@ FATES = {
 
 @dataclass
 class Table:
-    """A table of the report: title, a sentence or none, names of the columns, rows; numbers from the second column on.
-
-    With `words`, all columns are texts.
-    """
+    """A table of the report."""
 
     title: str
-    text: str
+    text: str  # a sentence, or none
     columns: list[str]
     rows: list[list[str]]
-    words: bool = False
+    words: bool = False  # all columns are texts, not only the first
 
 
 # --- contents -------------------------------------------------------------------------------------------------------
@@ -66,12 +63,10 @@ def make_report(
     """Collects what the report of a cut says.
 
     Args:
-        scored ([`Scored`]): The scores.
-        samples ([`Samples`]): With their final `status`.
+        scored ([`Scored`]), samples ([`Samples`]): The scores, and their samples with their final `status`.
         cuts (sequence of [`Cut`]): What the cut did in each stratum.
         left ([`LeftOut`]): What was dropped because of its picture.
-        options ([`CurateOptions`]): What was asked for.
-        way (`dict`): The cut, such as `{"keep": 0.3}`.
+        options ([`CurateOptions`]), way (`dict`): What was asked for, and the cut, such as `{"keep": 0.3}`.
         compared (`str`): Name of the other scores, if there are any.
 
     Returns:
@@ -165,21 +160,21 @@ def _lists(scored: Scored, left: LeftOut, figures: Mapping[str, Any]) -> list[di
     errors = [[count, *examples[kind]] for kind, count in counts.most_common()]
     pairs = np.array(left.near, np.int64).reshape(-1, 2)
     near = zip(*(scored.row_ids(column).to_pylist() for column in pairs.T), strict=True)
-    lists: list[tuple[str, list[str], Sequence[Any], int]] = [
-        ("Texts without a score", ["texts", "first of them", "why"], errors, len(errors)),
-        (
+    lists = [
+        _list("Texts without a score", ["texts", "first of them", "why"], errors, len(errors)),
+        _list(
             "Images that are in an evaluation set",
             ["row", "evaluation image", "how"],
             left.excluded,
             figures["rows"]["excluded"],
         ),
-        ("Near-duplicate images, row by row", ["left out", "stays"], list(map(list, near)), left.near_images),
+        _list("Near-duplicate images, row by row", ["left out", "stays"], list(map(list, near)), left.near_images),
     ]
-    return [
-        {"title": title, "columns": columns, "rows": rows, "count": count}
-        for title, columns, rows, count in lists
-        if rows
-    ]
+    return [made for made in lists if made["rows"]]
+
+
+def _list(title: str, columns: list[str], rows: Sequence[object], count: int) -> dict[str, Any]:
+    return {"title": title, "columns": columns, "rows": rows, "count": count}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -212,17 +207,8 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
 
 
 def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
-    counts = ("equal_kept", "equal_dropped")
-    rows = [
-        [
-            _name(entry),
-            _count(entry["candidates"]),
-            _count(entry["kept"]),
-            _number(entry["score"]),
-            *(_count(entry[key]) for key in counts),
-        ]
-        for entry in sorted(strata, key=lambda entry: -entry["candidates"])[:LINES]
-    ]
+    largest = sorted(strata, key=lambda entry: -entry["candidates"])
+    rows = _rows(largest, ("candidates", "kept", "score", "equal_kept", "equal_dropped"))
     text = "The lowest score kept, and how many samples have exactly this score; the order of the data decides which "
     text += f"of them are kept.{_cut_off(strata)}"
     columns = ["" if by == "none" else by, "to choose from", "kept", "lowest kept", "equal, kept", "equal, dropped"]
@@ -230,21 +216,18 @@ def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
 
 
 def _groups(groups: Sequence[Mapping[str, Any]], title: str, what: str) -> Table:
-    rows = [
-        [
-            _name(entry),
-            *(_count(entry[key]) for key in ("samples", "candidates", "kept")),
-            _share(entry["share"]),
-            *(_number(entry[key]) for key in ("mean", "mean_kept")),
-        ]
-        for entry in groups[:LINES]
-    ]
+    rows = _rows(groups, ("samples", "candidates", "kept", "share", "mean", "mean_kept"))
     columns = [what, "samples", "to choose from", "kept", "share kept", "mean score", "mean of kept"]
     return Table(title, _cut_off(groups).strip(), columns, rows)
 
 
-def _name(entry: Mapping[str, Any]) -> str:
-    return entry["name"] or "(none)"
+def _rows(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
+    numbers = dict.fromkeys(("score", "mean", "mean_kept"), _number)
+    formats: Mapping[str, Callable[[Any], str]] = {"share": _share, **numbers}
+    return [
+        [entry["name"] or "(none)", *(formats.get(key, _count)(entry[key]) for key in keys)]
+        for entry in entries[:LINES]
+    ]
 
 
 def _cut_off(entries: Sequence[Any]) -> str:

@@ -36,37 +36,21 @@ MANY = 1 << 16  # rows whose ids become Python objects at once
 
 @dataclass
 class Scored:
-    """What a folder of scores holds, line by line (one per text), and its samples.
-
-    Args:
-        folder (`Path`): The folder.
-        manifest (`dict`): Its manifest.
-        inputs ([`ImageTexts`]): What was scored.
-        units (`list[Unit]`): All of it, as it was scored.
-        options ([`ImageOptions`]): How images were read.
-        missing (`int`): The number of shards that are not there.
-        lines (`pyarrow.Table`): `row_id`, `text_index` and `error`, `(texts,)`.
-        scores (`np.ndarray`): Float32 `(texts,)`, NaN for a text without a score.
-        complete (`np.ndarray`): Bool `(texts,)`, true for the turns of a conversation.
-        sample (`np.ndarray`): Int64 `(texts,)`: the sample of each text.
-        images (`np.ndarray`): Int32 `(samples,)`: the image of each sample, an index into `image_names`.
-        image_names (`pyarrow.Array`): `image_hash` of every distinct image, `""` for none.
-        samples ([`Samples`]): The samples; those without a score are marked, all others could be kept.
-    """
+    """What a folder of scores holds, line by line (one per text), and its samples."""
 
     folder: Path
     manifest: dict[str, Any]
-    inputs: ImageTexts
-    units: list[Unit]
-    options: ImageOptions
-    missing: int
-    lines: pa.Table
-    scores: np.ndarray
-    complete: np.ndarray
-    sample: np.ndarray
-    images: np.ndarray
-    image_names: pa.Array
-    samples: cut.Samples
+    inputs: ImageTexts  # what was scored
+    units: list[Unit]  # all of it, as it was scored
+    options: ImageOptions  # how images were read
+    missing: int  # the number of shards that are not there
+    lines: pa.Table  # `row_id`, `text_index` and `error`, `(texts,)`
+    scores: np.ndarray  # float32 `(texts,)`, NaN for a text without a score
+    complete: np.ndarray  # bool `(texts,)`, true for the turns of a conversation
+    sample: np.ndarray  # int64 `(texts,)`: the sample of each text
+    images: np.ndarray  # int32 `(samples,)`: the image of each sample, an index into `image_names`
+    image_names: pa.Array  # `image_hash` of every distinct image, `""` for none
+    samples: cut.Samples  # those without a score are marked, all others could be kept
 
     def image_numbers(self) -> np.ndarray:
         """Returns a number per sample, int64 `(samples,)`, the same for samples of one image; no image is unique."""
@@ -82,20 +66,15 @@ class Scored:
         return slice(*self.samples.bounds(number, len(self.sample)))
 
     def kept_ids(self, kept: np.ndarray) -> pa.Table:
-        """Returns `row_id` and `text_index` of the texts that are kept with some samples: those with a score.
-
-        Args:
-            kept (`np.ndarray`): Bool `(samples,)`.
-        """
+        """Returns `row_id` and `text_index` of the scored texts of the samples that are kept, bool `(samples,)`."""
         positions = np.flatnonzero(kept[self.sample] & np.isfinite(self.scores))
         return self.lines.select(["row_id", "text_index"]).take(pa.array(positions)).combine_chunks()
 
 
 def read_scored(folder: str | Path, *, per: str = "text", aggregate: str = "mean", partial: bool = False) -> Scored:
-    """Reads a folder of scores.
+    """Reads a folder that `rs-rlhf score` has written.
 
     Args:
-        folder (`str` or `Path`): Written by `rs-rlhf score`.
         per (`str`): `"text"`: a conversation is one sample, other rows' texts are one sample each. `"row"`: every row
             is one sample.
         aggregate (`str`): How the scores of a sample's texts become one: `"mean"` or `"min"`.
@@ -275,8 +254,8 @@ def leave_out(
 
     Args:
         scored ([`Scored`]): The samples; their `status` is changed.
-        excluded (sequence of `str`): Evaluation sets, `PATH` or `PATH:SPLIT`.
-        exclude_near (`bool`): Also drop near-duplicates of their images.
+        excluded (sequence of `str`), exclude_near (`bool`): Evaluation sets, `PATH` or `PATH:SPLIT`, and whether
+            near-duplicates of their images are dropped too.
         dedup (`str`): `"none"`, `"exact"` for copies, `"near"` for copies and near-duplicate images.
         distance (`int`): Bits of the perceptual hash by which near-duplicates differ at most.
         cache (`Path`, *optional*): Folder that keeps what is known of each picture for the next time.

@@ -31,10 +31,9 @@ COLUMNS = ("image_column", "text_column")
 
 @dataclass(kw_only=True)
 class ScoreOptions(ScorerOptions, RenderingOptions):
-    """Score every text of image-text data.
+    """Score every text of image-text data, on as many processes and machines as start the command.
 
-    Start it on as many processes and machines as there are, with `accelerate launch -m rs_rlhf score …` or by hand:
-    they share the work. If it is stopped, the same command resumes.
+    They share the work. With `accelerate launch -m rs_rlhf score …` or by hand; the same command resumes.
     """
 
     input: str = option(help="Parquet, JSONL, JSON, CSV or WebDataset file, or a folder of them")
@@ -74,17 +73,13 @@ class ScoreOptions(ScorerOptions, RenderingOptions):
 
     def settings(self, stamp: object) -> dict[str, Any]:
         """Returns what must not change when a run is resumed; `stamp` is that of the input."""
-        return {
-            "input": os.path.abspath(self.input) if os.path.exists(self.input) else self.input,
-            "split": self.split,
-            "image_root": None if self.image_root is None else os.path.abspath(self.image_root),
-            "image_column": self.image_column,
-            "text_column": self.text_column,
-            "limit": self.limit,
-            "rows_per_shard": self.rows_per_shard,
-            "scorer": scorer_settings(self, self.image_options()),
-            "stamp": stamp,
-        }
+        names = ("input", "split", "image_root", "image_column", "text_column", "limit", "rows_per_shard")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if os.path.exists(self.input):
+            settings["input"] = os.path.abspath(self.input)
+        if self.image_root is not None:
+            settings["image_root"] = os.path.abspath(self.image_root)
+        return settings | {"scorer": scorer_settings(self, self.image_options()), "stamp": stamp}
 
 
 def stage_options(given: Mapping[str, Any]) -> ScoreOptions:
@@ -104,9 +99,6 @@ def stage_options(given: Mapping[str, Any]) -> ScoreOptions:
 
 def score(options: ScoreOptions) -> dict[str, Any]:
     """Scores image-text data together with all other processes that write to the same folder.
-
-    Args:
-        options ([`ScoreOptions`]): What scores what, and where the scores go.
 
     Returns:
         `dict`: The summary of the finished folder, see [`summarize`].

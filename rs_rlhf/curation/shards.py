@@ -55,17 +55,15 @@ _FACTS = b"rs_rlhf"  # key of a shard's facts in its Parquet metadata
 def planned(
     folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]
 ) -> Iterator[dict[str, Any]]:
-    """Gives the folder's manifest, which the first process writes; while it is held, no other plan replaces it.
+    """Gives the folder's manifest (`version`, the settings, `units`); while it is held, no other plan replaces it.
 
-    A plan with other settings is replaced if nothing was scored by it and no process holds it: it was a mistake.
+    The first process writes it. A plan with other settings is replaced if nothing was scored by it and no process
+    holds it: it was a mistake.
 
     Args:
         folder (`Path`): Folder of the scores; made if it is not there.
         settings (`dict`): What the scores depend on: `input`, `stamp`, `scorer`, `rows_per_shard`, ….
         units (callable): Cuts the input into units; called by the one process that plans.
-
-    Yields:
-        `dict`: `version`, the settings, and `units`.
 
     Raises:
         DataError: The folder is of other settings, which are named, or holds shards without a manifest; no rows.
@@ -227,10 +225,7 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
 def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
     """Writes the scores of a unit, so that they are there whole or not at all, also after a power cut.
 
-    Args:
-        shard (`Path`): Its file.
-        columns (`dict`): Those of [`SCHEMA`], of one length.
-        facts (`dict`): `rows`, `texts`, `start` and `stop` (seconds since the epoch); kept in the file.
+    The columns are those of [`SCHEMA`]. The file keeps the facts: `rows`, `texts`, `start` and `stop` (in seconds).
 
     Raises:
         DataError: It cannot be written, such as on a full disk; nothing of it is left.
@@ -280,20 +275,14 @@ def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def shard_facts(table: pa.Table) -> dict[str, Any]:
-    """Returns the facts that [`write_shard`] was given."""
+    """Returns the facts of a shard, see [`write_shard`]."""
     return json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
 
 
 def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, partial: bool = False) -> pa.Table:
-    """Reads all scores, one line per text, in the order of the input.
+    """Reads all scores, or some columns of [`SCHEMA`], one line per text, in the order of the input.
 
-    Args:
-        folder (`str` or `Path`): Written by `rs-rlhf score`.
-        columns (sequence of `str`, *optional*): Only these of [`SCHEMA`].
-        partial (`bool`): Read what is there of a run that is not finished.
-
-    Returns:
-        `pyarrow.Table`: Of [`SCHEMA`].
+    With `partial`, reads what is there of a run that is not finished.
 
     Raises:
         DataError: Scores are missing, unless `partial`; a shard is damaged; an unknown column.

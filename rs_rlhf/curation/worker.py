@@ -42,29 +42,19 @@ def is_first() -> bool:
 
 @dataclass
 class Work:
-    """Scores the units that nobody else scores.
+    """Scores the units that nobody else scores."""
 
-    Args:
-        source ([`ImageTexts`]): The input.
-        manifest (`dict`): The plan of `folder`.
-        folder (`Path`): Where the scores go.
-        scorer ([`GroupScorer`]): What scores.
-        count_tokens (callable): Texts -> the number of tokens of each.
-        num_workers (`int`): Threads that read images to hash them.
-        max_error_fraction (`float`): Share of rows without a score at which this process stops.
-    """
-
-    source: ImageTexts
-    manifest: Mapping[str, Any]
-    folder: Path
+    source: ImageTexts  # the input
+    manifest: Mapping[str, Any]  # the plan of `folder`
+    folder: Path  # where the scores go
     scorer: GroupScorer
     count_tokens: TokenCounter
-    num_workers: int = 2
-    max_error_fraction: float = 0.05
-    rows: int = 0
-    failed: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    num_workers: int = 2  # threads that read images to hash them
+    max_error_fraction: float = 0.05  # share of rows without a score at which this process stops
+    rows: int = field(default=0, init=False)
+    failed: int = field(default=0, init=False)
+    reasons: Counter[str] = field(default_factory=Counter, init=False)
+    examples: dict[str, str] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
         """Passes over the units until all are scored, by this process or another.
@@ -147,14 +137,9 @@ class Work:
 def score_rows(
     rows: Sequence[ImageTextRow], scorer: GroupScorer, count_tokens: TokenCounter, num_workers: int = 2
 ) -> list[dict[str, Any]]:
-    """Scores image-text rows in one go.
+    """Scores image-text rows in one go, see [`Work`]; returns the lines of a shard, with the columns of [`SCHEMA`].
 
-    Args:
-        rows (sequence of [`ImageTextRow`]): Rows; a row with an error gives one line.
-        scorer, count_tokens, num_workers: As in [`Work`].
-
-    Returns:
-        `list[dict]`: The lines of a shard, in order, with the columns of [`SCHEMA`].
+    A row with an error gives one line.
     """
     groups = [replace(group, where=row.row_id) for row in rows for group in row.groups]
     with hashing(rows, num_workers) as hash_of:

@@ -30,10 +30,7 @@ MANY = 1 << 16  # rows that become Python objects at once
 class KeptRows:
     """Tells for each row, asked in the order of the data, which of its texts are kept.
 
-    Args:
-        ids (`pyarrow.Table`): Of [`IDS`], in the order of the data.
-        inputs ([`ImageTexts`]): The data.
-        advance (callable): Called with 1 for every kept row that is found.
+    The ids (a table of [`IDS`]) are in the order of the data too; `advance` is called with 1 for each kept row.
     """
 
     def __init__(self, ids: pa.Table, inputs: ImageTexts, advance: Callable[[int], object]) -> None:
@@ -127,12 +124,9 @@ def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
 
 
 def check_folder(folder: Path, overwrite: bool, sources: Sequence[str | Path]) -> None:
-    """Refuses to write into other people's folders, or over what is read.
+    """Refuses to write into a folder of something else, over the `sources` that are read, or over an earlier result.
 
-    Args:
-        folder (`Path`): Folder to write.
-        overwrite (`bool`): Replace what an earlier `rs-rlhf curate` has written.
-        sources (sequence of `str`): Files and folders that are read.
+    With `overwrite`, a folder that an earlier `rs-rlhf curate` has written may be replaced.
 
     Raises:
         DataError: Says which, and what to do.
@@ -153,17 +147,12 @@ def check_folder(folder: Path, overwrite: bool, sources: Sequence[str | Path]) -
 def write_folder(
     folder: Path, inputs: ImageTexts, ids: pa.Table, about: Mapping[str, Any], texts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Writes a folder of kept rows.
+    """Writes a folder of kept rows; what is there is replaced, see [`check_folder`]. Returns what [`write_kept`] does.
 
     Args:
-        folder (`Path`): What is there is replaced, see [`check_folder`].
-        inputs ([`ImageTexts`]): The data.
-        ids (`pyarrow.Table`): What is kept of it: of [`IDS`], in the order of the data.
+        inputs ([`ImageTexts`]), ids (`pyarrow.Table`): The data, and what is kept of it: [`IDS`] in the data's order.
         about (`dict`): What `curation.json` says beside `version`, `input`, `image_root`, `format`, and `written`.
         texts (`dict`): Further files: content by name.
-
-    Returns:
-        `dict`: What [`write_kept`] returns.
 
     Raises:
         DataError: A row is not in the data, or the folder cannot be written; then nothing of it is left.

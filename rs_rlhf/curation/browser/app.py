@@ -202,9 +202,7 @@ def _range(ranked: Ranked, chosen: Filter) -> tuple[float, float]:
 def command(ranked: Ranked, given: Mapping[str, str], position: Position) -> str:
     """Returns the `rs-rlhf curate` command that keeps what is above the cut."""
     folder = str(ranked.folder)
-    cut = (
-        f"--threshold={str(np.float32(position.threshold))}" if "threshold" in given else f"--keep={position.top:.12g}"
-    )
+    cut = f"--threshold={np.float32(position.threshold)!s}" if "threshold" in given else f"--keep={position.top:.12g}"
     return shlex.join(["rs-rlhf", "curate", folder, cut, *ranked.flags, "--output", f"{folder.rstrip('/')}-kept"])
 
 
@@ -279,13 +277,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> Any:
-    """Builds the FastAPI application.
-
-    Args:
-        ranked ([`Ranked`]): The samples.
-        pictures ([`Pictures`]): Their images.
-        any_name (`bool`): Answer under any host name, not only this machine's own names.
-    """
+    """Builds the FastAPI application; with `any_name` it answers under any host name, not only this machine's own."""
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import JSONResponse
 

@@ -32,15 +32,12 @@ DECODED = 2  # images at a time: one of the largest allowed takes hundreds of me
 class Pictures:
     """Reads rows of the data that were scored, and their images; the last rows read stay in memory.
 
-    Args:
-        ranked ([`Ranked`]): The samples.
-        given (`dict`, *optional*): Image options that override those of the scores.
+    The image options `given` override those of the scores.
     """
 
     def __init__(self, ranked: Ranked, given: Mapping[str, Any] | None = None) -> None:
         self.ranked = ranked
-        # Without a root: the reader has found the images inside theirs.
-        self.options = replace(self.ranked.options, **(given or {}))
+        self.options = replace(ranked.options, **(given or {}))  # no root: the reader has found images inside theirs
         self.held: OrderedDict[str, ImageTextRow] = OrderedDict()
         self.expected: OrderedDict[str, int] = OrderedDict()  # row id -> number of its unit
         self.size = 0

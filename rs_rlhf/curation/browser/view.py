@@ -36,43 +36,28 @@ BINS = 90
 
 @dataclass(frozen=True)
 class Filter:
-    """Which samples are looked at; `None` and an empty `search` select all.
-
-    Args:
-        source, label (`str`, *optional*): Exactly this source or class.
-        low, high (`float`, *optional*): The range of scores, both ends included.
-        search (`str`): Part of a text, case ignored; or exactly a row id.
-    """
+    """Which samples are looked at; `None` and an empty `search` select all."""
 
     source: str | None = None
     label: str | None = None
-    low: float | None = None
+    low: float | None = None  # the range of scores, both ends included
     high: float | None = None
-    search: str = ""
+    search: str = ""  # part of a text, case ignored; or exactly a row id
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where the cut is.
+    """Where the cut is."""
 
-    Args:
-        k (`int`): The number of samples that are kept: those of rank 0 to `k` - 1.
-        top (`float`): Their share of the samples with a score.
-        threshold (`float`): The lowest score kept, or the threshold asked for.
-    """
-
-    k: int
-    top: float
-    threshold: float
+    k: int  # the number of samples that are kept: those of rank 0 to `k` - 1
+    top: float  # their share of the samples with a score
+    threshold: float  # the lowest score kept, or the threshold asked for
 
 
 class Ranked:
-    """Scored samples sorted by score.
+    """Scored samples sorted by score; compared with `scored.samples.other`, of the scorer `other`, if it is there.
 
-    Args:
-        scored ([`Scored`]): From [`read_scored`]; with `samples.other`, the two scores are compared.
-        other (`str`): Name of the scorer to compare with.
-        flags (sequence of `str`): The flags with which `rs-rlhf curate` makes the same samples.
+    The `flags` are those with which `rs-rlhf curate` makes the same samples.
 
     Raises:
         DataError: Shards were written since it was read.
@@ -198,12 +183,7 @@ class Ranked:
         return cuts.histogram(inside, low, high, BINS).tolist()
 
     def _sample(self, number: int) -> tuple[int, list[dict[str, Any]], int]:
-        """Reads a sample.
-
-        Returns:
-            `tuple`: The number of its unit, its lines ([`SHOWN`], at most [`TEXTS`] of them), and how many lines there
-            are.
-        """
+        """Reads a sample: the number of its unit, its lines (at most [`TEXTS`]), and how many lines there are."""
         begin, end = self.samples.bounds(number, self.lines)
         shard = int(np.searchsorted(self.ends, begin, "right"))
         start = begin - (int(self.ends[shard - 1]) if shard else 0)
@@ -216,20 +196,13 @@ class Ranked:
 
 @dataclass
 class Names:
-    """The sources, or the classes, of samples.
+    """The sources, or the classes, of samples."""
 
-    Args:
-        names (`list[str]`): By code.
-        by_sample, by_rank (`np.ndarray`): Codes of all samples, and of those with a score by rank.
-        by_row (`np.ndarray`): Codes of the rows, in the order of their best samples.
-        scores (`np.ndarray`): By rank.
-    """
-
-    names: list[str]
-    by_sample: np.ndarray
-    by_rank: np.ndarray
-    by_row: np.ndarray
-    scores: np.ndarray
+    names: list[str]  # by code
+    by_sample: np.ndarray  # codes of all samples
+    by_rank: np.ndarray  # codes of those with a score, by rank
+    by_row: np.ndarray  # codes of the rows, in the order of their best samples
+    scores: np.ndarray  # by rank
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -237,11 +210,7 @@ class Names:
         self.samples, self.rows = (np.bincount(codes, minlength=count) for codes in (self.by_rank, self.by_row))
 
     def counts(self, k: int, rows: int) -> dict[str, Any]:
-        """Counts what a cut keeps of each, the largest first.
-
-        Args:
-            k, rows (`int`): Samples that are kept, and rows of which something is kept.
-        """
+        """Counts what a cut that keeps `k` samples, of `rows` rows, keeps of each, the largest first."""
         count = len(self.names)
         parts = self.by_rank[:k], self.by_row[:rows]
         kept, rows_kept = (np.bincount(codes, minlength=count) for codes in parts)
@@ -261,12 +230,7 @@ class Names:
 
 
 class Compared:
-    """Other scores of the same samples, compared with their own.
-
-    Args:
-        name (`str`): Name of their scorer.
-        own ([`Ranked`]): The samples, with the other scores.
-    """
+    """Other scores of the samples of `own`, compared with their own; `name` is the other scorer's."""
 
     def __init__(self, name: str, own: Ranked) -> None:
         self.scores: np.ndarray = own.samples.other  # type: ignore[assignment]  # there is one
