@@ -50,6 +50,10 @@ class QuestionRow:
     choices: list[str] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
 
+    def error(self, detail: str, key: str) -> DataError:
+        """Returns the error about one of its values, which names its file and row."""
+        return DataError(detail, key, self.group.where or self.id)
+
     @property
     def pictured(self) -> bool:
         """Whether it is about one image."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.questions import QuestionRow
-from ..errors import DataError, OptionError
+from ..errors import OptionError
 from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
 from ..metrics.closed_answers import judge_answer
 from ..runs.files import write_json, write_text
@@ -187,11 +187,7 @@ def verdicts(row: QuestionRow, outputs: Sequence[str], numbers: str | None = Non
     """
     references = references_of(row)
     if not references:
-        raise DataError(
-            "the question has no right answer, so nothing can be judged; add a `solution`",
-            "solution",
-            row.group.where or row.id,
-        )
+        raise row.error("the question has no right answer, so nothing can be judged; add a `solution`", "solution")
     known = {text: judge_answer(text, references, choices=row.choices, numbers=numbers) for text in set(outputs)}
     return [known[text] for text in outputs]
 

@@ -5,11 +5,10 @@ A class is the mean of its templates' unit vectors, scaled to length 1 (CLIP: Ra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..data.group import Group, ImageSource
-from ..errors import DataError, OptionError
+from ..errors import OptionError
 from ..metrics.retrieval import packed
 
 if TYPE_CHECKING:
@@ -19,58 +18,25 @@ if TYPE_CHECKING:
     from ..models.clip import ClipModel
 
 
-def encode_batches(
-    model: ClipModel,
-    rows: Sequence[QuestionRow],
-    batch_size: int = 64,
-    *,
-    share: tuple[int, int] = (0, 1),
-    done: Collection[int] = (),
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Encodes the image of every row, batch by batch.
-
-    Batches are consecutive rows, whoever encodes them and whatever is done, so that work which is shared or resumed
-    gives what it would have given in one go.
+def image_features(model: ClipModel, rows: Sequence[QuestionRow]) -> torch.Tensor:
+    """Encodes the image of every row.
 
     Args:
         model ([`ClipModel`]): The encoder.
-        rows (sequence of [`QuestionRow`]): Questions with one image each.
-        batch_size (`int`): Rows of a batch.
-        share (`tuple[int, int]`): `(rank, world)`: of the batches, every `world`-th from the `rank`-th on.
-        done (collection of `int`): Places that are there already: a batch of only these is left out, any other is
-            encoded whole.
+        rows (sequence of [`QuestionRow`]): A batch of B questions with one image each.
 
-    Yields:
-        `tuple`: places in `rows`, and the unit vectors of their images, of shape (places, D).
+    Returns:
+        `torch.Tensor` of shape (B, D): unit vectors.
 
     Raises:
         DataError: A row with no image, or several.
         ImageError: An image that cannot be read; names its file and row.
-        ValueError: A batch size or share that is out of range.
     """
-    from ..models.policies.sampling import consecutive_batches
-
-    rank, world = share
-    if batch_size < 1 or not 0 <= rank < world:
-        raise OptionError(f"batch_size is {batch_size} and share {share}; expected at least 1, and 0 <= rank < world.")
-    for places in consecutive_batches(len(rows), batch_size, share, done):
-        yield places, _image_features(model, [rows[i] for i in places])
-
-
-def _image_features(model: ClipModel, rows: Sequence[QuestionRow]) -> torch.Tensor:
-    wheres = [row.group.where or row.id for row in rows]
-    return model.image_features([_image(row.group, at) for row, at in zip(rows, wheres, strict=True)], wheres)
-
-
-def _image(group: Group, where: str) -> ImageSource:
-    if len(group.images) != 1:
-        raise DataError(
-            f"{len(group.images)} images, expected one: a dual encoder compares one image with texts; "
-            "leave the row out",
-            "images",
-            where,
-        )
-    return group.images[0]
+    for row in rows:
+        if not row.pictured:
+            detail = f"{len(row.group.images)} images, expected one: a dual encoder compares one image with texts; "
+            raise row.error(f"{detail}leave the row out", "images")
+    return model.image_features([row.group.images[0] for row in rows], [row.group.where or row.id for row in rows])
 
 
 def class_features(model: ClipModel, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
@@ -85,13 +51,12 @@ def class_features(model: ClipModel, names: Sequence[str], templates: Sequence[s
         `torch.Tensor` of shape (C, D): for each class the mean of its texts' unit vectors, scaled to length 1.
 
     Raises:
-        ValueError: No or repeated names, no templates, or one without `{c}`.
+        OptionError: No or repeated names, no templates, or one without `{c}`.
     """
     if not names or len(set(names)) < len(names):
         twice = sorted({name for name in names if list(names).count(name) > 1})
         raise OptionError(f"{len(names)} class names, {twice} more than once; expected some, all different.")
-    wrong = [one for one in templates if "{c}" not in one]
-    if not templates or wrong:
+    if not templates or not all("{c}" in template for template in templates):
         raise OptionError(f"templates are {list(templates)}; expected at least one, each with {{c}} for the class.")
     texts = [template.replace("{c}", name) for name in names for template in templates]
     means = model.text_features(texts).reshape(len(names), len(templates), -1).mean(1)
@@ -115,12 +80,8 @@ def retrieval_raw(model: ClipModel, rows: Sequence[QuestionRow]) -> list[dict[st
     """
     for row in rows:
         if not row.captions:
-            raise DataError(
-                "no captions; retrieval looks for them, so give some or leave the row out",
-                "captions",
-                row.group.where or row.id,
-            )
-    images = _image_features(model, rows)
+            raise row.error("no captions; retrieval looks for them, so give some or leave the row out", "captions")
+    images = image_features(model, rows)
     texts, cut = model.encode_texts([caption for row in rows for caption in row.captions])
     records, start = [], 0
     for row, image in zip(rows, images, strict=True):

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Group, completion_text, make_group
 from ..data.other_images import partners_of
 from ..data.questions import QuestionRow
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.accuracy import accuracy_figures
 from ..metrics.answers import extract_answer
@@ -29,7 +30,7 @@ from ..scoring.base import GroupScorer
 from .benchmark import Benchmark
 from .preferences import score_preferences
 from .reader import references_of
-from .run import Batches, Protocol, Raw
+from .run import Answer, Batches, Protocol, Raw, no_verdict
 
 if TYPE_CHECKING:
     from ..models.clip import ClipModel
@@ -133,32 +134,34 @@ def score_protocol(
     if benchmark.task == "preference":
         return _preference_protocol(scorer, seed, image_options)
 
-    from ..models.policies.sampling import consecutive_batches
-
-    def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-        for places in consecutive_batches(len(rows), SCORE_ROWS, share, done):
-            for row in (rows[i] for i in places):
-                if not row.choices:
-                    raise DataError(
-                        "the question has no choices for a score model to pick from; declare them, or evaluate a vlm "
-                        f"on {benchmark.name}.",
-                        "choices",
-                        row.group.where or row.id,
-                    )
-            groups = [_with_answers(rows[i].group, rows[i].choices) for i in places]
-            scored = zip(places, scorer().score_groups(groups, show_progress=False), strict=True)
-            yield places, [{"output": rows[i].choices[_best(scores)], "scores": scores} for i, scores in scored]
+    def outputs(rows: Sequence[QuestionRow]) -> list[Raw]:
+        for row in rows:
+            if not row.choices:
+                detail = "the question has no choices for a score model to pick from; declare them, or evaluate a vlm "
+                raise row.error(f"{detail}on {benchmark.name}.", "choices")
+        groups = [_with_answers(row.group, row.choices) for row in rows]
+        scored = zip(rows, scorer().score_groups(groups, show_progress=False), strict=True)
+        return [{"output": row.choices[scores.index(max(scores))], "scores": scores} for row, scores in scored]
 
     def judge(row: QuestionRow, record: Raw) -> Raw:
         tied = record["scores"].count(max(record["scores"])) > 1  # equal scores for all choose nothing
         verdict = judge_answer("" if tied else record["output"], references_of(row), choices=row.choices)
         return verdict | {"upstream_compat": None}
 
-    return Protocol(answer, judge, accuracy_figures, scorer, settings={"score_rows": SCORE_ROWS})
+    settings = {"score_rows": SCORE_ROWS}
+    return Protocol(_in_batches(SCORE_ROWS, outputs), judge, accuracy_figures, scorer, settings=settings)
 
 
-def _best(scores: Sequence[float]) -> int:
-    return max(range(len(scores)), key=lambda k: scores[k])
+def _in_batches(size: int, outputs: Callable[[Sequence[QuestionRow]], list[Raw]]) -> Answer:
+    """Answers consecutive questions in batches."""
+
+    def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
+        from ..models.policies.sampling import consecutive_batches
+
+        for places in consecutive_batches(len(rows), size, share, done):
+            yield places, outputs([rows[i] for i in places])
+
+    return answer
 
 
 def _preference_protocol(scorer: Callable[[], GroupScorer], seed: int, image_options: ImageOptions) -> Protocol:
@@ -195,41 +198,33 @@ def clip_protocol(
 
     Args:
         benchmark ([`Benchmark`]): Classification (with `templates`) or retrieval.
-        model (callable): Gives the encoder, a [`ClipModel`], when it is to encode.
+        model (callable): Gives the encoder when it is to encode.
         rows (sequence of [`QuestionRow`]): The questions; their choices are the classes.
         batch_size (`int`): Images a batch.
+
+    Raises:
+        OptionError: No batch of that size.
+        DataError: Questions of several sets of classes.
     """
-    from ..models.policies.sampling import consecutive_batches
-    from . import clip as clip_eval
+    from . import clip
 
-    def no_verdict(row: QuestionRow, record: Raw) -> Raw:
-        return {}
-
+    if batch_size < 1:
+        raise OptionError(f"batch_size is {batch_size}, expected at least 1.", "batch_size")
+    settings: dict[str, Any] = {"batch_size": batch_size}
     if benchmark.task == "retrieval":
-
-        def encode(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-            for places in consecutive_batches(len(rows), batch_size, share, done):
-                yield places, clip_eval.retrieval_raw(model(), [rows[i] for i in places])
-
-        settings: dict[str, Any] = {"batch_size": batch_size}
-        return Protocol(encode, no_verdict, retrieval_figures, model, rank_retrieval, settings)
-    templates = benchmark.templates or ["{c}"]
-    names = rows[0].choices
+        answer = _in_batches(batch_size, lambda rows: clip.retrieval_raw(model(), rows))
+        return Protocol(answer, no_verdict, retrieval_figures, model, rank_retrieval, settings)
+    templates, names = benchmark.templates or ["{c}"], rows[0].choices
     if other := next((row for row in rows if row.choices != names), None):
-        raise DataError(
-            "its choices are not those of the first question, expected one set of classes for all",
-            "choices",
-            other.group.where or other.id,
-        )
+        detail = "its choices are not those of the first question, expected one set of classes for all"
+        raise other.error(detail, "choices")
+    # Once a protocol: a model that is trained on needs another one.
+    classes = cache(lambda: clip.class_features(model(), names, templates).numpy())
 
-    def classify(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-        features = clip_eval.class_features(model(), names, templates).numpy()
-        for places, images in clip_eval.encode_batches(model(), rows, batch_size, share=share, done=done):
-            ranked = [
-                zero_shot_record(image.numpy(), features, names, rows[i].reference)
-                for i, image in zip(places, images, strict=True)
-            ]
-            yield places, ranked
+    def classify(rows: Sequence[QuestionRow]) -> list[Raw]:
+        images = clip.image_features(model(), rows).numpy()
+        pairs = zip(rows, images, strict=True)
+        return [zero_shot_record(image, classes(), names, row.reference) for row, image in pairs]
 
-    settings = {"batch_size": batch_size, "templates": templates, "classes": names}
-    return Protocol(classify, no_verdict, zero_shot_figures, model, settings=settings)
+    settings |= {"templates": templates, "classes": names}
+    return Protocol(_in_batches(batch_size, classify), no_verdict, zero_shot_figures, model, settings=settings)

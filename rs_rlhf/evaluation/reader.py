@@ -13,17 +13,18 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, load_images
-from ..data.group import completion_text, make_group, prompt_text, short, string_column
+from ..data.group import Row, completion_text, make_group, prompt_text, short, string_column
 from ..data.placed_images import stored_image
 from ..data.questions import QuestionRow, limited, read_questions
 from ..data.rows import image_folder, known_rows, open_rows
-from ..errors import DataError
+from ..errors import DataError, RSRLHFError
 from ..imagery.identity import source_key
 from ..metrics.boxes import grounding_verdict
 from ..metrics.closed_answers import judge_answer
@@ -95,14 +96,11 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
         rows = READERS[benchmark.layout](benchmark, path)
     except DataError:
         raise
-    except (ValueError, OSError) as error:
+    except (RSRLHFError, OSError) as error:
         raise DataError(str(error)) from error
     if not rows:
-        raise DataError(
-            f"no questions left: the data have none of split {benchmark.split!r}; check the data and the declaration",
-            "split",
-            f"{benchmark.name}, {path}",
-        )
+        detail = f"no questions left: the data have none of split {benchmark.split!r}; "
+        raise DataError(f"{detail}check the data and the declaration", "split", f"{benchmark.name}, {path}")
     for row in rows:
         row.columns.setdefault("types", [])
     if benchmark.task == "classification":
@@ -113,11 +111,7 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
     seen: dict[str, str] = {}
     for row in rows:
         if row.id in seen:
-            raise DataError(
-                f"the id {row.id!r} is that of {seen[row.id]} too; ids must be unique, rename one",
-                "id",
-                row.group.where or row.id,
-            )
+            raise row.error(f"the id {row.id!r} is that of {seen[row.id]} too; ids must be unique, rename one", "id")
         seen[row.id] = row.group.where or "another row"
     return rows
 
@@ -136,40 +130,41 @@ def references_of(row: QuestionRow) -> list[str]:
     if not row.reference and row.captions:
         return list(row.captions)
     more = row.columns.get("references")
-    if more is not None and not (isinstance(more, list) and all(isinstance(one, str) for one in more)):
-        raise DataError(
-            f"`references` is {short(more)}, expected a list of texts; write further right answers as one",
-            "references",
-            row.group.where or row.id,
-        )
+    if more is not None and not (isinstance(more, list) and all(isinstance(text, str) for text in more)):
+        detail = f"`references` is {short(more)}, expected a list of texts; write further right answers as one"
+        raise row.error(detail, "references")
     return [row.reference] * bool(row.reference) + (more or [])
 
 
 def _check_judged(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
     """Refuses questions whose answers could not be judged, before a model has spent hours on them."""
-    known: set[Any] = set()
+    known: set[tuple[str | None, ...]] = set()
     for row in rows:
-        where = row.group.where or row.id
         if benchmark.task in ("captions", "retrieval"):
-            if not row.captions or not all(isinstance(one, str) and one.strip() for one in row.captions):
-                raise DataError(f"no `captions`, which {benchmark.task} needs, or an empty one", "captions", where)
+            if not row.captions or not all(isinstance(text, str) and text.strip() for text in row.captions):
+                raise row.error(f"no `captions`, which {benchmark.task} needs, or an empty one", "captions")
         elif benchmark.task == "grounding":
-            try:
-                columns = row.columns
-                grounding_verdict("", columns.get("boxes") or [], columns.get("size", [1, 1]), benchmark.box_unit)
-            except ValueError as error:
-                raise DataError(str(error), "boxes", where) from None
+            boxes, size = row.columns.get("boxes") or [], row.columns.get("size", [1, 1])
+            with _naming(row, "boxes"):
+                grounding_verdict("", boxes, size, benchmark.box_unit)
         elif benchmark.task == "preference":
             if len(row.group.completions) < 2:
-                raise DataError("no texts to choose between; use the layout `preferences` or `pairs`", "chosen", where)
+                raise row.error("no texts to choose between; use the layout `preferences` or `pairs`", "chosen")
         elif not row.reference:
-            raise DataError(f"no `solution`, the right answer that {benchmark.task} needs", "solution", where)
+            raise row.error(f"no `solution`, the right answer that {benchmark.task} needs", "solution")
         elif (key := (*references_of(row), None, *row.choices)) not in known:
             known.add(key)  # a benchmark asks a million questions, but has few answers
-            try:
+            with _naming(row, "solution"):
                 judge_answer("", references_of(row), choices=row.choices, numbers=benchmark.numbers)
-            except ValueError as error:
-                raise DataError(str(error), "solution", where) from None
+
+
+@contextmanager
+def _naming(row: QuestionRow, key: str) -> Iterator[None]:
+    """Adds the row to an error of judging it."""
+    try:
+        yield
+    except RSRLHFError as error:
+        raise row.error(error.detail, key) from None
 
 
 def dataset_hash(rows: Sequence[QuestionRow]) -> str:
@@ -195,7 +190,7 @@ def dataset_hash(rows: Sequence[QuestionRow]) -> str:
                 if path not in sizes:
                     sizes[path] = os.stat(path).st_size
                 images.append(sizes[path])
-        texts = [completion_text(one) for one in row.group.completions]
+        texts = [completion_text(completion) for completion in row.group.completions]
         known = {key: row.columns.get(key) for key in ("types", "references", "boxes", "size")}
         parts = [row.id, prompt_text(row.group.prompt), texts, row.reference, row.captions, row.choices]
         digest.update(json.dumps([*parts, known, row.image_names, images], sort_keys=True).encode() + b"\n")
@@ -206,14 +201,10 @@ def _of_types(rows: list[QuestionRow], types: Sequence[str], key: str, name: str
     """The rows that have one of the types; all of them if none is asked for."""
     if not types:
         return rows
-    known = sorted({one for row in rows for one in row.columns["types"]})
-    if missing := [one for one in types if one not in known]:
-        raise DataError(
-            f"`{key}` asks for {missing[0]!r}, but the questions' types are {', '.join(known) or 'none'}; "
-            "correct the declaration",
-            key,
-            name,
-        )
+    known = sorted({name for row in rows for name in row.columns["types"]})
+    if missing := [name for name in types if name not in known]:
+        has = f"the questions' types are {', '.join(known) or 'none'}"
+        raise DataError(f"`{key}` asks for {missing[0]!r}, but {has}; correct the declaration", key, name)
     return [row for row in rows if set(row.columns["types"]) & set(types)]
 
 
@@ -227,42 +218,36 @@ def _fill_choices(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
     for row in rows:
         row.choices = row.choices or choices
         if row.reference not in row.choices:
-            raise DataError(
-                f"the class {row.reference!r} is none of the declared choices ({', '.join(row.choices)}); "
-                "correct `choices` or `class_names`",
-                "choices",
-                row.group.where or row.id,
-            )
+            detail = f"the class {row.reference!r} is none of the declared choices ({', '.join(row.choices)}); "
+            raise row.error(f"{detail}correct `choices` or `class_names`", "choices")
 
 
 def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Labelled or captioned images, see [`load_images`]."""
     if benchmark.task not in ("classification", "captions", "retrieval"):
-        raise DataError(
-            f"the layout `images` has no questions of the task {benchmark.task}; use `rows`", "layout", benchmark.name
-        )
+        detail = f"the layout `images` has no questions of the task {benchmark.task}; use `rows`"
+        raise DataError(detail, "layout", benchmark.name)
     labelled = benchmark.task == "classification"
-    raw = load_images(path, benchmark.split)
-    root = os.path.realpath(path if path.is_dir() else path.parent)
+    key, question = ("label", LABEL_QUESTION) if labelled else ("captions", CAPTION_REQUEST)
+    raw, root = load_images(path, benchmark.split), _root(path)
     choices = _classes(benchmark, (words(row["label"], benchmark) for row in raw if labelled and row.get("label")))
     rows = []
-    for one in raw:
-        name, where = one["id"], one.get("where") or f"{path}, image {one['id']}"
+    for row in raw:
+        name, where = row["id"], row.get("where") or f"{path}, image {row['id']}"
         if os.path.isabs(name):
-            name = os.path.relpath(one["image"], root) if isinstance(one["image"], str) else PurePath(name).name
-        if not one.get("label" if labelled else "captions"):
-            raise DataError(
-                f"no {'label' if labelled else 'captions'}, which {benchmark.task} needs; add what is "
-                "missing or remove the row",
-                "label" if labelled else "captions",
-                where,
-            )
-        known: dict[str, Any] = {"captions": list(one["captions"])}
+            name = os.path.relpath(row["image"], root) if isinstance(row["image"], str) else PurePath(name).name
+        if not row.get(key):
+            detail = f"no {key}, which {benchmark.task} needs; add what is missing or remove the row"
+            raise DataError(detail, key, where)
+        known: dict[str, Any] = {"captions": list(row["captions"])}
         if labelled:
-            known = {"reference": words(one["label"], benchmark), "choices": choices}
-        question = LABEL_QUESTION if labelled else CAPTION_REQUEST
-        rows.append(make_row(benchmark, name, question, one["image"], name, where, **known))
+            known = {"reference": words(row["label"], benchmark), "choices": choices}
+        rows.append(make_row(benchmark, name, question, row["image"], name, where, **known))
     return rows
+
+
+def _root(path: Path) -> str:
+    return os.path.realpath(path if path.is_dir() else path.parent)
 
 
 def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
@@ -276,7 +261,7 @@ def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     for row in rows:
         given = row.columns.pop("type", None)
         types = row.columns.get("types") or given or []
-        row.columns["types"] = [str(one) for one in (types if isinstance(types, list) else [types])]
+        row.columns["types"] = [*map(str, types if isinstance(types, list) else [types])]
         row.choices = row.choices or list(benchmark.choices)
         if benchmark.task in ("captions", "retrieval"):
             row.reference = ""
@@ -295,12 +280,8 @@ def _ask_within(row: QuestionRow, benchmark: Benchmark) -> None:
     """Puts the declared prompt around the row's own."""
     group = row.group
     if not isinstance(row.prompt, str):
-        raise DataError(
-            f"`prompt` is a conversation, around which {benchmark.name}'s `prompt` does not go; write it "
-            "as a text, or declare none",
-            "prompt",
-            group.where,
-        )
+        detail = f"`prompt` is a conversation, around which {benchmark.name}'s `prompt` does not go; "
+        raise row.error(f"{detail}write it as a text, or declare none", "prompt")
     row.prompt = ask(benchmark, row.prompt, row.choices)
     row.group = make_group(row.prompt, [], group.images, row=group.row, where=group.where, source=group.source)
 
@@ -308,54 +289,48 @@ def _ask_within(row: QuestionRow, benchmark: Benchmark) -> None:
 def _check_boxes(row: QuestionRow) -> None:
     boxes, size = row.columns.get("boxes"), row.columns.get("size")
     if not (isinstance(boxes, list) and boxes and all(_numbers(box, 4) for box in boxes)):
-        raise DataError(
-            f"no `boxes`, expected [[x1, y1, x2, y2], …] in pixels, not {short(boxes)}", "boxes", row.group.where
-        )
+        raise row.error(f"no `boxes`, expected [[x1, y1, x2, y2], …] in pixels, not {short(boxes)}", "boxes")
     if size is None and isinstance(image := next(iter(row.group.images), None), str):
         size = list(layouts.image_size(image))
     if not (isinstance(size, list) and _numbers(size, 2) and min(size) > 0):
-        raise DataError(
-            f"no `size`, expected the image's [width, height] in pixels, not {short(size)}", "size", row.group.where
-        )
+        raise row.error(f"no `size`, expected the image's [width, height] in pixels, not {short(size)}", "size")
     row.columns["size"], row.reference = size, ""
 
 
-def _numbers(value: Any, count: int) -> bool:
+def _numbers(value: object, count: int) -> bool:
     known = isinstance(value, list) and len(value) == count
-    return known and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+    return known and all(type(number) in (int, float) and math.isfinite(number) for number in value)  # type: ignore
 
 
 def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
-    """Preference files, see `readers`."""
+    """Preference files, see `preferences.schema`."""
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else image_folder(str(file))
-    raw, last, count = [], "", 0  # several pairs of one row are numbered
-    for where, row in open_rows(file, benchmark.split, known_rows):
+    rows, last, count = [], "", 0  # several pairs of one row are numbered
+    for where, row in [*open_rows(file, benchmark.split, known_rows)]:  # a damaged row is told before a missing image
         last, count = where, count + 1 if last == where else 0
-        own = string_column(row, "id") or f"{PurePath(where.file).stem}-{where.number}"
-        raw.append((f"{own}.{count}" if count else own, row, where.number, where))
-    return [_preference(own, row, number, where, root) for own, row, number, where in raw]
+        name = string_column(row, "id") or f"{PurePath(where.file).stem}-{where.number}"
+        rows.append(_preference(f"{name}.{count}" if count else name, row, where.number, where, root))
+    return rows
 
 
-def _preference(own: str, row: Any, number: int, where: str, root: str) -> QuestionRow:
+def _preference(name: str, row: Row, number: int, where: str, root: str) -> QuestionRow:
     group = group_from_row(row, number, where)
     images = [stored_image(image, where, root) for image in group.images]
     group.images = [*images]
     names = [
-        os.path.relpath(one, os.path.realpath(root)) if isinstance(one, str) else str(one.get("path") or own)
-        for one in images
+        os.path.relpath(image, os.path.realpath(root)) if isinstance(image, str) else str(image.get("path") or name)
+        for image in images
     ]
     columns = {"types": [group.kind] if group.kind else [], "source": group.source}
-    return QuestionRow(group, group.prompt, own, names, columns=columns)
+    return QuestionRow(group, group.prompt, name, names, columns=columns)
 
 
 def _pairs(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Pairs made of captioned or labelled images, as `rs-rlhf data pairs` makes them with the seed [`PAIR_SEED`]."""
-    raw = load_images(path, benchmark.split)
-    root = os.path.realpath(path if path.is_dir() else path.parent)
     return [
-        _preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", root)
-        for number, pair in enumerate(build_pairs(raw, seed=PAIR_SEED))
+        _preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", _root(path))
+        for number, pair in enumerate(build_pairs(load_images(path, benchmark.split), seed=PAIR_SEED))
     ]
 
 

@@ -34,10 +34,16 @@ if TYPE_CHECKING:
 
 Raw = dict[str, Any]
 Batches = Iterator[tuple[list[int], list[Raw]]]
+Answer = Callable[[Sequence[QuestionRow], tuple[int, int], set[int]], Batches]
 
 
 def _same(records: list[Raw]) -> list[Raw]:
     return records
+
+
+def no_verdict(row: QuestionRow, record: Raw) -> Raw:
+    """The verdict on an answer that is judged already."""
+    return {}
 
 
 @dataclass
@@ -54,7 +60,7 @@ class Protocol:
         settings (`dict`): What the answers depend on beside the data.
     """
 
-    answer: Callable[[Sequence[QuestionRow], tuple[int, int], set[int]], Batches]
+    answer: Answer
     judge: Callable[[QuestionRow, Raw], Raw]
     figures: Callable[[list[Raw]], dict[str, Any]]
     load: Callable[[], object]

@@ -11,13 +11,15 @@ from PIL import Image
 
 from rs_rlhf.data.group import make_group
 from rs_rlhf.data.questions import QuestionRow
-from rs_rlhf.errors import DataError, ImageError
+from rs_rlhf.errors import DataError, ImageError, OptionError
+from rs_rlhf.evaluation.benchmark import Benchmark
 from rs_rlhf.evaluation.clip import (
     class_features,
-    encode_batches,
+    image_features,
     retrieval_raw,
 )
-from rs_rlhf.metrics.retrieval import rank_retrieval, retrieval_figures, zero_shot_figures, zero_shot_record
+from rs_rlhf.evaluation.protocols import clip_protocol
+from rs_rlhf.metrics.retrieval import rank_retrieval, retrieval_figures, zero_shot_figures
 from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
@@ -80,25 +82,40 @@ def test_a_class_is_the_scaled_mean_of_its_templates(clip):
             class_features(clip, names, templates)
 
 
+def retrieval(clip, rows, batch_size=2):
+    benchmark = Benchmark("t", "retrieval", "rows", "d", "here")
+    return clip_protocol(benchmark, lambda: clip, rows, batch_size)
+
+
 def test_batches_are_formed_from_the_data_alone(clip):
-    rows = [question(picture(i, 32, 32)) for i in range(7)]
-    whole = list(encode_batches(clip, rows, 2))
+    rows = [question(picture(i, 32, 32), ["a"]) for i in range(7)]
+
+    def encoded(share=(0, 1), done=frozenset()):
+        """Places of each batch, and the vectors of its images as they are stored."""
+        batches = retrieval(clip, rows).answer(rows, share, done)
+        return [(places, [one["image_features"] for one in raws]) for places, raws in batches]
+
+    whole = encoded()
     assert [places for places, _ in whole] == [[0, 1], [2, 3], [4, 5], [6]]
     alone = clip.image_features([picture(i, 32, 32) for i in range(7)])
-    torch.testing.assert_close(torch.cat([part for _, part in whole]), alone, atol=1e-5, rtol=0)
-    shares = [list(encode_batches(clip, rows, 2, share=(rank, 3))) for rank in range(3)]
+    vectors = [np.frombuffer(base64.b64decode(text), "<f4") for _, part in whole for text in part]
+    torch.testing.assert_close(torch.from_numpy(np.stack(vectors)), alone, atol=1e-5, rtol=0)
+    shares = [encoded(share=(rank, 3)) for rank in range(3)]
     assert [[places for places, _ in share] for share in shares] == [[[0, 1], [6]], [[2, 3]], [[4, 5]]]
-    again = list(encode_batches(clip, rows, 2, done={0, 1, 2, 6}))
+    again = encoded(done={0, 1, 2, 6})
     assert [places for places, _ in again] == [[2, 3], [4, 5]]
-    assert torch.equal(again[0][1], whole[1][1]) and torch.equal(shares[2][0][1], whole[2][1])
-    for wrong in ({"batch_size": 0}, {"share": (2, 2)}):
-        with pytest.raises(ValueError, match="expected at least 1"):
-            next(encode_batches(clip, rows, **wrong))
+    assert again[0][1] == whole[1][1] and shares[2][0][1] == whole[2][1]
+    with pytest.raises(OptionError) as error:
+        retrieval(clip, rows, 0)
+    assert error.value.key == "batch_size"
+    with pytest.raises(OptionError) as error:
+        encoded(share=(2, 2))
+    assert error.value.key == "share"
 
 
 def test_rows_that_cannot_be_used_are_named(clip, tmp_path):
     with pytest.raises(DataError, match="rows.jsonl, line 4: 0 images, expected one"):
-        next(encode_batches(clip, [question(None, name="rows.jsonl, line 4")]))
+        image_features(clip, [question(None, name="rows.jsonl, line 4")])
     with pytest.raises(DataError, match="line 5: 2 images"):
         retrieval_raw(clip, [question([picture(1), picture(2)], ["a"], name="line 5")])
     with pytest.raises(DataError, match="line 6: no captions"):
@@ -123,12 +140,11 @@ def test_a_clip_that_has_learnt_colours_is_found_to_have(trained, clip, tmp_path
     for i, name in enumerate(names * 3):
         coloured(name, 9000 + i).save(tmp_path / f"{i}.png")
         rows.append(question(str(tmp_path / f"{i}.png"), reference=name))
-    classes = class_features(trained, names, TEMPLATES)
-    records = [
-        zero_shot_record(image, classes, names, rows[i].reference)
-        for places, images in encode_batches(trained, rows, 5)
-        for i, image in zip(places, images, strict=True)
-    ]
+    benchmark = Benchmark("t", "classification", "images", "d", "here", templates=TEMPLATES)
+    for row in rows:
+        row.choices = names
+    protocol = clip_protocol(benchmark, lambda: trained, rows, 5)
+    records = [record for _, records in protocol.answer(rows, (0, 1), set()) for record in records]
     assert zero_shot_figures(records)["accuracy"] == 1
     pairs = [
         question(rows[i].group.images[0], [t.replace("{c}", name) for t in TEMPLATES]) for i, name in enumerate(names)
