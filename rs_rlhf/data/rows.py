@@ -310,17 +310,12 @@ def known_rows(row: Row, where: Where) -> Iterable[Row]:
     return [_with_source(row, where)]
 
 
-def rsrm_rows(row: Row, where: Where, folder: str | os.PathLike[str] | None = None) -> Iterable[Row]:
+def rsrm_rows(row: Row, where: Where) -> Iterable[Row]:
     """An [`Adapter`] for RSRM, the preference data of ScoreRS: one row of the documented form per rejected text.
 
     JSON rows are `{question?, chosen, rejected, image_name | image_path}`, the images in a folder named like the file
     without its suffix; without image keys a row is text-only. Parquet rows are `image` = `{bytes, path}` and `text` =
     a JSON string with `chosen`, `rejected` and possibly `question`.
-
-    Args:
-        row (`dict`): The stored row.
-        where (`Where`): Its place.
-        folder (`str`, *optional*): Where the images are, if not beside the file.
     """
     data = row
     if "chosen" not in row and "text" in row:
@@ -333,7 +328,7 @@ def rsrm_rows(row: Row, where: Where, folder: str | os.PathLike[str] | None = No
     image = row.get("image")
     key = next((key for key in ("image_name", "image_path") if row.get(key) is not None), None)
     if key is not None:
-        image = _rsrm_image(row[key], key, Path(folder) if folder is not None else Path(where.file).with_suffix(""))
+        image = _rsrm_image(row[key], key, Path(where.file).with_suffix(""))
     base = {k: data[k] for k in ("chosen", "margin", "source", "kind", "id") if data.get(k) is not None}
     base |= {"prompt": data.get("question") or "", "image": image}
     if "rejected" not in data:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.questions import QuestionRow, read_questions
+from ..data.captioned_images import InputOptions
+from ..data.placed_images import OutputOptions
+from ..data.questions import QuestionRow, placed_images, read_questions
 from ..imagery.arguments import READING, ImageArguments
 from ..imagery.identity import source_key
 from ..imagery.sources import ImageOptions
@@ -30,7 +32,7 @@ OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
 
 
 @dataclass(kw_only=True)
-class CandidateOptions(ImageArguments):
+class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
     """Which questions are read, how a policy is sampled on them, and where the rows are written."""
 
     policy: str | None = option(
@@ -48,24 +50,8 @@ class CandidateOptions(ImageArguments):
         "ask for a description of images that have captions, even if they have a class: there is no single right "
         "answer then",
     )
-    split: str | None = option(
-        None, "split of the input folder to read; train leaves out images that are also in its other splits"
-    )
-    exclude_images_of: list[str] = option(
-        [],
-        "drop images whose decoded pixels occur in this other data too; may be repeated",
-        action="append",
-        metavar="PATH[:SPLIT]",
-    )
-    output: Path = option(
-        help="JSONL file to write, or Parquet with the images inside; image paths in JSONL are relative to its folder"
-    )
-    images_dir: Path | None = option(
-        None, "where images that are not below the output's folder are written (default: images/SPLIT beside it)"
-    )
     limit: int | None = option(None, "use at most this many rows, drawn by the seed")
     overwrite: bool = option(False, "replace an existing output, and answers sampled with other settings")
-    seed: int = option(0, "seed of all draws")
     n: int = option(8, "answers sampled for each question", flags=["-n"])
     temperature: float = option(1.0, "0 is greedy")
     top_p: float = option(1.0, "share of the probability that tokens are drawn from")
@@ -73,11 +59,6 @@ class CandidateOptions(ImageArguments):
     max_new_tokens: int = option(32, "longest answer")
     token_budget: int = option(16384, "most tokens of a batch's answers with their prompts")
     dtype: str | None = option(None, "such as bfloat16 (default: the checkpoint's)")
-
-    @property
-    def images_folder(self) -> Path:
-        """Where images that are not below the output's folder are written."""
-        return self.images_dir or self.output.parent / "images" / (self.split or "all")
 
     def resolved_image_options(self) -> ImageOptions:
         """Returns how images are read whose paths have been resolved inside their root."""
@@ -92,6 +73,12 @@ class CandidateOptions(ImageArguments):
             exclude_images_of=self.exclude_images_of,
             open_ended=self.open_ended,
         )
+
+    def place(self, rows: Sequence[QuestionRow]) -> tuple[list[list[str]], str]:
+        """Finds or writes the images beside the output: their paths for each row, and what to print about it."""
+        folder = self.images_dir or self.output.parent / "images" / (self.split or "all")
+        images, written = placed_images(rows, self.output.parent, folder, self.overwrite)
+        return images, f"; {written} images -> {folder}" if written else ""
 
 
 def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log: SampleLog) -> list[list[str]]:
@@ -142,11 +129,12 @@ def candidates_of(answers: Sequence[str]) -> Counter[str]:
     return Counter(answer.strip() for answer in answers if usable(answer))
 
 
-def print_counts(counts: Counter[str]) -> None:
-    """Prints a table of counts; what was sampled with its share of all samples."""
+def print_counts(counts: Counter[str], output: Path, images: str) -> None:
+    """Prints a table of counts (what was sampled with its share of all samples), and what was written."""
     last = ("rows without a rejected", "rows written")
     others = sorted(key for key in counts if key not in ("rows", "samples", *OF_SAMPLES, *last))
     for name in ("rows", "samples", *OF_SAMPLES, *others, *last):
         if name in counts:
             share = f"{counts[name] / counts['samples']:>9.1%}" if name in OF_SAMPLES and counts["samples"] else ""
             print(f"{name:<28}{counts[name]:>8}{share}")
+    print(f"{counts['rows written']} rows -> {output}{images}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.group import Group, ImageSource, make_group, short
-from ..data.questions import QuestionRow, limited, placed_images
+from ..data.questions import QuestionRow, limited
 from ..errors import DataError, OptionError
 from ..metrics.answers import message_text
 from ..options import option
@@ -42,6 +42,9 @@ CHUNK = 256  # groups that are scored, and recorded, at a time
 class DPOOptions(CandidateOptions):
     """Order candidate answers by a score model, as data for trl.DPOTrainer."""
 
+    output: Path = option(
+        help="JSONL file to write, whose image paths are relative to its folder; or Parquet, which holds the images"
+    )
     model: str = option(help="name in reward_models/, folder, or hub id of a score model")
     margin: float = option(
         0.0, "the best and the worst answer make a row only if their scores differ by at least this"
@@ -139,9 +142,9 @@ def write_dpo(options: DPOOptions) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     images: Sequence[Sequence[str | dict[str, Any]]]
     if output.suffix == ".parquet":
-        images, written = [[_embedded(image) for image in row.group.images] for row in rows], 0
+        images, placed = [[_embedded(image) for image in row.group.images] for row in rows], ""
     else:
-        images, written = placed_images(rows, output.parent, options.images_folder, options.overwrite)
+        images, placed = options.place(rows)
     log = open_log(options, rows)
     counts: Counter[str] = Counter(rows=len(rows))
     made = _dpo_rows(options, rows, images, counts, log)
@@ -154,9 +157,7 @@ def write_dpo(options: DPOOptions) -> None:
         with log.replacing(output) as lines:
             for row in made:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print_counts(counts)
-    where = f"; {written} images -> {options.images_folder}" if written else ""
-    print(f"{counts['rows written']} rows -> {output}{where}")
+    print_counts(counts, output, placed)
 
 
 def _embedded(image: ImageSource) -> str | dict[str, Any]:

@@ -89,7 +89,7 @@ def judge_text(row: QuestionRow, answer: str) -> str:
 
 
 def score_of(reply: str) -> float | None:
-    """Returns the one number of a reply if it is on the scale; `None` where there is none, or several.
+    """Returns the one number of a reply if it is on the scale; `None` if there is none, or several.
 
     Example:
         >>> score_of("Score: 7/10."), score_of("good"), score_of("the 2 ponds: 7"), score_of("11")
@@ -107,7 +107,7 @@ class RewardJudge:
         name (`str` or callable): A dotted path such as `"rs_rlhf.rewards.score_reward"`; a class is made an object.
 
     Raises:
-        ValueError: Nothing of that name can be imported.
+        OptionError: Nothing of that name can be imported.
     """
 
     def __init__(self, name: Any) -> None:
@@ -126,7 +126,7 @@ class RewardJudge:
 
     def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
         """Scores the answers of each row."""
-        flat = [(row, answer) for row, own in zip(rows, answers, strict=True) for answer in own]
+        flat = [(row, answer) for row, texts in zip(rows, answers, strict=True) for answer in texts]
         plain = all(isinstance(row.prompt, str) for row in rows)
         completions: list[Any] = [text if plain else [{"role": "assistant", "content": text}] for _, text in flat]
         prompts = [row.prompt if plain else row.group.prompt for row, _ in flat]
@@ -137,7 +137,7 @@ class RewardJudge:
         if len(scores) != len(flat):
             raise OptionError(f"--judge {self.name} gave {len(scores)} rewards for {len(flat)} answers.")
         supply = iter(scores)
-        return [[None if (s := next(supply)) is None or s != s else float(s) for _ in own] for own in answers]
+        return [[None if (s := next(supply)) is None or s != s else float(s) for _ in texts] for texts in answers]
 
 
 class EndpointJudge:
@@ -147,13 +147,11 @@ class EndpointJudge:
         url (`str`): Base address, such as `"http://localhost:8000/v1"`.
         model (`str`): Name of the model that is asked for.
         image_options ([`ImageOptions`], *optional*): How images are found and read.
-        timeout (`float`): Seconds that a request may take.
-        tries (`int`): Attempts at a request before it counts as failed.
-        wait (`float`): Seconds before the second attempt; twice as long before each further one.
         parallel (`int`): Requests at a time.
+        timeout, tries, wait: As for [`ChatClient`].
 
     Raises (on call):
-        ValueError: The endpoint refuses the key or does not know the address or the model (401, 403, 404).
+        OptionError: The endpoint refuses the key or does not know the address or the model (401, 403, 404).
     """
 
     def __init__(
@@ -162,23 +160,22 @@ class EndpointJudge:
         model: str = "default",
         image_options: ImageOptions | None = None,
         *,
+        parallel: int = 8,
         timeout: float = 120.0,
         tries: int = 4,
         wait: float = 1.0,
-        parallel: int = 8,
     ) -> None:
         self.url = endpoint_address(url)
         self.model, self.options = model, image_options or ImageOptions()
-        self.timeout, self.tries, self.wait, self.parallel = timeout, tries, wait, parallel
+        self.parallel, self.client = parallel, (timeout, tries, wait)
 
     def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
         """Scores the answers of each row."""
         out: list[Scores] = []
-        client = ChatClient(self.url, (KEY_VARIABLE,), self.timeout, self.tries, self.wait)
-        with client, ThreadPoolExecutor(self.parallel) as pool:
-            for row, own in zip(rows, answers, strict=True):
+        with ChatClient(self.url, (KEY_VARIABLE,), *self.client) as client, ThreadPoolExecutor(self.parallel) as pool:
+            for row, texts in zip(rows, answers, strict=True):
                 images = [image_part(image, self.options, row.group.where) for image in row.group.images]
-                bodies = [self._body(judge_text(row, answer), images) for answer in own]
+                bodies = [self._body(judge_text(row, answer), images) for answer in texts]
                 out.append(list(pool.map(lambda body: self._ask(client, body), bodies)))
         return out
 
@@ -212,12 +209,12 @@ class ModelJudge:
         """Scores the answers of each row."""
         items = [
             make_group(judge_text(row, answer).replace("<image>", ""), [], row.group.images, where=row.group.where)
-            for row, own in zip(rows, answers, strict=True)
-            for answer in own
+            for row, texts in zip(rows, answers, strict=True)
+            for answer in texts
         ]
         replies = self.policy.sample(items, temperature=0, max_new_tokens=self.max_new_tokens, show_progress=False)
         supply = iter(replies)
-        return [[score_of(next(supply)[0]) for _ in own] for own in answers]
+        return [[score_of(next(supply)[0]) for _ in texts] for texts in answers]
 
 
 def judge_from(options: JudgeOptions, image_options: ImageOptions, dtype: str | None) -> Judge | None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.placed_images import check_output
-from ..data.questions import QuestionRow, limited, placed_images
+from ..data.questions import QuestionRow, limited
 from ..errors import OptionError
 from ..metrics.answers import extract_answer
 from ..options import option
@@ -50,7 +50,6 @@ class SamplePairsOptions(JudgeOptions, CandidateOptions):
     policy: str = option(
         help="folder (a LoRA adapter's too) or hub id of a causal vision-language model that is sampled"
     )
-    output: Path = option(help="JSONL file to write; image paths in it are relative to its folder")
     choices: str | None = option(
         None,
         "well-formed answers, separated by commas or one a line in a file (default: the references in the data if "
@@ -251,7 +250,7 @@ def sample_pairs(options: SamplePairsOptions) -> None:
         raise OptionError("--keep all keeps all; leave --max_rejected out or pass --keep hard.", "max_rejected")
     rows, choices = _read(options)
     output.parent.mkdir(parents=True, exist_ok=True)
-    images, written = placed_images(rows, output.parent, options.images_folder, options.overwrite)
+    images, placed = options.place(rows)
     log = open_log(options, rows)
     answers = sampled_answers(options, rows, log)
     candidates = {i: candidates_of(answers[i]) for i, row in enumerate(rows) if not row.reference}
@@ -283,8 +282,4 @@ def sample_pairs(options: SamplePairsOptions) -> None:
             for made in preference_rows(row, images[i], chosen, rejected, options.form):
                 counts["rows written"] += 1
                 lines.write(json.dumps(made, ensure_ascii=False) + "\n")
-    print_counts(counts)
-    print(
-        f"{counts['rows written']} rows -> {output}"
-        + (f"; {written} images -> {options.images_folder}" if written else "")
-    )
+    print_counts(counts, output, placed)

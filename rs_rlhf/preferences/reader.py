@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Row, string_column
@@ -21,7 +20,6 @@ from ..data.rows import (
     known_rows,
     open_rows,
     parts_of,
-    rsrm_rows,
     split_paths,
 )
 from ..errors import DataError
@@ -107,19 +105,6 @@ def load_preferences(
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
-
-
-def read_rsrm(path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None) -> list[Row]:
-    """Reads an RSRM file as rows of the documented form, see [`rsrm_rows`].
-
-    Args:
-        path (`str`): The `.json` or `.parquet` file.
-        image_folder (`str`, *optional*): Where the images are, if not beside the file.
-
-    Raises:
-        DataError: If the file or a row cannot be read, or images are named but their folder does not exist.
-    """
-    return [row for _, row in open_rows(path, adapter=partial(rsrm_rows, folder=image_folder))]
 
 
 def load_with_images(
