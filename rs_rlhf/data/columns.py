@@ -7,7 +7,7 @@ precedence, and a column that a caller names comes before all of them. Left out:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
 
@@ -77,7 +77,7 @@ def label_of(row: Row, names: Mapping[str, Sequence[str]] | None = None) -> str 
     return value
 
 
-def as_word(value: Any) -> str:
+def as_word(value: object) -> str:
     """Returns a text or number as text, `""` for anything else."""
     return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
 

@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ..errors import DataError
 from ..imagery.sources import ImageSource
@@ -74,7 +74,17 @@ def prompt_text(messages: Sequence[Mapping]) -> str:
     return completion_text(messages)
 
 
-def make_group(prompt: Any, completions: Sequence[Any], images: Any = None, **meta: Any) -> Group:
+def make_group(
+    prompt: object,
+    completions: Sequence[object],
+    images: object = None,
+    *,
+    margin: float = 0.0,
+    source: str = "",
+    kind: str = "",
+    row: int = -1,
+    where: str = "",
+) -> Group:
     """Brings a prompt, its completions and images into the normal form.
 
     Placeholders are `{"type": "image"}` parts and literal `<image>` strings (with a line break on either side) of the
@@ -87,7 +97,7 @@ def make_group(prompt: Any, completions: Sequence[Any], images: Any = None, **me
         prompt (`str`, `list[dict]` or `None`): The question; empty or `None` for a plain caption.
         completions (sequence of `str` or `list[dict]`): N completions; may be empty strings.
         images (source or `list` of sources, *optional*): Paths, `{"bytes", "path"}`, PIL images or arrays.
-        **meta: `margin`, `source`, `kind`, `row`, `where` of the [`Group`].
+        margin, source, kind, row, where: As in [`Group`].
 
     Raises:
         DataError: If a type or role is wrong, a completion holds an image, or placeholders and images differ
@@ -97,9 +107,9 @@ def make_group(prompt: Any, completions: Sequence[Any], images: Any = None, **me
         >>> make_group("Rural or urban?", ["urban"], "a.png").prompt
         [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'Rural or urban?'}]}]
     """
-    return build_group(
-        prompt, completions, [f"completions[{i}]" for i in range(len(completions))], image_sources(images), meta
-    )
+    meta = {"margin": margin, "source": source, "kind": kind, "row": row, "where": where}
+    keys = [f"completions[{i}]" for i in range(len(completions))]
+    return build_group(prompt, completions, keys, image_sources(images), meta)
 
 
 def string_column(row: Mapping, key: str) -> str:
@@ -112,14 +122,14 @@ def string_column(row: Mapping, key: str) -> str:
     return value or ""
 
 
-def image_sources(images: Any, key: str = "images") -> list[ImageSource]:
+def image_sources(images: object, key: str = "images") -> list[ImageSource]:
     """Returns a source, or a list of sources, as a list of checked sources; `key` is the column, for messages."""
     if images is None:
         return []
     return [_source(source, key) for source in (images if isinstance(images, (list, tuple)) else [images])]
 
 
-def _source(source: Any, key: str) -> ImageSource:
+def _source(source: object, key: str) -> ImageSource:
     if isinstance(source, Mapping) and set(source) <= {"bytes", "path"}:
         if source.get("bytes") is not None:
             return dict(source)
@@ -127,7 +137,7 @@ def _source(source: Any, key: str) -> ImageSource:
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if (isinstance(source, (str, bytes)) and source) or hasattr(source, "shape") or hasattr(source, "getbands"):
-        return source
+        return cast("ImageSource", source)
     raise DataError(
         f"`{key}` holds {short(source)}, expected a path, {{bytes, path}}, a PIL image or an array; "
         "leave the column out or null for a text-only row",
@@ -135,7 +145,7 @@ def _source(source: Any, key: str) -> ImageSource:
     )
 
 
-def _messages(value: Any, key: str, role: str) -> list[dict]:
+def _messages(value: object, key: str, role: str) -> list[dict]:
     """Messages in the normal form, images still inside their parts; a string becomes one message of `role`."""
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
@@ -160,12 +170,12 @@ def _messages(value: Any, key: str, role: str) -> list[dict]:
     return messages
 
 
-def _part(part: Any, key: str) -> dict:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind == "image":
-        payload = next((part[name] for name in ("image", "path", "url") if part.get(name) is not None), None)
+def _part(part: object, key: str) -> dict:
+    given = part if isinstance(part, Mapping) else {}
+    if given.get("type") == "text" and isinstance(given.get("text"), str):
+        return {"type": "text", "text": given["text"]}
+    if given.get("type") == "image":
+        payload = next((given[name] for name in ("image", "path", "url") if given.get(name) is not None), None)
         return {"type": "image"} if payload is None else {"type": "image", "image": _source(payload, key)}
     raise DataError(
         f'`{key}` has the part {short(part)}, expected {{"type": "image"}} or {{"type": "text", "text": a string}}',
@@ -174,22 +184,21 @@ def _part(part: Any, key: str) -> dict:
 
 
 def build_group(
-    prompt: Any, completions: Sequence[Any], keys: Sequence[str], images: list[ImageSource], meta: Mapping[str, Any]
+    prompt: object, completions: Sequence[object], keys: Sequence[str], images: list[ImageSource], meta: Row
 ) -> Group:
     """As [`make_group`], from checked images; `keys` are the completions' names in messages."""
     normal = [_messages(value, key, "assistant") for key, value in zip(keys, completions, strict=True)]
-    given = prompt
-    implicit = (given is None or isinstance(given, str)) and any(m and m[0]["role"] != "assistant" for m in normal)
-    if implicit:
+    text = prompt or "" if prompt is None or isinstance(prompt, str) else None
+    if text is not None and any(m and m[0]["role"] != "assistant" for m in normal):
         messages, normal = _split_prompt(normal)
-        if given and given.strip() not in prompt_text(messages):
+        if text.strip() not in prompt_text(messages):
             raise DataError(
                 "`prompt` is a string that is not part of the prompt turns in `chosen` and `rejected`; "
                 "remove those turns or the column",
                 "prompt",
             )
     else:
-        messages = _messages("" if given is None else given, "prompt", "user")
+        messages = _messages(prompt if text is None else text, "prompt", "user")
     for key, completion in zip(keys, normal, strict=True):
         if not completion or completion[0]["role"] != "assistant":
             start = f"begins with a {completion[0]['role']!r} turn" if completion else "has no messages"
@@ -270,7 +279,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Returns a value and its type for a message, cut to one short line."""
     text = "null" if value is None else repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})" if value is not None else text

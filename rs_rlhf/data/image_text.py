@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import DataError, RSRLHFError
 from . import columns as columns_of
 from .columns import CAPTION_COLUMNS, FORMS, PAIR_COLUMNS, TURN_COLUMNS, as_word, label_of, no_text
 from .group import Group, ImageSource, Message, Row, check_encodable, completion_text, make_group, short
-from .placed_images import stored_image
+from .placed_images import StoredImage, stored_image
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
@@ -59,7 +59,7 @@ class ImageTextRow:
 
 
 def image_text_row(
-    raw: Any,
+    raw: object,
     row_id: str,
     *,
     root: str,
@@ -96,9 +96,9 @@ def image_text_row(
         groups = form.groups(None if key is None else raw[key], meta)
         _check_texts(groups, form.column)
         # The last group has seen every image that any group sees, in the order of the placeholders.
-        images = [_stored(image, where, root) for image in groups[-1].images]
+        images: list[ImageSource] = [_stored(image, where, root) for image in groups[-1].images]
         for group in groups:
-            group.images = [*images[: len(group.images)]]
+            group.images = images[: len(group.images)]
         row.groups, row.images = groups, images
     except RSRLHFError as error:
         row.error = DataError(error.detail.removeprefix(f"{where}: "), error.key, where)
@@ -142,7 +142,7 @@ def _number(row_id: str) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _turns(value: Any) -> bool:
+def _turns(value: object) -> TypeGuard[Sequence[Row]]:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, Mapping) for one in value)
 
 
@@ -169,7 +169,7 @@ class _Form:
         """How many texts there are to score, if they are not a list."""
         return 1 if self.turns is None else sum(turn.get("role") == "assistant" for turn in self.turns[self.start :])
 
-    def groups(self, images: Any, meta: Mapping[str, Any]) -> list[Group]:
+    def groups(self, images: object, meta: Mapping[str, Any]) -> list[Group]:
         """Lays the texts out with the row's images."""
         if self.turns is None:
             return [make_group(self.prompt, self.texts, images, **meta)]
@@ -201,20 +201,20 @@ def _form(row: Row, text_column: str | None) -> _Form:
     return _Form(key, _texts(value, key))
 
 
-def _pair(key: str, question: Any, answer_key: str, answer: Any) -> _Form:
+def _pair(key: str, question: object, answer_key: str, answer: object) -> _Form:
     """A question and its answer, or turns and the turns that complete them."""
     if _turns(question) or _turns(answer):
         question = [{"role": "user", "content": question}] if isinstance(question, str) else question
         answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
         before = _messages(question, key)
         return _Form("conversation", turns=[*before, *_messages(answer, answer_key)], start=len(before))
-    for name, value in ((key, question), (answer_key, answer)):
-        if not isinstance(value, str):
-            raise DataError(f"`{name}` is {short(value)}, expected a text; write it as one", name)
+    if not isinstance(question, str) or not isinstance(answer, str):
+        name, value = (answer_key, answer) if isinstance(question, str) else (key, question)
+        raise DataError(f"`{name}` is {short(value)}, expected a text; write it as one", name)
     return _Form(answer_key, [answer], question)
 
 
-def _texts(value: Any, key: str) -> list[str]:
+def _texts(value: object, key: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"`{key}` is {short(value)}, expected a text, a list of texts or a list of turns", key)
@@ -223,7 +223,7 @@ def _texts(value: Any, key: str) -> list[str]:
     return list(texts)
 
 
-def _messages(value: Any, key: str) -> list[Message]:
+def _messages(value: object, key: str) -> list[Message]:
     """Turns as messages `{role, content}`; those of `{from, value}` are renamed."""
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]  # HF `Sequence`
@@ -245,7 +245,7 @@ def _messages(value: Any, key: str) -> list[Message]:
     return messages
 
 
-def _conversation(turns: list[Message], start: int, images: Any, meta: Mapping[str, Any]) -> list[Group]:
+def _conversation(turns: list[Message], start: int, images: object, meta: Mapping[str, Any]) -> list[Group]:
     """One group for every assistant turn from `start` on."""
     turns = [*turns]
     first = next((i for i, message in enumerate(turns) if message.get("role") != "system"), 0)
@@ -280,7 +280,7 @@ def _check_texts(groups: Sequence[Group], key: str) -> None:
             check_encodable(completion_text([message]), key)
 
 
-def _stored(image: Any, where: str, root: str) -> Any:
+def _stored(image: ImageSource, where: str, root: str) -> StoredImage:
     if isinstance(image, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", image):
         raise DataError(f"image {image[:100]!r} is a URL; download the images and give their paths", "image")
     if isinstance(image, (str, bytes, dict)):

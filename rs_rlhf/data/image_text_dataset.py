@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OptionError
 from .columns import check_columns
@@ -44,6 +44,9 @@ from .rows import (
     source_of,
 )
 from .text_records import check_text, csv_head, first_byte, text_records
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 DATASET_FILE = "dataset"  # stands for the file in the ids of a data set's rows
 _TOLD_BYTES = 10**9  # finding the rows of a larger file takes long enough to say so
@@ -204,7 +207,7 @@ class ImageTexts:
 
 
 def open_image_texts(
-    path_or_dataset: Any,
+    path_or_dataset: str | os.PathLike[str] | Dataset | IterableDataset,
     split: str | None = None,
     *,
     image_root: str | os.PathLike | None = None,
@@ -317,8 +320,8 @@ def _even(name: str, count: int, rows: int) -> list[Unit]:
     return [Unit(name, first, min(rows, count - first), first, min(first + rows, count)) for first in starts]
 
 
-def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:
-    data = one_split(data, split, name)
+def _of_dataset(stored: object, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:
+    data: Any = one_split(stored, split, name)
     if not hasattr(data, "with_format"):
         raise DataError(
             f"is a {type(data).__name__}, expected a path, the id of a data set on the Hub, a Dataset or "
@@ -333,6 +336,6 @@ def _of_dataset(data: Any, split: str | None, name: str, root: str, options: Map
     return ImageTexts(name, root, "dataset", {}, data, folder=folder, **options)
 
 
-def _part_names(dataset: Any) -> list[str]:
+def _part_names(dataset: IterableDataset) -> list[str]:
     count = dataset.num_shards
     return [f"part-{i:05d}-of-{count:05d}" for i in range(count)]

@@ -11,17 +11,21 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
 from .group import first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from pyarrow.parquet import ParquetFile
 
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
 _BATCH_BYTES = 8 * 2**20
 
 
 @contextmanager
-def opened_parquet(path: Path) -> Iterator[Any]:
+def opened_parquet(path: Path) -> Iterator[ParquetFile]:
     """Opens a Parquet file for reading in pieces; [`DataError`] if it is damaged, now or while it is read."""
     import pyarrow
     import pyarrow.parquet
@@ -35,7 +39,7 @@ def opened_parquet(path: Path) -> Iterator[Any]:
         raise DataError(reason, where=str(path)) from None
 
 
-def row_group_bounds(file: Any) -> list[int]:
+def row_group_bounds(file: ParquetFile) -> list[int]:
     """Returns the number of the first row of every row group of an open file, and of all rows."""
     bounds = [0]
     for group in range(file.num_row_groups):
@@ -164,7 +168,7 @@ def packed_rows(path: Path, first: int = 0, rows: int = -1, named: tuple[str | N
     return (sample_row(tar, sample, named) for tar, sample in tar_samples(path))
 
 
-def dataset_tables(data: Any, bounds: tuple[int, int] | None = None) -> Iterator[Any]:
+def dataset_tables(data: Dataset | IterableDataset, bounds: tuple[int, int] | None = None) -> Iterator[Any]:
     """Yields the rows of a data set as Arrow tables, in which images stay as stored.
 
     Of a `Dataset` that need not be all: `bounds` is the first row and the one after the last.

@@ -26,7 +26,7 @@ StoredImage = dict[str, Any] | str
 """The `{"bytes", "path"}` of an embedded image, or the path of an existing file."""
 
 
-def stored_image(value: Any, where: str, root: str) -> StoredImage:
+def stored_image(value: object, where: str, root: str) -> StoredImage:
     """Returns a row's image: its stored bytes, or the path of an existing file inside `root`.
 
     Raises:

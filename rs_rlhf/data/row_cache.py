@@ -39,7 +39,7 @@ def stored_rows(
     path: str,
     split: str | None,
     reading: Mapping[str, str | None],
-    version: Any,
+    version: int | str,
 ) -> Dataset:
     """Stores what a function makes of image-text data.
 

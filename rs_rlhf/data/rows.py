@@ -201,7 +201,7 @@ def load_stored(name: str, split: str | None = None, streaming: bool = False) ->
     return one_split(data, split, name)
 
 
-def one_split(data: Any, split: str | None, name: str) -> Any:
+def one_split(data: object, split: str | None, name: str) -> Any:
     """Returns a split of a `DatasetDict`, by default the only one, or `"train"`; other data as they are."""
     if not isinstance(data, Mapping):
         return data
@@ -338,7 +338,7 @@ def rsrm_rows(row: Row, where: Where) -> Iterable[Row]:
     return [_with_source({**base, "rejected": text}, where) for text in (rejected if several else [rejected])]
 
 
-def _rsrm_image(name: Any, key: str, folder: Path) -> str:
+def _rsrm_image(name: object, key: str, folder: Path) -> str:
     if not isinstance(name, str) or not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         raise DataError(f"`{key}` is {short(name)}, expected a path inside the image folder", key)
     if not folder.is_dir():
