@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-def stored_image(source: ImageSource, root: str = "") -> dict[str, Any]:
+def bytes_and_path(source: ImageSource, root: str = "") -> dict[str, Any]:
     """Returns the image of a file's row as `{bytes, path}`; a path without bytes starts from `root`."""
     image = source if isinstance(source, Mapping) else {"path": os.fspath(cast("str", source))}
     path, content = image.get("path"), image.get("bytes")
@@ -25,7 +25,7 @@ def stored_image(source: ImageSource, root: str = "") -> dict[str, Any]:
 
 
 def message_features(*columns: str) -> dict[str, Any]:
-    """Returns the features of columns that hold messages, and of `images` as [`stored_image`] gives them."""
+    """Returns the features of columns that hold messages, and of `images` as [`bytes_and_path`] gives them."""
     from datasets import List, Value
 
     text = Value("string")

@@ -24,7 +24,7 @@ from trl import ScriptArguments
 from .. import __version__
 from ..data.image_text_dataset import ImageTexts, open_image_texts
 from ..data.questions import QuestionRow
-from ..data.row_cache import stored_image, stored_rows
+from ..data.row_cache import bytes_and_path, stored_rows
 from ..data.rows import HELD_OUT, draw_rows
 from ..errors import DataError
 from ..evaluation.benchmark import Benchmark, load_benchmark, model_type_of
@@ -156,7 +156,7 @@ def _rows(data: ImageTexts) -> Iterator[dict[str, Any]]:
                 where,
             )
         empty = False
-        yield {"image": stored_image(row.images[0]), "texts": row.texts, "where": where}
+        yield {"image": bytes_and_path(row.images[0]), "texts": row.texts, "where": where}
     if empty:
         raise DataError("no rows; give data that has some", "", data.name)
 

@@ -17,7 +17,7 @@ from datasets import Dataset, Features, List, Value
 from trl import ScriptArguments
 
 from ..data.questions import QuestionRow, read_questions
-from ..data.row_cache import message_features, stored_image
+from ..data.row_cache import bytes_and_path, message_features
 from ..data.rows import common_folder, draw_rows, image_folder, split_paths
 from ..errors import DataError, OptionError
 from ..metrics.answers import THINK_ANSWER
@@ -149,7 +149,7 @@ def _row(row: QuestionRow, classes: list[str], root: str) -> dict[str, Any]:
     solution = next((value for value in given if value is not None and value != ""), None)
     return {
         "prompt": group.prompt,
-        "images": [stored_image(image, root) for image in group.images],
+        "images": [bytes_and_path(image, root) for image in group.images],
         "solution": None if solution is None else str(solution),
         "choices": row.choices or (classes if row.columns.get("label") else None),
         "reward_type": reward_type,

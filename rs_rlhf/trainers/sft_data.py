@@ -20,7 +20,7 @@ from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name,
 from ..data.columns import MORE_THAN_CAPTIONS
 from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
-from ..data.row_cache import message_features, stored_image, stored_rows
+from ..data.row_cache import bytes_and_path, message_features, stored_rows
 from ..data.rows import FORMATS, draw_rows
 from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
@@ -229,7 +229,7 @@ def text_rows(rows: Iterable[ImageTextRow]) -> Iterator[dict[str, Any]]:
             yield {
                 "prompt": turns[:first],
                 "completion": turns[first:],
-                "images": [stored_image(image) for image in group.images],
+                "images": [bytes_and_path(image) for image in group.images],
                 "row": number,
                 "where": group.where or row.row_id,
             }
