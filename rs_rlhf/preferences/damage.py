@@ -55,49 +55,31 @@ _EMPTY_TEXTS = (
     "a remote sensing image .",
 )
 
-# Attribute -> families of groups. Words of one group can be true of the same thing, so a word is only ever replaced
-# by one of another group of its family, and only if no caption of the image uses that other group.
-_FAMILIES: dict[str, list[list[str]]] = {
-    "color": [["green blue cyan", "white silver gray grey black", "yellow khaki brown orange red"]],
-    "number": [["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], list("23456789")],
-    "quantity": [["many numerous", "few"]],
-    "size": [
-        ["large big huge vast", "small tiny"],
-        ["tall", "low"],
-        ["long", "short"],
-        ["wide broad", "narrow"],
-        ["dense", "sparse scarce"],
-        ["densely", "sparsely"],
-    ],
-    "shape": [
-        ["straight", "curved crooked winding twisted"],
-        ["rectangular", "circular round oval", "triangular"],
-        ["rectangle", "circle oval", "triangle"],
-    ],
-    "object": [
-        [
-            "river lake pond sea ocean",
-            "airport",
-            "church",
-            "stadium playground",
-            "mountain hill",
-            "desert beach",
-            "forest",
-            "bridge viaduct overpass road highway",
-            "port harbor harbour dock",
-            "school",
-            "factory",
-            "meadow farmland lawn",
-        ],
-        ["planes aircraft airplanes", "boats ships", "cars vehicles"],
-    ],
-}
+# Attribute and a family of groups a line. Words of one group can be true of the same thing, so a word is only ever
+# replaced by one of another group of its family, and only if no caption of the image uses that other group.
+_FAMILIES = """
+color: green blue cyan, white silver gray grey black, yellow khaki brown orange red
+number: two, three, four, five, six, seven, eight, nine, ten
+number: 2, 3, 4, 5, 6, 7, 8, 9
+quantity: many numerous, few
+size: large big huge vast, small tiny
+size: tall, low
+size: long, short
+size: wide broad, narrow
+size: dense, sparse scarce
+size: densely, sparsely
+shape: straight, curved crooked winding twisted
+shape: rectangular, circular round oval, triangular
+shape: rectangle, circle oval, triangle
+object: river lake pond sea ocean, airport, church, stadium playground, mountain hill, desert beach, forest, \
+bridge viaduct overpass road highway, port harbor harbour dock, school, factory, meadow farmland lawn
+object: planes aircraft airplanes, boats ships, cars vehicles
+"""
 # Word -> attribute, its family and its group within the family.
 _WORDS: dict[str, tuple[str, list[str], str]] = {
-    word: (name, family, group)
-    for name, families in _FAMILIES.items()
-    for family in families
-    for group in family
+    word: (name, groups.strip().split(", "), group)
+    for name, _, groups in (line.partition(":") for line in _FAMILIES.strip().splitlines())
+    for group in groups.strip().split(", ")
     for word in group.split()
 }
 # So common beside anything else that naming them would often be true.

@@ -40,7 +40,28 @@ KIND_ORDER = ("policy_wrong", "wrong_choice", "damaged", "policy_malformed")
 
 
 @dataclass(kw_only=True)
-class SamplePairsOptions(JudgeOptions, CandidateOptions):
+class RejectedOptions:
+    """Which wrong answers to a closed-ended question become rejected."""
+
+    damaged_extra: int = option(
+        0,
+        "also reject K damaged forms of the right answer (cut short, repeated, run together with another; kind "
+        "damaged)",
+        metavar="K",
+    )
+    choices_extra: int = option(
+        0, "also K random wrong choices as rejected, so that a score model sees all well-formed ones", metavar="K"
+    )
+    keep: Literal["all", "hard"] | None = option(
+        None,
+        "all distinct wrong answers, or the --max_rejected hardest (default: all, or hard with --max_rejected): "
+        "well-formed before malformed, then the most frequent",
+    )
+    max_rejected: int | None = option(None, "see --keep (default: 1 if it is hard)", metavar="M")
+
+
+@dataclass(kw_only=True)
+class SamplePairsOptions(RejectedOptions, JudgeOptions, CandidateOptions):
     """Sample a policy and make preference pairs from its wrong answers.
 
     In the list form the rejected are in this order: policy_wrong, most frequent first, wrong_choice, damaged,
@@ -56,23 +77,6 @@ class SamplePairsOptions(JudgeOptions, CandidateOptions):
         f"there are at most {MAX_CHOICES}); a row's own column `choices` goes first",
         metavar="A,B,… or FILE",
     )
-    damaged_extra: int = option(
-        0,
-        "also reject K damaged forms of the right answer (cut short, repeated, run together with another; kind "
-        "damaged)",
-        metavar="K",
-    )
-    choices_extra: int = option(
-        0,
-        "also K random wrong choices as rejected, so that a score model sees all well-formed ones",
-        metavar="K",
-    )
-    keep: Literal["all", "hard"] | None = option(
-        None,
-        "all distinct wrong answers, or the --max_rejected hardest (default: all, or hard with --max_rejected): "
-        "well-formed before malformed, then the most frequent",
-    )
-    max_rejected: int | None = option(None, "see --keep (default: 1 if it is hard)", metavar="M")
     form: Literal["pairs", "list"] = option("pairs", "one row for each rejected answer, or one row for each question")
 
 
@@ -90,31 +94,24 @@ def closed_rejected(
     answers: Iterable[str],
     reference: str,
     choices: Sequence[str],
-    *,
-    max_rejected: int | None = None,
-    choices_extra: int = 0,
-    damaged_extra: int = 0,
-    rng: random.Random | None = None,
+    options: RejectedOptions,
+    rng: random.Random,
     counts: Counter[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Sorts a policy's answers into rejected ones.
+    """Sorts a policy's answers into rejected ones, and adds those that the options ask for.
 
     Args:
         answers (iterable of `str`): The policy's answers.
         reference (`str`): The right answer.
         choices (sequence of `str`): The well-formed answers; may be empty.
-        max_rejected (`int`, *optional*): Keep at most so many of the answers: well-formed before malformed, then the
-            most frequent, which are the hardest.
-        choices_extra (`int`): Add so many random choices that are neither right nor among those.
-        damaged_extra (`int`): Add so many damaged forms of the right answer, see [`damaged_answers`].
-        rng (`random.Random`): Draws the extra ones.
+        options ([`RejectedOptions`]): How many are kept and added.
+        rng (`random.Random`): Draws what is added.
         counts (`Counter`, *optional*): Adds up `samples`, `right`, `wrong`, `malformed`, `empty`, `duplicates`.
 
     Returns:
         `list[dict]`: `text`, `kind`, `count` (how often it was sampled), best first: in [`KIND_ORDER`], then by count.
     """
     counts = Counter() if counts is None else counts
-    rng = rng or random.Random(0)
     right, known = plain_answer(reference), {plain_answer(choice) for choice in choices}
     entries: dict[str, dict[str, Any]] = {}
     for answer in answers:
@@ -131,11 +128,11 @@ def closed_rejected(
             counts["duplicates"] += (plain or text) in entries
             entries.setdefault(plain or text, {"text": text, "kind": kind, "count": 0})["count"] += 1
     kept = sorted(entries.values(), key=lambda entry: (KIND_ORDER.index(entry["kind"]), -entry["count"]))
-    kept = kept[:max_rejected]
+    kept = kept[: options.max_rejected or (1 if options.keep == "hard" else None)]
     taken = {right, *(plain_answer(extract_answer(entry["text"])) for entry in kept)}
     free = [choice for choice in choices if plain_answer(choice) not in taken]
-    extra = [(choice, "wrong_choice") for choice in rng.sample(free, min(choices_extra, len(free)))]
-    for _ in range(damaged_extra):
+    extra = [(choice, "wrong_choice") for choice in rng.sample(free, min(options.choices_extra, len(free)))]
+    for _ in range(options.damaged_extra):
         ways = damaged_answers(reference, choices)
         ways = [[text for text in way if plain_answer(text) not in known | taken] for way in ways]
         if ways := [way for way in ways if way]:
@@ -256,7 +253,6 @@ def sample_pairs(options: SamplePairsOptions) -> None:
     candidates = {i: candidates_of(answers[i]) for i, row in enumerate(rows) if not row.reference}
     judge = judge_from(options, options.resolved_image_options(), options.dtype) if candidates else None
     scores = judged_scores(judge, {i: rows[i] for i in candidates}, candidates, log)
-    limit = options.max_rejected or (1 if options.keep == "hard" else None)
     counts: Counter[str] = Counter({"rows": len(rows), **dict.fromkeys((*OF_SAMPLES, "rows written"), 0)})
     with log.replacing(output) as lines:
         for i, row in enumerate(rows):
@@ -267,16 +263,8 @@ def sample_pairs(options: SamplePairsOptions) -> None:
                 counts.update({"duplicates": usable_count - len(candidates[i]), "not judged": scores[i].count(None)})
             else:
                 chosen = row.reference
-                rejected = closed_rejected(
-                    answers[i],
-                    row.reference,
-                    row.choices or choices,
-                    max_rejected=limit,
-                    choices_extra=options.choices_extra,
-                    damaged_extra=options.damaged_extra,
-                    rng=random.Random(f"{options.seed}:{row.id}"),
-                    counts=counts,
-                )
+                rng = random.Random(f"{options.seed}:{row.id}")
+                rejected = closed_rejected(answers[i], chosen, row.choices or choices, options, rng, counts)
             counts.update(f"rejected, {entry['kind']}" for entry in rejected)
             counts["rows without a rejected"] += not rejected
             for made in preference_rows(row, images[i], chosen, rejected, options.form):

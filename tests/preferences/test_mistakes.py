@@ -21,7 +21,7 @@ from rs_rlhf.errors import DataError, OptionError, RSRLHFError
 from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.preferences.candidates import candidates_of
 from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, judged_pairs, score_of
-from rs_rlhf.preferences.mistakes import closed_rejected, damaged_answers, plain_answer
+from rs_rlhf.preferences.mistakes import RejectedOptions, closed_rejected, damaged_answers, plain_answer
 from rs_rlhf.preferences.reader import load_preferences
 from rs_rlhf.preferences.schema import group_from_row
 
@@ -49,6 +49,10 @@ def test_answers_in_their_plain_form():
     assert plain_answer("...") == ""
 
 
+def rejected_of(said, reference, choices, counts=None, seed=0, **options):
+    return closed_rejected(said, reference, choices, RejectedOptions(**options), random.Random(seed), counts)
+
+
 def test_closed_rejected():
     said = [
         "Lake.",
@@ -66,7 +70,7 @@ def test_closed_rejected():
         "<think>hm</think><answer>Lake</answer>",
     ]
     counts = Counter()
-    rejected = closed_rejected(said, "river", ["river", "lake", "port", "Forest"], counts=counts)
+    rejected = rejected_of(said, "river", ["river", "lake", "port", "Forest"], counts=counts)
     assert [(one["text"], one["kind"], one["count"]) for one in rejected] == [
         ("Lake.", "policy_wrong", 3),
         ("port", "policy_wrong", 1),
@@ -75,11 +79,11 @@ def test_closed_rejected():
         ("...", "policy_malformed", 1),
     ]
     assert counts == {"samples": 13, "right": 1, "wrong": 4, "malformed": 5, "empty": 3, "duplicates": 4}
-    more = closed_rejected(said, "river", ["river", "lake", "port", "Forest"], max_rejected=1, choices_extra=9)
+    more = rejected_of(said, "river", ["river", "lake", "port", "Forest"], max_rejected=1, choices_extra=9)
     assert more[0]["text"] == "Lake." and {one["text"] for one in more[1:]} == {"port", "Forest"}
     assert {one["kind"] for one in more[1:]} == {"wrong_choice"}
-    assert closed_rejected(["river"] * 3, "River", ["river"]) == []
-    order = closed_rejected(["xx", "lake"], "river", ["lake", "port"], choices_extra=1)
+    assert rejected_of(["river"] * 3, "River", ["river"]) == []
+    order = rejected_of(["xx", "lake"], "river", ["lake", "port"], choices_extra=1)
     assert [one["kind"] for one in order] == ["policy_wrong", "wrong_choice", "policy_malformed"]
 
 
@@ -88,11 +92,11 @@ def test_damaged_forms_are_rejected_and_never_a_choice():
     cut, doubled, mixed, first = damaged_answers("sea port", choices)
     assert first == [choice.split()[0] for choice in choices if " " in choice]
     assert "sea por" in cut and "port" in cut and "sea port port" in doubled and "sea port forest" in mixed
-    found = closed_rejected([], "sea port", choices, damaged_extra=12, rng=random.Random(1))
+    found = rejected_of([], "sea port", choices, damaged_extra=12, seed=1)
     assert len(found) == 12 == len({one["text"] for one in found}) and {one["kind"] for one in found} == {"damaged"}
     assert not {"sea", "sea port", "forest"} & {one["text"] for one in found}
-    again = closed_rejected([], "sea port", choices, damaged_extra=12, rng=random.Random(1))
-    assert again == found and closed_rejected([], "a", ["a"], damaged_extra=3)[0]["text"] == "a a"
+    again = rejected_of([], "sea port", choices, damaged_extra=12, seed=1)
+    assert again == found and rejected_of([], "a", ["a"], damaged_extra=3)[0]["text"] == "a a"
 
 
 def test_command_on_labelled_images(scenes, command, tmp_path, capsys):
