@@ -26,11 +26,7 @@ class LengthScorer:
 
 @dataclass
 class RandomScorer:
-    """Scores a completion by chance: a number in [0, 1) that depends on the seed and on the text's place.
-
-    Args:
-        seed (`int`): Seed.
-    """
+    """Scores a completion by chance: a number in [0, 1) that depends on the seed and on the text's place."""
 
     seed: int = 0
 

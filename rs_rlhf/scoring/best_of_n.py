@@ -118,10 +118,10 @@ def _group_scores(scorer: GroupScorer, groups: Sequence[Group], texts: Sequence[
 def score_answers(
     log: SampleLog, groups: Sequence[Group], scorer: GroupScorer, what: str = "Scoring"
 ) -> list[list[float]]:
-    """Scores what the log holds no scores of yet: each question's distinct answers as one group.
+    """Scores the answers in a log that have no scores yet, each question's distinct answers as one group.
 
     Args:
-        log ([`SampleLog`]): Holds the answers of every group; scores are added to it.
+        log ([`SampleLog`]): Holds the answers of every question; scores are added to it.
         groups (sequence of [`Group`]): The questions.
         scorer ([`GroupScorer`]): Scores.
         what (`str`): Name of the progress bar.

@@ -22,33 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardModelCard:
-    """A named score model: one file of `reward_models/`.
+    """A named score model: one file of `reward_models/`."""
 
-    Args:
-        model (`str`): Hub id or path of the checkpoint.
-        licence (`str`): Licence of the weights.
-        recipe (`str`): The recipe that made it, or the paper.
-        revision (`str`, *optional*): Branch, tag or commit on the hub.
-        positions (`str`, *optional*): `"mrope"` or `"sequential"`; by default what the checkpoint says.
-        prompt_form (`str`): `"question-answer"`, `"empty-question"` or `"user-turn"`; see [`GroupCollator`].
-        min_pixels, max_pixels (`int`, *optional*): Pixel budget; by default the processor's.
-        bands, stretch, stretch_range, nodata (*optional*): How its images are read; see [`ImageOptions`].
-        description (`str`): One line about it.
-    """
-
-    model: str
-    licence: str
-    recipe: str
-    revision: str | None = None
-    positions: str | None = None
-    prompt_form: str = "question-answer"
-    min_pixels: int | None = None
+    model: str  # hub id or path of the checkpoint
+    licence: str  # of the weights
+    recipe: str  # the recipe that made it, or the paper
+    revision: str | None = None  # branch, tag or commit on the hub
+    positions: str | None = None  # "mrope" or "sequential"; by default what the checkpoint says
+    prompt_form: str = "question-answer"  # or "empty-question", "user-turn"; see [`GroupCollator`]
+    min_pixels: int | None = None  # pixel budget; by default the processor's
     max_pixels: int | None = None
-    bands: list[int] | None = None
+    bands: list[int] | None = None  # this and what follows: how its images are read, see [`ImageOptions`]
     stretch: str | None = None
     stretch_range: list[float] | None = None
     nodata: float | None = None
-    description: str = ""
+    description: str = ""  # one line about it
 
     def __post_init__(self) -> None:
         from ..models.collator import PROMPT_FORMS
