@@ -1,24 +1,16 @@
 """Two real processes under `accelerate launch` train as one does, with and without gradient caching, and evaluate."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import warm
 from safetensors.torch import load_file
 
 from rs_rlhf.cli.main import main
 from rs_rlhf.data.scenes import write_scenes
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
-ENV = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    "OMP_NUM_THREADS": "1",
-}
 # Plain gradient descent: Adam would hide gradients of the wrong scale.
 FLAGS = [
     "--max_steps",
@@ -40,21 +32,6 @@ FLAGS = [
     "--disable_tqdm",
     "true",
 ]
-# Starting a process takes longer than training: the two processes run all commands one after the other.
-COMMANDS = """
-import json, sys
-from rs_rlhf.cli.main import main
-
-for command in json.load(open(sys.argv[1])):
-    if main(command):
-        sys.exit(1)
-"""
-
-
-def run(*arguments, expect=0):
-    done = subprocess.run([sys.executable, *arguments], env=ENV, capture_output=True, text=True, timeout=500)
-    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
 
 
 def command(work, family, name, *flags):
@@ -106,17 +83,8 @@ def trained(work):
         ["siglip", "siglip-cached", batch, "8", cached, "3"],
         ["clip", "accumulated-cached", batch, "4", twice, "2", cached, "3"],
     ]
-    (work / "commands.json").write_text(json.dumps([command(work, *line) for line in several]))
-    (work / "commands.py").write_text(COMMANDS)
-    config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
-    run(
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        config,
-        str(work / "commands.py"),
-        str(work / "commands.json"),
-    )
+    for line in several:
+        warm.launched([*command(work, *line), "--accelerate_config", "cpu_2proc"], work)
     return work
 
 
@@ -162,8 +130,7 @@ def test_two_processes_share_the_evaluation(trained):
         assert two == pytest.approx(one, abs=1e-6)
 
 
-@pytest.mark.slow  # starts DeepSpeed for one sentence
 def test_deepspeed_is_refused_in_one_sentence(work):
     flags = ["--per_device_train_batch_size", "8", "--accelerate_config", "cpu_zero2"]
-    told = run("-m", "rs_rlhf", *command(work, "clip", "zero", *flags), expect=1)
+    told = warm.launched(command(work, "clip", "zero", *flags), work, expect=1)
     assert "rs-rlhf clip: DeepSpeed and FSDP are not supported" in told

@@ -3,19 +3,15 @@
 Every reward that a run gave is scored again by one process's [`Scorer`]: TRL's tables hold all processes' completions.
 """
 
-import contextlib
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet
 import pytest
-from helpers import ROOT, picture
-from helpers.processes import ENV, run
+from helpers import ROOT, picture, warm
 from helpers.serving import Served
 
 from rs_rlhf import Scorer
@@ -75,8 +71,7 @@ def flags(work, name, **more):
 
 
 def grpo(work, name, config, **more):
-    command = [sys.executable, "-m", "rs_rlhf", "grpo", "--accelerate_config", config]
-    return run(*command, *flags(work, name, **more), timeout=600)
+    return warm.launched(["grpo", "--accelerate_config", config, *flags(work, name, **more)], work)
 
 
 def rollouts(work, name):
@@ -213,11 +208,14 @@ if rank == 0:
 """
 
 
+ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
+
+
 def launch(work, script, *arguments, expect):
     (work / "script.py").write_text(script)
     config = str(ROOT / "accelerate_configs" / "cpu_zero3.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, str(work / "script.py")]
-    return run(*command, *map(str, arguments), expect=expect, timeout=600)
+    command = ["-c", ACCELERATE, "--config_file", config, work / "script.py", *arguments]
+    return warm.launched(command, work, expect=expect)
 
 
 def test_zero3_with_the_score_model_sharded_killed_and_resumed(work, scorer, score_model_path):
@@ -268,10 +266,10 @@ reward = Paced(RemoteScorer(os.environ["URL"], retries=0, timeout=60, backoff=0.
 '''
 
 
-def wait_for(path, process, seconds=500):
+def wait_for(path, ended, seconds=500):
     end = time.monotonic() + seconds
     while not path.exists():
-        assert process.poll() is None, "the run has ended"
+        assert not ended.done(), "the run has ended"
         assert time.monotonic() < end, f"{path} was not reached"
         time.sleep(0.1)
 
@@ -280,24 +278,24 @@ def test_zero3_goes_on_after_the_reward_server_was_away(work, scorer, score_mode
     """Steps 1 and 2 have no rewards: they are left out, and none becomes 0."""
     (work / "pacing.py").write_text(REMOTE)
     with Served(score_model_path) as server:
-        env = {**ENV, "URL": server.url, "PACE": str(work)}
-        env["PYTHONPATH"] = f"{work}:{ENV['PYTHONPATH']}"
-        command = [sys.executable, "-m", "rs_rlhf", "grpo", "--accelerate_config", "cpu_zero3"]
+        env = warm.launching(work) | {"URL": server.url, "PACE": str(work)}
+        env["PYTHONPATH"] = f"{work}:{env.get('PYTHONPATH', '')}"
+        command = ["grpo", "--accelerate_config", "cpu_zero3"]
         command += flags(work, "remote", reward_funcs="pacing.reward", max_steps=5, audit_steps=0)
-        with (work / "remote.log").open("w") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        with (work / "remote.log").open("w+") as log, ThreadPoolExecutor() as pool:
+            child = warm.Child(warm.address(), command, work, env, (log.fileno(),) * 3)
+            ended = pool.submit(child.wait, 500)
             try:
-                wait_for(work / "1.reached", process)
+                wait_for(work / "1.reached", ended)
                 server.kill()
                 (work / "1.go").touch()
-                wait_for(work / "3.reached", process)
+                wait_for(work / "3.reached", ended)
                 with Served(score_model_path, port=server.port):
                     (work / "3.go").touch()
-                    code = process.wait(500)
+                    code = ended.result(500)
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+                if not ended.done():
+                    child.kill(signal.SIGTERM)  # which the launcher hands on
     said = (work / "remote.log").read_text()
     assert code == 0, said[-6000:]
     assert "rewards failed and are left out" in said and "ScorerUnavailable" in said

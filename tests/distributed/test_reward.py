@@ -1,13 +1,11 @@
 """Two real processes under `accelerate launch`: DDP, ZeRO-2 and ZeRO-3 on the CPU, with mixed batches; and kill -9."""
 
 import json
-import sys
 
 import pytest
 import torch
 import yaml
-from helpers import ROOT, picture
-from helpers.processes import run
+from helpers import ROOT, picture, warm
 from transformers import AutoProcessor
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
@@ -53,7 +51,7 @@ def work(tmp_path_factory):
 
 def train(folder, name, *flags, **kwargs):
     recipe = ["--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / name)]
-    return run(sys.executable, "-m", "rs_rlhf", "reward", *recipe, *flags, **kwargs)
+    return warm.launched(["reward", *recipe, *flags], folder, **kwargs)
 
 
 def history(folder, name):
@@ -97,28 +95,14 @@ def test_two_processes_train_as_one(work, config):
     torch.testing.assert_close(scores(work / config, work), scores(work / "one", work), atol=1e-3, rtol=0)
 
 
+ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
+
+
 def test_accelerate_launch_runs_the_module(work):
     config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
-    run(
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        config,
-        "-m",
-        "rs_rlhf",
-        "reward",
-        "--config",
-        str(work / "recipe.yaml"),
-        "--output_dir",
-        str(work / "launched"),
-        "--max_steps",
-        "2",
-        "--eval_strategy",
-        "no",
-        "--per_device_train_batch_size",
-        "1",
-    )
+    flags = ["--output_dir", work / "launched", "--max_steps", "2", "--eval_strategy", "no"]
+    program = ["-m", "rs_rlhf", "reward", "--config", work / "recipe.yaml", "--per_device_train_batch_size", "1"]
+    warm.launched(["-c", ACCELERATE, "--config_file", config, *program, *flags], work)
     assert losses(work, "launched") == pytest.approx(losses(work, "one")[:2], abs=1e-3)
 
 
@@ -180,9 +164,9 @@ main(sys.argv[1:])
 def test_a_run_killed_while_it_saves_resumes_from_the_last_whole_checkpoint(work):
     recipe = ["--config", str(work / "recipe.yaml"), "--output_dir", str(work / "killed")]
     recipe += ["--per_device_train_batch_size", "2"]
-    run(sys.executable, "-c", KILLED_IN_THE_SAVE, "reward", *recipe, expect=-9)
+    warm.run(["-c", KILLED_IN_THE_SAVE, "reward", *recipe], check=-9)
     assert is_whole(work / "killed" / "checkpoint-2")
     assert (work / "killed" / "checkpoint-4").is_dir() and not is_whole(work / "killed" / "checkpoint-4")
-    output = run(sys.executable, "-m", "rs_rlhf", "reward", *recipe, "--resume_from_checkpoint", "true")
-    assert "checkpoint-4 was not saved to the end" in output
+    done = warm.run(["reward", *recipe, "--resume_from_checkpoint", "true"], check=0)
+    assert "checkpoint-4 was not saved to the end" in done.stderr
     assert losses(work, "killed") == pytest.approx(losses(work, "one"), abs=1e-5)

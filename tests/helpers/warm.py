@@ -23,7 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WARM = (
-    "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch rs_rlhf.scoring.server"
+    "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch rs_rlhf.scoring.server "
+    "deepspeed accelerate.commands.launch"
 )
 _server: list[tuple[subprocess.Popen, str]] = []
 
@@ -61,6 +62,18 @@ def shims(folder: Path) -> Path:
         program.write_text(f"#!{sys.executable} -ES\nimport sys\n{start}\n")
         program.chmod(0o755)
     return folder
+
+
+def launching(folder: Path, env=None) -> dict:
+    """Returns the environment in which `accelerate launch` starts its processes as children of the warm process."""
+    given = os.environ if env is None else env
+    return {**given, "PYTHON_EXEC": str(shims(folder / "shims") / "python"), "OMP_NUM_THREADS": "1"}
+
+
+def launched(argv, folder: Path, *, expect=0, env=None, timeout=500) -> str:
+    """Runs a command as [`run`] does, and the processes that it launches as well; returns what all of them print."""
+    done = run(argv, env=launching(folder, env), timeout=timeout, check=expect)
+    return done.stdout + done.stderr
 
 
 def address() -> str:
@@ -106,8 +119,11 @@ def client(path: str, name: str) -> int:
     """What a shim runs: its arguments, files and signals are handed to a child."""
     argv = sys.argv[1:]
     if name == "python":
+        argv = argv[1:] if argv[:1] == ["-u"] else argv
         if argv[:2] == ["-m", "rs_rlhf"]:
             argv = argv[2:]
+        elif argv and argv[0].endswith(".py"):
+            argv = ["-c", Path(argv[0]).read_text(), *argv[1:]]
         elif argv[:1] != ["-c"]:
             os.execv(sys.executable, [sys.executable, *argv])
     child = Child(path, argv, None, None, (0, 1, 2))
@@ -129,6 +145,10 @@ def serve(path: str) -> None:
 
     for module in WARM.split():
         import_module(module)
+    import deepspeed
+
+    # DeepSpeed would compile this one at its first run on a machine, for minutes; gloo does as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the children
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -158,6 +178,8 @@ def _child(connection):
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
+        known = asked["env"].get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[1:1] = [folder for folder in known if folder and folder not in sys.path]
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)
         connection.sendall(os.getpid().to_bytes(8, "little"))
         code = _command(asked["argv"])
@@ -176,7 +198,7 @@ def _command(argv):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     try:
         if argv[:1] == ["-c"]:
-            sys.argv = argv
+            sys.argv = ["-c", *argv[2:]]
             sys.path[0] = ""
             exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
             return 0
