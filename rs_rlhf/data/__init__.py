@@ -1,4 +1,4 @@
-"""Rows of files to groups and questions, whatever their format: the one reader and the one column resolver.
+"""From files to groups and questions, whatever the format: the reader of rows, the resolver of columns.
 
-What makes a row a preference does not live here (`preferences`), nor do pixels (`imagery`).
+Preference rows live in `preferences`, pixels in `imagery`.
 """

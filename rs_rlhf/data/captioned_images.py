@@ -1,4 +1,4 @@
-"""Captioned or labelled images: rows of one image each, with its captions and its class, and what they are asked.
+"""Captioned or labelled images: rows of one image with its captions and its class, and the questions about them.
 
 Left out: near-duplicate search (only images with the same decoded pixels are kept apart).
 """
@@ -50,8 +50,7 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
             the file's own).
 
     Returns:
-        `list[dict]`: Rows for [`build_pairs`]: `image`, `captions`, `label`, `id`, `source`, and in which file and row
-        they are, `where`.
+        `list[dict]`: Rows with `image`, `captions`, `label`, `id`, `source`, and their place, `where`.
 
     Raises:
         ImageError: A row names an image that is not there, or outside `image_root`.
@@ -126,7 +125,7 @@ def _texts(row: Row, names: Mapping[str, Sequence[str]]) -> tuple[list[str], str
     texts = row.get(key) or []
     if key == "captions" and isinstance(texts, str):
         raise DataError("`captions` must be a list of texts; a single one is `caption`.", key)
-    if key == "captions" and not (isinstance(texts, list) and all(isinstance(one, str) for one in texts)):
+    if key == "captions" and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
         raise DataError(f"`captions` must be a list of texts, not {texts!r:.60}.", key)
     if key not in ("", "captions") and not isinstance(texts, str):
         raise DataError(f"`{key}` must be a text, not {texts!r:.60}; several are a list `captions`.", key)
@@ -164,15 +163,15 @@ def exclude_images(
     Returns:
         `list[dict]` or `None`: The rows that are left; `None` if there was nothing to compare with.
     """
-    own = [(path, name) for name in _held_out(Path(path))] if split == "train" else []
-    given = [other for other in map(split_of, exclude_images_of) if other not in own]
-    if not own and not given:
+    held_out = [(path, name) for name in _held_out(Path(path))] if split == "train" else []
+    named = [other for other in map(split_of, exclude_images_of) if other not in held_out]
+    if not held_out and not named:
         return None
-    others = [row for other in own for row in load_images(*other, image_root=image_root)]
-    others += [row for other in given for row in load_images(*other)]
+    others = [row for other in held_out for row in load_images(*other, image_root=image_root)]
+    others += [row for other in named for row in load_images(*other)]
     excluded = {_picture_of(row) for row in others}
     kept = [row for row in rows if _picture_of(row) not in excluded]
-    names = ", ".join(f"{path}:{split}" if split else path for path, split in [*own, *given])
+    names = ", ".join(f"{path}:{split}" if split else path for path, split in [*held_out, *named])
     print(f"{len(rows) - len(kept)} of them excluded, being in {names}")
     return kept
 
@@ -191,7 +190,7 @@ def _held_out(root: Path) -> list[str]:
 
 
 def _picture_of(row: Row) -> str:
-    """Hash of the decoded picture; of the file, if showing it would need a choice of bands or stretch."""
+    """Hash of the decoded picture, or of the file if decoding needs a choice of bands or stretch."""
     image, where = row["image"], row.get("where", "")
     try:
         return pixel_hash(image, where=where)

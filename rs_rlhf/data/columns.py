@@ -1,7 +1,7 @@
-"""Columns of a row: which one holds the image or images, the texts, and the class; the one resolver of all readers.
+"""Column resolver: which columns of a row hold the image or images, the texts, and the class.
 
-A whole row is given, not the names alone, so that values can tell a column too. Names are looked up in an order of
-precedence, and a column that a caller names comes before all of them. Left out: columns told by their values.
+Names are looked up in an order of precedence; a column that the caller names comes first. The functions take a whole
+row, not its names alone, so that values can count as well. Left out: columns recognised by their values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .group import Row
 
 IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
-# A set with one of these and none of the above was meant to have images: not to be taken for text.
+# Data with one of these and none of the above were meant to have images, so they are not read as text-only.
 UNREAD_IMAGE_COLUMNS = tuple(
     "image_name image_path image_file image_url image_bytes img img_path file_name img_name".split()
 )
@@ -24,7 +24,7 @@ PAIR_COLUMNS = {"prompt": "completion", "question": "answer"}
 CAPTION_COLUMNS = ("captions", "txt", "caption", "text", "title")
 LABEL_COLUMNS = ("label", "class")
 FORMS = "conversations, messages, prompt + completion, question + answer, captions, caption, text or title"
-# Columns that say more of an image than its captions and its class do.
+# Columns that tell more about an image than its captions and its class.
 MORE_THAN_CAPTIONS = {*TURN_COLUMNS, *PAIR_COLUMNS.values(), "text", "title", "txt"}
 
 
@@ -36,17 +36,17 @@ def image_column(row: Row, named: str | None = None) -> str | None:
     """
     if named is not None:
         return require_column(row, named, "image_column")
-    found = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
-    if len(found) > 1:
-        raise DataError(f"both `{found[0]}` and `{found[1]}` hold images; name one with image_column", found[1])
+    keys = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
+    if len(keys) > 1:
+        raise DataError(f"both `{keys[0]}` and `{keys[1]}` hold images; name one with image_column", keys[1])
     unread = next((key for key in UNREAD_IMAGE_COLUMNS if row.get(key) is not None), None)
-    if not found and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
+    if not keys and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
         raise DataError(
             f"`{unread}` is not read by itself; say that it holds the image with image_column, or rename it to "
             "`image`",
             unread,
         )
-    return found[0] if found else None
+    return keys[0] if keys else None
 
 
 def text_column(row: Row, named: str | None = None) -> str | None:

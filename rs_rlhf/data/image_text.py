@@ -1,12 +1,12 @@
 """Image-text rows: captions, questions with answers, and conversations become groups that can be scored.
 
-Forms, told by their columns (the first that is there): `conversations` of `{from, value}` as in ShareGPT and LLaVA,
-`messages` of `{role, content}`, TRL's `prompt` with `completion`, `question` with `answer`, a list `captions`, or one
-text `caption`, `text`, `title` (OpenCLIP) or `txt` (WebDataset). Images are in `image`, `images`, `filepath` or a
-column named like an image file's suffix; a row without any is text-only. `image_text_files` reads the rows of files.
+The first of these columns that a row has determines its form: `conversations` of `{from, value}` as in ShareGPT and
+LLaVA, `messages` of `{role, content}`, TRL's `prompt` with `completion`, `question` with `answer`, a list `captions`,
+or one text `caption`, `text`, `title` (OpenCLIP) or `txt` (WebDataset). Images are in `image`, `images`, `filepath` or
+a column named after an image file's suffix; a row without any is text-only. `image_text_dataset` reads files of rows.
 
-A row that cannot be used is not an exception: it comes with its `error`, so that one bad row in a million is counted
-and shown instead of ending the work. Images are found, not opened. Left out: preference rows (see `data`), images in
+A row that cannot be used is not an exception. It has an `error`, so that one bad row in a million is counted and shown
+instead of ending the run. Image files are located, not opened. Left out: preference rows (`preferences`), images in
 answers, tool calls, image URLs.
 """
 
@@ -38,7 +38,7 @@ class ImageTextRow:
         whole (`bool`): A conversation, to be kept or dropped as a whole; other rows' texts can be kept one by one.
         images (`list`): Unread sources: paths of existing files inside the image root, or `{"bytes", "path"}`.
         source (`str`): The row's `source`, else the file's stem.
-        label (`str`): The row's `label` or `class` in words of the file, `""` where there is none.
+        label (`str`): The row's `label` or `class` as the file names it, `""` if there is none.
         raw: The row as stored.
         error (`DataError`, *optional*): Why the row cannot be used; `groups` and `images` are empty then.
     """
@@ -54,7 +54,7 @@ class ImageTextRow:
 
     @property
     def texts(self) -> list[str]:
-        """All completions' texts in order; the place of one is its `text_index`."""
+        """The texts of all completions in order; `text_index` counts them."""
         return [completion_text(completion) for group in self.groups for completion in group.completions]
 
 
@@ -69,7 +69,7 @@ def image_text_row(
     text_column: str | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> ImageTextRow:
-    """Turns a stored row into an [`ImageTextRow`]; what is wrong with it becomes its `error`.
+    """Turns a stored row into an [`ImageTextRow`]; a mistake in it becomes its `error`.
 
     Args:
         raw: The row, an object with the columns of one of the forms above; a [`DataError`] becomes the row's error.
@@ -78,7 +78,7 @@ def image_text_row(
         where (`str`): File and row for messages.
         source (`str`): The source of a row that names none.
         image_column (`str`, *optional*): Column of the image or images; every row must then have it (null: no image).
-        text_column (`str`, *optional*): Column of the texts; what it holds tells the form.
+        text_column (`str`, *optional*): Column of the texts; its value determines the form.
         labels (mapping, *optional*): Names of the classes of columns that hold numbers.
     """
     columns = raw if isinstance(raw, Mapping) else {}
@@ -95,7 +95,7 @@ def image_text_row(
         row.whole = form.turns is not None
         groups = form.groups(None if key is None else raw[key], meta)
         _check_texts(groups, form.column)
-        # The last group has seen every image that any group sees, in the order of the placeholders.
+        # The last group has every image that any group has, in the order of the placeholders.
         images: list[ImageSource] = [_stored(image, where, root) for image in groups[-1].images]
         for group in groups:
             group.images = images[: len(group.images)]
@@ -114,15 +114,15 @@ def text_list(row: Row, text_column: str | None = None) -> str | None:
 
 
 def with_texts(row: Row, kept: Collection[int], text_column: str | None = None) -> Row:
-    """Returns a row that keeps only some of its texts: itself if that is all of them, else a changed copy.
+    """Returns a row with some of its texts: the row itself if all are kept, else a changed copy.
 
     Args:
-        row (`dict`): A stored row that can be used. Its other columns stay as they are.
-        kept (collection of `int`): Places of the texts that stay, as in [`ImageTextRow`]'s `texts`.
+        row (`dict`): A stored row that can be used. Its other columns are unchanged.
+        kept (collection of `int`): Indices of the kept texts in [`ImageTextRow`]'s `texts`.
         text_column (`str`, *optional*): As for [`image_text_row`].
 
     Raises:
-        DataError: The row has no such text, or its texts cannot be told apart because they are turns.
+        DataError: The row has no such text, or only some turns of a conversation are to be kept.
     """
     key = text_list(row, text_column)
     count = len(row[key]) if key is not None else _form(row, text_column).answers
@@ -143,7 +143,7 @@ def _number(row_id: str) -> int:
 
 
 def _turns(value: object) -> TypeGuard[Sequence[Row]]:
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, Mapping) for one in value)
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(turn, Mapping) for turn in value)
 
 
 @dataclass
@@ -179,7 +179,7 @@ class _Form:
 def _form(row: Row, text_column: str | None) -> _Form:
     key = columns_of.text_column(row, text_column)
     if key is None:
-        named = [one for one in (*TURN_COLUMNS, *PAIR_COLUMNS.values(), *CAPTION_COLUMNS) if one in row]
+        named = [column for column in (*TURN_COLUMNS, *PAIR_COLUMNS.values(), *CAPTION_COLUMNS) if column in row]
         if not named:
             raise no_text(row)
         raise DataError(
@@ -249,7 +249,7 @@ def _conversation(turns: list[Message], start: int, images: object, meta: Mappin
     """One group for every assistant turn from `start` on."""
     turns = [*turns]
     first = next((i for i, message in enumerate(turns) if message.get("role") != "system"), 0)
-    if turns[first].get("role") == "assistant":  # it says something about the images: they belong before it
+    if turns[first].get("role") == "assistant":  # it describes the images, so they belong before it
         turns.insert(first, {"role": "user", "content": ""})
         start += first < start
     normal = make_group(turns, [], images, **meta)
@@ -258,11 +258,10 @@ def _conversation(turns: list[Message], start: int, images: object, meta: Mappin
         if turn["role"] != "assistant" or i < start:
             continue
         if any(part["type"] == "image" for part in turn["content"]):
-            raise DataError(
-                "an assistant turn has an image placeholder; images belong to the turns of the user, move "
-                "or remove it",
-                "images",
+            reason = (
+                "an assistant turn has an image placeholder; images belong to the turns of the user, move or remove it"
             )
+            raise DataError(reason, "images")
         seen = sum(part["type"] == "image" for message in normal.prompt[:i] for part in message["content"])
         groups.append(Group(normal.prompt[:i], [[turn]], normal.images[:seen], **meta))
     if not groups:

@@ -1,9 +1,9 @@
 """Image-text data of any size: Parquet, JSON lines, JSON lists, CSV, WebDataset shards and HF data sets.
 
-`open_image_texts` looks at names, sizes and headers only. What is read is cut into *units*, consecutive rows of one
-file, and reading a unit starts at it: many processes share a file, and memory does not grow with it. To cut text files
-one pass over them finds where the units begin; of Parquet the footer tells; a shard or a part of a streaming data set
-is a unit as it is. A row's id depends on its file and place alone, never on how the data was cut.
+`open_image_texts` reads names, sizes and headers only. The data are cut into *units* of consecutive rows of one file.
+A unit is read without what lies before it, so many processes share a file, and memory does not grow with the file.
+Units of text files are found in one pass over the file, those of Parquet in its footer; a shard, or a part of a
+streaming data set, is one unit. A row's id depends only on its file and its number in it.
 
 Left out: cutting a tar file or a streaming part, and several formats in one folder.
 """
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 DATASET_FILE = "dataset"  # stands for the file in the ids of a data set's rows
-_TOLD_BYTES = 10**9  # finding the rows of a larger file takes long enough to say so
+_SLOW_BYTES = 10**9  # cutting a larger file takes so long that a message is printed
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,7 @@ class ImageTexts:
 
     @property
     def stamp(self) -> list[list]:
-        """What the row ids depend on: `[file, size in bytes]` for every file; of a data set its fingerprint and rows.
-
-        Parts of a streaming data set have the size -1.
-        """
+        """What row ids depend on: `[file, bytes]` of all files, or a data set's fingerprint and rows (-1: unknown)."""
         if self.dataset is None:
             return [[file, path.stat().st_size] for file, path in self.files.items()]
         if self.streaming:
@@ -108,7 +105,7 @@ class ImageTexts:
 
     @property
     def streaming(self) -> bool:
-        """Whether it is a data set whose number of rows is not known."""
+        """Whether the data are a data set whose number of rows is not known."""
         return self.dataset is not None and not hasattr(self.dataset, "__len__")
 
     def units(self, rows: int) -> list[Unit]:
@@ -138,7 +135,7 @@ class ImageTexts:
                 return [Unit(file, 0, -1, 0, -1)]
             if self.format == "parquet":
                 return _parquet_units(file, path, rows)
-            if path.stat().st_size > _TOLD_BYTES:
+            if path.stat().st_size > _SLOW_BYTES:
                 size = path.stat().st_size / 1e9
                 print(f"{file}: {size:.1f} GB, looking where its rows begin (one pass)", file=sys.stderr, flush=True)
             begin = number = end = 0
@@ -152,7 +149,7 @@ class ImageTexts:
             return [*units, Unit(file, number - left, left, begin, end)] if left else units
 
     def read(self, unit: Unit) -> Iterator[ImageTextRow]:
-        """Reads the rows of a unit, starting at it; what is wrong with a row is its `error`.
+        """Reads the rows of a unit; a mistake in a row is its `error`.
 
         Raises:
             DataError: The file is not part of the data, or cannot be read on.
@@ -177,7 +174,7 @@ class ImageTexts:
                 )
 
     def __iter__(self) -> Iterator[ImageTextRow]:
-        """All rows, one file after the other, without cutting them first."""
+        """Yields all rows, file by file, without cutting the files first."""
         for unit in self.whole_units():
             yield from self.read(unit)
 
@@ -202,7 +199,7 @@ class ImageTexts:
         """Names of the classes of `ClassLabel` columns."""
         if path is None:
             features: Mapping[str, Any] = self.dataset.features or {}
-            return {key: list(one.names) for key, one in features.items() if hasattr(one, "names")}
+            return {key: list(feature.names) for key, feature in features.items() if hasattr(feature, "names")}
         return parquet_labels(path) if self.format == "parquet" else {}
 
 
@@ -214,7 +211,7 @@ def open_image_texts(
     image_column: str | None = None,
     text_column: str | None = None,
 ) -> ImageTexts:
-    """Opens image-text data; see `image_texts` for the forms of its rows.
+    """Opens image-text data; `image_text` documents the forms of its rows.
 
     Args:
         path_or_dataset: A `.parquet`, `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.tar` (WebDataset) file, a folder
@@ -275,7 +272,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
 
 
 def _check_file(path: Path, format: str, image_column: str | None, text_column: str | None) -> None:
-    """Reads what tells quickly that a file cannot be used."""
+    """Checks the start of a file."""
     with naming(path):
         if path.stat().st_size == 0 or format in ("jsonl", "json", "csv") and not first_byte(path):
             raise DataError("is empty; write the file again or remove it")
@@ -292,7 +289,7 @@ def _check_file(path: Path, format: str, image_column: str | None, text_column: 
 
 
 def _curated(folder: Path) -> dict[str, Any]:
-    """What `rs-rlhf curate` has written beside its rows on how to read them: `image_root` and named columns."""
+    """The content of a `curation.json`, in which `rs-rlhf curate` notes `image_root` and named columns."""
     file = folder / "curation.json"
     if not file.exists():
         return {"image_root": None}
@@ -323,12 +320,8 @@ def _even(name: str, count: int, rows: int) -> list[Unit]:
 def _of_dataset(stored: object, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:
     data: Any = one_split(stored, split, name)
     if not hasattr(data, "with_format"):
-        raise DataError(
-            f"is a {type(data).__name__}, expected a path, the id of a data set on the Hub, a Dataset or "
-            "an IterableDataset",
-            "",
-            name,
-        )
+        expected = "expected a path, the id of a data set on the Hub, a Dataset or an IterableDataset"
+        raise DataError(f"is a {type(data).__name__}, {expected}", where=name)
     if data.features is not None:
         with naming(None, name):
             check_columns(list(data.features), options["image_column"], options["text_column"])

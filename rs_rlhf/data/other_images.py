@@ -1,9 +1,9 @@
 """Another row's image: the one rule of every shuffle control (training, evaluation, reward and rollout audit).
 
-A model that looks scores worse when a row is shown another row's image. Which one is a matter of the pictures and the
-seed alone: the distinct pictures stand on a circle in an order drawn by the seed, and each row is shown the next ones
-on it. So the order of the rows, repeated rows and the number of processes do not matter, every picture is shown about
-as often as before, and no row is shown its own picture under another name.
+A model that looks at images scores worse when a row is shown another row's image. The pictures and the seed alone
+determine which one: the distinct pictures form a circle in an order drawn by the seed, and each row is shown the next
+picture on it. So the order of the rows, repeated rows and the number of processes do not matter, every picture is
+shown about as often as before, and no row is shown its own picture under another name.
 
 Left out: hard controls (an image of the same class).
 """
@@ -45,8 +45,8 @@ def other_images(keys: Sequence[Sequence[Hashable]], seed: int = 0) -> list[int 
         circles.setdefault(len(key), []).append(key)
     shown: dict[tuple[Hashable, ...], int | None] = {(): None}
     for count, circle in circles.items():
-        for place, key in enumerate(circle if count else ()):
-            following = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
+        for index, key in enumerate(circle if count else ()):
+            following = (circle[(index + step) % len(circle)] for step in range(1, len(circle)))
             other = next((other for other in following if set(other).isdisjoint(key)), None)
             shown[key] = None if other is None else first[other]
     return [shown[tuple(pictures)] for pictures in keys]

@@ -75,7 +75,7 @@ def parquet_labels(path: Path) -> dict[str, list[str]]:
         metadata = file.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
-        return {key: one["names"] for key, one in features.items() if isinstance(one, dict) and "names" in one}
+        return {key: value["names"] for key, value in features.items() if isinstance(value, dict) and "names" in value}
     except (ValueError, AttributeError):
         return {}  # not written by `datasets`: there are no names to find
 
@@ -133,7 +133,7 @@ def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | No
     row: dict[str, Any] = {"__key__": sample[0].key}
     images: list[dict[str, Any]] = []
     extensions = [member.extension for member in sample]
-    twice = next((one for one in extensions if extensions.count(one) > 1), None)
+    twice = next((extension for extension in extensions if extensions.count(extension) > 1), None)
     if twice is not None:
         return DataError(f"the sample {sample[0].key} has two files .{twice}; give each sample a name of its own")
     for member in sorted(sample, key=lambda member: member.extension != "json"):

@@ -1,4 +1,4 @@
-"""Images of rows as files: found inside their root, and written once each beside the JSON lines that name them.
+"""Image files of rows: located inside their root, and written once each beside the JSON lines that name them.
 
 Images that are files below the output's folder stay where they are; others (bytes in Parquet, files elsewhere) are
 written. Left out: Parquet output, which would hold each image once per row.

@@ -1,10 +1,10 @@
-"""Questions about images, with what is known of their answers: what a policy is sampled on.
+"""Questions about images, with what is known of their answers, on which a policy is sampled.
 
 Two layouts are read: labelled images as for `rs-rlhf data pairs`, whose question is the one for the scene class and
 whose reference is the class in words, and rows with a `prompt`, `image` or `images`, and `solution` (or `answer`),
 `captions`, or nothing known. The first row tells which: it has a `prompt` or not.
 
-Left out: images behind URLs (what is written must be found from the output's folder).
+Left out: images behind URLs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .placed_images import StoredImage, place_images, stored_image
 from .rows import draw_rows, image_folder, is_hub_id, known_rows, open_rows
 
 OPEN_ENDED = "open_ended"
-_ASIDE = ("prompt", "image", "images", "where", "id", "source")  # columns that have a place of their own
+_FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that are not kept in `columns`
 
 
 @dataclass
@@ -32,7 +32,7 @@ class QuestionRow:
 
     Args:
         group ([`Group`]): Prompt and images, ready for a policy; its completions are those the row brings along.
-        prompt (`str` or `list[dict]`): The prompt as it is written out: a string stays one.
+        prompt (`str` or `list[dict]`): The prompt as the row gives it.
         id (`str`): Name of the row, unique in its file.
         image_names (`list[str]`): A name for each image's file, should it be written.
         reference (`str`): The one right answer; `""` if there is none, so that answers must be judged.
@@ -56,7 +56,7 @@ class QuestionRow:
 
     @property
     def pictured(self) -> bool:
-        """Whether it is about one image."""
+        """Whether the question is about one image."""
         return len(self.group.images) == 1
 
 
@@ -157,7 +157,7 @@ def _question(
     for key, texts in (("captions", captions), ("choices", choices)):
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             raise DataError(f"`{key}` is {short(texts)}, expected a list of texts", key, group.where)
-    columns = {key: value for key, value in row.items() if key not in _ASIDE}
+    columns = {key: value for key, value in row.items() if key not in _FIELDS}
     name = string_column(row, "id") or name
     return QuestionRow(group, prompt, name, image_names, reference, [*captions], choices, columns)
 
@@ -178,11 +178,11 @@ def placed_images(
     """
     entries: dict[Hashable, dict[str, Any]] = {}
     keys = [[source_key(image) for image in row.group.images] for row in rows]
-    for row, own in zip(rows, keys, strict=True):
-        for key, image, name in zip(own, row.group.images, row.image_names, strict=True):
+    for row, row_keys in zip(rows, keys, strict=True):
+        for key, image, name in zip(row_keys, row.group.images, row.image_names, strict=True):
             entries.setdefault(key, {"image": image, "id": name, "where": row.group.where})
     written = place_images(list(entries.values()), root, folder, overwrite, checked=False)
-    return [[entries[key]["image"] for key in own] for own in keys], written
+    return [[entries[key]["image"] for key in row_keys] for row_keys in keys], written
 
 
 def _image_name(image: StoredImage, root: str) -> str:

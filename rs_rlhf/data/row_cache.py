@@ -1,6 +1,6 @@
 """Image-text rows as a data set on the disk, for trainers that draw them at random.
 
-Rows are written once to the `datasets` cache; what changes in the files, the options or the form is written anew.
+Rows are written once to the `datasets` cache, and again after the files, the options or the form have changed.
 Left out: noticing that a data set on the Hub has changed.
 """
 
@@ -41,14 +41,14 @@ def stored_rows(
     reading: Mapping[str, str | None],
     version: int | str,
 ) -> Dataset:
-    """Stores what a function makes of image-text data.
+    """Stores the rows that a function makes of image-text data.
 
     Args:
         rows_of (callable): A module's function: the data -> rows; may raise at a row that cannot be used.
         features (`Features`): Of its rows. Not `datasets.Image`, whose storing opens every path past `ImageOptions`.
         path, split: As for [`open_image_texts`].
         reading (`dict`): `image_root`, `image_column` and `text_column`, as there.
-        version: Of `rows_of`: another one is stored anew.
+        version: Version of `rows_of`; after a change the rows are stored again.
 
     Raises:
         DataError, ValueError: What `rows_of` or the reader raises.

@@ -1,8 +1,9 @@
 """Rows of data files: the one reader of JSON lines, JSON, CSV, Parquet, WebDataset, saved data sets and Hub ids.
 
-[`open_rows`] yields each row with its place, as stored: images are not decoded. An adapter turns the rows of another
-layout into the documented form, as [`rsrm_rows`] does. Which splits are held out, and how `limit` rows are drawn, is
-said here too. Left out: reading from the middle of a file (`image_text_dataset`), compressed files.
+[`open_rows`] yields each row, as stored, with its place. An adapter turns rows of another layout into the documented
+form, as [`rsrm_rows`] does. The names of held-out splits and the drawing of `limit` rows are defined here too.
+
+Left out: reading from the middle of a file (`image_text_dataset`), compressed files, decoding of images.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FORMATS = {f".{name}": name for name in ("parquet", "jsonl", "json", "csv")} | {
 PACKED = ("parquet", "webdataset")  # formats that hold images; the others are text
 SUFFIXES = ", ".join(FORMATS)
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")  # names of the splits that are for evaluation
-RSRM = "rsrm:"  # before a path: its rows are of the RSRM layout, though nothing in them says so
+RSRM = "rsrm:"  # prefix of a path whose rows are of the RSRM layout, even without its keys
 _RSRM_KEYS = ("question", "image_name", "image_path")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _NOT_BESIDE_DATA = ("kept_ids.parquet",)  # written by `curate` next to the kept rows
@@ -140,8 +141,8 @@ def parts_of(name: str, split: str | None = None) -> list[Part]:
 def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
     """Returns the data files of a folder and of its sub-folder `data`, by their format, each list sorted.
 
-    Of a split are the files named like it; without any, those whose names go on after it with no letter
-    (`train-00000-of-00002.parquet`); without any, those whose names begin with it.
+    The files of a split are those named after it; if there are none, those whose names continue without a letter
+    (`train-00000-of-00002.parquet`); if there are none either, those whose names begin with it.
     """
     files = [file for file in (*folder.glob("*"), *folder.glob("data/*")) if _holds_rows(file)]
     if split:
@@ -155,7 +156,7 @@ def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
 
 
 def _holds_rows(file: Path) -> bool:
-    """Whether a file holds rows: beside data lie objects such as `dataset_info.json`, and what `curate` writes."""
+    """Whether a file holds rows, unlike `dataset_info.json` and what `curate` writes."""
     if file.suffix not in FORMATS or file.name.startswith(".") or file.name in _NOT_BESIDE_DATA or not file.is_file():
         return False
     return file.suffix != ".json" or first_byte(file) == b"["
@@ -178,7 +179,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is no path may be the id of a data set on the Hub."""
+    """Whether a name can be the id of a data set on the Hub."""
     return bool(_HUB_ID.fullmatch(name)) and PurePath(name).suffix not in FORMATS
 
 

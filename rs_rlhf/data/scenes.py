@@ -1,12 +1,12 @@
 """Procedural overhead scenes with exact ground truth, for trying out and testing without downloads.
 
-Each scene is a small aerial-looking picture (airport, port, forest, ...) drawn with PIL from a seed, together with
-its class, five correct captions and the facts they rest on (how many objects, which colour, is there a road). It
-exists because a reward model that cannot learn a made-up world with clean labels will not learn a real one, and
-because a caption whose truth is known by construction lets a test damage it in a known way.
+Each scene is a small aerial-looking picture (airport, port, forest, ...) drawn with PIL from a seed, with its class,
+five correct captions and the facts behind them (number of objects, colour, road or not). A reward model that cannot
+learn a synthetic world with clean labels will not learn the real one, and a caption that is true by construction can
+be damaged in a known way.
 
-Left out on purpose: photorealism, perspective, georeferencing, several bands, and mixed scenes. A model that does
-well here has shown that the training code works, not that it reads satellite images.
+Left out: photorealism, perspective, georeferencing, several bands, and mixed scenes. Good results here show that the
+training code works, not that a model reads satellite images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUPERSAMPLE = 2  # drawn larger, then reduced: PIL polygons have no anti-aliasi
 
 @dataclass
 class Scene:
-    """One generated scene and what is true of it.
+    """One generated scene and the facts about it.
 
     Args:
         image (`PIL.Image.Image`): RGB picture of `(size, size)` pixels.

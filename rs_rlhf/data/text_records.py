@@ -1,7 +1,7 @@
 """Records of JSON lines, JSON lists and CSV files, one by one, with the bytes they were read from.
 
-A file may be larger than memory and is never read whole. Reading can start at any record whose byte offset is known,
-and the bytes of a record are given along, so that rows can be written back exactly as they were.
+A file may be larger than memory and is never read whole. Reading can start at any record whose byte offset is known.
+A record comes with its bytes, so that rows can be written back exactly as they were.
 
 Left out: compressed files, encodings other than UTF-8, and lists nested in objects (COCO's `annotations`).
 """
@@ -100,7 +100,7 @@ def parsed_line(line: bytes, offset: int) -> Any:
 
 
 class _Window:
-    """The part of a text file that is being looked at: `text[at:]` begins at byte `offset`."""
+    """The part of a text file that has been read: `text[at:]` begins at byte `offset`."""
 
     def __init__(self, stream: IO[bytes], start: int, stop: int) -> None:
         stream.seek(start)
@@ -109,11 +109,11 @@ class _Window:
         self.text, self.at, self.offset, self.ended = "", 0, start, False
 
     def skip(self) -> None:
-        """Goes past one ASCII character."""
+        """Skips one ASCII character."""
         self.at, self.offset = self.at + 1, self.offset + 1
 
     def more(self) -> None:
-        """Reads on: at least a chunk, and as much again as is there, so that a long record is not tried often."""
+        """Reads at least a chunk, and doubles the window, so that a long record is not parsed too often."""
         size = max(CHUNK_BYTES, len(self.text) - self.at)
         chunk = self.stream.read(size if self.left < 0 else min(size, self.left))
         self.left -= len(chunk) if self.left >= 0 else 0
@@ -121,7 +121,7 @@ class _Window:
         self.text, self.at = self.text[self.at :] + self.decoder.decode(chunk, self.ended), 0
 
     def take(self, end: int) -> bytes:
-        """Goes on to place `end` and returns the bytes on the way."""
+        """Moves to position `end` and returns the bytes up to there."""
         if end == self.at:
             return b""
         raw = self.text[self.at : end].encode("utf-8", "surrogateescape")
@@ -129,7 +129,7 @@ class _Window:
         return raw
 
     def peek(self) -> str:
-        """Goes on to the next character that is not white space and returns it, `""` at the end."""
+        """Moves to the next character that is not white space and returns it, `""` at the end."""
         while True:
             character = self.text[self.at : self.at + 1]
             if character in (" ", "\n", "\t", "\r"):
@@ -181,15 +181,15 @@ def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]
 
 
 def _element(window: _Window) -> tuple[Any, int]:
-    """The next value and where it ends in the window's text, reading on until it is whole."""
+    """The next value and where it ends in the window's text, which grows until the value is whole."""
     while True:
         try:
             value, end = _DECODER.raw_decode(window.text, window.at)
-            # A number could go on in the next chunk, after a dot or "e+" that is not taken for part of it.
+            # A number could continue in the next chunk, after a dot or "e+" that is not parsed as part of it.
             if window.ended or end < len(window.text) - 4 or window.text[end : end + 1] in (*",] \t\r\n",):
                 return value, end
         except json.JSONDecodeError as error:
-            # Only what fails at the end of what was read, or in a string without end, can be for want of text.
+            # More text can only mend an error at the end of the window, or in an unterminated string.
             late = error.pos >= len(window.text) - 16 or error.msg.startswith("Unterminated string")
             if window.ended or not late:
                 raise _damaged(window, str(error.msg)) from None
@@ -245,7 +245,7 @@ def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
         stop (`int`): Byte offset where the last record ends, -1 for the end of the file.
 
     Raises:
-        DataError: A quoted field does not end, so that what follows cannot be told apart.
+        DataError: A quoted field does not end.
     """
     head = csv_head(path)
     for record in _csv_rows(path, start or len(head.raw), stop, head.delimiter):
@@ -262,7 +262,7 @@ def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
 
 
 def _csv_rows(path: Path, start: int, stop: int, delimiter: str) -> Iterator[Record]:
-    """Records as lists of fields. The lines that `csv` asks for one by one tell how far each of them reaches."""
+    """Records as lists of fields; a record's bytes are those of the lines that `csv` asked for."""
     taken: list[bytes] = []
     ended = False
     with path.open("rb") as stream:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from functools import partial
 
 import pytest
 from helpers.image_text_layouts import COUNT, LABELS, write_all
@@ -151,9 +150,16 @@ def test_rsrm_rows_are_recognised_or_named(tmp_path):
     asked = [{**base, "prompt": "Q?", "rejected": text} for text in "bc"]
     assert made == [{**plain, "source": "some"}, *asked]
     assert [row for _, row in open_rows(f"rsrm:{file}")] == [{**row, "prompt": ""} for row in asked] + asked
-    where, row = Where("a.json", 0), {"chosen": "a", "rejected": "b", "image_name": "x.png"}
-    assert list(partial(rsrm_rows, folder=tmp_path)(row, where))[0]["image"] == str(tmp_path / "x.png")
-    for bad, key in ((row, "image_name"), ({"image_path": "../x.png"}, "image_path"), ({"text": "oops"}, "text")):
+    where, row = Where(str(tmp_path / "vqa.json"), 0), {"chosen": "a", "rejected": "b", "image_name": "x.png"}
+    with pytest.raises(DataError, match="no image folder"):
+        list(rsrm_rows(row, where))
+    (tmp_path / "vqa").mkdir()
+    assert list(rsrm_rows(row, where))[0]["image"] == str(tmp_path / "vqa" / "x.png")
+    for bad, key in (
+        ({"image_name": 3}, "image_name"),
+        ({"image_path": "../x.png"}, "image_path"),
+        ({"text": "oops"}, "text"),
+    ):
         with pytest.raises(DataError) as error:
             list(rsrm_rows(bad, where))
         assert error.value.key == key
