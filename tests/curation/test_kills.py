@@ -6,13 +6,14 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
 import psutil
 import pyarrow.compute as pc
 import pytest
-from helpers import ROOT, picture
+from helpers import ROOT, picture, warm
 
 from rs_rlhf.curation.shards import missing_units, read_manifest, read_scores
 
@@ -33,7 +34,37 @@ def slow_data(folder, rows):
     return ["--input", str(folder), "--scorer", "random", "--rows_per_shard", "4", "--num_workers", "1"]
 
 
-def start(options, out, run=RUN):
+class Started:
+    """`rs-rlhf score` in a child of the warm process, used as a `Popen`."""
+
+    def __init__(self, argv):
+        self.files = [tempfile.TemporaryFile() for _ in range(2)]
+        with open(os.devnull) as nothing:
+            files = (nothing.fileno(), *(file.fileno() for file in self.files))
+            self.child = warm.Child(warm.address(), argv, None, ENV, files)
+        self.pid, self.returncode = self.child.pid, None
+
+    def poll(self):
+        if self.returncode is None:
+            try:
+                self.returncode = self.child.wait(0.001)
+            except TimeoutError:
+                pass
+        return self.returncode
+
+    def send_signal(self, number):
+        self.child.kill(number)
+
+    def communicate(self, timeout=60):
+        self.returncode = self.child.wait(timeout) if self.returncode is None else self.returncode
+        for file in self.files:
+            file.seek(0)
+        return [file.read().decode() for file in self.files]
+
+
+def start(options, out, run=None):
+    if run is None:
+        return Started(["score", *options, "--output", str(out)])
     return subprocess.Popen(
         [*run, *options, "--output", str(out)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
