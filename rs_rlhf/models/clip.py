@@ -39,7 +39,6 @@ class ClipModel:
         ModelError: The model is no dual encoder, or the processor lacks a tokenizer or an image processor.
 
     Example:
-        >>> from rs_rlhf.models.clip import ClipModel  # doctest: +SKIP
         >>> model = ClipModel.from_pretrained("openai/clip-vit-large-patch14")  # doctest: +SKIP
         >>> model.image_features(["a.png"]) @ model.text_features(["a river.", "a port."]).T  # doctest: +SKIP
         tensor([[0.2411, 0.1730]])
@@ -58,9 +57,7 @@ class ClipModel:
             raise ModelError(f"{name} is no dual encoder of images and texts; give a CLIP-like model.")
         for part in ("tokenizer", "image_processor"):
             if not hasattr(processor, part):
-                raise ModelError(
-                    f"the processor of the {name} has no {part}; save the whole processor beside the weights."
-                )
+                raise ModelError(f"the processor of the {name} has no {part}; save the whole processor as well.")
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; it must be at least 1.", "batch_size")
         self.model: Any = model.eval()
@@ -138,11 +135,8 @@ class ClipModel:
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
         """Encodes texts; warns, once a call and with their number, if some are too long and lose their end.
 
-        Args:
-            texts (sequence of `str`): T texts.
-
         Returns:
-            `torch.Tensor` of shape (T, D): float32 vectors of length 1, on the CPU.
+            `torch.Tensor` of shape (texts, D): float32 vectors of length 1, on the CPU.
 
         Raises:
             ModelError: Features that are not finite.
@@ -152,11 +146,7 @@ class ClipModel:
         return features
 
     def encode_texts(self, texts: Sequence[str]) -> tuple[torch.Tensor, list[bool]]:
-        """As [`ClipModel.text_features`], but returns which texts were cut instead of warning.
-
-        Returns:
-            `tuple`: features (T, D), and for each text whether it is longer than the model's `max_text_tokens`.
-        """
+        """As [`ClipModel.text_features`], but returns for each text whether it was cut instead of warning."""
         parts, cut = [], []
         for batch in self._batches(texts):
             whole = self.processor.tokenizer(batch, verbose=False)["input_ids"]
@@ -168,11 +158,8 @@ class ClipModel:
     def warn_cut(self, cut: int, count: int) -> None:
         """Warns that `cut` of `count` texts lost their end; does nothing if none did."""
         if cut:
-            limit = self.max_text_tokens
-            warnings.warn(
-                f"{cut} of {count} texts are longer than the model's {limit} tokens: their ends are cut off.",
-                stacklevel=3,
-            )
+            limit = f"longer than the model's {self.max_text_tokens} tokens"
+            warnings.warn(f"{cut} of {count} texts are {limit}: their ends are cut off.", stacklevel=3)
 
     def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
         return [list(items[k : k + self.batch_size]) for k in range(0, len(items), self.batch_size)]

@@ -17,17 +17,14 @@ import torch
 
 
 def tree_mask(segment_ids: torch.Tensor, dtype: torch.dtype, additive: bool) -> torch.Tensor:
-    """Attention mask of the group layout: causal, and a completion sees only the prompt and itself.
+    """Returns the attention mask (B, 1, L, L): causal, and a completion sees only the prompt and itself.
 
     Padding sees itself, so that no softmax runs over nothing.
 
     Args:
-        segment_ids (`torch.Tensor` of shape (B, L)): -1 padding, 0 prompt, k the k-th completion.
+        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
         dtype (`torch.dtype`): Type of an additive mask.
         additive (`bool`): `True` for eager attention (0 / lowest value), `False` for sdpa (bool, True = may attend).
-
-    Returns:
-        `torch.Tensor` of shape (B, 1, L, L).
     """
     length = segment_ids.shape[1]
     query, key = segment_ids[:, :, None], segment_ids[:, None, :]
@@ -40,14 +37,11 @@ def tree_mask(segment_ids: torch.Tensor, dtype: torch.dtype, additive: bool) -> 
 
 
 def continue_positions(prompt_positions: torch.Tensor, segment_ids: torch.Tensor) -> torch.Tensor:
-    """Fills in the positions of completions: each goes on from the end of the prompt, on all three axes.
+    """Returns the positions (3, B, L): each completion continues from the end of the prompt, on all three axes.
 
     Args:
         prompt_positions (`torch.Tensor` of shape (3, B, L)): Right on prompt tokens, anything elsewhere.
         segment_ids (`torch.Tensor` of shape (B, L)): The layout.
-
-    Returns:
-        `torch.Tensor` of shape (3, B, L).
     """
     in_prompt = segment_ids == 0
     after = prompt_positions.masked_fill(~in_prompt, -1).amax(dim=(0, 2)) + 1

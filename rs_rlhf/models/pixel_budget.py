@@ -45,36 +45,27 @@ def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, fa
     """Resizes as qwen-vl-utils' `fetch_image` does: sides in multiples of `factor`, area within the budget.
 
     Args:
-        image (`Image`): RGB image.
+        image (`Image`): RGB image; Pillow's default (bicubic) filter is used.
         min_pixels, max_pixels (`int`): Smallest and largest area in pixels.
         factor (`int`): Patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
-
-    Returns:
-        `Image`: The resized image, with Pillow's default (bicubic) filter.
 
     Raises:
         ImageError: The budget is empty, or the image too long and thin for it.
     """
     if not 0 < min_pixels <= max_pixels:
         raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
+    thin = f"image of {image.width}x{image.height} pixels is too long and thin"
     try:
         width, height = _resized(image.width, image.height, factor, (min_pixels, max_pixels))
     except ValueError as error:
-        raise ImageError(f"image of {image.width}x{image.height} pixels is too long and thin: {error}") from error
+        raise ImageError(f"{thin}: {error}") from error
     if min(height, width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
-        raise ImageError(
-            f"image of {image.width}x{image.height} pixels is too long and thin for max_pixels={max_pixels}; cut it "
-            "into tiles or raise max_pixels"
-        )
+        raise ImageError(f"{thin} for max_pixels={max_pixels}; cut it into tiles or raise max_pixels")
     return image.resize((width, height))
 
 
 def image_sizes(group: Group, options: ImageOptions) -> list[tuple[int, int]]:
-    """Returns `(width, height)` in pixels of a group's images, from their headers.
-
-    Raises:
-        ImageError: An image is missing; names its file and row.
-    """
+    """Returns `(width, height)` in pixels of a group's images, from their headers."""
     return [image_size(source, options, row_name(group))[::-1] for source in group.images]
 
 
@@ -85,11 +76,10 @@ def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -
         ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
     """
     budget, factor = pixel_budget(processor), resize_factor(processor)
+    sizes = image_sizes(group, options)
     try:
-        return [_resized(*size, factor, budget) for size in image_sizes(group, options)]
+        return [_resized(*size, factor, budget) for size in sizes]
     except ValueError as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(str(error), where=row_name(group)) from None
 
 

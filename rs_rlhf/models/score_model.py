@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper
 from .vision_sharing import features_of
 from .vlm import FAMILIES, hub_config
 
-POSITIONS = ("mrope", "sequential")
+POSITIONS = ("mrope", "sequential")  # the first is the default, as below
 ACTIVATIONS = ("softplus", "identity")
 HEAD = "reward_head.weight"
 SCORE_CONFIG = "score_config.json"  # beside a LoRA adapter, which has no model config of its own
@@ -43,12 +42,7 @@ register_checkpoint_conversion_mapping(
 
 @dataclass
 class ScoreOutput(ModelOutput):
-    """What [`ScoreModel`] returns.
-
-    Args:
-        scores (`torch.Tensor`): (rows,) for plain rows; (groups, N) for groups, NaN where a group has fewer than
-            N completions.
-    """
+    """Scores: (rows,) of plain rows; (groups, N) of groups, NaN if a group has fewer than N completions."""
 
     scores: torch.Tensor | None = None
 
@@ -72,15 +66,12 @@ class RewardHead(nn.Linear):
 
 
 class ScoreModel(PreTrainedModel):
-    """Scores texts for images.
-
-    Load with [`ScoreModel.from_pretrained`]; the configuration is the backbone's own with `positions` and
-    `output_activation` added.
+    """Scores texts for images; load it with [`ScoreModel.from_pretrained`].
 
     Args:
-        config (`transformers.PreTrainedConfig`): Of Qwen2-VL, Qwen2.5-VL or Qwen3-VL. `config.positions` is
-            `"mrope"` (the backbone's 3-D positions) or `"sequential"` (0, 1, 2… on all axes, what the published
-            ScoreRS weights were trained with); `config.output_activation` is `"softplus"` or `"identity"`.
+        config (`PreTrainedConfig`): That of the backbone, with two settings added. `positions` is `"mrope"` (the
+            backbone's 3-D positions) or `"sequential"` (0, 1, 2… on all axes, what the published ScoreRS weights
+            were trained with); `output_activation` is `"softplus"` or `"identity"`.
     """
 
     base_model_prefix = "model"
@@ -92,13 +83,13 @@ class ScoreModel(PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         if config.model_type not in FAMILIES:
-            raise ModelError(
-                f"ScoreModel needs a backbone of the Qwen2-VL family ({', '.join(FAMILIES)}), "
-                f"got {config.model_type!r}."
-            )
-        config.positions = _choice("positions", getattr(config, "positions", None) or "mrope", POSITIONS)
-        activation = getattr(config, "output_activation", None) or "softplus"
-        config.output_activation = _choice("output_activation", activation, ACTIVATIONS)
+            families = ", ".join(FAMILIES)
+            raise ModelError(f"ScoreModel needs a Qwen2-VL-family backbone ({families}), got {config.model_type!r}.")
+        for name, choices in (("positions", POSITIONS), ("output_activation", ACTIVATIONS)):
+            value = getattr(config, name, None) or choices[0]
+            if value not in choices:
+                raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}.", name)
+            setattr(config, name, value)
         config.num_labels = 1
         super().__init__(config)
         self.model = AutoModel.from_config(config)
@@ -165,14 +156,6 @@ class ScoreModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(*args, **kwargs)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the token embedding."""
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the token embedding."""
-        self.model.set_input_embeddings(value)
-
     @property
     def vision_tower(self) -> nn.Module:
         """The vision tower with its merger."""
@@ -192,17 +175,14 @@ class ScoreModel(PreTrainedModel):
         """Scores plain rows, or groups if `segment_ids` is given.
 
         Args:
-            input_ids (`torch.LongTensor` of shape (rows, L) or (groups, L)): Tokens, image placeholders expanded.
-            attention_mask (`torch.Tensor` of shape (rows, L), *optional*): 1 on tokens, 0 on padding, left or right.
-            pixel_values (`torch.Tensor` of shape (patches, patch size), *optional*): Patches of the distinct images.
-            image_grid_thw (`torch.LongTensor` of shape (images, 3), *optional*): Their grids, in patches.
-            segment_ids (`torch.LongTensor` of shape (groups, L), *optional*): -1 padding, 0 prompt, k completion k.
-            image_index (`torch.LongTensor` of shape (placements,), *optional*): Which distinct image stands at each
-                placement, in row order; by default each stands once, in order.
+            input_ids (rows or groups, L): Tokens, image placeholders expanded.
+            attention_mask (rows, L): 1 on tokens, 0 on padding, left or right; by default all 1.
+            pixel_values (patches, patch size): Patches of the distinct images, if there are any.
+            image_grid_thw (images, 3): Their grids, in patches.
+            segment_ids (groups, L): -1 padding, 0 prompt, k completion k.
+            image_index (placements,): Which distinct image stands at each placement, in row order; by default each
+                stands once, in order.
             **kwargs: The processor's `mm_token_type_ids` and the trainer's `use_cache` have no effect.
-
-        Returns:
-            [`ScoreOutput`]: `.scores` of shape (rows,) or (groups, N).
         """
         if unknown := set(kwargs) - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
             raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
@@ -293,12 +273,6 @@ class ScoreModel(PreTrainedModel):
         return starts.sum(1).tolist()
 
 
-def _choice(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}.", name)
-    return value
-
-
 def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
     scores = torch.full(exists.shape, float("nan"), dtype=flat.dtype, device=flat.device)
     return scores.masked_scatter(exists, flat)
@@ -313,12 +287,8 @@ def _check_keys(path: str, info: dict[str, Any], head_may_be_new: bool) -> None:
         )
     wrong = {"missing": missing - {HEAD}, "unexpected": set(info["unexpected_keys"])}
     wrong["of another shape"] = {str(key) for key in info.get("mismatched_keys", ())}
-    problems = [
-        f"{name} ({len(keys)}): {', '.join(sorted(keys)[:8])}{', …' if len(keys) > 8 else ''}"
-        for name, keys in wrong.items()
-        if keys
-    ]
-    if problems:
+    told = {name: ", ".join(sorted(keys)[:8]) + ", …" * (len(keys) > 8) for name, keys in wrong.items()}
+    if problems := [f"{name} ({len(wrong[name])}): {keys}" for name, keys in told.items() if keys]:
         raise ModelError(f"{path}: the weights do not fit a ScoreModel; {'; '.join(problems)}.")
 
 

@@ -16,32 +16,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
 from ..options import option
+from .tiny_vlm import SCENE_TEXTS
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 FAMILIES = ("clip", "siglip")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_DEFAULT_TEXTS = (
-    "an aerial image of many green trees and several buildings near a river with a bridge over it",
-    "two storage tanks are next to a road . a white plane is on the runway of the airport",
-    "a satellite photo of farmland . a satellite image of a dense residential area",
-)
+_DEFAULT_TEXTS = (*SCENE_TEXTS, "a satellite photo of farmland . a satellite image of a dense residential area")
 
 
 def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_length: int = 77) -> CLIPTokenizer:
-    """Learns a tokenizer of CLIP's kind: lower case, byte-level BPE with an end-of-word mark.
+    """Trains a tokenizer of CLIP's kind: lower case, byte-level BPE with an end-of-word mark.
 
     All bytes are in the vocabulary, alone and at the end of a word, so that no text has an unknown token: CLIP's
     unknown token is its end token, and the text would be read only as far as that.
 
-    Args:
-        texts (iterable of `str`): Texts that the merges are learnt from.
-        vocab_size (`int`): Entries at most; at least 2 × 256 bytes + 2 special tokens.
-        max_length (`int`): Tokens of a text at most, with the start and end tokens.
-
     Raises:
-        OptionError: The vocabulary is too small.
+        OptionError: The vocabulary has no room for all bytes and the 2 special tokens.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
@@ -49,9 +41,8 @@ def build_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000, max_lengt
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     known = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     if vocab_size < len(known) + 2:
-        raise OptionError(
-            f"vocab_size is {vocab_size}; CLIP's tokenizer needs at least {len(known) + 2}.", "vocab_size"
-        )
+        least = f"CLIP's tokenizer needs at least {len(known) + 2}"
+        raise OptionError(f"vocab_size is {vocab_size}; {least}.", "vocab_size")
     backend = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = backend.normalizer, backend.pre_tokenizer

@@ -35,22 +35,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-_DEFAULT_TEXTS = (
+SCENE_TEXTS = (
     "an aerial image of many green trees and several buildings near a river with a bridge over it",
     "two storage tanks are next to a road . a white plane is on the runway of the airport",
-    "what is the scene class of this image ? user assistant system yes no rural urban",
 )
+_DEFAULT_TEXTS = (*SCENE_TEXTS, "what is the scene class of this image ? user assistant system yes no rural urban")
 
 
 def build_tokenizer(texts: Iterable[str] = _DEFAULT_TEXTS, vocab_size: int = 600) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer with Qwen2-VL's special tokens.
+    """Trains a byte-level BPE tokenizer with Qwen2-VL's special tokens, padding on the right with `<|endoftext|>`.
 
-    Args:
-        texts (iterable of `str`): Texts that the merges are learnt from.
-        vocab_size (`int`): Entries at most, special tokens included; at least 256 bytes + 12.
-
-    Returns:
-        `PreTrainedTokenizerFast`: Compatible with Qwen2's tokenizer, padding on the right with `<|endoftext|>`.
+    The vocabulary has at most `vocab_size` entries, special tokens included; at least 256 bytes + 12.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -151,11 +146,6 @@ def save_tiny_vlm(
 
     Raises:
         OptionError: An unknown family.
-
-    Example:
-        >>> from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-        >>> save_tiny_vlm("tiny-vlm", hidden_size=32)  # doctest: +SKIP
-        'tiny-vlm'
     """
     import torch
     import transformers

@@ -1,8 +1,8 @@
 """The vision tower runs once per distinct image of a batch, in any causal VLM of the Qwen2-VL family.
 
-In GRPO every prompt stands G times in a batch, and TRL hands its image over as often: with 8 rollouts the tower does 8
-times the work. [`share_vision`] finds equal images by their patches, runs each once, and gives its features to all
-their places; gradients of the places add up, so that the loss and its gradients are the same.
+In GRPO every prompt stands G times in a batch, and TRL hands its image over as often. [`share_vision`] finds equal
+images by their patches, runs each once, and gives its features to all their places; gradients of the places add up,
+so that the loss and its gradients are the same.
 
 Left out: sharing the prompt's tokens too, as score models do; TRL computes log-probabilities row by row.
 """

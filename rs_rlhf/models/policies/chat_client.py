@@ -30,9 +30,8 @@ def endpoint_address(url: str) -> str:
         OptionError: It does not begin with http:// or https://.
     """
     if not url.startswith(("http://", "https://")):
-        raise OptionError(
-            f"the endpoint is {url!r}, expected an address such as http://localhost:8000/v1.", "endpoint"
-        )
+        expected = "expected an address such as http://localhost:8000/v1"
+        raise OptionError(f"the endpoint is {url!r:.80}, {expected}.", "endpoint")
     return url.rstrip("/").removesuffix(_PATH)
 
 
@@ -54,9 +53,7 @@ class ChatClient:
         try:
             from openai import Omit, OpenAI
         except ImportError:
-            raise OptionError(
-                "a chat endpoint needs openai, which is not installed; `pip install rs-rlhf[endpoint]`."
-            ) from None
+            raise OptionError("a chat endpoint needs openai; `pip install rs-rlhf[endpoint]`.") from None
         key = next(filter(None, map(os.environ.get, key_variables)), None)
         base = endpoint_address(url)
         # Without a key the client would look for one that is not meant for this server.
@@ -77,8 +74,7 @@ class ChatClient:
             body (`dict`): The request: `model`, `messages`, …; fields that OpenAI does not know in `extra_body`.
 
         Returns:
-            `str`: The text of the reply's first choice; empty if a reasoning server has spent all tokens on its
-            thoughts.
+            `str`: The text of the reply's first choice; empty if all tokens went into thoughts.
 
         Raises:
             EndpointError: No attempt gave a reply, or the reply is not one; has the last HTTP status.
@@ -129,13 +125,7 @@ def chat_messages(group: Group, options: ImageOptions) -> list[dict[str, Any]]:
 
 
 def image_part(image: ImageSource, options: ImageOptions, where: str = "") -> dict[str, Any]:
-    """Returns an image as a part of a message: a PNG in a data URL.
-
-    Args:
-        image: What the row holds.
-        options ([`ImageOptions`]): How it is found and read.
-        where (`str`): File and row, for messages.
-    """
+    """Returns an image, read with these options, as a part of a message: a PNG in a data URL."""
     buffer = io.BytesIO()
     read_image(image, options, where).save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

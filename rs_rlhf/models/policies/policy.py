@@ -52,11 +52,7 @@ class Policy(ABC):
 
     @abstractmethod
     def pixels(self, group: Group) -> list[tuple[int, int]]:
-        """Returns `(width, height)` of each image of a group, as the model sees it if that is known.
-
-        Raises:
-            ImageError: An image cannot be read; names its file and row.
-        """
+        """Returns `(width, height)` of each image of a group, as the model sees it if that is known."""
 
     def sample_batches(
         self,
@@ -105,8 +101,8 @@ class Policy(ABC):
             `list[list[str]]`: For each item its n answers, in the order of the input, without special tokens.
 
         Raises:
-            ImageError, DataError: An item that cannot be read; names its file and row.
             OptionError: An option is out of range.
+            ImageError, DataError, EndpointError: As in [`Policy.sample_batches`].
         """
         from tqdm import tqdm
 

@@ -47,18 +47,14 @@ class SamplingOptions:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.max_new_tokens < 1:
-            raise OptionError(
-                f"n ({self.n}) and max_new_tokens ({self.max_new_tokens}) must be at least 1.",
-                "n" if self.n < 1 else "max_new_tokens",
-            )
-        in_range = {"temperature": self.temperature >= 0, "top_p": 0 < self.top_p <= 1, "top_k": self.top_k >= 0}
-        if wrong := [name for name, good in in_range.items() if not good]:
-            raise OptionError(
-                f"temperature ({self.temperature}) and top_k ({self.top_k}) may not be negative, and top_p "
-                f"({self.top_p}) lies in (0, 1]; correct the one that is out of range.",
-                wrong[0],
-            )
+        for name in ("n", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be at least 1.", name)
+        for name in ("temperature", "top_k"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; it may not be negative.", name)
+        if not 0 < self.top_p <= 1:
+            raise OptionError(f"top_p is {self.top_p}; it lies in (0, 1].", "top_p")
 
     @classmethod
     def from_command(cls, options: object, **changes: int | None) -> SamplingOptions:
@@ -79,15 +75,10 @@ def planned_batches(
 
     Args:
         lengths (sequence of `int`): Tokens of each prompt without its answer.
-        sampling ([`SamplingOptions`]): Limits the batches.
-        share, done: As in [`Policy.sample_batches`].
-
-    Raises:
-        OptionError: The share is no `(rank, world)`.
+        sampling, share, done: As in [`Policy.sample_batches`].
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # stable; memory trouble shows at once
     batches: list[list[int]] = []
-    for i in order:
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # stable; memory trouble shows at once
         row = lengths[batches[-1][0]] + sampling.max_new_tokens if batches else 0
         full = not batches or row * sampling.n * (len(batches[-1]) + 1) > sampling.token_budget
         if full or len(batches[-1]) == sampling.batch_size:
