@@ -17,7 +17,8 @@ model, one process; start several servers and give the client all their addresse
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -30,7 +31,7 @@ from uvicorn import Config, Server
 from .. import __version__
 from ..errors import RequestError
 from .http import KEEP_ALIVE, add_error_handlers, error_kind, refusal, sentence_of
-from .service import Scored, Service
+from .service import Service
 from .wire import RewardsForm, ScoreForm, rewards_request
 
 
@@ -45,28 +46,23 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/score", openapi_extra=_body(ScoreForm, multipart=True))
     async def score(request: Request) -> Response:
         """Scores groups of completions."""
-
-        def answer(scored: Scored) -> JSONResponse:
+        async with _counted(service, request):
+            _, results = await service.score(request)
             scores = [
                 {"error": sentence_of(result), "kind": error_kind(result)} if isinstance(result, Exception) else result
-                for result in scored.results
+                for result in results
             ]
             return JSONResponse({"scores": scores, "model_hash": service.card["hash"]})
-
-        return await _timed(service, request, lambda data: data, answer)
 
     @app.post("/v1/rewards", openapi_extra=_body(RewardsForm))
     async def rewards(request: Request) -> Response:
         """Scores two completions, in the form of the ScoreRS authors' server."""
-
-        def answer(scored: Scored) -> JSONResponse:
+        async with _counted(service, request):
+            data, (pair,) = await service.score(request, rewards_request)
             ids = ("completion1", "completion2")
-            (pair,) = scored.results
             scores = [{"completion_id": key, "score": value} for key, value in zip(ids, pair, strict=True)]
-            name = scored.data.get("model") or service.card["name"]
+            name = data.get("model") or service.card["name"]
             return JSONResponse({"model": sentence_of(name), "scores": scores})
-
-        return await _timed(service, request, rewards_request, answer)
 
     @app.get("/v1/model")
     async def model(request: Request) -> Response:
@@ -102,17 +98,13 @@ def _body(form: type[BaseModel], multipart: bool = False) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def _timed(
-    service: Service,
-    request: Request,
-    convert: Callable[[object], object],
-    answer: Callable[[Scored], JSONResponse],
-) -> JSONResponse:
-    """Scores a request, and counts it with its status and time."""
+@asynccontextmanager
+async def _counted(service: Service, request: Request) -> AsyncIterator[None]:
+    """Counts a scoring request with its status and time, and takes in what is left of a refused one."""
     start, status = time.perf_counter(), 500
     try:
-        reply, status = answer(await service.score(request, convert)), 200
-        return reply
+        yield
+        status = 200
     except RequestError as error:
         status = error.status
         if status != 408:

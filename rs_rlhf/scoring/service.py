@@ -6,9 +6,9 @@ on disk.
 
 import asyncio
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
+from ..data.group import Group
 from ..errors import RequestError
 from ..imagery.sources import ImageOptions
 from .base import raise_first
@@ -23,18 +24,10 @@ from .batching import Batcher, QueueFull
 from .cards import model_hash, model_settings
 from .http import TOKEN, Limits, error_kind, load_json, sentence_of, split_form
 from .scorer import Scorer
-from .wire import Request, parse_request
+from .wire import ScoreForm, parse_request
 
 DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
 HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, all requests together
-
-
-@dataclass
-class Scored:
-    """A request that was scored: its JSON, and for each group its scores or its error."""
-
-    data: Mapping[str, Any]
-    results: list[Any]
 
 
 class Service:
@@ -122,8 +115,13 @@ class Service:
         except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: starlette's stream has ended
             pass
 
-    async def score(self, request: HttpRequest, convert: Callable[[object], object]) -> Scored:
+    async def score(
+        self, request: HttpRequest, convert: Callable[[object], object] = lambda data: data
+    ) -> tuple[Any, list[Any]]:
         """Scores a request, whose JSON `convert` turns into the form of `/v1/score`.
+
+        Returns:
+            `tuple`: Its JSON, and for each group its scores or its error.
 
         Raises:
             RequestError: Whatever is wrong with it; with `on_error` "raise" also the first group's error.
@@ -133,30 +131,30 @@ class Service:
             await self.read(request, body)
             text, parts = await split_form(request, bytes(body))
 
-            def parse() -> tuple[Any, Request]:
+            def parse() -> tuple[Any, ScoreForm, list[Group | Exception]]:
                 data = load_json(text)
-                return data, parse_request(convert(data), self.limits, self.options, parts)
+                return data, *parse_request(convert(data), self.limits, self.options, parts)
 
             try:
-                data, parsed = await run_in_threadpool(parse)
+                data, form, groups = await run_in_threadpool(parse)
             except RecursionError:
                 raise RequestError(400, "the JSON is nested too deeply.") from None
-            if parsed.model_hash not in (None, self.card["hash"]):
+            if form.model_hash not in (None, self.card["hash"]):
                 here = f"{self.card['name']} with the hash {self.card['hash']}"
                 raise RequestError(409, f"the model here is {here}, not the one asked for.")
-            if parsed.on_error == "raise":
-                _refuse_first(parsed.groups)
-            good = [group for group in parsed.groups if not isinstance(group, Exception)]
+            if form.on_error == "raise":
+                _refuse_first(groups)
+            good = [group for group in groups if not isinstance(group, Exception)]
             try:
-                scored = await asyncio.wrap_future(self.batcher.submit(good)) if good else []
+                scores = await asyncio.wrap_future(self.batcher.submit(good)) if good else []
             except QueueFull:
                 raise RequestError(429, "the queue is full; try again later.") from None
-            scores = iter(scored)
-            results = [group if isinstance(group, Exception) else next(scores) for group in parsed.groups]
-            if parsed.on_error == "raise":
+            supply = iter(scores)
+            results = [group if isinstance(group, Exception) else next(supply) for group in groups]
+            if form.on_error == "raise":
                 _refuse_first(results)
             self.metrics.count(results)
-            return Scored(data, results)
+            return data, results
 
 
 def _refuse_first(results: Sequence[object]) -> None:

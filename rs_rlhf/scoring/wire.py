@@ -120,17 +120,10 @@ def _refuse_unknown(data: Any, form: type[Form], what: str) -> None:
             raise RequestError(422, f"{what} has the unknown key {key!r}{did_you_mean(key, form.model_fields)}")
 
 
-@dataclass
-class Request:
-    """A checked request: its groups, or why one could not be made; the expected model; what to do on an error."""
-
-    groups: list[Group | Exception]
-    model_hash: str | None = None
-    on_error: str = "raise"
-
-
-def parse_request(data: object, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes]) -> Request:
-    """Turns a request into groups.
+def parse_request(
+    data: object, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes]
+) -> tuple[ScoreForm, list[Group | Exception]]:
+    """Returns a request, checked, and its groups; in the place of one that cannot be used, its error.
 
     Args:
         data: The parsed JSON.
@@ -153,7 +146,7 @@ def parse_request(data: object, limits: Limits, options: ImageOptions, parts: Ma
             groups.append(_group(group, f"group {index}", limits, images))
         except (DataError, ImageError) as error:
             groups.append(error)
-    return Request(groups, form.model_hash, form.on_error)
+    return form, groups
 
 
 def rewards_request(data: object) -> dict[str, Any]:
