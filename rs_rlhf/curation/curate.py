@@ -98,11 +98,7 @@ def _about(
     manifest = scored.manifest
     return {
         "scores": str(scored.folder.resolve()),
-        "split": manifest.get("split"),
-        "image_column": manifest.get("image_column"),
-        "text_column": manifest.get("text_column"),
-        "stamp": manifest["stamp"],
-        "scorer": manifest["scorer"],
+        **{name: manifest.get(name) for name in ("split", "image_column", "text_column", "stamp", "scorer")},
         "settings": {**way, **options.settings(), "compare": options.compare},
         "figures": report["figures"],
         "notes": report["notes"],

@@ -181,7 +181,7 @@ def scorer_name(manifest: Mapping[str, Any]) -> str:
 # --- copies -------------------------------------------------------------------------------------------------------
 
 
-def leave_out_copies(scored: Scored) -> None:
+def _leave_out_copies(scored: Scored) -> None:
     """Marks all but the best of the samples with the same image bytes, question and texts.
 
     Columns tell which samples could be copies; the rows of these are read again, since scores hold no questions.
@@ -273,7 +273,7 @@ def leave_out(
         matches = near_duplicates.find_in_evaluation(pictures, evaluation, distance if exclude_near else None)
         _leave_out_excluded(scored, matches, left)
     if dedup != "none":
-        leave_out_copies(scored)
+        _leave_out_copies(scored)
     if dedup == "near":
         groups = near_duplicates.group_near_duplicates(pictures, distance)
         _leave_out_near(scored, _codes_of(scored, pictures["image_hash"]), groups, left)

@@ -114,27 +114,23 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     settings = options.settings(source.stamp)
 
     def units() -> list[Unit]:
-        return limited(source.units(options.rows_per_shard), options.limit, options.input)
+        return _limited(source.units(options.rows_per_shard), options.limit, options.input)
 
     if (folder / "manifest.json").exists():  # if the run is refused, or finished, nothing is loaded
         with planned(folder, settings, units) as manifest:
             finished = not missing_units(manifest, folder)
         if finished:
-            return conclude(folder)
+            return _conclude(folder)
     # If it does not load, nothing is written. The reader needs no root: paths have been resolved inside theirs.
     scorer = load_scorer(options, options.image_options(), process_device())
     with planned(folder, settings, units) as manifest:
         counter, workers = token_counter(scorer), options.num_workers
         Work(source, manifest, folder, scorer, counter, workers, options.max_error_fraction).run()
-    return conclude(folder)
+    return _conclude(folder)
 
 
-def limited(units: Sequence[Unit], limit: int | None, name: str) -> list[Unit]:
-    """Returns the units that hold the first `limit` rows.
-
-    Raises:
-        DataError: It is not known how many rows a unit has.
-    """
+def _limited(units: Sequence[Unit], limit: int | None, name: str) -> list[Unit]:
+    """The units that hold the first `limit` rows."""
     if limit is None:
         return list(units)
     kept = []
@@ -147,8 +143,8 @@ def limited(units: Sequence[Unit], limit: int | None, name: str) -> list[Unit]:
     return kept
 
 
-def conclude(folder: Path) -> dict[str, Any]:
-    """Returns the summary of a finished run; the first process to get here writes it."""
+def _conclude(folder: Path) -> dict[str, Any]:
+    """The summary of a finished run; the first process to get here writes it."""
     path = folder / "summary.json"
     with claimed(folder, "summary", wait=True):
         if not path.exists():

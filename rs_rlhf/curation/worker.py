@@ -142,7 +142,7 @@ def score_rows(
     A row with an error gives one line.
     """
     groups = [replace(group, where=row.row_id) for row in rows for group in row.groups]
-    with hashing(rows, num_workers) as hash_of:
+    with _hashing(rows, num_workers) as hash_of:
         results = iter(_score_groups(scorer, groups))
         lines = [line for row in rows for line in _lines(row, results, hash_of(row))]
     tokens = iter(count_tokens([line["text"] for line in lines if line["text"] is not None]))
@@ -196,7 +196,7 @@ def _storable(text: str) -> str:
 
 
 @contextmanager
-def hashing(rows: Sequence[ImageTextRow], num_workers: int) -> Iterator[Callable[[ImageTextRow], str | ImageError]]:
+def _hashing(rows: Sequence[ImageTextRow], num_workers: int) -> Iterator[Callable[[ImageTextRow], str | ImageError]]:
     """Hashes the images of rows in threads; gives a function from a row to the hash of its images, `""` for none.
 
     The SHA-256 of the image's encoded bytes; for several images, the SHA-256 of their hashes. If an image cannot be

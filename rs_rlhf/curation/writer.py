@@ -34,7 +34,7 @@ class KeptRows:
     """
 
     def __init__(self, ids: pa.Table, inputs: ImageTexts, advance: Callable[[int], object]) -> None:
-        self.order = file_order(inputs)
+        self.order = _file_order(inputs)
         self.ids, self.advance = _grouped(ids), advance
         self.missing, self.first_missing, self.file = 0, "", ""
         self.next = next(self.ids, None)
@@ -84,8 +84,8 @@ def _grouped(ids: pa.Table) -> Iterator[tuple[str, frozenset[int]]]:
         yield row_id, frozenset(index for _, index in texts)
 
 
-def file_order(inputs: ImageTexts) -> dict[str, int]:
-    """Returns the rank of each file, or part, in the order of the data."""
+def _file_order(inputs: ImageTexts) -> dict[str, int]:
+    """The rank of each file, or part, in the order of the data."""
     return {unit.file: i for i, unit in enumerate(inputs.whole_units())}
 
 
@@ -116,7 +116,7 @@ def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
     if not len(ids) or ids["row_id"].null_count or ids["text_index"].null_count:
         what = "has rows without an id" if len(ids) else "lists no rows"
         raise DataError(f"{what}; {give}", where=where)
-    rank = pc.index_in(names, value_set=pa.array(list(file_order(inputs)), pa.string()))
+    rank = pc.index_in(names, value_set=pa.array(list(_file_order(inputs)), pa.string()))
     if rank.null_count:
         lost = ids["row_id"].filter(pc.is_null(rank))
         raise _absent(len(pc.unique(lost)), lost[0].as_py(), inputs.name)

@@ -16,8 +16,8 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 from ...declarations import did_you_mean
 from ...errors import OptionError, RequestError
 from ...imagery.arguments import RenderingOptions
-from ...options import option
+from ...options import option, to_flags
 from ...runs.page import render
 from ...scoring.http import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
 from ..options import SampleOptions
@@ -71,20 +71,14 @@ class BrowseOptions(SampleOptions, RenderingOptions):
 
     def curate_flags(self) -> list[str]:
         """Returns the flags with which `rs-rlhf curate` cuts the same samples."""
-        changed = {"--per": self.per, "--aggregate": self.aggregate}
-        flags = [part for name, value in changed.items() if value not in ("text", "mean") for part in (name, value)]
-        return flags + ["--allow-partial"] * self.allow_partial
+        return to_flags(self, [field.name for field in fields(SampleOptions)])
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-def parameters(query: Mapping[str, str], known: Sequence[str]) -> dict[str, str]:
-    """Returns a request's parameters.
-
-    Raises:
-        RequestError: An unknown parameter.
-    """
+def _parameters(request: Any, *known: str) -> dict[str, str]:
+    query: Mapping[str, str] = request.query_params
     for name in query:
         if name not in known:
             raise RequestError(400, f"there is no parameter {name[:60]!r}{did_you_mean(name[:60], known)}")
@@ -109,12 +103,7 @@ def _whole(text: str, name: str) -> int:
     return int(text)
 
 
-def cut_of(given: Mapping[str, str], ranked: Ranked) -> Position:
-    """Returns the cut of a request.
-
-    Raises:
-        RequestError: Two ways are given, or the share is outside (0, 1].
-    """
+def _cut_of(given: Mapping[str, str], ranked: Ranked) -> Position:
     top, threshold = _number(given, "top"), _number(given, "threshold")
     if top is not None and threshold is not None:
         raise RequestError(400, "top and threshold are both given; send one of them.")
@@ -123,12 +112,7 @@ def cut_of(given: Mapping[str, str], ranked: Ranked) -> Position:
     return ranked.cut(TOP if top is None and threshold is None else top, threshold)
 
 
-def filter_of(given: Mapping[str, str], ranked: Ranked) -> Filter:
-    """Returns which samples a request asks about.
-
-    Raises:
-        RequestError: An unknown source or class, a range the wrong way round, a search that is too long.
-    """
+def _filter_of(given: Mapping[str, str], ranked: Ranked) -> Filter:
     for name, names in (("source", ranked.sources.names), ("label", ranked.labels.names)):
         if name in given and given[name] not in names:
             raise RequestError(400, f"no sample has the {name} {given[name][:60]!r}{did_you_mean(given[name], names)}")
@@ -150,7 +134,7 @@ def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         RequestError: A parameter is wrong.
     """
-    position, chosen = cut_of(given, ranked), filter_of(given, ranked)
+    position, chosen = _cut_of(given, ranked), _filter_of(given, ranked)
     everything = Filter()
     ranks, failed = ranked.select(chosen)
     rows = kept_of(ranked.rows, position.k)
@@ -222,8 +206,8 @@ def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str]) -> dict[s
     )
     if not 1 <= size <= SIZE:
         raise RequestError(400, f"size is {size}, expected 1 to {SIZE}.")
-    position = cut_of(given, ranked)
-    ranks, failed = ranked.select(filter_of(given, ranked))
+    position = _cut_of(given, ranked)
+    ranks, failed = ranked.select(_filter_of(given, ranked))
     k = kept_of(ranks, position.k)
     if view == "random":
         ranks = drawn(ranks, seed)
@@ -304,11 +288,11 @@ def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> An
 
     @app.get("/api/summary")
     def of_cut(request: Request) -> Any:
-        return JSONResponse(summary(ranked, parameters(request.query_params, (*CUT, *FILTER))))
+        return JSONResponse(summary(ranked, _parameters(request, *CUT, *FILTER)))
 
     @app.get("/api/rows")
     def of_page(request: Request) -> Any:
-        return JSONResponse(rows(ranked, pictures, parameters(request.query_params, (*CUT, *FILTER, *PAGE))))
+        return JSONResponse(rows(ranked, pictures, _parameters(request, *CUT, *FILTER, *PAGE)))
 
     @app.get("/api/row/{number}")
     def of_row(number: str) -> Any:

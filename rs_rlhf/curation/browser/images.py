@@ -114,11 +114,7 @@ class Pictures:
         }
 
     def _thumbnail(self, number: int, place: int) -> bytes:
-        """Returns an image of a sample, small, as JPEG.
-
-        Raises:
-            RequestError: There is no such image, or it cannot be shown; the sentence says why.
-        """
+        """An image of a sample, small, as JPEG; a `RequestError` says why there is none."""
         row = self.row(number)
         if place >= len(row.images):
             raise RequestError(404, f"{row.row_id} has {len(row.images)} images; there is no image {place}.")
