@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import normalize
@@ -24,6 +24,8 @@ from ..data.group import ImageSource
 from ..errors import ModelError, OptionError
 from ..imagery.raster import ImageOptions, read_image
 from .vlm import check_complete
+
+T = TypeVar("T")
 
 
 class ClipModel:
@@ -126,7 +128,7 @@ class ClipModel:
         """
         parts = []
         named = list(zip(sources, wheres or [""] * len(sources), strict=True))
-        for batch in self._batches(named):
+        for batch in batched(named, self.batch_size):
             images = [read_image(source, self.image_options, where) for source, where in batch]
             inputs = self.processor.image_processor(images=images, return_tensors="pt")
             parts.append(self._encode(self.model.get_image_features, inputs))
@@ -148,7 +150,7 @@ class ClipModel:
     def encode_texts(self, texts: Sequence[str]) -> tuple[torch.Tensor, list[bool]]:
         """As [`ClipModel.text_features`], but returns for each text whether it was cut instead of warning."""
         parts, cut = [], []
-        for batch in self._batches(texts):
+        for batch in batched(texts, self.batch_size):
             whole = self.processor.tokenizer(batch, verbose=False)["input_ids"]
             cut += [len(ids) > self.max_text_tokens for ids in whole]
             inputs = text_inputs(self.processor.tokenizer, batch, self.padding, self.max_text_tokens)
@@ -160,9 +162,6 @@ class ClipModel:
         if cut:
             limit = f"longer than the model's {self.max_text_tokens} tokens"
             warnings.warn(f"{cut} of {count} texts are {limit}: their ends are cut off.", stacklevel=3)
-
-    def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
-        return [list(items[k : k + self.batch_size]) for k in range(0, len(items), self.batch_size)]
 
     @torch.inference_mode()
     def _encode(self, encoder: Callable[..., Any], inputs: BatchEncoding) -> torch.Tensor:
@@ -177,6 +176,11 @@ class ClipModel:
 
     def _joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(parts) if parts else torch.zeros(0, getattr(self.model.config, "projection_dim", 0))
+
+
+def batched(items: Sequence[T], size: int) -> list[list[T]]:
+    """Returns the items in lists of `size`."""
+    return [list(items[k : k + size]) for k in range(0, len(items), size)]
 
 
 def text_inputs(

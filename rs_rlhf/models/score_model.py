@@ -147,14 +147,14 @@ class ScoreModel(PreTrainedModel):
         _check_keys(path, info, head_may_be_new=not scored)
         return model
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
         """Saves as `PreTrainedModel.save_pretrained`, as safetensors, under the module's own key names.
 
         transformers would write the old key names of Qwen2-VL, from which `Trainer` resumes with random weights and
         only a warning.
         """
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def vision_tower(self) -> nn.Module:
@@ -170,7 +170,7 @@ class ScoreModel(PreTrainedModel):
         *,
         segment_ids: torch.LongTensor | None = None,
         image_index: torch.LongTensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ScoreOutput:
         """Scores plain rows, or groups if `segment_ids` is given.
 
@@ -227,11 +227,9 @@ class ScoreModel(PreTrainedModel):
     def _runs_tree(self, segment_ids: torch.Tensor) -> bool:
         config = self.config.get_text_config()
         window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or []) else None
-        if window is not None and segment_ids.shape[1] > window:
-            return False
-        if config._attn_implementation not in ("sdpa", "eager"):
-            return False
-        return tree_is_cheaper(segment_ids, config.hidden_size)
+        fits = window is None or segment_ids.shape[1] <= window
+        maskable = config._attn_implementation in ("sdpa", "eager")
+        return fits and maskable and tree_is_cheaper(segment_ids, config.hidden_size)
 
     def _score_tree(self, ids: torch.Tensor, segments: torch.Tensor, images: _Images) -> torch.Tensor:
         eager = self.config.get_text_config()._attn_implementation == "eager"

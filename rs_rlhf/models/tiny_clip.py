@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
 from ..options import option
-from .tiny_vlm import SCENE_TEXTS
+from .tiny_vlm import SCENE_TEXTS, tower_config
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -115,10 +115,10 @@ def save_tiny_clip(
         "vocab_size": len(tokenizer),
         "max_position_embeddings": sized.max_length,
         **{name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
-        **_tower(sized.hidden_size, sized.num_layers, heads),
+        **tower_config(sized.hidden_size, sized.num_layers, heads),
     }
     vision = {"image_size": sized.image_size, "patch_size": sized.patch_size}
-    vision |= _tower(sized.vision_dim, sized.vision_depth, heads)
+    vision |= tower_config(sized.vision_dim, sized.vision_depth, heads)
     side = {"height": sized.image_size, "width": sized.image_size}
     if sized.family == "siglip":
         text["projection_size"] = sized.vision_dim
@@ -134,8 +134,3 @@ def save_tiny_clip(
     model.save_pretrained(path)
     getattr(transformers, f"{name}Processor")(image_processor=images, tokenizer=tokenizer).save_pretrained(path)
     return str(path)
-
-
-def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width}
-    return sizes | {"num_hidden_layers": layers, "num_attention_heads": heads}

@@ -92,27 +92,26 @@ def _text_config(options: TinyVLMOptions, tokenizer: PreTrainedTokenizerFast) ->
     half = options.hidden_size // options.num_heads // 2
     temporal = half // 4
     height = (half - temporal) // 2
-    config = {
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+    rope |= {"mrope_section": [temporal, height, half - temporal - height]}
+    config = tower_config(options.hidden_size, options.num_layers, options.num_heads) | {
         "vocab_size": len(tokenizer),
-        "hidden_size": options.hidden_size,
-        "intermediate_size": 4 * options.hidden_size,
-        "num_hidden_layers": options.num_layers,
-        "num_attention_heads": options.num_heads,
         "num_key_value_heads": max(1, options.num_heads // 2),
         "max_position_embeddings": 8192,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [temporal, height, half - temporal - height],
-        },
+        "rope_parameters": rope,
     }
     if options.family == "qwen3_vl":
-        config["head_dim"] = options.hidden_size // options.num_heads
-        config["rope_parameters"]["mrope_interleaved"] = True
+        config["head_dim"], rope["mrope_interleaved"] = options.hidden_size // options.num_heads, True
     return config
+
+
+def tower_config(width: int, layers: int, heads: int) -> dict[str, Any]:
+    """Returns the sizes of a transformer whose MLPs are 4 times as wide as it is."""
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width}
+    return sizes | {"num_hidden_layers": layers, "num_attention_heads": heads}
 
 
 def _vision_config(options: TinyVLMOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ class ChatClient:
                 if self._client.is_closed():
                     break
             try:
-                return _content(post(**body, extra_headers=self._headers), self.address)
+                return _content(post(**body, extra_headers=self._headers).http_response.text, self.address)
             except APIStatusError as error:
                 status = error.status_code
                 detail = f"answers {status} ({error.response.text.strip()[:200] or error.response.reason_phrase})"
@@ -132,18 +133,17 @@ def image_part(image: ImageSource, options: ImageOptions, where: str = "") -> di
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _content(reply: Any, address: str) -> str:
-    """Returns the text of the first choice of a raw reply."""
+def _content(reply: str, address: str) -> str:
+    """Returns the text of the first choice of a reply."""
     try:
-        choice = reply.http_response.json()["choices"][0]
+        choice = json.loads(reply)["choices"][0]
         content = choice["message"].get("content")
         if content is None and choice.get("finish_reason") == "length":
             content = ""  # the tokens went into thoughts: an answer that was never given, and will not be next time
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         content = None
     if not isinstance(content, str):
-        text = reply.http_response.text[:200]
-        raise EndpointError(f"{address} answers 200, but without a text as its choice ({text!r})", 200)
+        raise EndpointError(f"{address} answers 200, but without a text as its choice ({reply[:200]!r})", 200)
     return content
 
 

@@ -86,12 +86,10 @@ class HFPolicy(Policy):
             prompt = [{"role": "user", "content": [{"type": "image"}]}]
             inputs = self._processed([self._text(Group(prompt, []))], [[Image.new("RGB", size)]])
             pixels, grid = inputs["pixel_values"], inputs.get("image_grid_thw")
+            height, width = pixels.shape[-2:]
             if grid is not None:  # flat patches
-                side = self.processor.image_processor.patch_size
-                seen = (int(grid[0, 2]) * side, int(grid[0, 1]) * side)
-            else:
-                seen = (int(pixels.shape[-1]), int(pixels.shape[-2]))
-            self._seen[size] = inputs["input_ids"].shape[1], seen
+                height, width = (grid[0, 1:] * self.processor.image_processor.patch_size).tolist()
+            self._seen[size] = inputs["input_ids"].shape[1], (int(width), int(height))
         return self._seen[size]
 
     def _text(self, group: Group) -> str:
@@ -109,21 +107,16 @@ class HFPolicy(Policy):
                 where=group.where,
             ) from None
 
-    def _processed(self, texts: list[str], images: list[list[Any]] | None) -> dict[str, Any]:
+    def _processed(self, texts: list[str], images: list[list[Image.Image]] | None) -> dict[str, Any]:
         start = self.tokenizer.bos_token
-        twice = start is not None and all(text.startswith(start) for text in texts)  # the template has written it
-        inputs = self.processor(
-            text=texts,
-            images=images,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            **({"add_special_tokens": False} if twice else {}),
-        )
+        options: dict[str, Any] = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+        if start is not None and all(text.startswith(start) for text in texts):  # the template has written it
+            options["add_special_tokens"] = False
+        inputs = self.processor(text=texts, images=images, **options)
         return {name: value for name, value in inputs.items() if name != "labels"}  # PaliGemma's processor makes some
 
     def _inputs(self, groups: Sequence[Group]) -> dict[str, Any]:
-        known: dict[int, Any] = {}
+        known: dict[int, Image.Image] = {}  # a group stands n times
         for group in groups:
             for source in group.images:
                 if id(source) not in known:
