@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, warm
 
 import rs_rlhf
 from rs_rlhf.cli import main as cli
@@ -15,11 +15,9 @@ from rs_rlhf.declarations import find
 from rs_rlhf.errors import DataError, DeclarationError, OptionError
 
 
-def run(*arguments, cwd=None):
+def run(*arguments):
     """Runs `rs-rlhf` in a process of its own."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "rs_rlhf", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return warm.run(arguments)
 
 
 @pytest.fixture(scope="module")

@@ -70,9 +70,9 @@ def launching(folder: Path, env=None) -> dict:
     return {**given, "PYTHON_EXEC": str(shims(folder / "shims") / "python"), "OMP_NUM_THREADS": "1"}
 
 
-def launched(argv, folder: Path, *, expect=0, env=None, timeout=500) -> str:
+def launched(argv, folder: Path, *, expect=0, cwd=None, env=None, timeout=500) -> str:
     """Runs a command as [`run`] does, and the processes that it launches as well; returns what all of them print."""
-    done = run(argv, env=launching(folder, env), timeout=timeout, check=expect)
+    done = run(argv, cwd=cwd, env=launching(folder, env), timeout=timeout, check=expect)
     return done.stdout + done.stderr
 
 

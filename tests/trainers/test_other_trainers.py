@@ -8,14 +8,11 @@ take none, and async GRPO needs a vLLM server; Nash-MD and XPO are not in this r
 import json
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
-from helpers import picture
+from helpers import picture, warm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
@@ -128,9 +125,8 @@ def test_trl_grpo_from_the_command_line(score_model_path, tiny_vlm, tmp_path):
     given |= {"save_strategy": "steps", "save_steps": 1}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"RS_RLHF_SCORE_MODEL": score_model_path, "OMP_NUM_THREADS": "1"}
-    command = [str(Path(sys.executable).with_name("trl")), "grpo", *words]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    program = "import sys; from trl.cli import main; sys.argv[0] = 'trl'; main()"
+    warm.launched(["-c", program, "grpo", *words], tmp_path, cwd=tmp_path, env=environment)
     state = json.loads((tmp_path / "out" / "checkpoint-1" / "trainer_state.json").read_text())
     entry = next(entry for entry in state["log_history"] if "rewards/score_reward/mean" in entry)
     assert math.isfinite(entry["rewards/score_reward/mean"]) and entry["reward/failed_fraction"] == 0

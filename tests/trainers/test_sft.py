@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset
-from helpers import ROOT, picture
+from helpers import picture, warm
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -419,17 +417,14 @@ def test_the_published_stages_run_on_a_tiny_model(tiny_vlm, folder, collator, tm
         write(tmp_path / "data" / name / "train.jsonl", *rows)
     flags = "--max_steps 2 --dtype float32 --dataloader_num_workers 0 --gradient_accumulation_steps 1".split()
     flags += [*QUICK, "--image_root", str(folder)]
+    monkeypatch.setenv("RS_RLHF_DATA", str(tmp_path / "data"))
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
         patch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as if launched: trains in this process
         start = ["--model_name_or_path", tiny_vlm]
         assert cli.main(["sft", "--config", "qwen2-vl-7b-sft/projector", *start, *flags]) == 0
-    command = [sys.executable, "-m", "rs_rlhf", "sft", "--config", "qwen2-vl-7b-sft/lora", *flags]
-    command += ["--accelerate_config", "cpu_zero2", "--num_processes", "2"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    env["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    flags += ["--accelerate_config", "cpu_zero2", "--num_processes", "2"]
+    warm.launched(["sft", "--config", "qwen2-vl-7b-sft/lora", *flags], tmp_path, cwd=tmp_path)
     out = tmp_path / "out" / "qwen2-vl-7b-sft"
     projector = load_file(out / "projector" / "model.safetensors")
     assert changed(load_file(f"{tiny_vlm}/model.safetensors"), projector) == MERGER
