@@ -1,4 +1,4 @@
-"""Turning and flipping overhead pictures, where no text that goes with them speaks of directions.
+"""Augmentation of overhead images by rotations and flips, unless a text that goes with them speaks of directions.
 
 Seen from above, a scene has no up: a text that is true of it is true of all eight ways to lay the square, unless it
 says "left" or gives a box. Left out: crops, scaling and colour changes, which can make any text wrong.
@@ -13,14 +13,8 @@ from PIL import Image
 _T = Image.Transpose
 # Nothing, and the seven others; a seed draws by place, so the order is part of every result.
 _TURNS = (
-    None,
-    _T.FLIP_LEFT_RIGHT,
-    _T.ROTATE_180,
-    _T.FLIP_TOP_BOTTOM,
-    _T.TRANSPOSE,
-    _T.ROTATE_270,
-    _T.TRANSVERSE,
-    _T.ROTATE_90,
+    *(None, _T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM),
+    *(_T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90),
 )
 _NUMBER = r"-?\d+(?:\.\d+)?%?"
 _ITEM = rf"(?:{_NUMBER}|[xy]_?(?:min|max|\d*))"
@@ -44,20 +38,16 @@ _DIRECTION = re.compile(
 
 
 def speaks_of_direction(text: str) -> bool:
-    """Tell whether turning or flipping the picture could make a text wrong.
+    """Returns whether turning or flipping the picture could make a text wrong.
 
-    Args:
-        text: Any text that goes with the picture.
-
-    Returns:
-        True for words of direction (left, top, north-east, clockwise, ...) and for coordinates or boxes. Doubtful
-        words count: a false alarm only loses an augmentation, a miss teaches a falsehood.
+    That is so for words of direction (left, top, north-east, clockwise, ...) and for coordinates or boxes. Doubtful
+    words count: a false alarm only loses an augmentation, a miss teaches a falsehood.
     """
     return _DIRECTION.search(text) is not None
 
 
 def rotate_flip(image: Image.Image, texts: Iterable[str], rng: random.Random) -> Image.Image:
-    """Turn or flip an overhead picture by one of the eight symmetries of the square, where its texts allow it.
+    """Turns or flips an overhead picture by one of the eight symmetries of the square, if its texts allow it.
 
     Args:
         image: RGB image.
@@ -65,7 +55,7 @@ def rotate_flip(image: Image.Image, texts: Iterable[str], rng: random.Random) ->
         rng: Drawn from exactly once, so that the stream does not depend on the texts.
 
     Returns:
-        The turned picture, or `image` itself when a text speaks of directions or the draw is the identity.
+        The turned picture, or `image` itself if a text speaks of directions or the draw is the identity.
     """
     turn = _TURNS[rng.randrange(8)]
     texts = [texts] if isinstance(texts, str) else texts

@@ -1,4 +1,4 @@
-"""One reader for all rasters: whatever a row calls its image, out comes an RGB picture.
+"""Image reader: any source, from 8-bit PNG to many-band GeoTIFF, to an 8-bit RGB picture.
 
 A vision-language model sees three 8-bit channels; remote-sensing archives hold 16-bit, float and many-band rasters.
 Guessing how to get from one to the other gives black or falsely coloured pictures that train without complaint, so
@@ -13,12 +13,13 @@ import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2 as Tags
 
-from ..errors import ImageError, OptionError
+from ..errors import ImageError
 from .sources import DEFAULTS, ImageOptions, ImageSource, check_size, locate, opened
 
 __all__ = ["ImageError", "ImageOptions", "image_size", "read_image"]
@@ -62,7 +63,9 @@ class _Raster:
 # --- decoding ---------------------------------------------------------------------------------------------------
 
 
-def _choose_bands(count: int, alpha: int | None, dtype: Any, options: ImageOptions, name: str) -> tuple[int, ...]:
+def _choose_bands(
+    count: int, alpha: int | None, dtype: np.dtype | str, options: ImageOptions, name: str
+) -> tuple[int, ...]:
     """Return the 1-based bands to show, or say how to choose them."""
     dtype = np.dtype("complex64" if "complex" in str(dtype) else dtype)  # numpy does not know GDAL's complex_int16
     if dtype.kind not in "buif":
@@ -128,21 +131,21 @@ def _from_pil(image: Image.Image, options: ImageOptions, name: str) -> _Raster:
 
 
 def _chosen(data: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
-    """Take bands of `(H, W, C)`: a copy only where they are not all that there are."""
+    """Take bands of `(H, W, C)`: a copy only if they are not all that there are."""
     return data if bands == tuple(range(1, data.shape[2] + 1)) else data[..., [band - 1 for band in bands]]
 
 
-def _tiff_tags(stream: IO[bytes], head: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+def _tiff_tags(stream: IO[bytes], head: bytes) -> Tags:
     """Read the first directory of a TIFF: Pillow opens few of the rasters that rasterio does, but reads any's tags."""
     order = head[:2]
     if head[:4] == b"MM\0+":  # Pillow looks for BigTIFF's mark in the third byte whatever the byte order
         head = b"II+\0" + head[4:]
-    tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if b"+" in head[:4] else 8], prefix=order)
+    tags = Tags(head[: 16 if b"+" in head[:4] else 8], prefix=order)
     stream.seek(tags.next)
     tags.load(stream)
     stream.seek(0)
     if 256 not in tags or 257 not in tags:
-        raise OptionError("the first directory of the TIFF gives no width and height")
+        raise ValueError("the first directory of the TIFF gives no width and height")  # `opened` names the file
     return tags
 
 
@@ -211,7 +214,7 @@ def _paint_palette(index: np.ndarray, colours: dict, own: float | None, options:
     return raster
 
 
-def _from_plain_tiff(image: Image.Image, tags: Any, options: ImageOptions, name: str) -> _Raster:
+def _from_plain_tiff(image: Image.Image, tags: Tags, options: ImageOptions, name: str) -> _Raster:
     """Read a TIFF with Pillow alone, refusing what Pillow would read wrongly without saying so."""
     bits, samples, layout = max(tags.get(258, (1,))), tags.get(277, 1), tags.get(339, (1,))[0]
     wide = image.mode in _WIDE_MODES
@@ -309,15 +312,12 @@ def _stretch(band: np.ndarray, seen: np.ndarray, nodata: float | None, options: 
 
 
 def read_image(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> Image.Image:
-    """Read any image as RGB.
+    """Returns any image as a new PIL image of mode RGB, upright, transparency on white.
 
     Args:
         source: What the row holds; see `ImageSource`.
         options: Where images may come from and how they are shown.
         where: The caller's place for the message, such as `"pairs.jsonl row 12"`.
-
-    Returns:
-        A new PIL image of mode RGB, upright, transparency on white.
 
     Raises:
         ImageError: The image is missing, forbidden, too large, damaged, or needs a choice of bands or stretch.
@@ -336,15 +336,10 @@ def read_image(source: ImageSource, options: ImageOptions = DEFAULTS, where: str
 
 
 def image_size(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> tuple[int, int]:
-    """Give the size that `read_image` would give, from the header alone where the format allows.
+    """Returns `(height, width)` in pixels as `read_image` would give them, from the header alone if the format allows.
 
     Args:
-        source: What the row holds; see `ImageSource`. A URL is downloaded whole.
-        options: `image_root`, `allowed_hosts` and `max_image_pixels` are used.
-        where: The caller's place for the message.
-
-    Returns:
-        `(height, width)` in pixels, after EXIF orientation.
+        source, options, where: As for `read_image`. A URL is downloaded whole.
 
     Raises:
         ImageError: The image is missing, forbidden, too large or has no readable header.

@@ -1,20 +1,21 @@
-"""Where an image's bytes come from: a path, a URL, bytes, or a picture that is in memory already.
+"""Image sources: a path, a URL, encoded bytes, or a picture that is in memory already.
 
 Everything that keeps a row from reading what it must not is here: paths are held inside `image_root`, hosts are
-allowed by name, and sizes are limited before anything is decoded. `imagery` turns what is found into RGB.
+allowed by name, and sizes are limited before anything is decoded. `raster` turns what is found into RGB.
 """
 
 import io
 import os
 import re
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
 from PIL import Image
@@ -24,12 +25,15 @@ from ..errors import ImageError
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
 """A path or URL, a PIL image, an array `(H, W)` or `(H, W, C)`, encoded bytes, or HF datasets' `{"bytes", "path"}`."""
 
+Located = Path | bytes | Image.Image | np.ndarray
+"""An existing file, encoded bytes, a picture or an array."""
+
 STRETCHES = ("percentile", "fixed")
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -107,18 +111,12 @@ DEFAULTS = ImageOptions()
 
 
 def resolve_path(path: str | os.PathLike, options: ImageOptions = DEFAULTS, where: str = "") -> Path:
-    """Find an image file, held inside `options.image_root` when that is set.
+    """Returns an existing regular file, held inside `options.image_root` if that is set.
 
-    Args:
-        path: The path as the row gives it.
-        options: Only `image_root` is used.
-        where: The caller's place for the message, such as `"pairs.jsonl row 12"`.
-
-    Returns:
-        An existing regular file. With `image_root`, `..`, absolute paths and symbolic links have been followed.
+    With `image_root`, `..`, absolute paths and symbolic links have been followed.
 
     Raises:
-        ImageError: No such file, not a regular file, or outside `image_root`.
+        ImageError: No such file, not a regular file, or outside `image_root`; the message begins with `where`.
     """
     name = _label(os.fspath(path), where)
     try:
@@ -149,16 +147,11 @@ def _label(what: str, where: str) -> str:
     return f"{where}: image {what!r}" if where else f"image {what!r}"
 
 
-def locate(source: Any, options: ImageOptions, where: str) -> tuple[Path | bytes | Image.Image | np.ndarray, str]:
-    """Find what any source stands for, downloading a URL.
-
-    Args:
-        source: What the row holds; see `ImageSource`.
-        options: Where images may come from.
-        where: The caller's place for the message.
+def locate(source: ImageSource, options: ImageOptions, where: str) -> tuple[Located, str]:
+    """Finds what any source stands for, downloading a URL.
 
     Returns:
-        The thing to decode (an existing file, encoded bytes, picture or array), and its name for messages.
+        An existing file, encoded bytes, picture or array to decode, and its name for messages.
 
     Raises:
         ImageError: The image is missing, forbidden, or of no known kind.
@@ -203,14 +196,16 @@ def _check_host(url: str, options: ImageOptions, name: str) -> None:
 def _download(url: str, options: ImageOptions, name: str) -> bytes:
     _check_host(url, options, name)
 
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+    class Redirects(HTTPRedirectHandler):
+        def redirect_request(
+            self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+        ) -> Request | None:
             _check_host(newurl, options, f"{name} (redirected to {newurl})")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     chunks, size, end = [], 0, time.monotonic() + DOWNLOAD_SECONDS
     try:
-        with urllib.request.build_opener(Redirects).open(url, timeout=DOWNLOAD_SECONDS) as reply:
+        with build_opener(Redirects).open(url, timeout=DOWNLOAD_SECONDS) as reply:
             while chunk := reply.read1(2**20):
                 chunks.append(chunk)
                 size += len(chunk)
@@ -226,13 +221,7 @@ def _download(url: str, options: ImageOptions, name: str) -> bytes:
 
 
 def check_size(width: int, height: int, options: ImageOptions, name: str) -> None:
-    """Refuse, before it is decoded, an image of too many pixels or of none.
-
-    Args:
-        width: Width in pixels.
-        height: Height in pixels.
-        options: Only `max_image_pixels` is used.
-        name: The image's name for messages.
+    """Refuses, before it is decoded, an image of too many pixels or of none.
 
     Raises:
         ImageError: The size is not allowed.
@@ -248,14 +237,7 @@ def check_size(width: int, height: int, options: ImageOptions, name: str) -> Non
 
 @contextmanager
 def opened(found: Path | bytes, name: str) -> Iterator[tuple[IO[bytes], bytes]]:
-    """Open an encoded image for decoding, and turn every decoder's error into ours.
-
-    Args:
-        found: The file or its bytes, from `locate`.
-        name: The image's name for messages.
-
-    Yields:
-        The stream and its first 32 bytes.
+    """Opens an encoded image, yields the stream and its first 32 bytes, and turns every decoder's error into ours.
 
     Raises:
         ImageError: The image is empty, or what was done with the stream failed.
