@@ -9,6 +9,7 @@ strict metric (`closed_answers`).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -22,7 +23,7 @@ THINK_ANSWER = (
 )
 
 
-def message_text(value: Any) -> str:
+def message_text(value: str | Sequence[Mapping[str, Any]] | None) -> str:
     """Returns the text of a completion: a string, or messages in conversational form.
 
     Example:

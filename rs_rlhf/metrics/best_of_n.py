@@ -7,7 +7,7 @@ score, by chance and by an oracle the expectation is a closed form, as that of p
 
 The weighted vote adds up exp(score) of equal answers: under the Bradley-Terry and Plackett-Luce losses that score
 models are trained with, exp(score) is an answer's strength and only ratios of strengths mean anything, so the sum does
-not hang on the zero of the scores. Where all scores are equal it is the majority vote.
+not depend on the zero of the scores. If all scores are equal, it is the majority vote.
 
 Left out: estimates for n > N (they need a model of the tail).
 """
@@ -19,6 +19,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def best_of(scores: Sequence[float], right: Sequence[float], sizes: Sequence[int
     chances = [0.0] * len(sizes)
     below = 0
     for score in sorted(levels):
-        upto, share = below + len(levels[score]), math.fsum(levels[score]) / len(levels[score])
+        upto, share = below + len(levels[score]), fmean(levels[score])
         for k, n in enumerate(sizes):  # C(upto, n) - C(below, n) subsets have this score as their best
             chances[k] += share * (math.comb(upto, n) - math.comb(below, n)) / math.comb(len(scores), n)
         below = upto
@@ -89,13 +90,13 @@ def vote(
 ) -> list[float]:
     """Probability that a vote among n random answers out of N is right; ties are shared equally.
 
-    An answer that could not be parsed has no vote; where there is none at all, the vote is wrong.
+    An answer that could not be parsed has no vote; if there is none at all, the vote is wrong.
 
     Args:
         answers (sequence of `str` or `None`): N parsed answers; equal ones vote together.
         right, sizes: As in [`best_of`].
         scores (sequence of `float`, *optional*): Votes weigh exp(score), see above; by default 1.
-        subsets (`int`): So many are drawn where there are more; otherwise, as at n = 1 and n = N, the value is exact.
+        subsets (`int`): So many are drawn if there are more; otherwise, as at n = 1 and n = N, the value is exact.
         seed (`int` or sequence of `int`): Draws them.
     """
     keys = list(dict.fromkeys(answer for answer in answers if answer is not None))
@@ -120,18 +121,12 @@ def vote(
 def _subsets(total: int, n: int, most: int, seed: tuple[int, ...]) -> np.ndarray:
     """Array (subsets, total) of 0 and 1, each row with n ones."""
     if math.comb(total, n) <= most:
-        return _all_subsets(total, n)
-    keys = np.random.default_rng(seed).random((most, total))
-    chosen = np.zeros((most, total))
-    np.put_along_axis(chosen, keys.argpartition(n - 1, axis=1)[:, :n], 1.0, axis=1)
-    return chosen
-
-
-@lru_cache(maxsize=64)
-def _all_subsets(total: int, n: int) -> np.ndarray:
-    rows = list(itertools.combinations(range(total), n))
-    chosen = np.zeros((len(rows), total))
-    np.put_along_axis(chosen, np.array(rows), 1.0, axis=1)
+        places = np.array(list(itertools.combinations(range(total), n)))
+    else:
+        keys = np.random.default_rng(seed).random((most, total))
+        places = keys.argpartition(n - 1, axis=1)[:, :n]
+    chosen = np.zeros((len(places), total))
+    np.put_along_axis(chosen, places, 1.0, axis=1)
     return chosen
 
 
@@ -152,9 +147,9 @@ def question_curves(
         clip_scores (sequence of `float`, *optional*): N CLIP scores.
 
     Returns:
-        `dict`: `score`, `majority`, `weighted`, `clip` where there are such scores, `random`, `oracle`.
+        `dict`: `score`, `majority`, `weighted`, `clip` if there are such scores, `random`, `oracle`.
     """
-    chance = math.fsum(right) / len(right)
+    chance = fmean(right)
     curves = {
         "score": best_of(scores, right, sizes),
         "majority": vote(answers, right, sizes, subsets=subsets, seed=seed),
@@ -197,16 +192,16 @@ def curve_figures(
     low, high = _bootstrap(columns, rounds, seed)
     middle = columns.mean(0)
     spread = values.mean(1).std(0, ddof=1) if len(runs) > 1 else None
-    methods: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    differences: dict[str, list[dict[str, Any]]] = {f"{a} - {b}": [] for a, b in pairs}
-    for k, n in enumerate(sizes):
-        for m, entries in enumerate((methods | differences).values()):
-            figure = {"n": n, "interval": [float(low[m, k]), float(high[m, k])]}
-            if m < len(names):
-                figure |= {"accuracy": float(middle[m, k]), "sd": None if spread is None else float(spread[m, k])}
-            else:
-                figure |= {"difference": float(middle[m, k])}
-            entries.append(figure)
+
+    def entries(m: int, kind: str) -> list[dict[str, Any]]:
+        ends = [[float(low[m, k]), float(high[m, k])] for k in range(len(sizes))]
+        return [{"n": n, "interval": ends[k], kind: float(middle[m, k])} for k, n in enumerate(sizes)]
+
+    methods = {name: entries(m, "accuracy") for m, name in enumerate(names)}
+    for m, of_sizes in enumerate(methods.values()):
+        for k, entry in enumerate(of_sizes):
+            entry["sd"] = None if spread is None else float(spread[m, k])
+    differences = {f"{a} - {b}": entries(len(names) + m, "difference") for m, (a, b) in enumerate(pairs)}
     return {"methods": methods, "differences": differences}
 
 

@@ -94,7 +94,7 @@ def paired_ious(answers: Sequence[Box], solutions: Sequence[Box], by_order: bool
 def grounding_verdict(output: str, boxes: Sequence[Sequence[float]], size: Sequence[int], unit: str) -> dict[str, Any]:
     """Judges the boxes of an answer.
 
-    An answer is right where every asked-for box has an IoU of at least 0.5 with its own (precision at IoU 0.5 where
+    An answer is right if every asked-for box has an IoU of at least 0.5 with its own (precision at IoU 0.5 if
     one box is asked for, as DIOR-RSVG and VRSBench report it). An answer with more or fewer boxes is wrong, all its
     IoUs 0; the code of arXiv 2503.00743 compares the first boxes of such an answer.
 
@@ -106,7 +106,7 @@ def grounding_verdict(output: str, boxes: Sequence[Sequence[float]], size: Seque
         unit (`str`): Unit of the answer's coordinates, a key of [`BOX_UNITS`].
 
     Returns:
-        `dict`: `answer` (the answer's boxes in pixels, `None` where it has none), `boxes` (the right ones), `ious` (of
+        `dict`: `answer` (the answer's boxes in pixels, `None` if it has none), `boxes` (the right ones), `ious` (of
         each right box, in the one-to-one pairing of the greatest total), `strict` (`bool`), `iou` (their mean) and
         `upstream_compat` (`None`: the published rule is of words).
 
@@ -148,7 +148,7 @@ def grounding_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `dict`: as [`accuracy_figures`], where `accuracy` is the share of questions with all boxes at IoU 0.5 or
         above, and `metrics`: `precision@0.5` and `precision@0.7` (of boxes), `mean_iou` (of questions), and
         `precision@0.5_S`, `_M`, `_L` of the right boxes up to 32² pixels, up to 96², and above, in the original image
-        (the areas of COCO and of arXiv 2503.00743; `None` where there are none); `mean_iou_interval` (95% bootstrap);
+        (the areas of COCO and of arXiv 2503.00743; `None` if there are none); `mean_iou_interval` (95% bootstrap);
         `areas`: `{"S", "M", "L": {"n", "accuracy", "interval"}}` of boxes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Figures of captions against human ones: BLEU, METEOR, ROUGE-L, CIDEr, as computed for COCO captions.
+"""Caption metrics against human captions: BLEU, METEOR, ROUGE-L, CIDEr, as computed for COCO captions.
 
 They come from the kept library `pycocoevalcap` (`pip install "rs-rlhf[captions]"`), as in the papers on RSICD and
 RSITMD captions: corpus BLEU with the closest reference length, ROUGE-L with beta 1.2, CIDEr-D whose document
@@ -6,7 +6,7 @@ frequencies are those of the references given (so it depends on which questions 
 tokenizer need `java`; without it there is no METEOR, captions are split more simply, and the figures say so. METEOR
 takes half a minute to start.
 
-Left out: SPICE (a download of Stanford models and a Java older than today's), BERTScore, CLIPScore (see `clip_model`).
+Left out: SPICE (a download of Stanford models and a Java older than today's), BERTScore, CLIPScore (`models.clip`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def caption_figures(outputs: Sequence[str], references: Sequence[Sequence[str]])
         references (sequence of sequences of `str`): The human captions of each image, at least one.
 
     Returns:
-        `dict`: `BLEU-1` to `BLEU-4`, `METEOR` (`None` without Java) and `ROUGE-L` in 0–1; `CIDEr` in 0–10 (0 where
+        `dict`: `BLEU-1` to `BLEU-4`, `METEOR` (`None` without Java) and `ROUGE-L` in 0–1; `CIDEr` in 0–10 (0 if
         only one image is asked about: all its words are in every document); `tokenizer` (`"PTB"`, or `"simple"`: see
         [`simple_tokens`]), which figures that are compared must share; `left_out` (`{measure: why}`).
 
     Raises:
-        ValueError: No caption, an image without a reference, not as many of both, or the library is not installed.
+        OptionError: No caption, an image without a reference, not as many of both, or the library is not installed.
 
     Example:
         >>> caption_figures(["a port with ships"], [["a port with ships"]])["BLEU-4"]  # doctest: +SKIP
@@ -71,7 +71,7 @@ def caption_figures(outputs: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def simple_tokens(text: str) -> list[str]:
-    """Splits a caption into lower-case words without punctuation, for want of the PTB tokenizer.
+    """Splits a caption into lower-case words without punctuation, if there is no PTB tokenizer.
 
     Like PTB it parts a possessive "s" and keeps a hyphen inside a word; it differs on contractions and abbreviations.
 

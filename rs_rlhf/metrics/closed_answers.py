@@ -1,4 +1,4 @@
-"""Whether a closed answer is right: the strict metric, and the published one beside it.
+"""Closed-answer metrics: the strict verdict on an answer, and the published one beside it.
 
 The strict metric reads an answer as a careful person would (number words, plurals, choice letters, yes/no, RSVQA's
 number buckets) and calls what has no clear reading unparseable: that is counted, and never right. The published
@@ -65,11 +65,11 @@ def judge_answer(
         numbers (`str`, *optional*): One of [`SCHEMES`]: numbers are bucketed on both sides, see [`bucket`].
 
     Returns:
-        `dict`: `answer`, the parsed answer in its normal form, `None` where it is unparseable; `strict` (`bool`);
+        `dict`: `answer`, the parsed answer in its normal form, `None` if it is unparseable; `strict` (`bool`);
         `upstream_compat` (`bool`), see [`upstream_compat`].
 
     Raises:
-        ValueError: No reference, a reference that is none of the choices, or an unknown scheme.
+        OptionError: No reference, a reference that is none of the choices, or an unknown scheme.
 
     Example:
         >>> judge_answer("The answer is (B).", ["urban"], choices=["rural", "urban"])["answer"]
@@ -220,7 +220,7 @@ def _keys(text: str) -> frozenset[str]:
 
 
 def _judge_free(said: str, references: Sequence[str]) -> tuple[str | None, bool]:
-    """The parsed answer (`None`: unparseable) and whether it is right, where no choices are given."""
+    """The parsed answer (`None`: unparseable) and whether it is right, without choices."""
     words = plain(said).split()
     forms = [plain(one) for one in references]
     for pair in PAIRS:
@@ -242,12 +242,12 @@ def _judge_free(said: str, references: Sequence[str]) -> tuple[str | None, bool]
 
 
 def _statements(said: str) -> list[str]:
-    """What "the answer is …" and "answer: …" introduce; the whole text where there is no such phrase."""
+    """What "the answer is …" and "answer: …" introduce; the whole text if there is no such phrase."""
     return [piece.strip() for piece in _STATED.split(said)[1:]] or [said]
 
 
 def _only_number(words: Sequence[str]) -> re.Match[str] | None:
-    """The one number among words, `None` where there is none, another one, or it is a bound or denied."""
+    """The one number among words, `None` if there is none, another one, or it is a bound or denied."""
     found = [(i, match) for i, word in enumerate(words) if (match := _NUMBER.fullmatch(word))]
     if len(found) != 1 or (found[0][0] and words[found[0][0] - 1] in _BOUNDS):
         return None
@@ -267,7 +267,7 @@ def bucket(answer: str, scheme: str) -> str | None:
         scheme (`str`): One of [`SCHEMES`].
 
     Returns:
-        `str`: The bucket, `None` where the answer is not exactly one number or bucket of the scheme.
+        `str`: The bucket, `None` if the answer is not exactly one number or bucket of the scheme.
 
     Example:
         >>> bucket("10", "rsvqa_lr"), bucket("11", "rsvqa_lr"), bucket("245 m²", "rsvqa_hr"), bucket("7", "rsvqa_hr")

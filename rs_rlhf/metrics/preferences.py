@@ -1,13 +1,11 @@
-"""Figures about preferences, in pure Python.
-
-Left out: parsers of answers (`answer_matching`) and figures of benchmarks (`task_metrics`).
-"""
+"""Figures of preferences: accuracy, margin, ties, top-1, and calibration of score differences."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from .intervals import wilson_interval
@@ -33,7 +31,7 @@ def comparisons(rows: Sequence[Sequence[float]]) -> dict[str, float]:
     margins = [row[0] - other for row in rows for other in row[1:]]
     n, wins = len(margins), sum(margin > 0 for margin in margins)
     ties = sum(margin == 0 for margin in margins)
-    return {"n": n, "wins": wins, "accuracy": wins / n, "ties": ties / n, "margin": math.fsum(margins) / n}
+    return {"n": n, "wins": wins, "accuracy": wins / n, "ties": ties / n, "margin": fmean(margins)}
 
 
 def top1(rows: Iterable[Sequence[float]]) -> float:
@@ -58,14 +56,14 @@ def preference_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]
 
     Returns:
         `dict`: `accuracy`, `margin` and `ties` as in [`comparisons`], `mean`, `std`, `min`, `max` of all scores, and
-        `top1` where a row has several rejected completions, and
-        `accuracy_kind/…`, `accuracy_source/…` where more than one kind or source is present. Empty without records.
+        `top1` if a row has several rejected completions, and `accuracy_kind/…`, `accuracy_source/…` if more than one
+        kind or source is present. Empty without records.
     """
     if not records:
         return {}
     flat = [score for record in records for score in record["scores"]]
     compared = comparisons([record["scores"] for record in records])
-    mean = math.fsum(flat) / len(flat)
+    mean = fmean(flat)
     out = {
         **{name: compared[name] for name in ("accuracy", "margin", "ties")},
         "mean": mean,
@@ -76,14 +74,18 @@ def preference_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]
     if any(len(record["scores"]) > 2 for record in records):
         out["top1"] = top1(record["scores"] for record in records)
     for key in ("kind", "source"):
-        parts = defaultdict(list)
-        for record in records:
-            parts[record.get(key) or ""].append(record["scores"])
+        parts = _by(records, key)
         if len(parts) > 1 or key == "kind":
-            out |= {
-                f"accuracy_{key}/{name}": comparisons(part)["accuracy"] for name, part in sorted(parts.items()) if name
-            }
+            out |= {f"accuracy_{key}/{name}": comparisons(part)["accuracy"] for name, part in parts.items() if name}
     return out
+
+
+def _by(records: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[Sequence[float]]]:
+    """The scores of each kind or source, `""` for none."""
+    parts: dict[str, list[Sequence[float]]] = defaultdict(list)
+    for record in records:
+        parts[record.get(key) or ""].append(record["scores"])
+    return dict(sorted(parts.items()))
 
 
 def preference_report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,10 +111,7 @@ def preference_report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         report["shuffled"]["gap"] = right["accuracy"] - report["shuffled"]["accuracy"]
     report["calibration"] = calibration(scores)
     for key in ("kind", "source"):
-        parts = defaultdict(list)
-        for record in records:
-            parts[record[key]].append(record["scores"])
-        report[f"by_{key}"] = {name: _figures(part) for name, part in sorted(parts.items())}
+        report[f"by_{key}"] = {name: _figures(part) for name, part in _by(records, key).items()}
     return report
 
 
@@ -140,7 +139,7 @@ def calibration(scores: Sequence[Sequence[float]], bins: int = 10) -> dict[str, 
     total = sum(map(len, parts.values()))
     out: list[dict[str, float]] = []
     for _, part in sorted(parts.items()):
-        confidence, right = (math.fsum(column) / len(part) for column in zip(*part, strict=True))
+        confidence, right = map(fmean, zip(*part, strict=True))
         out.append({"n": len(part), "confidence": confidence, "accuracy": right})
     error = math.fsum(one["n"] * abs(one["confidence"] - one["accuracy"]) for one in out) / total
     return {"error": error, "bins": out}

@@ -136,7 +136,9 @@ def _read_steps(found: SampleTables, files: Mapping[int, Path], title: str, imag
         key for rows in steps.values() for row in rows for key, value in row.items() if isinstance(value, float)
     )
     found.histograms += [made for key in numbers if (made := histogram(steps, key, title))]
-    shown = [{"step": step, "rows": [_shown(row, images) for row in rows[:ROWS]]} for step, rows in steps.items()]
+    shown: list[dict[str, Any]] = [
+        {"step": step, "rows": [_shown(row, images) for row in rows[:ROWS]]} for step, rows in steps.items()
+    ]
     if shown and next(iter(files.values())).parent.name == "samples":
         found.samples.append({"title": title, **followed(shown)})
     elif shown:
@@ -159,10 +161,11 @@ def _shown(row: Mapping[str, Any], images: Images) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
-        texts = [entry.get("content", entry.get("text")) for entry in value]  # messages, or their parts
-        return "\n".join(_text(text) for text in texts if text is not None)
-    return str(value)
+    parts = [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+    if not parts:
+        return str(value)
+    texts = [part.get("content", part.get("text")) for part in parts]  # messages, or their parts
+    return "\n".join(_text(text) for text in texts if text is not None)
 
 
 def cut(text: str) -> str:
