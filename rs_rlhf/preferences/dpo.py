@@ -116,13 +116,10 @@ def _features() -> Features:
 
 def _given_candidates(row: QuestionRow) -> list[str]:
     completions = row.columns.get("completions")
-    if not isinstance(completions, list) or not all(isinstance(one, (str, list)) for one in completions):
-        raise DataError(
-            f"`completions` is {short(completions)}, expected a list of texts; give --policy to sample them",
-            "completions",
-            row.group.where,
-        )
-    return [message_text(one) for one in completions]
+    if not isinstance(completions, list) or not all(isinstance(text, (str, list)) for text in completions):
+        detail = f"`completions` is {short(completions)}, expected a list of texts; give --policy to sample them"
+        raise DataError(detail, "completions", row.group.where)
+    return [message_text(text) for text in completions]
 
 
 def write_dpo(options: DPOOptions) -> None:

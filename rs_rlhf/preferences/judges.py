@@ -118,9 +118,8 @@ class RewardJudge:
             try:
                 self.reward = getattr(import_module(module), attribute)
             except (ImportError, AttributeError, ValueError) as error:
-                raise OptionError(
-                    f"--judge {name} cannot be imported ({error}); give a path such as module.function."
-                ) from None
+                detail = f"--judge {name} cannot be imported ({error}); give a path such as module.function."
+                raise OptionError(detail, "judge") from None
         if isinstance(self.reward, type):
             self.reward = self.reward()
 
@@ -175,22 +174,19 @@ class EndpointJudge:
         with ChatClient(self.url, (KEY_VARIABLE,), *self.client) as client, ThreadPoolExecutor(self.parallel) as pool:
             for row, texts in zip(rows, answers, strict=True):
                 images = [image_part(image, self.options, row.group.where) for image in row.group.images]
-                bodies = [self._body(judge_text(row, answer), images) for answer in texts]
-                out.append(list(pool.map(lambda body: self._ask(client, body), bodies)))
+                contents = [[*images, {"type": "text", "text": judge_text(row, answer)}] for answer in texts]
+                out.append(list(pool.map(lambda content: self._ask(client, content), contents)))
         return out
 
-    def _body(self, text: str, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 512}
-
-    def _ask(self, client: ChatClient, body: dict[str, Any]) -> float | None:
+    def _ask(self, client: ChatClient, content: list[dict[str, Any]]) -> float | None:
+        messages = [{"role": "user", "content": content}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 512}
         try:
             return score_of(client.ask(body))
         except EndpointError as error:
             if error.status in (401, 403, 404):
-                raise OptionError(
-                    f"the judge at {error}; check --judge_url, --judge_name and the key in {KEY_VARIABLE}."
-                ) from None
+                detail = f"the judge at {error}; check --judge_url, --judge_name and the key in {KEY_VARIABLE}."
+                raise OptionError(detail, "judge_url") from None
             return None
 
 
@@ -273,7 +269,7 @@ def judged_pairs(
 
     Args:
         candidates (`dict`): Distinct answers and how often each was given.
-        scores (`list`): Their scores, `None` if the judge failed.
+        scores (`list`): Their scores, `None` after a failure.
         margin (`float`): Least difference to the best one's score; equal scores never make a pair.
         against (`str`): `"worst"` or `"all"`.
 
@@ -281,14 +277,9 @@ def judged_pairs(
         `tuple`: the chosen text, its score, and the rejected ones, best to worst, as [`preference_rows`] takes them;
         there are none if nothing lies far enough below the best.
     """
-    ranked = sorted(
-        (
-            (score, count, text)
-            for (text, count), score in zip(candidates.items(), scores, strict=True)
-            if score is not None
-        ),
-        key=lambda entry: (-entry[0], -entry[1]),
-    )
+    scored = zip(candidates.items(), scores, strict=True)
+    ranked = [(score, count, text) for (text, count), score in scored if score is not None]
+    ranked.sort(key=lambda entry: (-entry[0], -entry[1]))
     if not ranked:
         return "", 0.0, []
     best, _, chosen = ranked[0]

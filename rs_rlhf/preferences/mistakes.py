@@ -222,16 +222,11 @@ def _read(options: SamplePairsOptions) -> tuple[list[QuestionRow], list[str]]:
     rows = limited(known, options.limit, options.seed)
     unjudged = next((row for row in rows if not row.reference), None)
     if unjudged is not None and not judges:
-        raise OptionError(
-            "no single right answer; give --judge, --judge_url or --judge_model to have the answers of such rows "
-            "judged.",
-            "judge",
-            unjudged.group.where,
-        )
+        detail = "no single right answer; give --judge, --judge_url or --judge_model to have such answers judged."
+        raise OptionError(detail, "judge", unjudged.group.where)
     if options.choices_extra and not choices and not all(row.choices for row in rows if row.reference):
-        raise OptionError(
-            f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references.", "choices"
-        )
+        detail = f"--choices_extra needs --choices: the data has more than {MAX_CHOICES} distinct references."
+        raise OptionError(detail, "choices")
     return rows, choices
 
 

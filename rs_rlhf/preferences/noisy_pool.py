@@ -44,7 +44,7 @@ def damaged_caption(
 
     Args:
         caption (`str`): A true caption.
-        row (mapping): Its image: `captions`, `label`, `id`.
+        row (mapping): Its image, a row of the pool.
         kind (`str`): One of [`CAPTION_DAMAGE`].
         pool ([`ImagePool`]): All images, which lend texts.
         rng (`random.Random`): Source of all choices.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Row, string_column
@@ -23,7 +22,6 @@ from ..data.rows import (
     split_paths,
 )
 from ..errors import DataError
-from ..imagery.sources import ImageSource
 from .schema import Inspection, inspect_row
 
 if TYPE_CHECKING:
@@ -50,17 +48,10 @@ def read_groups(
             yield where, {}, Inspection([row])
             continue
         inspection = inspect_row(row, where.number, where)
-        inspection.images = [_placed(image, folder) for image in inspection.images]
-        if inspection.group is not None:
-            inspection.group = replace(inspection.group, images=inspection.images)
+        for i, image in enumerate(inspection.images if folder else ()):  # the list is the group's too
+            if isinstance(image, str) and "://" not in image:
+                inspection.images[i] = os.path.join(str(folder), image)
         yield where, row, inspection
-
-
-def _placed(image: ImageSource, folder: str | None) -> ImageSource:
-    """The image with a relative path started from `folder`."""
-    if folder and isinstance(image, str) and "://" not in image:
-        return os.path.join(folder, image)
-    return image
 
 
 def load_preferences(
@@ -112,12 +103,10 @@ def load_with_images(
 ) -> tuple[Dataset, str]:
     """Loads preference files as `rs-rlhf reward` and `rs-rlhf eval preferences` do, with the root of their images.
 
-    Without `image_root`, relative image paths start from the folder of their own file.
-
     Args:
-        names (`str` or list): Files, folders and Hub ids, as for [`load_preferences`].
-        split (`str`, *optional*): Split of a folder or Hub id.
-        image_root (`str`, *optional*): Folder that all relative image paths start from.
+        names, split: As for [`load_preferences`].
+        image_root (`str`, *optional*): Folder that all relative image paths start from; by default they start from
+            the folder of their own file.
 
     Returns:
         `tuple`: The rows, and the `image_root` to read their images with: the given one, or [`common_folder`].

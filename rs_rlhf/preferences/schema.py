@@ -27,9 +27,8 @@ class Inspection:
 
     Args:
         errors (`list[DataError]`): All problems of the row, with its place.
-        group ([`Group`], *optional*): The row as a group whose completions are `[chosen, *rejected]`; `None` if there
-            are problems.
-        images (`list`): The sources of its images, also of a row with problems elsewhere.
+        group ([`Group`], *optional*): The row as a group; `None` if there are problems.
+        images (`list`): The sources of its images, also of a row with problems elsewhere; the group's own list.
     """
 
     errors: list[DataError] = field(default_factory=list)
