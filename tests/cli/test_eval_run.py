@@ -3,16 +3,13 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from helpers import ROOT, data_folder, picture
+from helpers import ROOT, data_folder, picture, warm
 from helpers.benchmark_files import write
+from helpers.processes import kill_when
 
 from rs_rlhf import make_group
 from rs_rlhf.cli import main as cli
@@ -24,6 +21,7 @@ from rs_rlhf.models.policies.sampling import SamplingOptions
 from rs_rlhf.runs.files import read_lines
 
 QUESTIONS = 24
+ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
 
 
 @pytest.fixture(scope="module")
@@ -98,34 +96,19 @@ def test_the_same_command_judges_anew_and_asks_nothing(whole, data, tiny_vlm, mo
 
 
 def test_a_killed_run_goes_on_in_two_processes_with_the_same_files(whole, data, tiny_vlm, tmp_path):
-    command = arguments(data, tmp_path, tiny_vlm, "asked", "--batch_size", 3)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.Popen([sys.executable, "-m", "rs_rlhf", *command], cwd=ROOT, env=env)
-    part = tmp_path / "samples_asked.part-0.jsonl"
-    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 4):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    out = tmp_path / "out"
+    command = arguments(data, out, tiny_vlm, "asked", "--batch_size", 3)
+    part = out / "samples_asked.part-0.jsonl"
+    kill_when(lambda: part.exists() and part.read_bytes().count(b"\n") > 4, command)
     kept = part.read_bytes()
     assert 4 < kept.count(b"\n") < QUESTIONS + 1, "killed before or after the middle"
     part.write_bytes(kept + b'{"id": "q7", "out')  # what a kill in the middle of a write leaves
-    options = [
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "rs_rlhf", *command]
-    subprocess.run(launch, cwd=ROOT, env=env, check=True, timeout=300)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
-    assert (tmp_path / "results.json").read_bytes() == (whole / "results.json").read_bytes()
-    assert plain(tmp_path / "samples_asked.jsonl") == plain(whole / "samples_asked.jsonl")
-    times = {one["id"]: one["seconds"] for one in read_lines(tmp_path / "samples_asked.jsonl")}
+    config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
+    warm.launched(["-c", ACCELERATE, "--config_file", config, "-m", "rs_rlhf", *command], tmp_path)
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert plain(out / "samples_asked.jsonl") == plain(whole / "samples_asked.jsonl")
+    times = {one["id"]: one["seconds"] for one in read_lines(out / "samples_asked.jsonl")}
     old = [json.loads(line) for line in kept.splitlines()[1:]]
     assert all(times[one["id"]] == one["seconds"] for one in old), "what was answered was answered again"
 

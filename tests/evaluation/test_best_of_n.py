@@ -2,14 +2,10 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from helpers import ROOT, WORDS, picture
+from helpers import WORDS, picture
+from helpers.processes import kill_when
 
 from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.cli import main as cli
@@ -181,13 +177,8 @@ def test_several_seeds_and_clip(command, score_model_path, tmp_path, capsys):
 
 def test_a_killed_run_goes_on_with_the_same_files(whole, command, score_model_path, tmp_path):
     line = command(tmp_path, score_model_path)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.Popen([sys.executable, "-m", "rs_rlhf", *line], cwd=ROOT, env=env)
     file = tmp_path / "answers_asked_seed0.jsonl"
-    while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") > 3):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: file.exists() and file.read_bytes().count(b"\n") > 3, line)
     kept = file.read_bytes()
     assert b'"scores"' not in kept and 0 < len(stored_rows(kept)) < QUESTIONS, "killed before or after the middle"
     file.write_bytes(kept + b'{"rows": [1], "answ')  # what a kill in the middle of a write leaves
