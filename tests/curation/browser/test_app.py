@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import tarfile
 import threading
@@ -15,7 +14,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, picture
+from helpers import picture, warm
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -39,18 +38,21 @@ class Browsing:
     """Starts `rs-rlhf browse` on a free port, and ends it with the `with` block."""
 
     def __init__(self, *arguments) -> None:
-        command = [sys.executable, "-m", "rs_rlhf", "browse", *map(str, arguments), "--port", "0"]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=pipe, stderr=pipe)
+        (out, child_out), (err, child_err) = os.pipe(), os.pipe()
+        argv = ["browse", *map(str, arguments), "--port", "0"]
+        with open(os.devnull) as nothing:
+            self.child = warm.Child(warm.address(), argv, None, None, (nothing.fileno(), child_out, child_err))
+        os.close(child_out)
+        os.close(child_err)
+        self.out, self.err = open(out), open(err)
         self.errors: list[str] = []
-        threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
+        threading.Thread(target=lambda: self.errors.extend(self.err), daemon=True).start()
         said = ""
         while not (found := re.search(r"on (http://\S+)$", said)):
-            line = self.process.stdout.readline()
+            line = self.out.readline()
             said += line
             if not line:
-                self.process.wait(10)
+                self.child.wait(10)
                 raise AssertionError(f"the page did not start: {said}{''.join(self.errors)}")
         self.url = found[1]
         self.client = httpx.Client(base_url=self.url, timeout=30)
@@ -60,9 +62,8 @@ class Browsing:
 
     def __exit__(self, *_) -> None:
         self.client.close()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(20) == 0
+        self.child.kill(signal.SIGINT)
+        assert self.child.wait(20) == 0
         assert "Traceback" not in "".join(self.errors)
 
     def get(self, path, **parameters):
@@ -456,7 +457,7 @@ def test_folders_that_cannot_be_browsed(scores, others, data, tmp_path, capsys):
     with Browsing(tmp_path / "part", "--allow-partial") as page:
         summary = page.get("summary")
         assert ["Unfinished", "1 of 4 shards are missing"] in summary["facts"]
-        assert "--allow-partial" in summary["cut"]["command"]
+        assert "--allow_partial" in summary["cut"]["command"]
         left = read_scores(tmp_path / "part", partial=True)
         seen = {(row["id"], text["text"]) for row in page.pages(view="best") for text in row["texts"]}
         assert seen == {(line["row_id"], line["text"]) for line in left.to_pylist() if line["score"] is not None}
