@@ -83,7 +83,9 @@ class ScoreTexts:
                 raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
         if any(isinstance(candidates, str) for candidates in completions):
             raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
-        rows = zip(prompts or [None] * count, completions, [None] * count if images is None else images, strict=True)
+        nothing = [None] * count
+        first, last = nothing if prompts is None else prompts, nothing if images is None else images
+        rows = zip(first, completions, last, strict=True)
         groups = [make_group(*row, row=i, where=f"row {i}") for i, row in enumerate(rows)]
         return self.score_groups(groups, show_progress=show_progress)
 
