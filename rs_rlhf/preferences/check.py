@@ -22,6 +22,7 @@ from ..data.rows import Where, common_folder, image_folder, split_paths
 from ..errors import DataError, ImageError
 from ..imagery.identity import pixel_hash, source_key
 from ..imagery.sources import ImageOptions, ImageSource
+from ..runs.progress import progress
 from .reader import read_groups
 from .schema import Inspection
 
@@ -72,16 +73,12 @@ class _Check:
             self.report.problems.append(DataError(detail, key, where))
 
     def file(self, path: str, folder: str | None, evaluation: bool) -> None:
-        from tqdm import tqdm
-
-        empty = True
-        try:  # `disable=None`: no bar without a terminal
-            for where, _, row in tqdm(
-                read_groups(path, folder=folder), os.path.basename(path), unit=" rows", disable=None, leave=False
-            ):
-                empty = False
-                self.row(where, row, evaluation)
-            if empty:
+        try:
+            with progress(None, 0, os.path.basename(path), leave=False) as advance:
+                for where, _, row in read_groups(path, folder=folder):
+                    self.row(where, row, evaluation)
+                    advance(1)
+            if not advance.done:
                 self.problem("no rows; give a file that has some", "", path)
         except DataError as error:
             self.problem(error.detail, error.key, error.where or path)

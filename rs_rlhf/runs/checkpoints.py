@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is whole.
+"""Checkpoints of a run: which of them were saved to the end.
 
 A run killed while it saves leaves a folder that looks like the newest checkpoint. The trainer writes
 `trainer_state.json` last, so a checkpoint is whole when that file parses and the weights' headers can be read (or,
@@ -40,7 +40,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
         output_dir (`str`): Folder of the run.
 
     Returns:
-        `str` or `None`: Path of the checkpoint, `None` when none was saved to the end.
+        `str` or `None`: Path of the checkpoint, `None` if none was saved to the end.
     """
     found = []
     for path in Path(output_dir).glob("checkpoint-*"):
@@ -58,11 +58,11 @@ def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | No
 
     Args:
         value (`str` or `bool`, *optional*): `True` or `"true"` for the last whole checkpoint of `output_dir` (from the
-            start when there is none), a path, or `None`/`False`/`"false"` to start anew.
+            start if there is none), a path, or `None`/`False`/`"false"` to start anew.
         output_dir (`str`): Folder of the run.
 
     Raises:
-        ValueError: A path that is not a whole checkpoint.
+        OptionError: A path that is not a whole checkpoint.
     """
     if isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"
@@ -72,6 +72,7 @@ def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | No
         return None
     if not is_whole(value):
         raise OptionError(
-            f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one."
+            f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one.",
+            "resume_from_checkpoint",
         )
     return str(value)

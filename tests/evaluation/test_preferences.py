@@ -1,7 +1,6 @@
 """The report on preference files: figures that can be checked by hand, and the command."""
 
 import json
-import math
 
 import pytest
 from helpers import picture
@@ -10,7 +9,7 @@ from rs_rlhf import Scorer, make_group
 from rs_rlhf.cli.eval_preferences import main
 from rs_rlhf.evaluation.preferences import evaluate_preferences, format_report
 from rs_rlhf.metrics.intervals import wilson_interval
-from rs_rlhf.metrics.preferences import calibration, comparisons, preference_metrics
+from rs_rlhf.metrics.preferences import comparisons, preference_metrics
 
 
 class LengthScorer:
@@ -54,13 +53,6 @@ def test_shuffle_gap_is_zero_for_a_scorer_that_does_not_look_and_one_for_one_tha
     groups = [make_group("", [f"shows {name}", "nothing"], name) for name in ("p.png", "q.png", "r.png")]
     assert evaluate_preferences(Sees(), groups)["shuffled"]["gap"] == 1.0
     assert evaluate_preferences(LengthScorer(), groups)["shuffled"]["gap"] == 0.0
-
-
-def test_the_trainers_metrics_agree_with_the_report():
-    records = [{"scores": [3.0, 1.0]}, {"scores": [1.0, 2.0]}, {"scores": [1.0, 1.0]}]
-    metrics = preference_metrics(records)
-    assert metrics["accuracy"] == pytest.approx(1 / 3) and metrics["ties"] == pytest.approx(1 / 3)
-    assert metrics["margin"] == pytest.approx(1 / 3) and (metrics["min"], metrics["max"]) == (1.0, 3.0)
 
 
 def test_the_trainers_metrics_and_the_report_count_a_ranked_list_alike():
@@ -128,13 +120,3 @@ def test_command_reads_images_as_reward_does(score_model_path, tmp_path, monkeyp
     assert main(["--model", score_model_path, *files]) == 0
     with pytest.raises(ValueError, match="names a band that is not there"):
         main(["--model", score_model_path, *files, "--bands", "4", "3", "2"])
-
-
-def test_calibration_of_known_scores():
-    exact = math.log(3)  # odds of 3: predicted with 75%
-    sure = calibration([[exact, 0.0]] * 3 + [[0.0, exact]])
-    assert sure["error"] == pytest.approx(0.0) and sure["bins"] == [{"n": 4, "confidence": 0.75, "accuracy": 0.75}]
-    proud = calibration([[9.0, 0.0], [0.0, 9.0]])
-    assert proud["error"] == pytest.approx(0.5, abs=1e-3)
-    mixed = calibration([[exact, 0.0]] * 4 + [[0.0, 0.0]])  # a tie is half right: no error of its own
-    assert mixed["error"] == pytest.approx(0.8 * 0.25) and [one["n"] for one in mixed["bins"]] == [1, 4]

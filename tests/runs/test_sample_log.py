@@ -1,0 +1,41 @@
+"""The log of sampled answers: what a killed run resumes from."""
+
+import pytest
+
+from rs_rlhf.errors import OptionError
+from rs_rlhf.runs.sample_log import SampleLog, weight_stamps
+
+
+def test_a_killed_run_resumes_and_other_settings_are_refused(tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    log = SampleLog.beside(output, {"n": 2}, by="a")
+    log.add_answers([0, 2], [["x", "y"], ["z", "ö"]])
+    log.add_scores([0], [[1.0, None]])
+    with log.path.open("ab") as file:
+        file.write(b'{"rows": [1], "ans')
+    again = SampleLog.beside(output, {"n": 2}, by="a")
+    assert again.answers == {0: ["x", "y"], 2: ["z", "ö"]} and again.scores == {0: [1.0, None]}
+    assert "already: answers to 2 rows, scores of 1" in capsys.readouterr().out
+    assert SampleLog.beside(output, {"n": 2}, by="another judge").scores == {}
+    with pytest.raises(OptionError, match=r"begun with other settings: n \(2 then, 3 now\)") as error:
+        SampleLog.beside(output, {"n": 3})
+    assert error.value.key == "n"
+    assert SampleLog.beside(output, {"n": 3}, anew=True).answers == {}
+
+
+def test_the_log_goes_once_the_output_is_whole(tmp_path):
+    output = tmp_path / "out.jsonl"
+    log = SampleLog.beside(output, {})
+    with pytest.raises(KeyError), log.replacing(output) as file:
+        file.write("half")
+        raise KeyError
+    assert log.path.exists() and not output.exists()
+    with log.replacing(output) as file:
+        file.write("whole")
+    assert output.read_text() == "whole" and [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_weights_are_told_by_name_size_and_time(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"12")
+    assert [entry[:2] for entry in weight_stamps(str(tmp_path))] == [["a.safetensors", 2]]
+    assert weight_stamps(None) == weight_stamps("org/hub-id") == []
