@@ -22,6 +22,7 @@ from typing import Any
 from ..data.group import ImageSource
 from ..declarations import did_you_mean
 from ..errors import DataError
+from ..metrics.intervals import holm, mcnemar, paired_bootstrap
 from ..runs.page import render
 from ..runs.report_tables import IMAGE_BYTES, Images, cut, spread
 from ..runs.tables import markdown_table
@@ -163,8 +164,6 @@ def _values(
 
 
 def _row(task: str, measure: str, a: Sequence[float], b: Sequence[float], seed: int) -> dict[str, Any]:
-    from ..metrics.intervals import mcnemar, paired_bootstrap
-
     difference, interval, p = paired_bootstrap(a, b, seed, ROUNDS)
     row = {"task": task, "measure": measure, "n": len(a), "a": mean(a), "b": mean(b)}
     row |= {"difference": difference, "interval": list(interval), "p": p, "only_a": None, "only_b": None}
@@ -173,20 +172,6 @@ def _row(task: str, measure: str, a: Sequence[float], b: Sequence[float], seed: 
         only_b = sum(x < y for x, y in zip(a, b, strict=True))
         row |= {"only_a": only_a, "only_b": only_b, "p": mcnemar(only_a, only_b)}
     return row
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects p-values for their number (Holm 1979, the step-down method).
-
-    Example:
-        >>> holm([0.04, 0.01, 0.03])
-        [0.06, 0.03, 0.06]
-    """
-    corrected = [0.0] * len(p_values)
-    least = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        least = corrected[i] = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
-    return corrected
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def results_of(out: Path) -> Iterator[Results]:
     lock = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        results = results_so_far(out)
+        results = read_results(out, missing_ok=True)
         yield results
         write_json(out / "results.json", results)
     finally:
@@ -132,21 +132,17 @@ def _row(name: str, model: str, figures: Figures) -> list[str]:
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.1%}"
 
-    low, high = figures.get("interval") or (None, None)
+    interval = figures.get("interval")
     other = {**figures.get("metrics", {})}
-    for key in ("average_accuracy", "ties", "swap_error"):
-        if figures.get(key) is not None:
-            other[key] = figures[key]
-    if "shuffled" in figures:
-        other["shuffle_gap"] = figures["shuffled"]["gap"]
-    if "calibration" in figures:
-        other["calibration_error"] = figures["calibration"]["error"]
+    other |= {key: figures.get(key) for key in ("average_accuracy", "ties", "swap_error")}
+    other |= {"shuffle_gap": figures.get("shuffled", {}).get("gap")}
+    other |= {"calibration_error": figures.get("calibration", {}).get("error")}
     return [
         name,
         model,
         str(figures["n"]),
         percent(figures.get("accuracy")),
-        "" if low is None else f"{low:.1%} – {high:.1%}",
+        "{:.1%} – {:.1%}".format(*interval) if interval else "",
         percent(figures.get("upstream_compat")),
         percent(figures.get("parse_failures")),
         ", ".join(f"{key} {value:.4g}" for key, value in other.items() if isinstance(value, int | float)),
@@ -156,15 +152,21 @@ def _row(name: str, model: str, figures: Figures) -> list[str]:
 # Reading
 
 
-def results_so_far(out: Path) -> Results:
-    """Returns what a folder's `results.json` holds, `{"tasks": {}}` if there is none.
+def read_results(folder: str | Path, missing_ok: bool = False) -> Results:
+    """Reads the `results.json` of an output folder of `rs-rlhf eval`.
+
+    Args:
+        folder (`str`): The folder.
+        missing_ok (`bool`): Return `{"tasks": {}}` if there is no such file.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: There is none, it is cut off, or it has no tasks.
     """
-    path = out / "results.json"
+    path = Path(folder) / "results.json"
     if not path.is_file():
-        return {"tasks": {}}
+        if missing_ok:
+            return {"tasks": {}}
+        raise DataError(f"no results.json in {folder}; give an output folder (--out) of a finished `rs-rlhf eval`")
     again = "put it back as it was, or choose another --out"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -173,17 +175,6 @@ def results_so_far(out: Path) -> Results:
     if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
         raise DataError(f"no `tasks`, expected the results of `rs-rlhf eval`; {again}", "tasks", str(path))
     return results
-
-
-def read_results(folder: str | Path) -> Results:
-    """Reads the `results.json` of an output folder of `rs-rlhf eval`.
-
-    Raises:
-        DataError: There is none, it is cut off, or it has no tasks.
-    """
-    if not (Path(folder) / "results.json").is_file():
-        raise DataError(f"no results.json in {folder}; give an output folder (--out) of a finished `rs-rlhf eval`")
-    return results_so_far(Path(folder))
 
 
 def read_samples(folder: str | Path, task: str, figures: Figures) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from ..errors import DataError, OptionError
 from ..runs.files import append_lines, cut_torn_line, json_lines, read_lines, write_text
 from ..runs.progress import progress
 from .reader import references_of
-from .results import results_of, results_so_far
+from .results import read_results, results_of
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -164,7 +164,7 @@ def _parts(name: str, out: Path) -> list[Path]:
 def _prepare(name: str, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Cuts off half-written lines, and refuses or removes answers of other settings."""
     whole = out / f"samples_{name}.jsonl"
-    stored = results_so_far(out)["tasks"].get(name, {})
+    stored = read_results(out, missing_ok=True)["tasks"].get(name, {})
     begun = [(whole, stored.get("settings"))] if whole.exists() and stored else []
     for part in _parts(name, out):
         cut_torn_line(part)

@@ -54,6 +54,20 @@ def mcnemar(b: int, c: int) -> float:
     return float(binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p-values for their number (Holm 1979, the step-down method).
+
+    Example:
+        >>> holm([0.04, 0.01, 0.03])
+        [0.06, 0.03, 0.06]
+    """
+    corrected = [0.0] * len(p_values)
+    least = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = corrected[i] = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+    return corrected
+
+
 def bootstrap_interval(
     values: Sequence[float], seed: int = 0, rounds: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:

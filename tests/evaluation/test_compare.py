@@ -11,8 +11,9 @@ from PIL import Image
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
 from rs_rlhf.evaluation.benchmark import load_benchmark
-from rs_rlhf.evaluation.compare import SHOWN, compare, holm, write
+from rs_rlhf.evaluation.compare import SHOWN, compare, write
 from rs_rlhf.evaluation.reader import dataset_hash, read_benchmark
+from rs_rlhf.metrics.intervals import holm
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \u2028 @@DATA@@"
 
