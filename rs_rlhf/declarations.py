@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import DeclarationError
+from .errors import DeclarationError, RSRLHFError
 
 FOLDERS = ("recipes", "reward_models", "eval", "accelerate_configs")
 T = TypeVar("T")
@@ -106,5 +106,5 @@ def from_mapping(values: Mapping[str, Any], cls: type[T], where: str) -> T:
         raise DeclarationError(f"{where}: missing {', '.join(missing)}.")
     try:
         return cls(**values)
-    except ValueError as error:
-        raise DeclarationError(f"{where}: {error}") from None
+    except RSRLHFError as error:
+        raise DeclarationError(error.detail, error.key, where) from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,9 @@ class Benchmark:
             value = getattr(self, key) or ""
             if Path(value).is_absolute() or ".." in Path(value).parts:
                 raise DeclarationError(f"{key} is {value!r}, expected one below {start}.", key)
-        if self.name:
-            check_name(self.name)
+        if not re.fullmatch(r"[\w.-]*", self.name):  # it names files, and stands in `--task a,b`
+            detail = f"the benchmark's name is {self.name!r}, expected letters, digits, _, - and . only; rename it."
+            raise DeclarationError(detail, "name")
         read = LAYOUTS[self.layout]
         for entry in fields(self):
             unset = getattr(self, entry.name) in (entry.default, [], {})
@@ -149,17 +150,6 @@ def _check_type(key: str, declared: str, value: Any) -> None:
         expect(isinstance(text, str), f"texts; {quotes}", text, "holds")
 
 
-def check_name(name: str) -> None:
-    """Refuses a name that cannot be part of a file's name, or of `--task a,b`.
-
-    Raises:
-        DeclarationError: It holds something else than letters, digits, `_`, `-` and `.`.
-    """
-    if not re.fullmatch(r"[\w.-]+", name):
-        detail = f"the benchmark's name is {name!r}, expected letters, digits, _, - and . only; rename it."
-        raise DeclarationError(detail, "name")
-
-
 def load_benchmark(name_or_path: str) -> Benchmark:
     """Loads a benchmark by name or from a YAML file.
 
@@ -168,12 +158,10 @@ def load_benchmark(name_or_path: str) -> Benchmark:
     """
     benchmark = declarations.load("eval", name_or_path, Benchmark)
     file = declarations.find("eval", name_or_path)
-    benchmark.name = benchmark.name or file.stem
     try:
-        check_name(benchmark.name)
+        return replace(benchmark, name=benchmark.name or file.stem)
     except DeclarationError as error:
         raise DeclarationError(error.detail, error.key, str(file)) from None
-    return benchmark
 
 
 def benchmark_list() -> str:

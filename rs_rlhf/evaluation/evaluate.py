@@ -58,7 +58,7 @@ def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
         for benchmark in benchmarks
     ]
     model = cache(lambda: _load(model_type, options))
-    scorer = None if options.score_model is None else cache(lambda: _load_scorer(options.score_model, options))
+    scorer = None if options.score_model is None else cache(lambda: _load_scorer(str(options.score_model), options))
     results: Results = {}
     for task in tasks:
         protocol = _protocol(model_type, model, scorer, task, options)
@@ -100,13 +100,13 @@ def _checked(options: EvalOptions) -> tuple[list[Benchmark], str]:
 
 
 def _load(model_type: str, options: EvalOptions) -> Any:
-    image_options = options.image_options()  # without a root: paths are whole by now
+    model, image_options = str(options.model), options.image_options()  # without a root: paths are whole by now
     pixels: dict[str, Any] = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
     if model_type == "vlm":
         from ..models.policies.load import load_policy
 
         return load_policy(
-            str(options.model),
+            model,
             backend=options.backend,
             endpoint=options.endpoint,
             image_options=image_options,
@@ -117,14 +117,14 @@ def _load(model_type: str, options: EvalOptions) -> Any:
         from ..models.clip import ClipModel
 
         dtype: dict[str, Any] = {} if options.dtype is None else {"dtype": options.dtype}
-        return ClipModel.from_pretrained(str(options.model), image_options=image_options, **dtype)
-    return _load_scorer(options.model, options, **pixels)
+        return ClipModel.from_pretrained(model, image_options=image_options, **dtype)
+    return _load_scorer(model, options, **pixels)
 
 
-def _load_scorer(model: str | None, options: EvalOptions, **pixels: Any) -> Any:
+def _load_scorer(model: str, options: EvalOptions, **pixels: Any) -> Any:
     from ..scoring.load import load_scorer
 
-    return load_scorer(str(model), options.image_options(), dtype=options.dtype, **pixels)
+    return load_scorer(model, options.image_options(), dtype=options.dtype, **pixels)
 
 
 def _protocol(model_type: str, model: Loaded, scorer: Loaded | None, task: Task, options: EvalOptions) -> Protocol:
@@ -152,12 +152,8 @@ def _settings(model_type: str, data_hash: str, options: EvalOptions) -> dict[str
         "model_hash": stamp(str(options.model), model_type),
         "model_type": model_type,
         "dataset_hash": data_hash,
-        "core_only": options.core_only,
-        "limit": options.limit,
-        "seed": options.seed,
-        "min_pixels": options.min_pixels,
-        "max_pixels": options.max_pixels,
-        "dtype": options.dtype,
+        **{name: getattr(options, name) for name in ("core_only", "limit", "seed")},
+        **{name: getattr(options, name) for name in ("min_pixels", "max_pixels", "dtype")},
         "reading": options.reading(),
     }
     if model_type == "vlm":
