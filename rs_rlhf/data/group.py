@@ -69,9 +69,7 @@ def completion_text(messages: Sequence[Mapping]) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def prompt_text(messages: Sequence[Mapping]) -> str:
-    """Returns the plain text of a prompt: all its turns, images left out."""
-    return completion_text(messages)
+prompt_text = completion_text  # of all turns
 
 
 def make_group(

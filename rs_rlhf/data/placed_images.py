@@ -30,8 +30,7 @@ def stored_image(value: object, where: str, root: str) -> StoredImage:
     """Returns a row's image: its stored bytes, or the path of an existing file inside `root`.
 
     Raises:
-        DataError: There is no image, or something else.
-        ImageError: No such file, or one outside `root`.
+        DataError, ImageError: There is no image, or no such file inside `root`.
     """
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}

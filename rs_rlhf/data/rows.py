@@ -288,11 +288,7 @@ def common_folder(names: Sequence[str]) -> str:
 
 
 def draw_rows(count: int, limit: int | None, seed: int = 0) -> list[int]:
-    """Draws at most `limit` of `count` rows by the seed; returns their numbers in order, all without a limit.
-
-    Raises:
-        OptionError: `limit` is less than 1.
-    """
+    """Draws at most `limit` (at least 1) of `count` rows by the seed; returns their numbers in order."""
     if limit is not None and limit < 1:
         raise OptionError(f"--limit is {limit}; it must be at least 1.", "limit")
     if limit is None or limit >= count:

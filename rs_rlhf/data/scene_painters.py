@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["PAINTERS", "Facts", "draw_scene"]
-
 Colour = tuple[int, int, int]
 Facts = dict[str, Any]
 
@@ -318,30 +316,18 @@ def _surroundings(pen: _Pen, facts: Facts, label: str) -> None:
 
 
 def draw_scene(label: str, rng: random.Random, pixels: int) -> tuple[Image.Image, Facts]:
-    """Draws the ground, the objects of a class and what lies beside them.
-
-    Args:
-        label (`str`): One of [`PAINTERS`].
-        rng (`random.Random`): Source of all choices.
-        pixels (`int`): Edge of the square picture.
+    """Draws the ground, the objects of a class (one of [`PAINTERS`]) and what lies beside them.
 
     Returns:
-        `PIL.Image.Image`, `dict`: The picture without light and noise, and the facts of [`Scene`].
+        `tuple`: The square picture of `pixels` pixels a side without light and noise, and the facts of [`Scene`].
     """
     ground = rng.choice(["green", "brown"] if label not in ("baseball field", "forest") else ["green"])
     image = Image.new("RGB", (pixels, pixels))
     pen = _Pen(ImageDraw.Draw(image), pixels, rng.uniform(0, math.tau), rng)
     pen.rect(0, 0, 2, 2, pen.shade(_GROUND[ground]))
     second = rng.choice(["none", "has_pond", "has_trees"])
-    facts: Facts = {
-        "object": "",
-        "count": None,
-        "color": "",
-        "ground": ground,
-        "has_road": rng.random() < 0.5,
-        "has_pond": False,
-        "has_trees": False,
-    }
+    facts: Facts = {"object": "", "count": None, "color": "", "ground": ground}
+    facts |= {"has_road": rng.random() < 0.5, "has_pond": False, "has_trees": False}
     # A pond beside a lake or a river, and trees beside a forest, could not be told from the scene itself.
     if second != "none" and (label, second) != ("forest", "has_trees") and label not in ("lake", "river"):
         facts[second] = True

@@ -22,8 +22,6 @@ from PIL import Image
 from ..errors import OptionError
 from .scene_painters import PAINTERS, Facts, draw_scene
 
-__all__ = ["CLASSES", "Scene", "make_scene", "make_scenes", "write_scenes"]
-
 CLASSES: tuple[str, ...] = tuple(PAINTERS)
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _SPLIT_SEEDS = 500_000  # scene seeds reserved for each split of one data seed
@@ -99,20 +97,13 @@ def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
 
     Args:
         seed (`int`): Non-negative seed of everything random in the scene.
-        label (`str`, *optional*): Class to draw, one of [`CLASSES`]; chosen by the seed when left out.
-        size (`int`, *optional*, defaults to `112`): Edge of the square image in pixels, at least 32.
-
-    Returns:
-        [`Scene`]: image, class, five captions and facts.
+        label (`str`, *optional*): Class to draw, one of [`CLASSES`]; by default drawn by the seed.
+        size (`int`): Edge of the square image in pixels, at least 32.
 
     Example:
-
-    ```python
-    >>> from rs_rlhf.data.scenes import make_scene
-    >>> make_scene(0, label="port", size=64).image.size
-    (64, 64)
-
-    ```
+        >>> from rs_rlhf.data.scenes import make_scene
+        >>> make_scene(0, label="port", size=64).image.size
+        (64, 64)
     """
     if size < 32:
         raise OptionError(f"size is {size} pixels; below 32 the counted objects merge: pass size >= 32.")
@@ -131,30 +122,19 @@ def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
 
 
 def make_scenes(n: int, seed: int = 0, size: int = 112, first: int = 0) -> list[Scene]:
-    """Draws `n` scenes that cycle through the classes, so that any run of them is balanced.
+    """Draws `n` scenes, from number `first` of a data seed on, whose classes take turns.
 
-    Args:
-        n (`int`): Number of scenes.
-        seed (`int`, *optional*, defaults to `0`): Data seed; different seeds share no scene.
-        size (`int`, *optional*, defaults to `112`): Edge of each image in pixels.
-        first (`int`, *optional*, defaults to `0`): Number of the first scene within the seed.
+    Different seeds share no scene; `size` is the edge of each image in pixels.
     """
     base = 2 * _SPLIT_SEEDS * seed + first
     return [make_scene(base + i, CLASSES[i % len(CLASSES)], size) for i in range(n)]
 
 
 def write_scenes(path: str | Path, n_train: int, n_validation: int, seed: int = 0, size: int = 112) -> None:
-    """Writes a small data set: PNG images and one JSON-lines file per split.
+    """Writes PNG images and one JSON lines file per split into the folder `path`, which is made if absent.
 
-    `path/train.jsonl` and `path/validation.jsonl` hold rows `{"image", "label", "captions"}`, `image` being relative
-    to `path`, e.g. `images/train/000001.png`. No scene seed occurs in both splits.
-
-    Args:
-        path (`str` or `Path`): Folder to write to; made if absent.
-        n_train (`int`): Number of training scenes.
-        n_validation (`int`): Number of validation scenes.
-        seed (`int`, *optional*, defaults to `0`): Data seed.
-        size (`int`, *optional*, defaults to `112`): Edge of each image in pixels.
+    `train.jsonl` and `validation.jsonl` hold rows `{"image", "label", "captions"}`, `image` being relative to `path`,
+    e.g. `images/train/000001.png`. No scene is in both splits. Other arguments: see [`make_scenes`].
     """
     for split, n, first in (("train", n_train, 0), ("validation", n_validation, _SPLIT_SEEDS)):
         if n > _SPLIT_SEEDS:

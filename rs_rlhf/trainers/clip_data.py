@@ -122,7 +122,7 @@ def load_pairs(
     """Reads image-text data as pairs; the rows are written once to the `datasets` cache.
 
     Args:
-        path, split, image_root, image_column, text_column: As for `image_text_files.open_image_texts`.
+        path, split, image_root, image_column, text_column: As for `image_text_dataset.open_image_texts`.
         limit (`int`, *optional*): Rows at most, drawn by the seed.
         seed (`int`): Of the draw.
 
