@@ -265,7 +265,7 @@ class ClipTrainer(ResumeMixin, Trainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         trained, size = model.training, self.args.eval_batch_size
-        clip = ClipModel(model, self.processing_class, self.reading, batch_size=size)
+        clip = ClipModel(model, cast(ProcessorMixin, self.processing_class), self.reading, batch_size=size)
         metrics: dict[str, float] = {}
         for benchmark, rows in self.eval_tasks:
             figures = task_figures(benchmark, rows, clip, self.accelerator)
