@@ -25,9 +25,9 @@ from trl import TrlParser
 
 from .. import declarations
 from ..errors import DeclarationError, OptionError, RSRLHFError
+from .main import LAUNCHED
 
 DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
-LAUNCHED = "RS_RLHF_LAUNCHED"  # set in the processes of `launch`, which itself says what Ctrl-C has done
 EPILOG = (
     "Beside these: --config PATH|NAME, a YAML recipe whose keys are the flags above; --accelerate_config PATH|NAME "
     "and the flags of `accelerate launch`, such as --num_processes 2, to train with several processes. Names are "
@@ -197,8 +197,10 @@ def launch(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # they warn of each signal
     os.environ[LAUNCHED] = "1"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # it warns of each signal
     try:
         launch_command(launch_command_parser().parse_args(list(arguments)))
     except SignalException as stop:  # what torch's launcher makes of a signal
@@ -207,6 +209,8 @@ def launch(arguments: Sequence[str]) -> int:
         return 1
     except ValueError as error:
         raise OptionError(f"accelerate launch: {' '.join(str(error).split())}") from error
+    finally:
+        os.environ.pop(LAUNCHED)
     return 0
 
 

@@ -22,7 +22,8 @@ from ..version import __version__
 
 RESTART = "the same command starts again from the beginning"
 RESUME = "the same command resumes"
-CHECKPOINT = "the same command with --resume_from_checkpoint true resumes from the last checkpoint"
+CHECKPOINT = "the same command with --resume_from_checkpoint true resumes from the last checkpoint, if there is one"
+LAUNCHED = "RS_RLHF_LAUNCHED"  # set in the processes of `launch.launch`, whose own process says what follows Ctrl-C
 STOPPED = "the server no longer answers"
 
 
@@ -62,7 +63,7 @@ COMMANDS = {
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "cli.data.sample_pairs:main", RESUME
     ),
-    "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main"),
+    "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main", RESUME),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.scenes:main"),
     "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_models:write_clip"),
@@ -111,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr)
+        if LAUNCHED not in os.environ and os.environ.get("RANK", "0") == "0":  # several processes: one says it
+            print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr)
         return 130
 
 

@@ -1,0 +1,152 @@
+"""How a command ends early: a sentence for the user's mistakes, a traceback for bugs, and Ctrl-C."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT, picture, warm
+
+from rs_rlhf.cli import main as cli
+
+QUICK = "--use_cpu true --bf16 false --report_to none --disable_tqdm true --per_device_train_batch_size 2".split()
+
+
+def test_a_users_mistake_is_one_sentence_and_debug_adds_its_traceback(tmp_path, capsys, monkeypatch):
+    command = ["report", str(tmp_path / "nowhere")]
+    assert cli.main(command) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("rs-rlhf report: ") and line.count("\n") == 1
+    assert cli.main([*command, "--debug"]) == 1
+    debugged = capsys.readouterr().err
+    assert debugged.startswith("Traceback") and debugged.endswith(line)
+    monkeypatch.setenv("RS_RLHF_DEBUG", "1")
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err == debugged
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+    """A `ValueError` of numpy whose last frame is in the package: no mistake of the user."""
+    code = (
+        "import numpy, sys; from rs_rlhf.cli.main import main; from rs_rlhf.metrics import preferences\n"
+        "from rs_rlhf.runs import report\n"
+        "source = 'def write_report(run, output): return numpy.ones(2) + numpy.ones(3)'\n"
+        "exec(compile(source, report.__file__, 'exec'), {'numpy': numpy}, vars(report))\n"
+        "sys.exit(main(['report', 'nowhere']))"
+    )
+    done = warm.run(["-c", code], cwd=tmp_path, check=1)
+    assert "Traceback" in done.stderr and "rs_rlhf/runs/report.py" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("ValueError: operands could not be broadcast together")
+
+
+def test_an_image_in_a_bad_row_is_not_printed(tmp_path, capsys):
+    content = "data:image/png;base64," + "QUJD" * 100_000
+    rows = [{"image": content, "chosen": content}, {"images": [{"url": content}], "chosen": "a", "rejected": "b"}]
+    for row in rows:
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        for command in (["data", "check", str(tmp_path / "rows.jsonl")], ["reward", "--dataset_name", str(tmp_path)]):
+            flags = [*QUICK, "--model_name_or_path", "m"] if command[0] == "reward" else []
+            assert cli.main([*command, *flags]) == 1
+            captured = capsys.readouterr()
+            printed = captured.out + captured.err
+            assert "rows.jsonl" in printed and content[:201] not in printed and "QUJD" * 51 not in printed
+
+
+def test_help_imports_no_torch():
+    """The training commands' flags are fields of TRL's dataclasses, which import it."""
+    names = [name for name in cli.COMMANDS if name not in ("reward", "sft", "grpo", "clip")]
+    code = (
+        "import sys; from rs_rlhf.cli.main import main\n"
+        f"for name in {names!r}:\n"
+        "    assert main([*name.split(), '--help']) == 0, name\n"
+        "    heavy = {'torch', 'transformers', 'trl'} & set(sys.modules)\n"
+        "    assert not heavy, (name, heavy)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------------------------
+
+
+def interrupted(argv, ready, folder, whole_group=False):
+    """Starts a command, sends it SIGINT once `ready()`; returns its exit code and what it has printed."""
+    with open(os.devnull) as nothing, (folder / "log").open("w+") as log:
+        files = (nothing.fileno(), log.fileno(), log.fileno())
+        child = warm.Child(warm.address(), list(map(str, argv)), folder, warm.launching(folder), files)
+        end = time.monotonic() + 120
+        while not ready():
+            over = select.select([child.socket], [], [], 0.02)[0] or time.monotonic() > end
+            assert not over, (folder / "log").read_text()
+        os.killpg(child.pid, signal.SIGINT) if whole_group else child.kill(signal.SIGINT)
+        code = child.wait(60)
+    return code, (folder / "log").read_text()
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    for i in range(4):
+        picture(i).save(tmp_path / f"{i}.png")
+    rows = [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def reward(pairs, tiny_vlm, *flags):
+    options = ["--max_steps", "100000", "--save_steps", "1", "--save_total_limit", "1", "--trainable", "head"]
+    data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", tiny_vlm, "--output_dir", "out"]
+    return ["reward", *data, *options, *QUICK, *flags]
+
+
+def test_ctrl_c_ends_a_training_in_one_sentence(pairs, tiny_vlm):
+    state = pairs / "out" / "checkpoint-2" / "trainer_state.json"
+    code, printed = interrupted(reward(pairs, tiny_vlm), state.exists, pairs)
+    last = printed.strip().splitlines()[-1]
+    assert code == 130 and last == f"rs-rlhf reward: interrupted; {cli.CHECKPOINT}."
+    assert "Traceback" not in printed
+    done = warm.run(
+        [*reward(pairs, tiny_vlm, "--max_steps", "1"), "--resume_from_checkpoint", "true"], cwd=pairs, check=0
+    )
+    assert "Score model saved" in done.stdout
+
+
+def test_ctrl_c_ends_a_launched_training_in_one_sentence(pairs, tiny_vlm):
+    """As in a terminal, where all processes are sent SIGINT."""
+    state = pairs / "out" / "checkpoint-2" / "trainer_state.json"
+    argv = [*reward(pairs, tiny_vlm), "--accelerate_config", "cpu_2proc"]
+    code, printed = interrupted(argv, state.exists, pairs, whole_group=True)
+    assert code == 130 and printed.count("interrupted") == 1
+    assert printed.strip().splitlines()[-1] == f"rs-rlhf reward: interrupted; {cli.CHECKPOINT}."
+    assert "Traceback" not in printed
+
+
+def test_ctrl_c_of_score_says_how_far_it_is(pairs, score_model_path):
+    rows = [{"image": f"{i % 4}.png", "caption": f"a river {i}."} for i in range(3000)]
+    (pairs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = [
+        "score",
+        "--input",
+        "rows.jsonl",
+        "--model",
+        score_model_path,
+        "--output",
+        "scores",
+        "--rows_per_shard",
+        "20",
+    ]
+    code, printed = interrupted(argv, lambda: any((pairs / "scores").rglob("*.parquet")), pairs)
+    last = printed.strip().splitlines()[-1]
+    assert code == 130 and last.startswith("rs-rlhf score: stopped; ") and last.endswith("The same command resumes.")
+    assert "Traceback" not in printed
+
+
+def test_ctrl_c_of_another_command(pairs):
+    argv = ["data", "scenes", "scenes", "--n_train", "3000"]
+    code, printed = interrupted(argv, lambda: any((pairs / "scenes").rglob("*.png")), pairs)
+    assert code == 130 and "Traceback" not in printed
+    assert printed.strip() == f"rs-rlhf data scenes: interrupted; {cli.RESTART}."
