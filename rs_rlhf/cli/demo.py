@@ -11,63 +11,61 @@ Left out: anything that the commands do not do themselves; this module only call
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DeclarationError
+from ..errors import OptionError
+from ..options import option, parse
 from ..runs.tables import markdown_table
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
 OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
 
 
+@dataclass(kw_only=True)
+class DemoOptions:
+    """The whole path on made-up scenes."""
+
+    output_dir: Path = option(Path("demo_output"), "folder to write to")
+    train_scenes: int = option(1200, "training scenes")
+    validation_scenes: int = option(240, "held-out scenes")
+    captioner_steps: int = option(300, "steps of the captioner")
+    reward_steps: int = option(600, "steps of the score model")
+    grpo_steps: int = option(60, "steps of GRPO")
+    batch_size: int = option(48, "samples per step")
+    seed: int = option(0, "seed of everything")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo and prints the table."""
-    parser = argparse.ArgumentParser(prog="rs-rlhf demo", description="The whole path on made-up scenes.")
-    parser.add_argument("--output_dir", default="demo_output", help="folder to write to (default: demo_output)")
-    parser.add_argument("--train_scenes", type=int, default=1200, help="training scenes (default: 1200)")
-    parser.add_argument("--validation_scenes", type=int, default=240, help="held-out scenes (default: 240)")
-    parser.add_argument("--captioner_steps", type=int, default=300, help="steps of the captioner (default: 300)")
-    parser.add_argument("--reward_steps", type=int, default=600, help="steps of the score model (default: 600)")
-    parser.add_argument("--grpo_steps", type=int, default=60, help="steps of GRPO (default: 60)")
-    parser.add_argument("--batch_size", type=int, default=48, help="samples per step (default: 48)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    out = Path(args.output_dir)
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARK).is_file():
-            raise DeclarationError(f"{out} is not empty and was not made by the demo; give another --output_dir.")
-        for name in OWN:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
-    start = time.monotonic()
+    demo = parse(DemoOptions, argv, "rs-rlhf demo")
+    start, out = time.monotonic(), demo.output_dir
+    clear(out)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
 
-    _say("1/6", f"drawing {args.train_scenes} training and {args.validation_scenes} held-out scenes")
-    prepare(out, args)
+    _say("1/6", f"drawing {demo.train_scenes} training and {demo.validation_scenes} held-out scenes")
+    prepare(out, demo)
     _say("2/6", "training a tiny Qwen2-VL from scratch as a captioner")
-    train_captioner(out, args)
-    before = _report(out, out / "start", args.seed)
+    train_captioner(out, demo)
+    before = _report(out, out / "start", demo.seed)
     _say("3/6", "training the score model on preference pairs and the captioner's own mistakes")
-    sample_mistakes(out, args)
-    train_score_model(out, args)
+    sample_mistakes(out, demo)
+    train_score_model(out, demo)
     _say("4/6", "scoring held-out pairs")
-    after = _report(out, out / "reward", args.seed)
+    after = _report(out, out / "reward", demo.seed)
     _say("5/6", "training the captioner by GRPO, rewarded by the score model alone")
-    train_policy(out, args)
+    train_policy(out, demo)
     _say("6/6", "evaluating the policy before and after, and with the best of 8 answers")
-    evaluate_policy(out, args)
-    summary = summarise(out, before, after, args.seed)
-    summary += "\n\n" + summarise_policy(out) + "\n\n" + summarise_evaluations(out)
-    print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {args.seed}).")
+    evaluate_policy(out, demo)
+    parts = [summarise(out, before, after, demo.seed), summarise_policy(out), summarise_evaluations(out)]
+    summary = "\n\n".join(parts)
+    print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {demo.seed}).")
     pictures = ", ".join(str(out / name) for name in ("demo.png", "grpo.png", "best_of_n.png"))
     print(f"Pictures: {pictures}; GRPO and the evaluations as a page: rs-rlhf report {out / 'grpo'}")
     print("Score your own images with")
@@ -75,25 +73,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(out: Path, args: Any) -> None:
+def clear(out: Path) -> None:
+    """Makes the folder; what an earlier demo wrote there is removed.
+
+    Raises:
+        OptionError: The folder holds something else.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise OptionError(
+                f"{out} is not empty and was not made by the demo; give another --output_dir.", "output_dir"
+            )
+        for path in (out / name for name in OWN):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+
+
+def prepare(out: Path, demo: DemoOptions) -> None:
     """Writes scenes, pairs, and the untrained tiny model."""
     from ..data import scenes
     from ..data.captioned_images import image_texts
     from ..models.tiny_vlm import save_tiny_vlm
-    from .data import pairs
+    from .data.pairs import PairsOptions, make_pairs
 
-    scenes.write_scenes(str(out / "scenes"), args.train_scenes, args.validation_scenes, args.seed, 112)
-    for split, seed in (("train", args.seed), ("validation", args.seed + 1)):
-        options = ["--input", str(out / "scenes"), "--split", split, "--seed", str(seed)]
-        if code := pairs.main([*options, "--output", str(out / "scenes" / f"{split}_pairs.jsonl")]):
-            raise SystemExit(code)
+    scenes.write_scenes(str(out / "scenes"), demo.train_scenes, demo.validation_scenes, demo.seed, 112)
+    for split, seed in (("train", demo.seed), ("validation", demo.seed + 1)):
+        output = out / "scenes" / f"{split}_pairs.jsonl"
+        make_pairs(PairsOptions(input=str(out / "scenes"), split=split, seed=seed, output=output))
     save_tiny_vlm(
         out / "init",
         hidden_size=96,
         num_layers=2,
         vision_dim=96,
         vision_depth=3,
-        seed=args.seed,
+        seed=demo.seed,
         min_pixels=112 * 112,
         max_pixels=112 * 112,
         vocab_size=800,
@@ -101,13 +115,13 @@ def prepare(out: Path, args: Any) -> None:
     )
 
 
-def _options(out: Path, args: Any, steps: int) -> dict[str, Any]:
+def _options(out: Path, demo: DemoOptions, steps: int) -> dict[str, Any]:
     """Options common to both trainings."""
     return {
         "output_dir": str(out),
         "max_steps": steps,
-        "per_device_train_batch_size": args.batch_size,
-        "per_device_eval_batch_size": 2 * args.batch_size,
+        "per_device_train_batch_size": demo.batch_size,
+        "per_device_eval_batch_size": 2 * demo.batch_size,
         "learning_rate": 2e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": max(1, steps // 12),
@@ -119,11 +133,11 @@ def _options(out: Path, args: Any, steps: int) -> dict[str, Any]:
         "logging_steps": 50,
         "dataloader_pin_memory": False,
         "report_to": "none",
-        "seed": args.seed,
+        "seed": demo.seed,
     }
 
 
-def train_captioner(out: Path, args: Any) -> None:
+def train_captioner(out: Path, demo: DemoOptions) -> None:
     """Trains the captioner, and saves it with a new head as the score model's start."""
     import torch
     from transformers import AutoProcessor
@@ -133,15 +147,15 @@ def train_captioner(out: Path, args: Any) -> None:
     from ..trainers.sft import VisionSFTConfig
     from . import sft as train_sft
 
-    options = VisionSFTConfig(**_options(out / "captioner", args, args.captioner_steps), augment=True)
+    options = VisionSFTConfig(**_options(out / "captioner", demo, demo.captioner_steps), augment=True)
     script = train_sft.SFTScriptArguments(dataset_name=str(out / "scenes"))
     train_sft.main(script, options, ModelConfig(model_name_or_path=str(out / "init")))
-    torch.manual_seed(args.seed)
+    torch.manual_seed(demo.seed)
     ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
     AutoProcessor.from_pretrained(out / "captioner").save_pretrained(out / "start")
 
 
-def sample_mistakes(out: Path, args: Any) -> None:
+def sample_mistakes(out: Path, demo: DemoOptions) -> None:
     """Samples the captioner on the training scenes; its wrong answers, and other classes, become rejected."""
     from ..preferences.mistakes import SamplePairsOptions, sample_pairs
 
@@ -154,26 +168,26 @@ def sample_mistakes(out: Path, args: Any) -> None:
         form="list",
         choices_extra=4,
         max_new_tokens=12,
-        seed=args.seed,
+        seed=demo.seed,
     )
     sample_pairs(options)
 
 
-def train_policy(out: Path, args: Any) -> None:
+def train_policy(out: Path, demo: DemoOptions) -> None:
     """Trains the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
     from trl import ModelConfig
 
     from ..trainers.grpo import VisionGRPOConfig
     from . import grpo as train_grpo
 
-    common = _options(out / "grpo", args, args.grpo_steps)
+    common = _options(out / "grpo", demo, demo.grpo_steps)
     common |= {"learning_rate": 2e-4, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 5}
     common |= {"per_device_train_batch_size": 64, "num_generations": 8, "max_completion_length": 12, "beta": 0.02}
     options = VisionGRPOConfig(
-        **common | {"eval_strategy": "steps", "eval_steps": max(1, args.grpo_steps // 3), "eval_on_start": True},
+        **common | {"eval_strategy": "steps", "eval_steps": max(1, demo.grpo_steps // 3), "eval_on_start": True},
         num_generations_eval=1,
         score_model=str(out / "reward"),
-        validation_prompts=args.validation_scenes,
+        validation_prompts=demo.validation_scenes,
         audit_steps=10,
     )
     script = train_grpo.GRPOScriptArguments(
@@ -184,28 +198,28 @@ def train_policy(out: Path, args: Any) -> None:
     train_grpo.main(script, options, ModelConfig(model_name_or_path=str(out / "captioner")))
 
 
-def evaluate_policy(out: Path, args: Any) -> None:
+def evaluate_policy(out: Path, demo: DemoOptions) -> None:
     """Evaluates on the held-out scenes with `rs-rlhf eval` and `rs-rlhf best-of-n`; the run's report shows it."""
     from . import best_of_n, eval_run
 
     asked = ["--task", "scenes", "--data_root", str(out)]
     for name, model in (("base policy", "captioner"), ("with GRPO", "grpo")):
         eval_run.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
-    sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(args.seed)]
+    sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(demo.seed)]
     place = out / "grpo" / "eval" / "best of n, base policy"
     models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]
     best_of_n.main([*models, *asked, *sampled, "--out", str(place)])
     shutil.copy(place / "best_of_n.png", out / "best_of_n.png")
 
 
-def train_score_model(out: Path, args: Any) -> None:
+def train_score_model(out: Path, demo: DemoOptions) -> None:
     """Trains the score model."""
     from trl import ModelConfig
 
     from ..trainers.reward import VisionRewardConfig
     from . import reward as train_reward
 
-    options = _options(out / "reward", args, args.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
+    options = _options(out / "reward", demo, demo.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
     files = [str(out / "scenes" / name) for name in ("train_pairs.jsonl", "train_mistakes.jsonl")]
     script = train_reward.RewardScriptArguments(dataset_name=",".join(files))
     train_reward.main(script, VisionRewardConfig(**options), ModelConfig(model_name_or_path=str(out / "start")))
@@ -243,13 +257,13 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
     plot_preferences({"before": before, "after": after}, out / "demo.png", example)
     (out / "demo.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n", encoding="utf-8")
 
-    rows = []
+    table = []
     parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
     parts |= {"all": (before, after)}
     for name, (first, last) in parts.items():
         interval = "{:.1%} – {:.1%}".format(*last["interval"])
-        rows.append([name, last["n"], f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}", interval])
-    lines = [markdown_table(["held-out pairs", "n", "before", "after", "95% interval"], rows, "lrrrl")]
+        table.append([name, last["n"], f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}", interval])
+    lines = [markdown_table(["held-out pairs", "n", "before", "after", "95% interval"], table, "lrrrl")]
     lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
     lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:")
     ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
