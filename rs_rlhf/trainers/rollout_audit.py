@@ -12,6 +12,7 @@ Left out: judging open-ended answers, for which there is no solution to compare 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,14 +258,11 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
         >>> correlation([(1, 2), (2, 4), (3, 6)])
         1.0
     """
-    if len(pairs) < 2:
+    xs, ys = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    try:
+        return statistics.correlation(xs, ys)
+    except statistics.StatisticsError:  # also of fewer than two pairs
         return None
-    xs, ys = zip(*pairs, strict=True)
-    mx, my = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
-    xx, yy = math.fsum((x - mx) ** 2 for x in xs), math.fsum((y - my) ** 2 for y in ys)
-    if xx <= 1e-12 or yy <= 1e-12:
-        return None
-    return math.fsum((x - mx) * (y - my) for x, y in pairs) / math.sqrt(xx * yy)
 
 
 def _spread(n: int, count: int) -> list[int]:
