@@ -32,11 +32,6 @@ def make_parser() -> TrainingParser:
 def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a dual encoder.
 
-    Args:
-        script_args ([`ClipScriptArguments`]): The data and the benchmarks.
-        training_args ([`VisionClipConfig`]): The training options.
-        model_args (`trl.ModelConfig`): The model.
-
     Raises:
         DataError: The data or those of a benchmark cannot be used; names the file and the row.
         OptionError: Options that are missing or would be ignored.

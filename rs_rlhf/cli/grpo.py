@@ -32,11 +32,6 @@ def make_parser() -> TrainingParser:
 def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, model_args: ModelConfig) -> None:
     """Trains and saves a policy.
 
-    Args:
-        script_args ([`GRPOScriptArguments`]): The data and further rewards.
-        training_args ([`VisionGRPOConfig`]): The training options.
-        model_args (`trl.ModelConfig`): The policy; LoRA options as in TRL.
-
     Raises:
         DataError: The data cannot be read.
         OptionError: Options that are missing or do not go together.

@@ -38,11 +38,6 @@ def make_parser() -> TrainingParser:
 def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a score model.
 
-    Args:
-        script_args ([`RewardScriptArguments`]): The data.
-        training_args ([`VisionRewardConfig`]): The training options.
-        model_args (`trl.ModelConfig`): The model; LoRA options as in TRL.
-
     Raises:
         DataError: The data cannot be read.
         OptionError: Options that are missing or do not go together.

@@ -33,11 +33,6 @@ def make_parser() -> TrainingParser:
 def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a model or an adapter.
 
-    Args:
-        script_args ([`SFTScriptArguments`]): The data.
-        training_args ([`VisionSFTConfig`]): The training options.
-        model_args (`trl.ModelConfig`): The model; LoRA options as in TRL.
-
     Raises:
         DataError, ImageError: The data cannot be read.
         OptionError: Options that are missing or do not go together.
