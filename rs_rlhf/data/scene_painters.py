@@ -1,8 +1,8 @@
 """The drawing of scenes: a painter for every class, and the road, pond or trees beside its objects.
 
-Geometry: painters work in *scene units*, the image edge being 1 and the centre (0, 0), in a frame that is rotated by
-a random angle as a whole. Objects that a caption counts stay inside the disc of radius 0.5 that every rotation keeps
-in view, so counts hold. The road runs along one side of the objects and the pond or the trees along the other.
+Painters work in *scene units*, the image edge being 1 and the centre (0, 0), in a frame that is rotated by a random
+angle as a whole. Objects that a caption counts stay inside the disc of radius 0.5 that every rotation keeps in view.
+The road runs along one side of the objects and the pond or the trees along the other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Facts = dict[str, Any]
+Points = Sequence[tuple[float, float]]
 
 _COLOURS: dict[str, Colour] = {
     "white": (236, 236, 232),
@@ -33,6 +34,8 @@ _COLOURS: dict[str, Colour] = {
 }
 _WATER: dict[str, Colour] = {"blue": (44, 92, 150), "green": (52, 110, 92), "brown": (134, 112, 78)}
 _GROUND: dict[str, Colour] = {"green": (104, 136, 78), "brown": (146, 122, 92), "grey": (140, 140, 134)}
+_SQUARE = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+_HULL = ((-0.5, -0.5), (0.25, -0.5), (0.5, 0), (0.25, 0.5), (-0.5, 0.5))
 
 
 @dataclass
@@ -54,13 +57,15 @@ class _Pen:
         red, green, blue = (max(0, min(255, value + shift + self.rng.randint(-4, 4))) for value in colour)
         return red, green, blue
 
-    def poly(self, points: Sequence[tuple[float, float]], colour: Colour) -> None:
+    def poly(self, points: Points, colour: Colour) -> None:
         self.draw.polygon([self.point(*p) for p in points], fill=colour)
 
-    def rect(self, x: float, y: float, w: float, h: float, colour: Colour, turn: float = 0.0) -> None:
+    def rect(
+        self, x: float, y: float, w: float, h: float, colour: Colour, turn: float = 0.0, outline: Points = _SQUARE
+    ) -> None:
+        """Rectangle, or another outline in its units, turned around its centre."""
         cos, sin = math.cos(turn), math.sin(turn)
-        corners = ((-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2))
-        self.poly([(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in corners], colour)
+        self.poly([(x + w * a * cos - h * b * sin, y + w * a * sin + h * b * cos) for a, b in outline], colour)
 
     def disc(self, x: float, y: float, r: float, colour: Colour) -> None:
         cx, cy = self.point(x, y)
@@ -76,12 +81,6 @@ class _Pen:
             k = 1 + 0.12 * math.sin(2 * a + phases[0]) + 0.08 * math.sin(3 * a + phases[1])
             points.append((x + k * rx * math.cos(a), y + k * ry * math.sin(a)))
         self.poly(points, colour)
-
-    def trees(self, places: Sequence[tuple[float, float]], radius: float = 0.022) -> None:
-        for x, y in places:
-            r = radius * self.rng.uniform(0.8, 1.3)
-            self.disc(x + 0.3 * r, y + 0.3 * r, r, (22, 44, 24))
-            self.disc(x, y, r, self.shade((40, 88, 42), 14))
 
 
 def _cells(rng: random.Random, n: int, columns: int, rows: int) -> list[tuple[float, float, float, float]]:
@@ -107,14 +106,6 @@ def _plane(pen: _Pen, x: float, y: float, length: float, turn: float, colour: Co
     for side in (1, -1):
         pen.poly(at((0.18, 0.05 * side), (-0.12, 0.5 * side), (-0.22, 0.5 * side), (-0.08, 0.05 * side)), colour)
         pen.poly(at((-0.36, 0.04 * side), (-0.48, 0.2 * side), (-0.54, 0.2 * side), (-0.5, 0.04 * side)), colour)
-
-
-def _ship(pen: _Pen, x: float, y: float, length: float, width: float, turn: float, colour: Colour) -> None:
-    cos, sin = math.cos(turn), math.sin(turn)
-    hull = ((-0.5, -0.5), (0.25, -0.5), (0.5, 0), (0.25, 0.5), (-0.5, 0.5))
-    outline = [(x + length * a * cos - width * b * sin, y + length * a * sin + width * b * cos) for a, b in hull]
-    pen.poly(outline, colour)
-    pen.rect(x - 0.22 * length * cos, y - 0.22 * length * sin, 0.2 * length, 0.6 * width, (96, 90, 84), turn)
 
 
 def _airport(pen: _Pen) -> Facts:
@@ -235,7 +226,10 @@ def _port(pen: _Pen) -> Facts:
     pen.rect(0, 0.06, 0.07, 0.54, pen.shade((186, 182, 172)))
     berths = [(side * 0.16, -0.13 + 0.115 * k, side) for k in range(4) for side in (-1, 1)]
     for x, y, side in rng.sample(berths, n):
-        _ship(pen, x, y, rng.uniform(0.17, 0.21), 0.055, 0 if side > 0 else math.pi, pen.shade(_COLOURS[color]))
+        length, turn = rng.uniform(0.17, 0.21), 0 if side > 0 else math.pi
+        pen.rect(x, y, length, 0.055, pen.shade(_COLOURS[color]), turn, _HULL)
+        back = 0.22 * length
+        pen.rect(x - back * math.cos(turn), y - back * math.sin(turn), 0.2 * length, 0.033, (96, 90, 84), turn)
     return {"object": "ship", "count": n, "color": color}
 
 
@@ -312,15 +306,14 @@ def _surroundings(pen: _Pen, facts: Facts, label: str) -> None:
         pen.blob(rng.uniform(-0.08, 0.08), -0.37, 0.11, 0.06, pen.shade((40, 96, 140), 8))
     if facts["has_trees"]:
         places = [(0.035 * k + rng.uniform(-0.01, 0.01), -0.37 + rng.uniform(-0.03, 0.03)) for k in range(-7, 8)]
-        pen.trees(places)
+        for x, y in places:
+            r = 0.022 * rng.uniform(0.8, 1.3)
+            pen.disc(x + 0.3 * r, y + 0.3 * r, r, (22, 44, 24))
+            pen.disc(x, y, r, pen.shade((40, 88, 42), 14))
 
 
 def draw_scene(label: str, rng: random.Random, pixels: int) -> tuple[Image.Image, Facts]:
-    """Draws the ground, the objects of a class (one of [`PAINTERS`]) and what lies beside them.
-
-    Returns:
-        `tuple`: The square picture of `pixels` pixels a side without light and noise, and the facts of [`Scene`].
-    """
+    """Returns a picture of a class, `pixels` pixels a side and without light and noise, with its facts."""
     ground = rng.choice(["green", "brown"] if label not in ("baseball field", "forest") else ["green"])
     image = Image.new("RGB", (pixels, pixels))
     pen = _Pen(ImageDraw.Draw(image), pixels, rng.uniform(0, math.tau), rng)

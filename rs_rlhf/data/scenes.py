@@ -1,12 +1,10 @@
 """Procedural overhead scenes with exact ground truth, for trying out and testing without downloads.
 
 Each scene is a small aerial-looking picture (airport, port, forest, ...) drawn with PIL from a seed, with its class,
-five correct captions and the facts behind them (number of objects, colour, road or not). A reward model that cannot
-learn a synthetic world with clean labels will not learn the real one, and a caption that is true by construction can
-be damaged in a known way.
+five correct captions and the facts behind them. A caption that is true by construction can be damaged in a known way.
+Good results here show that the training code works, not that a model reads satellite images.
 
-Left out: photorealism, perspective, georeferencing, several bands, and mixed scenes. Good results here show that the
-training code works, not that a model reads satellite images.
+Left out: photorealism, perspective, georeferencing, several bands, and mixed scenes.
 """
 
 from __future__ import annotations
@@ -30,15 +28,10 @@ _SUPERSAMPLE = 2  # drawn larger, then reduced: PIL polygons have no anti-aliasi
 
 @dataclass
 class Scene:
-    """One generated scene and the facts about it.
+    """A generated RGB picture with its class, five correct captions, the seed that drew it, and the facts behind them.
 
-    Args:
-        image (`PIL.Image.Image`): RGB picture of `(size, size)` pixels.
-        label (`str`): Class, one of [`CLASSES`].
-        captions (`list[str]`): Five different correct captions.
-        facts (`dict`): What is in the picture: `object` (singular noun), `count` (`int`, or `None` where counting
-            makes no sense), `color`, `ground`, `has_road`, `has_pond`, `has_trees`.
-        seed (`int`): Seed that [`make_scene`] drew it from.
+    The facts are `object` (singular noun), `count` (`None` where counting makes no sense), `color`, `ground`,
+    `has_road`, `has_pond` and `has_trees`.
     """
 
     image: Image.Image
@@ -61,7 +54,6 @@ def _things(facts: Facts) -> tuple[str, str]:
 
 
 def _captions(rng: random.Random, label: str, facts: Facts) -> list[str]:
-    """Five correct captions in varied wording."""
     _, place, doing = PAINTERS[label]
     things, verb = _things(facts)
     if facts["count"] == 1:
@@ -93,18 +85,7 @@ def _texture(rng: np.random.Generator, pixels: int, cells: int, strength: float)
 
 
 def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
-    """Draws one scene; the same arguments always give the same scene.
-
-    Args:
-        seed (`int`): Non-negative seed of everything random in the scene.
-        label (`str`, *optional*): Class to draw, one of [`CLASSES`]; by default drawn by the seed.
-        size (`int`): Edge of the square image in pixels, at least 32.
-
-    Example:
-        >>> from rs_rlhf.data.scenes import make_scene
-        >>> make_scene(0, label="port", size=64).image.size
-        (64, 64)
-    """
+    """Draws the scene of a non-negative seed, `size` (at least 32) pixels square, its class too unless given."""
     if size < 32:
         raise OptionError(f"size is {size} pixels; below 32 the counted objects merge: pass size >= 32.")
     rng = random.Random(f"scene:{seed}")
@@ -122,28 +103,24 @@ def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
 
 
 def make_scenes(n: int, seed: int = 0, size: int = 112, first: int = 0) -> list[Scene]:
-    """Draws `n` scenes, from number `first` of a data seed on, whose classes take turns.
-
-    Different seeds share no scene; `size` is the edge of each image in pixels.
-    """
+    """Draws `n` scenes, from number `first` of a seed on, whose classes take turns; no two seeds share a scene."""
     base = 2 * _SPLIT_SEEDS * seed + first
     return [make_scene(base + i, CLASSES[i % len(CLASSES)], size) for i in range(n)]
 
 
 def write_scenes(path: str | Path, n_train: int, n_validation: int, seed: int = 0, size: int = 112) -> None:
-    """Writes PNG images and one JSON lines file per split into the folder `path`, which is made if absent.
+    """Writes PNG images and one JSON lines file per split into a folder; no scene is in both splits.
 
-    `train.jsonl` and `validation.jsonl` hold rows `{"image", "label", "captions"}`, `image` being relative to `path`,
-    e.g. `images/train/000001.png`. No scene is in both splits. Other arguments: see [`make_scenes`].
+    `train.jsonl` and `validation.jsonl` hold rows `{"image", "label", "captions"}`, `image` being relative to the
+    folder.
     """
+    root = Path(path)
     for split, n, first in (("train", n_train, 0), ("validation", n_validation, _SPLIT_SEEDS)):
         if n > _SPLIT_SEEDS:
             raise OptionError(f"{split}: {n} scenes asked for; one data seed holds {_SPLIT_SEEDS}: use a second seed.")
-        folder = Path(path) / "images" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        with (Path(path) / f"{split}.jsonl").open("w", encoding="utf-8") as lines:
+        (root / "images" / split).mkdir(parents=True, exist_ok=True)
+        with (root / f"{split}.jsonl").open("w", encoding="utf-8") as lines:
             for i, scene in enumerate(make_scenes(n, seed, size, first)):
                 name = f"images/{split}/{i + 1:06d}.png"
-                scene.image.save(Path(path) / name)
-                row = {"image": name, "label": scene.label, "captions": scene.captions}
-                lines.write(json.dumps(row) + "\n")
+                scene.image.save(root / name)
+                print(json.dumps({"image": name, "label": scene.label, "captions": scene.captions}), file=lines)
