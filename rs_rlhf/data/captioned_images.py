@@ -25,32 +25,22 @@ CAPTION_REQUEST = "Describe the image."
 
 
 def class_name(label: str) -> str:
-    """Turns a class label into words: `"BareLand"` -> `"bare land"`, `"storage_tanks"` -> `"storage tanks"`.
-
-    Args:
-        label (`str`): Label in camel case, with underscores or hyphens, or already in words.
-    """
+    """Turns a class label into words: `"BareLand"` -> `"bare land"`, `"storage_tanks"` -> `"storage tanks"`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     return " ".join(re.split(r"[\s_\-]+", words.strip())).lower()
 
 
 def load_images(path: str | Path, split: str | None = None, *, image_root: str | None = None) -> list[dict[str, Any]]:
-    """Reads images with their captions and classes.
+    """Reads images with their captions and classes: rows with `image`, `captions`, `label`, `id`, `source`, and
+    `where`.
 
     - Parquet and WebDataset files: a row is an image; classes may be numbers with names (`ClassLabel`).
     - JSON lines, JSON lists and CSV: rows of one image are merged.
     - A folder of images `{split}/class/*.jpg` or `class/*.jpg`, which has labels only.
 
     Columns are found as [`rs_rlhf.data.columns`] says: the image, `captions` (a list) or `caption`, and `label`.
-
-    Args:
-        path (`str` or `Path`): File, or folder of Parquet, JSON lines or CSV files, or of images.
-        split (`str`, *optional*): Which split of a folder to read; by default all of it.
-        image_root (`str`, *optional*): Folder that image paths in files start from and that none may leave (default:
-            the file's own).
-
-    Returns:
-        `list[dict]`: Rows with `image`, `captions`, `label`, `id`, `source`, and their place, `where`.
+    Without a `split` all of a folder is read. Image paths start from `image_root` (default: their file's folder),
+    which none may leave.
 
     Raises:
         ImageError: A row names an image that is not there, or outside `image_root`.
@@ -153,15 +143,8 @@ def exclude_images(
 ) -> list[dict[str, Any]] | None:
     """Drops rows whose picture is also in data kept for evaluation, and prints how many.
 
-    Args:
-        rows (`list[dict]`): Rows of [`load_images`]; all of them are decoded if there is anything to compare with.
-        path (`str`): The input; of a folder whose `split` is `"train"`, the evaluation splits are left out.
-        split (`str`, *optional*): Split that the rows are of.
-        exclude_images_of (sequence of `str`): `PATH` or `PATH:SPLIT` of other data whose pictures are left out.
-        image_root (`str`, *optional*): As for [`load_images`], of the input.
-
-    Returns:
-        `list[dict]` or `None`: The rows that are left; `None` if there was nothing to compare with.
+    These are the evaluation splits of a folder `path` whose `split` is `"train"`, and the `PATH` or `PATH:SPLIT` in
+    `exclude_images_of`. All rows are decoded; `None` is returned if there is nothing to compare with.
     """
     held_out = [(path, name) for name in _held_out(Path(path))] if split == "train" else []
     named = [other for other in map(split_of, exclude_images_of) if other not in held_out]
@@ -200,11 +183,7 @@ def _picture_of(row: Row) -> str:
 
 
 def image_texts(data: str) -> list[str]:
-    """Returns the captions and class names of captioned or labelled images, and the question asked about them.
-
-    Args:
-        data (`str`): `PATH` or `PATH:SPLIT`, as for [`load_images`].
-    """
+    """Returns the captions and class names of images at `PATH` or `PATH:SPLIT`, and the question asked about them."""
     texts = [LABEL_QUESTION]
     for row in load_images(*split_of(data)):
         texts += [text for text in (*row["captions"], class_name(row.get("label") or "")) if text]
@@ -222,9 +201,7 @@ class InputOptions:
         "also in the folder's validation, test or other evaluation splits",
     )
     image_root: str | None = option(
-        None,
-        "image paths in the input start here, and images lie in it (default: their file's folder)",
-        metavar="DIR",
+        None, "image paths in the input start here, and images lie in it (default: their file's folder)", metavar="DIR"
     )
     exclude_images_of: list[str] = option(
         [],
@@ -235,16 +212,10 @@ class InputOptions:
     seed: int = option(0, "seed of all choices")
 
     def read(self, limit: int | None = None) -> tuple[list[dict[str, Any]], bool]:
-        """Reads the images, and prints how many.
+        """Reads at most `limit` images, drawn by the seed (folders of images are sorted by class), and prints how
+        many.
 
-        Args:
-            limit (`int`, *optional*): Images at most, drawn by the seed: folders of images are sorted by class.
-
-        Returns:
-            `tuple`: the rows of [`load_images`], and whether all of them were decoded.
-
-        Raises:
-            DataError: No images are left.
+        Returns the rows of [`load_images`], and whether all of them were decoded; [`DataError`] if none are left.
         """
         rows = load_images(self.input, self.split, image_root=self.image_root)
         print(f"{len(rows)} images in {self.input}{f', split {self.split}' if self.split else ''}")

@@ -1,7 +1,7 @@
 """Column resolver: which columns of a row hold the image or images, the texts, and the class.
 
-Names are looked up in an order of precedence; a column that the caller names comes first. The functions take a whole
-row, not its names alone, so that values can count as well. Left out: columns recognised by their values.
+Names are looked up in an order of precedence; a column that the caller names comes first. Values count as well, since
+a null counts as missing. Left out: columns recognised by their values.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ MORE_THAN_CAPTIONS = {*TURN_COLUMNS, *PAIR_COLUMNS.values(), "text", "title", "t
 def image_column(row: Row, named: str | None = None) -> str | None:
     """Returns the column of the image or images, `None` for a text-only row; a null counts as missing.
 
-    Raises:
-        DataError: There is no column `named`, two columns hold images, or only one that is not known to be an image.
+    [`DataError`] if there is no column `named`, two hold images, or only one that is not known to be an image.
     """
     if named is not None:
         return require_column(row, named, "image_column")
@@ -41,19 +40,14 @@ def image_column(row: Row, named: str | None = None) -> str | None:
         raise DataError(f"both `{keys[0]}` and `{keys[1]}` hold images; name one with image_column", keys[1])
     unread = next((key for key in UNREAD_IMAGE_COLUMNS if row.get(key) is not None), None)
     if not keys and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
-        raise DataError(
-            f"`{unread}` is not read by itself; say that it holds the image with image_column, or rename it to "
-            "`image`",
-            unread,
-        )
+        advice = "say that it holds the image with image_column, or rename it to `image`"
+        raise DataError(f"`{unread}` is not read by itself; {advice}", unread)
     return keys[0] if keys else None
 
 
 def text_column(row: Row, named: str | None = None) -> str | None:
-    """Returns the column that tells a row's form, the first of [`FORMS`]; `None` if none has a value.
-
-    Raises:
-        DataError: There is no column `named`.
+    """Returns the column that tells a row's form, the first of [`FORMS`] with a value; [`DataError`] if `named` is
+    none.
     """
     if named is not None:
         return require_column(row, named, "text_column")
@@ -94,18 +88,15 @@ def check_columns(columns: Sequence[str], image: str | None, text: str | None) -
 def require_column(row: Row, column: str, option: str) -> str:
     """Returns a column that an option names, or raises [`DataError`] if the row does not have it."""
     if column not in row:
-        raise DataError(
-            f"no column `{column}`, which {option} names; the columns are {_listed(row)}; name one of them", column
-        )
+        reason = f"no column `{column}`, which {option} names; the columns are {_listed(row)}; name one of them"
+        raise DataError(reason, column)
     return column
 
 
 def no_text(row: Row) -> DataError:
     """Returns the error about a row of no known form."""
-    return DataError(
-        f"no text column; the columns are {_listed(row)}, expected {FORMS}; name the columns with text_column and "
-        "image_column"
-    )
+    advice = "name the columns with text_column and image_column"
+    return DataError(f"no text column; the columns are {_listed(row)}, expected {FORMS}; {advice}")
 
 
 def _listed(row: Row) -> str:

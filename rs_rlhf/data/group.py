@@ -4,12 +4,11 @@ Unlike in TRL's text-only trainers, plain text is laid out with the chat templat
 completion an assistant turn, and a plain caption (no prompt) answers an empty user turn. So an implicit prompt is
 looked for in conversations only: two captions that begin alike share no prompt.
 
-Normal form of a message: `{"role", "content"}` whose content is a list of `{"type": "image"}` and
-`{"type": "text", "text": ...}` parts, for every role; an empty text gives no part. Images are kept apart, in the order
-of their placeholders, as unread sources (path, `{"bytes", "path"}`, PIL or array): they are decoded late, by workers.
+Normal form of a message: `{"role", "content"}` whose content is a list of `{"type": "image"}` and `{"type": "text",
+"text": ...}` parts, for every role; an empty text gives no part. Images are kept apart, in the order of their
+placeholders, as unread sources (path, `{"bytes", "path"}`, PIL or array), decoded late, by workers.
 
-Left out: preference rows (`preferences/schema.py`), tool calls and reasoning fields (an error, not dropped), images in
-completions.
+Left out: preference rows (`preferences/schema.py`), tool calls and reasoning fields (an error), images in completions.
 """
 
 from __future__ import annotations
@@ -136,11 +135,8 @@ def _source(source: object, key: str) -> ImageSource:
         source = os.fspath(source)
     if (isinstance(source, (str, bytes)) and source) or hasattr(source, "shape") or hasattr(source, "getbands"):
         return cast("ImageSource", source)
-    raise DataError(
-        f"`{key}` holds {short(source)}, expected a path, {{bytes, path}}, a PIL image or an array; "
-        "leave the column out or null for a text-only row",
-        key,
-    )
+    expected = "expected a path, {bytes, path}, a PIL image or an array; leave the column out for a text-only row"
+    raise DataError(f"`{key}` holds {short(source)}, {expected}", key)
 
 
 def _messages(value: object, key: str, role: str) -> list[dict]:
@@ -175,10 +171,8 @@ def _part(part: object, key: str) -> dict:
     if given.get("type") == "image":
         payload = next((given[name] for name in ("image", "path", "url") if given.get(name) is not None), None)
         return {"type": "image"} if payload is None else {"type": "image", "image": _source(payload, key)}
-    raise DataError(
-        f'`{key}` has the part {short(part)}, expected {{"type": "image"}} or {{"type": "text", "text": a string}}',
-        key,
-    )
+    expected = 'expected {"type": "image"} or {"type": "text", "text": a string}'
+    raise DataError(f"`{key}` has the part {short(part)}, {expected}", key)
 
 
 def build_group(
@@ -190,21 +184,15 @@ def build_group(
     if text is not None and any(m and m[0]["role"] != "assistant" for m in normal):
         messages, normal = _split_prompt(normal)
         if text.strip() not in prompt_text(messages):
-            raise DataError(
-                "`prompt` is a string that is not part of the prompt turns in `chosen` and `rejected`; "
-                "remove those turns or the column",
-                "prompt",
-            )
+            reason = "`prompt` is not part of the prompt turns in `chosen` and `rejected`; remove those turns or it"
+            raise DataError(reason, "prompt")
     else:
         messages = _messages(prompt if text is None else text, "prompt", "user")
     for key, completion in zip(keys, normal, strict=True):
         if not completion or completion[0]["role"] != "assistant":
             start = f"begins with a {completion[0]['role']!r} turn" if completion else "has no messages"
-            raise DataError(
-                f"`{key}` {start} after the prompt, expected an assistant turn: all completions must "
-                "answer the same prompt",
-                key,
-            )
+            expected = "expected an assistant turn: all completions must answer the same prompt"
+            raise DataError(f"`{key}` {start} after the prompt, {expected}", key)
         if any(part["type"] == "image" for message in completion for part in message["content"]):
             raise DataError(f"`{key}` has an image placeholder; images belong to the prompt, move or remove it", key)
     messages, ordered = _place_images(messages, images)
@@ -220,14 +208,16 @@ def _split_prompt(conversations: list[list[dict]]) -> tuple[list[dict], list[lis
 
 
 def _same(a: dict, b: dict) -> bool:
-    if a["role"] != b["role"] or len(a["content"]) != len(b["content"]):
-        return False
-    for p, q in zip(a["content"], b["content"], strict=True):
-        images = p.get("image"), q.get("image")
-        same_image = images[0] is images[1] or not hasattr(images[0], "shape") and bool(images[0] == images[1])
-        if (p["type"], p.get("text")) != (q["type"], q.get("text")) or not same_image:
-            return False
-    return True
+    def same_part(p: dict, q: dict) -> bool:
+        image, other = p.get("image"), q.get("image")
+        same_image = image is other or not hasattr(image, "shape") and bool(image == other)
+        return (p["type"], p.get("text")) == (q["type"], q.get("text")) and same_image
+
+    return (
+        a["role"] == b["role"]
+        and len(a["content"]) == len(b["content"])
+        and all(map(same_part, a["content"], b["content"]))
+    )
 
 
 def _place_images(messages: list[dict], images: list) -> tuple[list[dict], list]:
@@ -250,12 +240,9 @@ def _place_images(messages: list[dict], images: list) -> tuple[list[dict], list]
         user["content"][:0] = slots
     empty = sum("image" not in part for part in slots)
     if empty != len(images):
-        raise DataError(
-            f"{empty} image placeholder{'s' * (empty != 1)} in the prompt but {len(images)} "
-            f"image{'s' * (len(images) != 1)}; give one image per placeholder, or remove the placeholders to have the "
-            "images put at the start of the first user turn",
-            "images",
-        )
+        counts = f"{empty} image placeholder{'s' * (empty != 1)} in the prompt but {len(images)} image"
+        advice = "give one image per placeholder, or no placeholders to have the images first in the user turn"
+        raise DataError(f"{counts}{'s' * (len(images) != 1)}; {advice}", "images")
     supply = iter(images)
     return messages, [part.pop("image") if "image" in part else next(supply) for part in slots]
 
@@ -265,11 +252,10 @@ def check_encodable(text: str, key: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            f"`{key}` has characters that are no text (not UTF-8, or half a surrogate pair); save it as UTF-8 or "
-            "remove the row",
-            key,
-        ) from None
+        reason = (
+            "characters that are no text (not UTF-8, or half a surrogate pair); save it as UTF-8 or remove the row"
+        )
+        raise DataError(f"`{key}` has {reason}", key) from None
 
 
 def first_line(error: BaseException) -> str:

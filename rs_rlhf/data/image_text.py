@@ -2,12 +2,10 @@
 
 The first of these columns that a row has determines its form: `conversations` of `{from, value}` as in ShareGPT and
 LLaVA, `messages` of `{role, content}`, TRL's `prompt` with `completion`, `question` with `answer`, a list `captions`,
-or one text `caption`, `text`, `title` (OpenCLIP) or `txt` (WebDataset). Images are in `image`, `images`, `filepath` or
-a column named after an image file's suffix; a row without any is text-only. `image_text_dataset` reads files of rows.
+or one text `caption`, `text`, `title` (OpenCLIP) or `txt` (WebDataset). A row without an image is text-only.
 
-A row that cannot be used is not an exception. It has an `error`, so that one bad row in a million is counted and shown
-instead of ending the run. Image files are located, not opened. Left out: preference rows (`preferences`), images in
-answers, tool calls, image URLs.
+A row that cannot be used has an `error`, so that one bad row in a million does not end the run. Image files are
+located, not opened. Left out: preference rows (`preferences`), images in answers, tool calls, image URLs.
 """
 
 from __future__ import annotations
@@ -28,19 +26,12 @@ _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "ass
 
 @dataclass
 class ImageTextRow:
-    """One row of image-text data.
+    """One row of image-text data: its id `"FILE:NUMBER"`, what is scored, its images, and the row as stored.
 
-    Args:
-        row_id (`str`): `"FILE:NUMBER"`, the file relative to the input and the record's number in it, from 0.
-        groups (`list[Group]`): What is scored. The captions of an image are the completions of one group, whose prompt
-            is an empty user turn with the image; a question with its answer is a group of one; a conversation is a
-            group of one for every assistant turn, its prompt all turns before.
-        whole (`bool`): A conversation, to be kept or dropped as a whole; other rows' texts can be kept one by one.
-        images (`list`): Unread sources: paths of existing files inside the image root, or `{"bytes", "path"}`.
-        source (`str`): The row's `source`, else the file's stem.
-        label (`str`): The row's `label` or `class` as the file names it, `""` if there is none.
-        raw: The row as stored.
-        error (`DataError`, *optional*): Why the row cannot be used; `groups` and `images` are empty then.
+    The captions of an image are the completions of one group, whose prompt is an empty user turn with the image; a
+    question with its answer is a group of one; a conversation is `whole`, to be kept or dropped as one, and a group of
+    one for every assistant turn, its prompt all turns before. Images are paths of existing files inside the image
+    root, or `{"bytes", "path"}`. `error` says why a row cannot be used; `groups` and `images` are empty then.
     """
 
     row_id: str
@@ -69,22 +60,18 @@ def image_text_row(
     text_column: str | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> ImageTextRow:
-    """Turns a stored row into an [`ImageTextRow`]; a mistake in it becomes its `error`.
+    """Turns a stored row into an [`ImageTextRow`]; a mistake in it becomes its `error`, as does a [`DataError`] given
+    as row.
 
-    Args:
-        raw: The row, an object with the columns of one of the forms above; a [`DataError`] becomes the row's error.
-        row_id (`str`): As in [`ImageTextRow`].
-        root (`str`): Folder that relative image paths start from and that none may leave.
-        where (`str`): File and row for messages.
-        source (`str`): The source of a row that names none.
-        image_column (`str`, *optional*): Column of the image or images; every row must then have it (null: no image).
-        text_column (`str`, *optional*): Column of the texts; its value determines the form.
-        labels (mapping, *optional*): Names of the classes of columns that hold numbers.
+    Relative image paths start from `root`, which none may leave; `where` is file and row for messages, `source` that
+    of a row that names none. The value of a named `text_column` determines the form, and every row must have a named
+    `image_column` (null: no image). `labels` are the names of the classes of columns that hold numbers.
     """
     columns = raw if isinstance(raw, Mapping) else {}
     label = as_word(label_of(columns, labels))
     row = ImageTextRow(row_id, [], False, [], as_word(columns.get("source")) or source, label, raw)
-    meta = {"source": row.source, "row": _number(row_id), "where": where}
+    number = row_id.rpartition(":")[2]
+    meta: dict[str, Any] = {"source": row.source, "row": int(number) if number.isdecimal() else -1, "where": where}
     try:
         if isinstance(raw, DataError):
             raise raw
@@ -92,8 +79,12 @@ def image_text_row(
             raise DataError(f"the row is {short(raw)}, expected an object with an image and {FORMS}")
         key = columns_of.image_column(raw, image_column)
         form = _form(raw, text_column)
+        given = None if key is None else raw[key]
         row.whole = form.turns is not None
-        groups = form.groups(None if key is None else raw[key], meta)
+        if form.turns is None:
+            groups = [make_group(form.prompt, form.texts, given, **meta)]
+        else:
+            groups = _conversation(form.turns, form.start, given, meta)
         _check_texts(groups, form.column)
         # The last group has every image that any group has, in the order of the placeholders.
         images: list[ImageSource] = [_stored(image, where, root) for image in groups[-1].images]
@@ -114,32 +105,22 @@ def text_list(row: Row, text_column: str | None = None) -> str | None:
 
 
 def with_texts(row: Row, kept: Collection[int], text_column: str | None = None) -> Row:
-    """Returns a row with some of its texts: the row itself if all are kept, else a changed copy.
-
-    Args:
-        row (`dict`): A stored row that can be used. Its other columns are unchanged.
-        kept (collection of `int`): Indices of the kept texts in [`ImageTextRow`]'s `texts`.
-        text_column (`str`, *optional*): As for [`image_text_row`].
+    """Returns a row with the `kept` indices of [`ImageTextRow`]'s `texts`: the row itself if all are kept, else a
+    copy.
 
     Raises:
         DataError: The row has no such text, or only some turns of a conversation are to be kept.
     """
     key = text_list(row, text_column)
-    count = len(row[key]) if key is not None else _form(row, text_column).answers
+    form = _form(row, text_column)
+    answers = [turn for turn in (form.turns or [])[form.start :] if turn.get("role") == "assistant"]
+    count = len(row[key]) if key is not None else len(answers) if form.turns is not None else 1
     if set(kept) == set(range(count)):
         return row
     if key is None or not set(kept) < set(range(count)):
-        raise DataError(
-            f"the texts {sorted(kept)} are to be kept of {count}, but only those of a list can be kept "
-            "one by one; keep or drop the row as a whole",
-            key or "",
-        )
+        reason = "only those of a list can be kept one by one; keep or drop the row as a whole"
+        raise DataError(f"the texts {sorted(kept)} are to be kept of {count}, but {reason}", key or "")
     return {**row, key: [text for i, text in enumerate(row[key]) if i in kept]}
-
-
-def _number(row_id: str) -> int:
-    number = row_id.rpartition(":")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def _turns(value: object) -> TypeGuard[Sequence[Row]]:
@@ -150,12 +131,8 @@ def _turns(value: object) -> TypeGuard[Sequence[Row]]:
 class _Form:
     """What the texts of a row are: those that answer one prompt, or the turns of a conversation.
 
-    Args:
-        column (`str`): The column at fault if a text cannot be used.
-        texts (`list[str]`): The texts, unless there are turns.
-        prompt (`str`): Their prompt.
-        turns (`list[dict]`, *optional*): Messages, the images still in their parts.
-        start (`int`): The first turn that counts as an answer: before it lies a prompt as a whole.
+    `column` is at fault if a text cannot be used. The images are still in the parts of `turns`; those before `start`
+    are a prompt, whose assistant turns are no answers.
     """
 
     column: str
@@ -164,17 +141,6 @@ class _Form:
     turns: list[Message] | None = None
     start: int = 0
 
-    @property
-    def answers(self) -> int:
-        """How many texts there are to score, if they are not a list."""
-        return 1 if self.turns is None else sum(turn.get("role") == "assistant" for turn in self.turns[self.start :])
-
-    def groups(self, images: object, meta: Mapping[str, Any]) -> list[Group]:
-        """Lays the texts out with the row's images."""
-        if self.turns is None:
-            return [make_group(self.prompt, self.texts, images, **meta)]
-        return _conversation(self.turns, self.start, images, meta)
-
 
 def _form(row: Row, text_column: str | None) -> _Form:
     key = columns_of.text_column(row, text_column)
@@ -182,9 +148,8 @@ def _form(row: Row, text_column: str | None) -> _Form:
         named = [column for column in (*TURN_COLUMNS, *PAIR_COLUMNS.values(), *CAPTION_COLUMNS) if column in row]
         if not named:
             raise no_text(row)
-        raise DataError(
-            f"the text is missing: `{named[0]}` is null or its question is; write it or remove the row", named[0]
-        )
+        reason = f"`{named[0]}` is null or its question is; write it or remove the row"
+        raise DataError(f"the text is missing: {reason}", named[0])
     value = row.get(key)
     if text_column is not None:
         if _turns(value) or isinstance(value, Mapping):
@@ -228,9 +193,8 @@ def _messages(value: object, key: str) -> list[Message]:
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]  # HF `Sequence`
     if not _turns(value):
-        raise DataError(
-            f"`{key}` is {short(value)}, expected a list of turns {{from, value}} or {{role, content}}", key
-        )
+        expected = "expected a list of turns {from, value} or {role, content}"
+        raise DataError(f"`{key}` is {short(value)}, {expected}", key)
     messages = []
     for turn in value:
         if turn.get("from") is None or "value" not in turn:
@@ -258,10 +222,8 @@ def _conversation(turns: list[Message], start: int, images: object, meta: Mappin
         if turn["role"] != "assistant" or i < start:
             continue
         if any(part["type"] == "image" for part in turn["content"]):
-            reason = (
-                "an assistant turn has an image placeholder; images belong to the turns of the user, move or remove it"
-            )
-            raise DataError(reason, "images")
+            reason = "has an image placeholder; images belong to the turns of the user, move or remove it"
+            raise DataError(f"an assistant turn {reason}", "images")
         seen = sum(part["type"] == "image" for message in normal.prompt[:i] for part in message["content"])
         groups.append(Group(normal.prompt[:i], [[turn]], normal.images[:seen], **meta))
     if not groups:
@@ -272,8 +234,7 @@ def _conversation(turns: list[Message], start: int, images: object, meta: Mappin
 def _check_texts(groups: Sequence[Group], key: str) -> None:
     for group in groups:
         for completion in group.completions:
-            text = completion_text(completion)
-            if not text.strip():
+            if not completion_text(completion).strip():
                 raise DataError(f"`{key}` has an empty text; write it or remove it", key)
         for message in [*group.prompt, *(m for completion in group.completions for m in completion)]:
             check_encodable(completion_text([message]), key)

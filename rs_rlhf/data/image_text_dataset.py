@@ -1,11 +1,10 @@
 """Image-text data of any size: Parquet, JSON lines, JSON lists, CSV, WebDataset shards and HF data sets.
 
-`open_image_texts` reads names, sizes and headers only. The data are cut into *units* of consecutive rows of one file.
-A unit is read without what lies before it, so many processes share a file, and memory does not grow with the file.
-Units of text files are found in one pass over the file, those of Parquet in its footer; a shard, or a part of a
-streaming data set, is one unit. A row's id depends only on its file and its number in it.
+The data are cut into *units* of consecutive rows of one file, each read without what lies before it, so that many
+processes share a file, and memory does not grow with the file. Units of text files are found in one pass over the
+file, those of Parquet in its footer. A row's id depends only on its file and its number in it.
 
-Left out: cutting a tar file or a streaming part, and several formats in one folder.
+Left out: cutting a tar file or a part of a streaming data set (one unit each), several formats in one folder.
 """
 
 from __future__ import annotations
@@ -22,14 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, OptionError
 from .columns import check_columns
 from .image_text import ImageTextRow, image_text_row
-from .packed_records import (
-    dataset_tables,
-    opened_parquet,
-    packed_rows,
-    parquet_labels,
-    row_group_bounds,
-    tar_samples,
-)
+from .packed_records import dataset_tables, opened_parquet, packed_rows, parquet_labels, row_group_bounds, tar_samples
 from .rows import (
     FORMATS,
     PACKED,
@@ -54,14 +46,10 @@ _SLOW_BYTES = 10**9  # cutting a larger file takes so long that a message is pri
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive rows of one file.
+    """Consecutive rows of one file: the number of the `first`, and how many, -1 for all that the file holds.
 
-    Args:
-        file (`str`): The file, as in row ids.
-        first (`int`): Number of the first row in it.
-        rows (`int`): How many, -1 for all that the file holds.
-        start (`int`): Where to start: a byte offset, a row group of Parquet, or a row or part of a data set.
-        stop (`int`): Where the unit ends, of the same kind as `start`; -1 for the end of the file.
+    `start` and `stop` (-1: the end of the file) are byte offsets, row groups of Parquet, or rows or parts of a data
+    set.
     """
 
     file: str
@@ -75,14 +63,8 @@ class Unit:
 class ImageTexts:
     """Image-text rows of files or a data set; made by [`open_image_texts`].
 
-    Args:
-        name (`str`): The data as given.
-        root (`str`): Folder that relative image paths start from and that none may leave.
-        format (`str`): `"parquet"`, `"jsonl"`, `"json"`, `"csv"`, `"webdataset"` or `"dataset"`.
-        files (`dict`): Path of every file by its name in row ids; empty for a data set.
-        dataset (`Dataset` or `IterableDataset`, *optional*): The data set.
-        image_column, text_column (`str`, *optional*): As for [`open_image_texts`].
-        folder (`str`): Folder that the names of files start from, `""` for a data set that is not in one.
+    `files` are the paths by their names in row ids, which start from `folder` (`""` for a data set that is not in
+    one); there are none if `format` is `"dataset"`. Relative image paths start from `root`, which none may leave.
     """
 
     name: str
@@ -111,11 +93,8 @@ class ImageTexts:
     def units(self, rows: int) -> list[Unit]:
         """Cuts the data into units of at most `rows` rows, every row in exactly one of them.
 
-        A shard and a part of a streaming data set are one unit each, with `rows` -1.
-
         Raises:
             DataError: A file cannot be read to its end, or there are no rows at all.
-            ValueError: `rows` is less than 1.
         """
         if rows < 1:
             raise OptionError(f"rows of a unit is {rows}; it must be at least 1.")
@@ -149,28 +128,20 @@ class ImageTexts:
             return [*units, Unit(file, number - left, left, begin, end)] if left else units
 
     def read(self, unit: Unit) -> Iterator[ImageTextRow]:
-        """Reads the rows of a unit; a mistake in a row is its `error`.
-
-        Raises:
-            DataError: The file is not part of the data, or cannot be read on.
-        """
+        """Reads the rows of a unit; a mistake in a row is its `error`, one in the file a [`DataError`]."""
         if self.dataset is None and unit.file not in self.files:
             raise DataError(f"no file {unit.file!r} here; the data has changed since it was cut", "", self.name)
         path = self.files.get(unit.file)
         labels = self._labels(path)
-        source = source_of(self.name) if path is None else source_of(unit.file)
+        options: dict[str, Any] = {"image_column": self.image_column, "text_column": self.text_column}
+        options["root"] = self.root
+        source = source_of(self.name if path is None else unit.file)
         named = str(path) if path is not None else f"{self.name}, {unit.file}"
         with naming(path, self.name):
             for number, raw in enumerate(self._raw_rows(unit, path), unit.first):
+                where = f"{named}, row {number}"
                 yield image_text_row(
-                    raw,
-                    f"{unit.file}:{number}",
-                    root=self.root,
-                    where=f"{named}, row {number}",
-                    source=source,
-                    image_column=self.image_column,
-                    text_column=self.text_column,
-                    labels=labels,
+                    raw, f"{unit.file}:{number}", where=where, source=source, labels=labels, **options
                 )
 
     def __iter__(self) -> Iterator[ImageTextRow]:
@@ -211,19 +182,16 @@ def open_image_texts(
     image_column: str | None = None,
     text_column: str | None = None,
 ) -> ImageTexts:
-    """Opens image-text data; `image_text` documents the forms of its rows.
+    """Opens image-text data, reading names, sizes and headers only; `image_text` documents the forms of its rows.
 
     Args:
         path_or_dataset: A `.parquet`, `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.tar` (WebDataset) file, a folder
             of such files of one format (also in its sub-folder `data`), a folder written by `save_to_disk`, the id of
             a data set on the Hub (read as a stream), or a `Dataset` or `IterableDataset`.
-        split (`str`, *optional*): Start of the names of the folder's files, or split of a data set (default: all
-            files; of a data set the only split, or `"train"`).
-        image_root (`str`, *optional*): Folder that relative image paths start from and that none may leave (default:
-            what the folder's `curation.json` says, which then also names columns, else the folder of the file; for a
-            data set that is not in a folder, the working folder).
-        image_column (`str`, *optional*): Column of the image or images.
-        text_column (`str`, *optional*): Column of the texts or turns.
+        split: Start of files' names (default: all), or split of a data set (default: the only one, or `"train"`).
+        image_root: Folder that relative image paths start from and that none may leave (default: what the folder's
+            `curation.json` says, which then also names columns, else the folder of the file, else the working folder).
+        image_column, text_column: Columns of the image or images, and of the texts or turns.
 
     Raises:
         DataError: Nothing to read, several formats, an unreadable file, or a file without the columns.

@@ -21,16 +21,10 @@ from .group import Group
 
 
 def other_images(keys: Sequence[Sequence[Hashable]], seed: int = 0) -> list[int | None]:
-    """Finds for each row the row whose images it is shown instead of its own.
+    """Returns for each row the number of the row whose images it is shown instead of its own.
 
-    Args:
-        keys (sequence of sequences): For each row the keys of its images, see [`picture_keys`]; equal keys are the
-            same picture.
-        seed (`int`): Seed of the order of the pictures.
-
-    Returns:
-        `list`: For each row the number of a row with as many images, none of which it has itself; `None` if it has
-        no images or there is no such row.
+    `keys` are those of each row's images, see [`picture_keys`]; equal keys are the same picture. The other row has as
+    many images, none of which the row has itself; `None` if the row has no images or there is no such row.
 
     Example:
         >>> other_images([["a"], ["b"], ["a"], []])

@@ -1,7 +1,7 @@
 """Rows of Parquet files, WebDataset shards and HF data sets, a few at a time, images as stored.
 
-Rows may hold images, so no file, row group or shard is ever read whole: Parquet comes in record batches of some
-megabytes, a shard sample by sample, a data set in small slices. Left out: compressed shards.
+No file, row group or shard is read whole: Parquet comes in record batches of some megabytes, a shard sample by sample,
+a data set in small slices. Left out: compressed shards.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,16 +42,13 @@ def opened_parquet(path: Path) -> Iterator[ParquetFile]:
 
 def row_group_bounds(file: ParquetFile) -> list[int]:
     """Returns the number of the first row of every row group of an open file, and of all rows."""
-    bounds = [0]
-    for group in range(file.num_row_groups):
-        bounds.append(bounds[-1] + file.metadata.row_group(group).num_rows)
-    return bounds
+    groups = range(file.num_row_groups)
+    return [*accumulate((file.metadata.row_group(group).num_rows for group in groups), initial=0)]
 
 
 def parquet_batches(path: Path, first: int = 0, rows: int = -1) -> Iterator[Any]:
-    """Yields `rows` rows (-1: all that follow) from number `first` on, as Arrow record batches of some megabytes.
-
-    No row group that holds none of them is read.
+    """Yields `rows` rows (-1: all) from number `first` on as record batches, reading only row groups that
+    hold some.
     """
     with opened_parquet(path) as file:
         bounds = row_group_bounds(file)
@@ -91,8 +89,7 @@ class Member(NamedTuple):
 def tar_samples(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Member]]]:
     """Yields the samples of a WebDataset shard: files in a row whose names are the same up to the first dot.
 
-    Raises:
-        DataError: The shard is not a tar file or cut short; earlier samples have been yielded by then.
+    [`DataError`] if it is not a tar file or cut short; earlier samples have been yielded by then.
     """
     sample: list[Member] = []
     try:
@@ -169,10 +166,7 @@ def packed_rows(path: Path, first: int = 0, rows: int = -1, named: tuple[str | N
 
 
 def dataset_tables(data: Dataset | IterableDataset, bounds: tuple[int, int] | None = None) -> Iterator[Any]:
-    """Yields the rows of a data set as Arrow tables, in which images stay as stored.
-
-    Of a `Dataset` that need not be all: `bounds` is the first row and the one after the last.
-    """
+    """Yields the rows of a data set, or those from `bounds[0]` to `bounds[1]`, as Arrow tables, images as stored."""
     arrow = data.with_format("arrow")
     if bounds is None:
         yield from arrow.iter(batch_size=16)

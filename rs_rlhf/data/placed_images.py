@@ -1,7 +1,7 @@
 """Image files of rows: located inside their root, and written once each beside the JSON lines that name them.
 
-Images that are files below the output's folder stay where they are; others (bytes in Parquet, files elsewhere) are
-written. Left out: Parquet output, which would hold each image once per row.
+Images below the output's folder stay where they are; others (bytes in Parquet, files elsewhere) are written. Left out:
+Parquet output, which would hold each image once per row.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ StoredImage = dict[str, Any] | str
 
 
 def stored_image(value: object, where: str, root: str) -> StoredImage:
-    """Returns a row's image: its stored bytes, or the path of an existing file inside `root`.
-
-    Raises:
-        DataError, ImageError: There is no image, or no such file inside `root`.
+    """Returns a row's image: its stored bytes, or the path of a file inside `root`; [`DataError`] or [`ImageError`] if
+    none.
     """
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
@@ -50,20 +48,15 @@ def check_image(image: ImageSource, where: str) -> None:
 
 
 def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overwrite: bool, checked: bool) -> int:
-    """Makes every image a path relative to `root`, writing those that are not below it once under `folder`.
+    """Makes each row's `image` a path relative to `root`; images that are not below it are written once under
+    `folder`.
 
-    Args:
-        rows (sequence of `dict`): Rows with `image`, which becomes the path, `id`, which names a file, and `where`.
-        root, folder (`Path`): Where paths start, and where images are written inside it.
-        overwrite (`bool`): Replace files of other content.
-        checked (`bool`): Whether all images have been decoded before.
-
-    Returns:
-        `int`: How many images were written.
+    A row's `id` names its file. `checked` says that all images have been decoded before. Returns how many were
+    written.
 
     Raises:
-        DataError, ImageError, OptionError: A file would be replaced unasked, two rows would share one, or something is
-            not an image. Nothing is written then.
+        DataError, ImageError, OptionError: A file would be replaced without `overwrite`, two rows would share one, or
+            something is not an image. Nothing is written then.
     """
     if not folder.resolve().is_relative_to(root.resolve()):
         reason = f"--images-dir {folder} is outside {root}, where image paths start; choose one in it."
@@ -101,8 +94,9 @@ def _content(source: Path | bytes) -> bytes:
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuses an output that is not JSON lines, or that exists and may not be replaced."""
     if output.suffix != ".jsonl":
-        reason = "only .jsonl is written, with each image once as a file; end it so."
-        raise OptionError(f"--output {output}: {reason}", "output")
+        raise OptionError(
+            f"--output {output}: only .jsonl is written, each image once as a file; end it so.", "output"
+        )
     if output.exists() and not overwrite:
         raise OptionError(f"{output} exists; choose another --output or pass --overwrite.", "output")
 
@@ -122,13 +116,10 @@ class OutputOptions:
     def write(
         self, made: Sequence[Mapping[str, Any]], rows: Sequence[dict[str, Any]], checked: bool, folder: str, what: str
     ) -> None:
-        """Writes the output and the images of `rows` that are not below its folder; prints how many.
+        """Writes `made`, rows made of [`numbered`] rows and called `what`, and prints how many.
 
-        Args:
-            made (sequence of `dict`): What is written, made of [`numbered`] rows, and called `what`.
-            rows (sequence of `dict`): The rows, whose images become paths.
-            checked (`bool`): As for [`place_images`].
-            folder (`str`): Where images go beside the output, unless `images_dir` says otherwise.
+        The images of `rows` become paths; those not below the output's folder go to `folder` there, unless
+        `images_dir` says otherwise. `checked` is as for [`place_images`].
         """
         root = self.output.parent
         root.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,7 @@
 
 Two layouts are read: labelled images as for `rs-rlhf data pairs`, whose question is the one for the scene class and
 whose reference is the class in words, and rows with a `prompt`, `image` or `images`, and `solution` (or `answer`),
-`captions`, or nothing known. The first row tells which: it has a `prompt` or not.
-
-Left out: images behind URLs.
+`captions`, or nothing known. The first row tells which. Left out: images behind URLs.
 """
 
 from __future__ import annotations
@@ -28,17 +26,11 @@ _FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that
 
 @dataclass
 class QuestionRow:
-    """One question.
+    """One question: prompt and images as a group, and the prompt as the row gives it.
 
-    Args:
-        group ([`Group`]): Prompt and images, ready for a policy; its completions are those the row brings along.
-        prompt (`str` or `list[dict]`): The prompt as the row gives it.
-        id (`str`): Name of the row, unique in its file.
-        image_names (`list[str]`): A name for each image's file, should it be written.
-        reference (`str`): The one right answer; `""` if there is none, so that answers must be judged.
-        captions (`list[str]`): Human descriptions, for a judge.
-        choices (`list[str]`): The well-formed answers, if the row lists them.
-        columns (`dict`): What else the row holds, for reward functions.
+    `id` is unique in the file; `image_names` are names for files of the images, should they be written. `reference` is
+    the one right answer (`""`: there is none, so answers must be judged), `captions` are descriptions for a judge,
+    `choices` the well-formed answers if the row lists them, and `columns` what else it holds, for reward functions.
     """
 
     group: Group
@@ -71,11 +63,9 @@ def read_questions(
 ) -> list[QuestionRow]:
     """Reads the questions of a file, a folder or (rows with a `prompt` only) a Hub id.
 
-    Args:
-        path, split, image_root: As for [`load_images`].
-        exclude_images_of (sequence of `str`): As for [`exclude_images`].
-        open_ended (`bool`): Of images with captions ask for a description, even if they have a class.
-        keep_apart (`bool`): Leave out of `train` what is in the folder's other splits too; decodes every image.
+    `split` and `image_root` are as for [`load_images`], `exclude_images_of` as for [`exclude_images`]. Images with
+    captions are asked about with `open_ended`, even if they have a class. `keep_apart` leaves out of `train` what is
+    in the folder's other splits too, and decodes every image.
 
     Raises:
         DataError, ImageError: What cannot be used, with file and row.
@@ -165,16 +155,9 @@ def _question(
 def placed_images(
     rows: Sequence[QuestionRow], root: Path, folder: Path, overwrite: bool
 ) -> tuple[list[list[str]], int]:
-    """Finds or writes every distinct image once, see [`place_images`].
+    """Finds or writes every distinct image of the rows once, as [`place_images`] does.
 
-    Args:
-        rows (sequence of [`QuestionRow`]): Questions; several may share an image.
-        root (`Path`): Folder of the output: paths start there.
-        folder (`Path`): Where images that are not below it are written.
-        overwrite (`bool`): Replace files of other content.
-
-    Returns:
-        `tuple`: for each row the paths of its images, and how many files were written.
+    Returns for each row the paths of its images, and how many files were written.
     """
     entries: dict[Hashable, dict[str, Any]] = {}
     keys = [[source_key(image) for image in row.group.images] for row in rows]

@@ -41,17 +41,12 @@ def stored_rows(
     reading: Mapping[str, str | None],
     version: int | str,
 ) -> Dataset:
-    """Stores the rows that a function makes of image-text data.
+    """Stores the rows, of these `features`, that a module's function `rows_of` makes of image-text data.
 
-    Args:
-        rows_of (callable): A module's function: the data -> rows; may raise at a row that cannot be used.
-        features (`Features`): Of its rows. Not `datasets.Image`, whose storing opens every path past `ImageOptions`.
-        path, split: As for [`open_image_texts`].
-        reading (`dict`): `image_root`, `image_column` and `text_column`, as there.
-        version: Version of `rows_of`; after a change the rows are stored again.
+    `path` and `split` are as for [`open_image_texts`], `reading` its `image_root`, `image_column` and `text_column`.
+    After a change of `version` the rows are stored again. What `rows_of` or the reader raises is raised here.
 
-    Raises:
-        DataError, ValueError: What `rows_of` or the reader raises.
+    The features must not be `datasets.Image`, whose storing opens every path past `ImageOptions`.
     """
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError

@@ -1,9 +1,7 @@
 """Rows of data files: the one reader of JSON lines, JSON, CSV, Parquet, WebDataset, saved data sets and Hub ids.
 
-[`open_rows`] yields each row, as stored, with its place. An adapter turns rows of another layout into the documented
-form, as [`rsrm_rows`] does. The names of held-out splits and the drawing of `limit` rows are defined here too.
-
-Left out: reading from the middle of a file (`image_text_dataset`), compressed files, decoding of images.
+An adapter turns rows of another layout into the documented form, as [`rsrm_rows`] does. Left out: reading from the
+middle of a file (`image_text_dataset`), compressed files, decoding of images.
 """
 
 from __future__ import annotations
@@ -45,14 +43,13 @@ class Where(str):
     number: int
 
     def __new__(cls, file: str, number: int) -> Where:
-        """Makes the words of a file and a number."""
+        """Puts a file and a number into words."""
         unit = "line" if file.endswith(".jsonl") else "row"
         where = super().__new__(cls, f"{file}, {unit} {number}" if number >= 0 else file)
         where.file, where.number = file, number
         return where
 
     def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]
-        """For pickle."""
         return self.file, self.number
 
 
@@ -81,14 +78,11 @@ def open_rows(
     *,
     on_error: Literal["raise", "return"] = "raise",
 ) -> Iterator[tuple[Where, Any]]:
-    """Yields `(where, row)` for the rows of a file, folder, saved data set or Hub id, as stored.
+    """Yields `(where, row)` for the rows of a file, a folder of files, a saved data set or a Hub id, as stored.
 
-    Args:
-        path (`str`): A `.jsonl`, `.json` (a list), `.parquet`, `.csv`, `.tsv` or `.tar` file, a folder of such files,
-            a `save_to_disk` folder, or a Hub id. Before it `rsrm:` stands for the adapter [`rsrm_rows`].
-        split (`str`, *optional*): Split of a folder, saved `DatasetDict` or Hub id; a plain file is one split.
-        adapter (callable, *optional*): Turns `(row, where)` into any number of rows, and may raise [`DataError`].
-        on_error (`str`): `"return"` yields the [`DataError`] in place of a row that cannot be read.
+    `rsrm:` before a path stands for the adapter [`rsrm_rows`]. A plain file is one split. An adapter turns `(row,
+    where)` into any number of rows, and may raise [`DataError`]. With `on_error` `"return"` the [`DataError`] about a
+    row that cannot be read takes its place.
 
     Raises:
         DataError: Nothing to read; a damaged file or row, which names file and row, unless it is returned.
@@ -98,28 +92,21 @@ def open_rows(
         name, adapter = name.removeprefix(RSRM), rsrm_rows
     for part in parts_of(name, split):
         for where, row in _stored_rows(part):
-            rows: list[Any]
             try:
                 if isinstance(row, DataError):
                     raise row
                 if not isinstance(row, Mapping):
                     raise DataError(f"the row is {short(row)}, expected an object, a value for each column")
-                rows = [row] if adapter is None else list(adapter(row, where))
+                rows: list[Any] = [row] if adapter is None else list(adapter(row, where))
             except DataError as error:
-                named = DataError(error.detail, error.key, error.where or where)
+                rows = [DataError(error.detail, error.key, error.where or where)]
                 if on_error == "raise":
-                    raise named from None
-                rows = [named]
-            for one in rows:
-                yield where, one
+                    raise rows[0] from None
+            yield from ((where, adapted) for adapted in rows)
 
 
 def parts_of(name: str, split: str | None = None) -> list[Part]:
-    """Returns the files, or the data set, that a path or Hub id stands for.
-
-    Raises:
-        DataError: There is nothing to read, or the folder has several splits and none is named.
-    """
+    """Returns the files, or the data set, of a path or Hub id; [`DataError`] if none, or several splits unnamed."""
     path = Path(name)
     if path.is_file():
         if path.suffix not in FORMATS:
@@ -150,9 +137,8 @@ def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
         rest = {file: file.name[len(split) :] for file in begin}
         exact = [file for file in begin if rest[file] == file.suffix]
         files = exact or [file for file in begin if not rest[file][:1].isalpha()] or begin
-    kinds = dict.fromkeys(FORMATS.values())
-    found = {kind: sorted(file for file in files if FORMATS[file.suffix] == kind) for kind in kinds}
-    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+    kinds = [kind for kind in dict.fromkeys(FORMATS.values()) if any(FORMATS[file.suffix] == kind for file in files)]
+    return {kind: sorted(file for file in files if FORMATS[file.suffix] == kind) for kind in kinds}
 
 
 def _holds_rows(file: Path) -> bool:
@@ -165,12 +151,9 @@ def _holds_rows(file: Path) -> bool:
 def no_files(folder: Path, split: str | None) -> DataError:
     """Returns the error about a folder without data files."""
     of_split = f" that begins with {split!r}" if split else ""
-    names = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
-    return DataError(
-        f"no data file{of_split} in the folder (it has {names}), expected {SUFFIXES}, or what save_to_disk writes",
-        "",
-        str(folder),
-    )
+    content = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+    expected = f"expected {SUFFIXES}, or what save_to_disk writes"
+    return DataError(f"no data file{of_split} in the folder (it has {content}), {expected}", "", str(folder))
 
 
 def is_saved(folder: Path) -> bool:
@@ -184,11 +167,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def load_stored(name: str, split: str | None = None, streaming: bool = False) -> Any:
-    """Loads a split, see [`one_split`], of a folder written by `save_to_disk` or of a data set on the Hub.
-
-    Raises:
-        DataError: There is no such thing, or it has no such split.
-    """
+    """Loads a split, see [`one_split`], of a saved data set or one on the Hub; [`DataError`] if there is none."""
     from datasets import load_dataset, load_from_disk
 
     saved = os.path.isdir(name)

@@ -1,7 +1,7 @@
 """Records of JSON lines, JSON lists and CSV files, one by one, with the bytes they were read from.
 
-A file may be larger than memory and is never read whole. Reading can start at any record whose byte offset is known.
-A record comes with its bytes, so that rows can be written back exactly as they were.
+A file may be larger than memory and is never read whole. Reading can start at any record whose byte offset is known,
+and rows can be written back exactly as they were.
 
 Left out: compressed files, encodings other than UTF-8, and lists nested in objects (COCO's `annotations`).
 """
@@ -45,11 +45,7 @@ def first_byte(path: Path) -> bytes:
 
 
 def check_text(path: Path) -> None:
-    """Looks at the first bytes of a text file.
-
-    Raises:
-        DataError: It is not UTF-8, or a JSON file of the other layout than its suffix says.
-    """
+    """Raises [`DataError`] if a text file is not UTF-8, or a JSON file of the other layout than its suffix says."""
     with path.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
@@ -58,27 +54,23 @@ def check_text(path: Path) -> None:
     if path.suffix == ".jsonl" and first == b"[":
         raise DataError("is a list, expected one object a line; rename it to .json")
     if path.suffix == ".json" and first not in (b"[", b""):
-        raise DataError(
-            "is not a JSON list of rows; rename a file with one object a line to .jsonl, or write the rows as a list"
-        )
+        advice = "rename a file with one object a line to .jsonl, or write the rows as a list"
+        raise DataError(f"is not a JSON list of rows; {advice}")
 
 
 def text_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
-    """Yields the records of a text file, as the function for its suffix does."""
+    """Yields the records of a text file, as the function for its suffix does.
+
+    `start` is 0 or the byte offset of a record, `stop` the one where the last record ends, -1 for the end of the file.
+    `parse` says whether the values of JSON lines are wanted.
+    """
     if path.suffix == ".jsonl":
         return jsonl_records(path, start, stop, parse)
     return (json_records if path.suffix == ".json" else csv_records)(path, start, stop)
 
 
 def jsonl_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
-    """Yields the lines that are not blank, `raw` with its line break.
-
-    Args:
-        path (`Path`): The file.
-        start (`int`): Byte offset of the first record.
-        stop (`int`): Byte offset where the last record ends, -1 for the end of the file.
-        parse (`bool`): Whether `value` is wanted.
-    """
+    """Yields the lines that are not blank, `raw` with its line break; arguments as for [`text_records`]."""
     with path.open("rb") as stream:
         stream.seek(start)
         offset = start
@@ -108,10 +100,6 @@ class _Window:
         self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.text, self.at, self.offset, self.ended = "", 0, start, False
 
-    def skip(self) -> None:
-        """Skips one ASCII character."""
-        self.at, self.offset = self.at + 1, self.offset + 1
-
     def more(self) -> None:
         """Reads at least a chunk, and doubles the window, so that a long record is not parsed too often."""
         size = max(CHUNK_BYTES, len(self.text) - self.at)
@@ -122,8 +110,6 @@ class _Window:
 
     def take(self, end: int) -> bytes:
         """Moves to position `end` and returns the bytes up to there."""
-        if end == self.at:
-            return b""
         raw = self.text[self.at : end].encode("utf-8", "surrogateescape")
         self.at, self.offset = end, self.offset + len(raw)
         return raw
@@ -142,12 +128,7 @@ class _Window:
 
 
 def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
-    """Yields the elements of a JSON list.
-
-    Args:
-        path (`Path`): The file.
-        start (`int`): 0, or the byte offset of an element.
-        stop (`int`): Byte offset where the last element ends, -1 for the end of the list.
+    """Yields the elements of a JSON list; arguments as for [`text_records`].
 
     Raises:
         DataError: The file is no list, or cut short or damaged; earlier elements have been yielded by then.
@@ -159,9 +140,9 @@ def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]
                 window.take(window.at + 1)
             if window.peek() != "[":
                 raise DataError(f"holds {short(window.text[:40])}, expected a list of rows")
-            window.skip()
+            window.take(window.at + 1)
             if window.peek() == "]":
-                window.skip()
+                window.take(window.at + 1)
                 _nothing_left(window)
                 return
         while True:
@@ -174,7 +155,7 @@ def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]
                 return
             if following not in (",", "]"):
                 raise _damaged(window, "expected a comma or the end of the list")
-            window.skip()
+            window.take(window.at + 1)
             if following == "]":
                 _nothing_left(window)
                 return
@@ -218,10 +199,9 @@ class CsvHead(NamedTuple):
 
 
 def csv_head(path: Path) -> CsvHead:
-    """Reads the header; the delimiter is the tab of a `.tsv`, else the comma, tab or semicolon that it has most of.
+    """Reads the header; [`DataError`] if that is not possible, or two columns have one name.
 
-    Raises:
-        DataError: The header cannot be read, or two columns have one name.
+    The delimiter is the tab of a `.tsv`, else the comma, tab or semicolon that it has most of.
     """
     with path.open("rb") as stream:
         line = stream.readline(CHUNK_BYTES).removeprefix(_BOM).decode("utf-8", "surrogateescape")
@@ -239,25 +219,16 @@ def csv_head(path: Path) -> CsvHead:
 def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
     """Yields the records after the header, line breaks in quotes respected; `raw` with its line break.
 
-    Args:
-        path (`Path`): The file.
-        start (`int`): 0, or the byte offset of a record.
-        stop (`int`): Byte offset where the last record ends, -1 for the end of the file.
-
-    Raises:
-        DataError: A quoted field does not end.
+    Arguments are as for [`text_records`]. A quoted field that does not end raises [`DataError`].
     """
     head = csv_head(path)
     for record in _csv_rows(path, start or len(head.raw), stop, head.delimiter):
         value = record.value
-        if isinstance(value, list):
-            if len(value) == len(head.columns):
-                value = dict(zip(head.columns, value, strict=True))
-            else:
-                value = DataError(
-                    f"{len(value)} fields, expected the {len(head.columns)} of the header "
-                    f"({', '.join(head.columns)}); put texts with a {head.delimiter!r} in quotes",
-                )
+        if isinstance(value, list) and len(value) == len(head.columns):
+            value = dict(zip(head.columns, value, strict=True))
+        elif isinstance(value, list):
+            expected = f"expected the {len(head.columns)} of the header ({', '.join(head.columns)})"
+            value = DataError(f"{len(value)} fields, {expected}; put texts with a {head.delimiter!r} in quotes")
         yield record._replace(value=value)
 
 
@@ -288,18 +259,15 @@ def _csv_rows(path: Path, start: int, stop: int, delimiter: str) -> Iterator[Rec
             try:
                 value = next(reader, None)
             except csv.Error as error:
-                value = DataError(f"not CSV ({first_line(error)}), at byte {offset} of the file; correct the line")
+                reason = first_line(error)
                 if len(taken) > 1:
-                    raise DataError(
-                        f"the record at byte {offset} does not end ({first_line(error)}); close its quote"
-                    ) from None
+                    raise DataError(f"the record at byte {offset} does not end ({reason}); close its quote") from None
+                value = DataError(f"not CSV ({reason}), at byte {offset} of the file; correct the line")
             if value is None:
                 return
             if ended:  # the last record asked for another line, so it is still inside a quote
-                raise DataError(
-                    f"ends inside the quoted field of the record at byte {offset}; the file was cut "
-                    "short, or close the quote"
-                )
+                quoted = f"the quoted field of the record at byte {offset}"
+                raise DataError(f"ends inside {quoted}; the file was cut short, or close the quote")
             raw = b"".join(taken)
             if value:  # blank lines are no records
                 yield Record(offset, raw, value)
