@@ -114,9 +114,6 @@ def write_kept(data: ImageTexts, kept: Callable[[str], Choice], out: Path) -> di
     }
 
 
-# --- text files -------------------------------------------------------------------------------------------------
-
-
 def _kept_records(data: ImageTexts, file: str, path: Path, choose: _Chooser) -> Iterator[bytes]:
     """The bytes of the kept records, as they were if no text is dropped."""
     # Lines of JSON need not be parsed, except those that lose a text.
@@ -151,9 +148,6 @@ def _write_records(data: ImageTexts, file: str, path: Path, new: Path, choose: _
         stream.write(b"\n]\n" if listed else b"")
 
 
-# --- WebDataset -------------------------------------------------------------------------------------------------
-
-
 def _write_shard(data: ImageTexts, file: str, path: Path, new: Path, choose: _Chooser) -> None:
     with tarfile.open(new, "w") as target:
         for number, (tar, sample) in enumerate(tar_samples(path)):
@@ -181,9 +175,6 @@ def _copy_member(tar: tarfile.TarFile, member: Member, target: tarfile.TarFile, 
         info.pax_headers = {key: value for key, value in info.pax_headers.items() if key != "size"}
     target.addfile(info, content)
     target.members = []  # type: ignore[attr-defined]  # it would keep all of them
-
-
-# --- tables -----------------------------------------------------------------------------------------------------
 
 
 def _kept_part(

@@ -122,9 +122,6 @@ def _joined(groups: np.ndarray, links: Sequence[tuple[np.ndarray, np.ndarray]]) 
     return connected_components(graph, directed=False)[1][groups]
 
 
-# --- reading rows again -------------------------------------------------------------------------------------------
-
-
 def read_rows(
     inputs: ImageTexts, units: Sequence[Unit], row_ids: pa.Array | Sequence[str]
 ) -> Iterator[tuple[int, ImageTextRow]]:
@@ -164,9 +161,6 @@ def _holds(unit: Unit, after: Unit | None, row_id: str) -> bool:
         and int(number) >= unit.first
         and (after is None or after.file != file or int(number) < after.first)
     )
-
-
-# --- what pictures look like --------------------------------------------------------------------------------------
 
 
 def look_at_rows(
@@ -248,9 +242,6 @@ def _cache(lines: Sequence[dict[str, Any]], folder: Path | None) -> pa.Table:
         with replacing(folder / f"part-{uuid.uuid4().hex}.parquet", "wb") as file:
             pq.write_table(table, file)
     return table
-
-
-# --- evaluation sets ----------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -48,9 +48,6 @@ class Table:
     words: bool = False  # all columns are texts, not only the first
 
 
-# --- contents -------------------------------------------------------------------------------------------------------
-
-
 def make_report(
     scored: Scored,
     samples: Samples,
@@ -177,9 +174,6 @@ def _list(title: str, columns: list[str], rows: Sequence[object], count: int) ->
     return {"title": title, "columns": columns, "rows": rows, "count": count}
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
 def tables_of(report: Mapping[str, Any]) -> list[Table]:
     """Lays out the figures of a report as tables; see [`make_report`]."""
     figures = report["figures"]
@@ -283,9 +277,6 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
-
-
-# --- Markdown and HTML ----------------------------------------------------------------------------------------------
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -178,9 +178,6 @@ def scorer_name(manifest: Mapping[str, Any]) -> str:
     return f"{scorer['kind']} ({scorer['model']})" if scorer.get("model") else str(scorer["kind"])
 
 
-# --- copies -------------------------------------------------------------------------------------------------------
-
-
 def _leave_out_copies(scored: Scored) -> None:
     """Marks all but the best of the samples with the same image bytes, question and texts.
 
@@ -232,9 +229,6 @@ def _content(scored: Scored, number: int, row: ImageTextRow) -> bytes:
     indices = scored.lines["text_index"][scored.text_slice(number)].to_pylist()
     image = scored.image_names[int(scored.images[number])].as_py()
     return sha256(json.dumps([image, [asked[i] for i in indices if i < len(asked)]]).encode()).digest()
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
 
 
 @dataclass

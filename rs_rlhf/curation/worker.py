@@ -11,8 +11,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -24,7 +24,6 @@ from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import ImageTexts, Unit
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, source_key
-from ..imagery.sources import ImageSource
 from ..runs.files import drop_leftovers
 from ..runs.progress import progress
 from ..scoring.base import GroupScorer
@@ -204,31 +203,19 @@ def _hashing(rows: Sequence[ImageTextRow], num_workers: int) -> Iterator[Callabl
     """
     pool = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="hash")
     try:
-        jobs: dict[Hashable, Future[str | ImageError]] = {}
-        for row in rows:
-            for image in row.images:
-                if source_key(image) not in jobs:
-                    jobs[source_key(image)] = pool.submit(_image_hash, image)
+        images = {source_key(image): image for row in rows for image in row.images}
+        jobs = {key: pool.submit(encoded_hash, image) for key, image in images.items()}
 
         def hash_of(row: ImageTextRow) -> str | ImageError:
-            hashes = []
-            for image in row.images:
-                digest = jobs[source_key(image)].result()
-                if isinstance(digest, ImageError):
-                    return digest
-                hashes.append(digest)
+            try:
+                hashes = [jobs[source_key(image)].result() for image in row.images]
+            except ImageError as error:
+                return error
             return "".join(hashes) if len(hashes) < 2 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
         yield hash_of
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _image_hash(image: ImageSource) -> str | ImageError:
-    try:
-        return encoded_hash(image)
-    except ImageError as error:
-        return error
 
 
 @contextmanager
