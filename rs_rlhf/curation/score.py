@@ -50,11 +50,7 @@ class ScoreOptions(ScorerOptions, RenderingOptions):
     text_column: str | None = option(None, "column of the texts (default: recognized by its name)")
 
     def check(self) -> None:
-        """Refuses what cannot be run or would be ignored.
-
-        Raises:
-            OptionError: Names the option.
-        """
+        """Refuses what cannot be run or would be ignored. `OptionError`: names the option."""
         super().check()
         for name in ("rows_per_shard", "limit"):
             if (value := getattr(self, name)) is not None and value < 1:

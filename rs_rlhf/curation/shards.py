@@ -48,9 +48,6 @@ EXAMPLES = 3  # row ids that are named for each kind of error
 _FACTS = b"rs_rlhf"  # key of a shard's facts in its Parquet metadata
 
 
-# --- the plan -------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def planned(
     folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]
@@ -105,11 +102,7 @@ def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequenc
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Reads what a folder's scores are of.
-
-    Raises:
-        DataError: No such file, a damaged one, or one of another version.
-    """
+    """Reads what a folder's scores are of. `DataError`: no such file, a damaged one, or one of another version."""
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         raise DataError(
@@ -169,9 +162,6 @@ def open_scored(folder: str | Path) -> ImageTexts:
             where=str(manifest["input"]),
         )
     return source
-
-
-# --- shards ---------------------------------------------------------------------------------------------------------
 
 
 def shard_path(folder: str | Path, manifest: Mapping[str, Any], number: int) -> Path:
@@ -237,11 +227,7 @@ def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mappin
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all.
-
-    Raises:
-        DataError: It cannot be written.
-    """
+    """Writes a JSON file whole or not at all. `DataError`: it cannot be written."""
     with _writing(path):
         files.write_json(path, content, indent=1)
 
@@ -298,9 +284,6 @@ def read_scores(folder: str | Path, columns: Sequence[str] | None = None, *, par
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
     parts = [read_shard(path, columns) for _, path in shards]
     return pa.concat_tables([schema.empty_table(), *(part.replace_schema_metadata(None) for part in parts)])
-
-
-# --- the summary ----------------------------------------------------------------------------------------------------
 
 
 def reason(error: str) -> str:

@@ -74,9 +74,6 @@ class BrowseOptions(SampleOptions, RenderingOptions):
         return to_flags(self, [field.name for field in fields(SampleOptions)])
 
 
-# --- requests -------------------------------------------------------------------------------------------------------
-
-
 def _parameters(request: Any, *known: str) -> dict[str, str]:
     query: Mapping[str, str] = request.query_params
     for name in query:
@@ -125,15 +122,8 @@ def _filter_of(given: Mapping[str, str], ranked: Ranked) -> Filter:
     return Filter(given.get("source"), given.get("label"), low, high, search)
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
-
-
 def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the answer of `/api/summary`: what is kept, and the histogram.
-
-    Raises:
-        RequestError: A parameter is wrong.
-    """
+    """Returns the answer of `/api/summary`: what is kept, and the histogram. `RequestError`: a parameter is wrong."""
     position, chosen = _cut_of(given, ranked), _filter_of(given, ranked)
     everything = Filter()
     ranks, failed = ranked.select(chosen)
@@ -191,11 +181,7 @@ def command(ranked: Ranked, given: Mapping[str, str], position: Position) -> str
 
 
 def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the answer of `/api/rows`: a page of samples.
-
-    Raises:
-        RequestError: A parameter is wrong.
-    """
+    """Returns the answer of `/api/rows`: a page of samples. `RequestError`: a parameter is wrong."""
     view = given.get("view", "best")
     if view not in VIEWS:
         raise RequestError(400, f"there is no view {view[:60]!r}{did_you_mean(view[:60], VIEWS)}")
@@ -255,9 +241,6 @@ def _row(ranked: Ranked, number: int, k: int) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-# --- the server -----------------------------------------------------------------------------------------------------
 
 
 def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> Any:

@@ -55,11 +55,7 @@ class Pictures:
                 self.expected.popitem(last=False)
 
     def row(self, number: int) -> ImageTextRow:
-        """Returns the row of a sample.
-
-        Raises:
-            RequestError: No such sample, or its row cannot be read.
-        """
+        """Returns the row of a sample. `RequestError`: no such sample, or its row cannot be read."""
         if number >= len(self.ranked.samples.first):
             raise RequestError(404, f"there is no sample {number}, only 0 to {len(self.ranked.samples.first) - 1}.")
         unit, lines, _ = self.ranked.sample(number)
