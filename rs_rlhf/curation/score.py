@@ -21,7 +21,15 @@ from ..data.image_text_dataset import Unit, open_image_texts
 from ..errors import DataError, OptionError
 from ..imagery.arguments import RenderingOptions
 from ..options import option
-from ..scoring.load import READING_FLAGS, ScorerOptions, load_scorer, process_device, scorer_settings, token_counter
+from ..scoring.load import (
+    READ_BY,
+    READING_FLAGS,
+    ScorerOptions,
+    load_scorer,
+    process_device,
+    scorer_settings,
+    token_counter,
+)
 from ..version import __version__
 from .shards import claimed, missing_units, planned, read_manifest, summarize, write_json
 from .worker import Work
@@ -118,7 +126,8 @@ def score(options: ScoreOptions) -> dict[str, Any]:
         if finished:
             return _conclude(folder)
     # If it does not load, nothing is written. The reader needs no root: paths have been resolved inside theirs.
-    scorer = load_scorer(options, options.image_options(), process_device())
+    device = process_device() if options.scorer in READ_BY["model"] else None  # the baselines do without torch
+    scorer = load_scorer(options, options.image_options(), device)
     with planned(folder, settings, units) as manifest:
         counter, workers = token_counter(scorer), options.num_workers
         Work(source, manifest, folder, scorer, counter, workers, options.max_error_fraction).run()

@@ -446,3 +446,12 @@ def test_folders_are_where_they_are_said(scored):
         "scores-00000-of-00001.parquet",
         "summary.json",
     }
+
+
+def test_baselines_do_without_torch(tmp_path):
+    picture(0).save(tmp_path / "0.png")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "0.png", "caption": "a river."}) + "\n")
+    argv = ["score", "--input", str(tmp_path / "rows.jsonl"), "--scorer", "length", "--output", str(tmp_path / "o")]
+    code = f"import sys; from rs_rlhf.cli.main import main; assert main({argv}) == 0; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("False\n"), done.stdout + done.stderr
