@@ -30,7 +30,6 @@ from ..data.packed_records import (
     parquet_batches,
     row_group_bounds,
     sample_row,
-    tar_content,
     tar_samples,
 )
 from ..data.text_records import csv_head, parsed_line, text_records
@@ -167,7 +166,7 @@ def _copy_member(tar: tarfile.TarFile, member: Member, target: tarfile.TarFile, 
     info = copy.copy(member.info)
     content: Any = tar.extractfile(member.info)
     if changed and member.extension.rpartition(".")[2] == "json":
-        raw = tar_content(tar, member)
+        raw = tar.extractfile(member.info).read()  # type: ignore[union-attr]
         value = json.loads(raw)
         value = value | changed if isinstance(value, dict) else changed.get(member.extension, value)
         edited = _dumped(value, raw)

@@ -18,7 +18,7 @@ from .columns import IMAGE_COLUMNS, caption_column, image_column, label_of
 from .group import Row, check_encodable
 from .packed_records import parquet_labels
 from .placed_images import IMAGE_SUFFIXES, check_image, stored_image
-from .rows import FORMATS, HELD_OUT, SUFFIXES, data_files, draw_rows, open_rows, split_of
+from .rows import FORMATS, HELD_OUT, SUFFIXES, data_files, draw_rows, naming, open_rows, split_of
 
 LABEL_QUESTION = "What is the scene class of this image?"
 CAPTION_REQUEST = "Describe the image."
@@ -31,8 +31,7 @@ def class_name(label: str) -> str:
 
 
 def load_images(path: str | Path, split: str | None = None, *, image_root: str | None = None) -> list[dict[str, Any]]:
-    """Reads images with their captions and classes: rows with `image`, `captions`, `label`, `id`, `source`, and
-    `where`.
+    """Reads images as rows with `image`, `captions`, `label`, `id`, `source` and their place, `where`.
 
     - Parquet and WebDataset files: a row is an image; classes may be numbers with names (`ClassLabel`).
     - JSON lines, JSON lists and CSV: rows of one image are merged.
@@ -40,11 +39,8 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
 
     Columns are found as [`rs_rlhf.data.columns`] says: the image, `captions` (a list) or `caption`, and `label`.
     Without a `split` all of a folder is read. Image paths start from `image_root` (default: their file's folder),
-    which none may leave.
-
-    Raises:
-        ImageError: A row names an image that is not there, or outside `image_root`.
-        DataError: Nothing to read, or a row that has no image or texts of the wrong type.
+    which none may leave. Raises [`ImageError`] if an image is missing or outside, [`DataError`] if there is nothing to
+    read, or a row has no image or texts of the wrong type.
     """
     root = Path(path)
     if not root.exists():
@@ -58,11 +54,9 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
     if not files and (not split or (root / split).is_dir()):
         rows += _image_folder(root / split if split else root)
     if not rows:
-        what = f"nothing of split {split!r}" if split else "no images"
-        raise DataError(
-            f"{root}: {what} found; expected {split or '*'}*.parquet, {split or '*'}.jsonl, {split or '*'}.csv or "
-            f"{split + '/' if split else ''}class/*.jpg. Check the path{', or leave the split out' if split else ''}."
-        )
+        what, name, folder = (f"nothing of split {split!r}", split, f"{split}/") if split else ("no images", "*", "")
+        expected = f"expected {name}*.parquet, {name}.jsonl, {name}.csv or {folder}class/*.jpg"
+        raise DataError(f"{root}: {what} found; {expected}. Check the path{', or leave the split out' * bool(split)}.")
     return [{**row, "source": row.get("source") or root.stem} for row in rows]
 
 
@@ -78,11 +72,9 @@ def _file_rows(file: Path, root: str) -> list[dict[str, Any]]:
     names = parquet_labels(file) if file.suffix == ".parquet" else {}
     rows: dict[str | int, dict[str, Any]] = {}
     for number, (where, row) in enumerate(open_rows(file)):
-        try:
+        with naming(where):
             image = _one_image(row)
             captions, label = _texts(row, names)
-        except DataError as error:
-            raise DataError(error.detail, error.key, where) from None
         path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
         if not embeds and path in rows:
             rows[path]["captions"] += captions
@@ -110,7 +102,6 @@ def _one_image(row: Row) -> Any:
 
 
 def _texts(row: Row, names: Mapping[str, Sequence[str]]) -> tuple[list[str], str | None]:
-    """The captions and the class name of a row."""
     key, label = caption_column(row) or "", label_of(row, names)
     texts = row.get(key) or []
     if key == "captions" and isinstance(texts, str):
@@ -135,18 +126,16 @@ def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def exclude_images(
-    rows: list[dict[str, Any]],
-    path: str,
-    split: str | None,
-    exclude_images_of: Sequence[str] = (),
-    image_root: str | None = None,
+    rows: list[dict[str, Any]], path: str, split: str | None, exclude_images_of: Sequence[str], image_root: str | None
 ) -> list[dict[str, Any]] | None:
     """Drops rows whose picture is also in data kept for evaluation, and prints how many.
 
     These are the evaluation splits of a folder `path` whose `split` is `"train"`, and the `PATH` or `PATH:SPLIT` in
     `exclude_images_of`. All rows are decoded; `None` is returned if there is nothing to compare with.
     """
-    held_out = [(path, name) for name in _held_out(Path(path))] if split == "train" else []
+    root = Path(path)
+    splits = HELD_OUT if split == "train" and root.is_dir() else ()
+    held_out = [(path, name) for name in splits if _holds(root, name)]
     named = [other for other in map(split_of, exclude_images_of) if other not in held_out]
     if not held_out and not named:
         return None
@@ -159,17 +148,10 @@ def exclude_images(
     return kept
 
 
-def _held_out(root: Path) -> list[str]:
-    """The splits of a folder that are for evaluation."""
-    if not root.is_dir():
-        return []
-
-    def holds(name: str) -> bool:
-        # "val" also begins the names of the files of "validation".
-        files = [file for file in split_files(root, name) if not file.name[len(name) :][:1].isalpha()]
-        return bool(files) or any(_image_folder(root / name))
-
-    return [name for name in HELD_OUT if holds(name)]
+def _holds(root: Path, split: str) -> bool:
+    """Whether a folder has a split; "val" also begins the names of the files of "validation"."""
+    files = [file for file in split_files(root, split) if not file.name[len(split) :][:1].isalpha()]
+    return bool(files) or any(_image_folder(root / split))
 
 
 def _picture_of(row: Row) -> str:
@@ -183,7 +165,7 @@ def _picture_of(row: Row) -> str:
 
 
 def image_texts(data: str) -> list[str]:
-    """Returns the captions and class names of images at `PATH` or `PATH:SPLIT`, and the question asked about them."""
+    """Returns the captions and class names of images at `PATH[:SPLIT]`, and the question asked about them."""
     texts = [LABEL_QUESTION]
     for row in load_images(*split_of(data)):
         texts += [text for text in (*row["captions"], class_name(row.get("label") or "")) if text]
@@ -212,8 +194,7 @@ class InputOptions:
     seed: int = option(0, "seed of all choices")
 
     def read(self, limit: int | None = None) -> tuple[list[dict[str, Any]], bool]:
-        """Reads at most `limit` images, drawn by the seed (folders of images are sorted by class), and prints how
-        many.
+        """Reads at most `limit` images, drawn by the seed, as folders of images are sorted by class; prints how many.
 
         Returns the rows of [`load_images`], and whether all of them were decoded; [`DataError`] if none are left.
         """

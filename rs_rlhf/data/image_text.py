@@ -19,8 +19,9 @@ from ..errors import DataError, RSRLHFError
 from . import columns as columns_of
 from .columns import CAPTION_COLUMNS, FORMS, PAIR_COLUMNS, TURN_COLUMNS, as_word, label_of, no_text
 from .group import Group, ImageSource, Message, Row, check_encodable, completion_text, make_group, short
-from .placed_images import StoredImage, stored_image
+from .placed_images import stored_image
 
+_URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):")
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -60,8 +61,8 @@ def image_text_row(
     text_column: str | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> ImageTextRow:
-    """Turns a stored row into an [`ImageTextRow`]; a mistake in it becomes its `error`, as does a [`DataError`] given
-    as row.
+    """Turns a stored row into an [`ImageTextRow`]; a mistake in it, or a [`DataError`] in its place, becomes its
+    `error`.
 
     Relative image paths start from `root`, which none may leave; `where` is file and row for messages, `source` that
     of a row that names none. The value of a named `text_column` determines the form, and every row must have a named
@@ -87,7 +88,10 @@ def image_text_row(
             groups = _conversation(form.turns, form.start, given, meta)
         _check_texts(groups, form.column)
         # The last group has every image that any group has, in the order of the placeholders.
-        images: list[ImageSource] = [_stored(image, where, root) for image in groups[-1].images]
+        for image in groups[-1].images:
+            if isinstance(image, str) and _URL.match(image):
+                raise DataError(f"image {image[:100]!r} is a URL; download the images and give their paths", "image")
+        images: list[ImageSource] = [stored_image(image, where, root) for image in groups[-1].images]
         for group in groups:
             group.images = images[: len(group.images)]
         row.groups, row.images = groups, images
@@ -105,16 +109,14 @@ def text_list(row: Row, text_column: str | None = None) -> str | None:
 
 
 def with_texts(row: Row, kept: Collection[int], text_column: str | None = None) -> Row:
-    """Returns a row with the `kept` indices of [`ImageTextRow`]'s `texts`: the row itself if all are kept, else a
-    copy.
+    """Returns a row with the `kept` indices of its [`ImageTextRow`]'s `texts`; the row itself if all are kept.
 
-    Raises:
-        DataError: The row has no such text, or only some turns of a conversation are to be kept.
+    [`DataError`] if the row has no such text, or only some turns of a conversation are to be kept.
     """
     key = text_list(row, text_column)
-    form = _form(row, text_column)
-    answers = [turn for turn in (form.turns or [])[form.start :] if turn.get("role") == "assistant"]
-    count = len(row[key]) if key is not None else len(answers) if form.turns is not None else 1
+    count = 1 if key is None else len(row[key])
+    if key is None and (form := _form(row, text_column)).turns is not None:
+        count = sum(turn.get("role") == "assistant" for turn in form.turns[form.start :])
     if set(kept) == set(range(count)):
         return row
     if key is None or not set(kept) < set(range(count)):
@@ -238,11 +240,3 @@ def _check_texts(groups: Sequence[Group], key: str) -> None:
                 raise DataError(f"`{key}` has an empty text; write it or remove it", key)
         for message in [*group.prompt, *(m for completion in group.completions for m in completion)]:
             check_encodable(completion_text([message]), key)
-
-
-def _stored(image: ImageSource, where: str, root: str) -> StoredImage:
-    if isinstance(image, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", image):
-        raise DataError(f"image {image[:100]!r} is a URL; download the images and give their paths", "image")
-    if isinstance(image, (str, bytes, dict)):
-        return stored_image(image, where, root)
-    raise DataError(f"the image is a {type(image).__name__}, expected a path, bytes or {{bytes, path}}", "image")

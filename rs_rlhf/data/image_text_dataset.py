@@ -22,19 +22,7 @@ from ..errors import DataError, OptionError
 from .columns import check_columns
 from .image_text import ImageTextRow, image_text_row
 from .packed_records import dataset_tables, opened_parquet, packed_rows, parquet_labels, row_group_bounds, tar_samples
-from .rows import (
-    FORMATS,
-    PACKED,
-    data_files,
-    is_hub_id,
-    is_saved,
-    load_stored,
-    naming,
-    no_files,
-    one_split,
-    parts_of,
-    source_of,
-)
+from .rows import FORMATS, PACKED, data_files, is_hub_id, is_saved, load_stored, naming, no_files, one_split, source_of
 from .text_records import check_text, csv_head, first_byte, text_records
 
 if TYPE_CHECKING:
@@ -48,8 +36,7 @@ _SLOW_BYTES = 10**9  # cutting a larger file takes so long that a message is pri
 class Unit:
     """Consecutive rows of one file: the number of the `first`, and how many, -1 for all that the file holds.
 
-    `start` and `stop` (-1: the end of the file) are byte offsets, row groups of Parquet, or rows or parts of a data
-    set.
+    `start` and `stop` (-1: the end) are byte offsets, row groups of Parquet, or rows or parts of a data set.
     """
 
     file: str
@@ -82,7 +69,7 @@ class ImageTexts:
         if self.dataset is None:
             return [[file, path.stat().st_size] for file, path in self.files.items()]
         if self.streaming:
-            return [[name, -1] for name in _part_names(self.dataset)]
+            return [[unit.file, -1] for unit in self.units(1)]
         return [[f"dataset {self.dataset._fingerprint}", len(self.dataset)]]
 
     @property
@@ -91,15 +78,12 @@ class ImageTexts:
         return self.dataset is not None and not hasattr(self.dataset, "__len__")
 
     def units(self, rows: int) -> list[Unit]:
-        """Cuts the data into units of at most `rows` rows, every row in exactly one of them.
-
-        Raises:
-            DataError: A file cannot be read to its end, or there are no rows at all.
-        """
+        """Cuts the data into units of at most `rows` rows; [`DataError`] if a file is damaged or there are no rows."""
         if rows < 1:
             raise OptionError(f"rows of a unit is {rows}; it must be at least 1.")
         if self.streaming:
-            return [Unit(name, 0, -1, i, i + 1) for i, name in enumerate(_part_names(self.dataset))]
+            count = self.dataset.num_shards
+            return [Unit(f"part-{i:05d}-of-{count:05d}", 0, -1, i, i + 1) for i in range(count)]
         if self.dataset is not None:
             units = _even(DATASET_FILE, len(self.dataset), rows)
         else:
@@ -109,7 +93,7 @@ class ImageTexts:
         return units
 
     def _units_of(self, file: str, path: Path, rows: int) -> list[Unit]:
-        with naming(path):
+        with naming(str(path)):
             if self.format == "webdataset":
                 return [Unit(file, 0, -1, 0, -1)]
             if self.format == "parquet":
@@ -137,7 +121,7 @@ class ImageTexts:
         options["root"] = self.root
         source = source_of(self.name if path is None else unit.file)
         named = str(path) if path is not None else f"{self.name}, {unit.file}"
-        with naming(path, self.name):
+        with naming(str(path or self.name)):
             for number, raw in enumerate(self._raw_rows(unit, path), unit.first):
                 where = f"{named}, row {number}"
                 yield image_text_row(
@@ -167,7 +151,7 @@ class ImageTexts:
         return (record.value for record in text_records(path, unit.start, unit.stop))
 
     def _labels(self, path: Path | None) -> dict[str, list[str]]:
-        """Names of the classes of `ClassLabel` columns."""
+        """The names of the classes of `ClassLabel` columns."""
         if path is None:
             features: Mapping[str, Any] = self.dataset.features or {}
             return {key: list(feature.names) for key, feature in features.items() if hasattr(feature, "names")}
@@ -184,17 +168,14 @@ def open_image_texts(
 ) -> ImageTexts:
     """Opens image-text data, reading names, sizes and headers only; `image_text` documents the forms of its rows.
 
-    Args:
-        path_or_dataset: A `.parquet`, `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.tar` (WebDataset) file, a folder
-            of such files of one format (also in its sub-folder `data`), a folder written by `save_to_disk`, the id of
-            a data set on the Hub (read as a stream), or a `Dataset` or `IterableDataset`.
-        split: Start of files' names (default: all), or split of a data set (default: the only one, or `"train"`).
-        image_root: Folder that relative image paths start from and that none may leave (default: what the folder's
-            `curation.json` says, which then also names columns, else the folder of the file, else the working folder).
-        image_column, text_column: Columns of the image or images, and of the texts or turns.
+    The data are a `.parquet`, `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.tar` (WebDataset) file, a folder of such
+    files of one format (also in its sub-folder `data`), a folder written by `save_to_disk`, the id of a data set on
+    the Hub (read as a stream), or a `Dataset` or `IterableDataset`. `split` is the start of files' names (default:
+    all), or a split of a data set (default: the only one, or `"train"`).
 
-    Raises:
-        DataError: Nothing to read, several formats, an unreadable file, or a file without the columns.
+    Relative image paths start from `image_root`, which none may leave (default: what the folder's `curation.json`
+    says, which then also names columns, else the folder of the file, else the working folder). Raises [`DataError`] if
+    there is nothing to read, or several formats, an unreadable file, or a file without the columns.
     """
     options = {"image_column": image_column, "text_column": text_column}
     root = None if image_root is None else os.path.abspath(image_root)
@@ -225,9 +206,6 @@ def open_image_texts(
 
 
 def _files(path: Path, split: str | None) -> list[Path]:
-    """The data files of a folder, all of one format; or the file."""
-    if path.is_file():
-        return [part.data for part in parts_of(str(path))]  # type: ignore[misc]
     if (path / "manifest.json").exists() and any(path.glob("scores-*.parquet")):
         raise DataError("a folder of scores, expected the data; curate it, or give what was scored", "", str(path))
     found = data_files(path, split)
@@ -240,8 +218,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
 
 
 def _check_file(path: Path, format: str, image_column: str | None, text_column: str | None) -> None:
-    """Checks the start of a file."""
-    with naming(path):
+    with naming(str(path)):
         if path.stat().st_size == 0 or format in ("jsonl", "json", "csv") and not first_byte(path):
             raise DataError("is empty; write the file again or remove it")
         if format == "parquet":
@@ -291,12 +268,7 @@ def _of_dataset(stored: object, split: str | None, name: str, root: str, options
         expected = "expected a path, the id of a data set on the Hub, a Dataset or an IterableDataset"
         raise DataError(f"is a {type(data).__name__}, {expected}", where=name)
     if data.features is not None:
-        with naming(None, name):
+        with naming(name):
             check_columns(list(data.features), options["image_column"], options["text_column"])
     folder = name if os.path.isdir(name) else ""
     return ImageTexts(name, root, "dataset", {}, data, folder=folder, **options)
-
-
-def _part_names(dataset: IterableDataset) -> list[str]:
-    count = dataset.num_shards
-    return [f"part-{i:05d}-of-{count:05d}" for i in range(count)]

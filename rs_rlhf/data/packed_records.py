@@ -47,9 +47,7 @@ def row_group_bounds(file: ParquetFile) -> list[int]:
 
 
 def parquet_batches(path: Path, first: int = 0, rows: int = -1) -> Iterator[Any]:
-    """Yields `rows` rows (-1: all) from number `first` on as record batches, reading only row groups that
-    hold some.
-    """
+    """Yields `rows` rows (-1: all) from the `first` on as record batches, reading only row groups that hold some."""
     with opened_parquet(path) as file:
         bounds = row_group_bounds(file)
         last = bounds[-1] if rows < 0 else min(first + rows, bounds[-1])
@@ -117,11 +115,6 @@ def tar_samples(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Member]]]:
         raise DataError(f"cannot be read as a tar file {reason}") from None
 
 
-def tar_content(tar: tarfile.TarFile, member: Member) -> bytes:
-    """Returns a member's bytes."""
-    return tar.extractfile(member.info).read()  # type: ignore[union-attr]
-
-
 def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | None, ...] = ()) -> Any:
     """A sample of a shard as a row: the object in `.json`, the text of `.txt` or `.caption`, and the images.
 
@@ -137,7 +130,7 @@ def sample_row(tar: tarfile.TarFile, sample: list[Member], named: tuple[str | No
         kind = member.extension.rpartition(".")[2]
         if kind not in (*_IMAGE_EXTENSIONS, "json", "txt", "caption") and member.extension not in named:
             continue
-        content = tar_content(tar, member)
+        content = tar.extractfile(member.info).read()  # type: ignore[union-attr]
         if kind in _IMAGE_EXTENSIONS:
             images.append({"bytes": content, "path": member.info.name})
             if member.extension in named:

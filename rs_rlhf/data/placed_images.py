@@ -35,7 +35,7 @@ def stored_image(value: object, where: str, root: str) -> StoredImage:
     if isinstance(value, dict) and value.get("bytes") is not None:
         return value
     path = value.get("path") if isinstance(value, dict) else value
-    if path is None or path == "":
+    if path is None or isinstance(path, str) and not path:
         raise DataError("the image is missing; add it or remove the row.", "image", where)
     if not isinstance(path, str):
         raise DataError(f"`image` is {path!r:.60}, expected a path, bytes or {{'bytes', 'path'}}.", "image", where)
@@ -52,11 +52,8 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
     `folder`.
 
     A row's `id` names its file. `checked` says that all images have been decoded before. Returns how many were
-    written.
-
-    Raises:
-        DataError, ImageError, OptionError: A file would be replaced without `overwrite`, two rows would share one, or
-            something is not an image. Nothing is written then.
+    written. Nothing is written if a file would be replaced without `overwrite`, two rows would share one, or something
+    is not an image: [`OptionError`], [`DataError`] or [`ImageError`].
     """
     if not folder.resolve().is_relative_to(root.resolve()):
         reason = f"--images-dir {folder} is outside {root}, where image paths start; choose one in it."

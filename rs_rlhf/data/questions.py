@@ -18,7 +18,7 @@ from ..imagery.identity import source_key
 from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
 from .group import Group, Message, Row, make_group, short, string_column
 from .placed_images import StoredImage, place_images, stored_image
-from .rows import draw_rows, image_folder, is_hub_id, known_rows, open_rows
+from .rows import draw_rows, image_folder, is_hub_id, known_rows, naming, open_rows
 
 OPEN_ENDED = "open_ended"
 _FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that are not kept in `columns`
@@ -65,16 +65,14 @@ def read_questions(
 
     `split` and `image_root` are as for [`load_images`], `exclude_images_of` as for [`exclude_images`]. Images with
     captions are asked about with `open_ended`, even if they have a class. `keep_apart` leaves out of `train` what is
-    in the folder's other splits too, and decodes every image.
-
-    Raises:
-        DataError, ImageError: What cannot be used, with file and row.
+    in the folder's other splits too, and decodes every image. [`DataError`] or [`ImageError`] tell file and row.
     """
     root = Path(path)
-    files: Sequence[str | Path] = [path] if is_hub_id(path) or root.is_file() else []
-    if root.is_dir():
-        files = split_files(root, split)
-    asked = bool(files) and "prompt" in _first_row(files[0], split)
+    alone = [path] if is_hub_id(path) or root.is_file() else []
+    files: Sequence[str | Path] = split_files(root, split) if root.is_dir() else alone
+    read = (row for file in files[:1] for _, row in open_rows(file, split, known_rows, on_error="return"))
+    first = next(read, None)
+    asked = isinstance(first, Mapping) and "prompt" in first
     if asked:
         rows = [question for file in files for question in _asked_in(file, split, image_root, open_ended)]
     else:
@@ -100,21 +98,14 @@ def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> li
     return [rows[i] for i in drawn]
 
 
-def _first_row(file: str | Path, split: str | None) -> Row:
-    _, row = next(open_rows(file, split, known_rows, on_error="return"), (None, None))
-    return row if isinstance(row, Mapping) else {}
-
-
 def _asked_in(file: str | Path, split: str | None, image_root: str | None, open_ended: bool) -> Iterator[QuestionRow]:
     """The questions of rows with a `prompt`; images become existing paths or bytes."""
     root = image_folder(str(file)) if image_root is None else image_root
     for where, row in open_rows(file, split, known_rows):
         if "prompt" not in row:
             raise DataError("no column `prompt`, but the first row has one; add it", "prompt", where)
-        try:
+        with naming(where):
             group = make_group(row["prompt"], [], row.get("images") or row.get("image"), where=str(where))
-        except DataError as error:
-            raise DataError(error.detail, error.key, where) from None
         images = [stored_image(source, where, root) for source in group.images]
         group.images, stem = [*images], PurePath(where.file).stem
         group.source = row.get("source") or stem
@@ -129,7 +120,6 @@ def _asked_in(file: str | Path, split: str | None, image_root: str | None, open_
 
 
 def _about(row: Row, open_ended: bool) -> QuestionRow:
-    """The question about a labelled or captioned image of [`load_images`]."""
     label, where = row.get("label"), row.get("where") or ""
     if not label and not row["captions"]:
         raise DataError("neither `label` nor `captions`; a question needs one of them", "label", where)

@@ -82,10 +82,7 @@ def open_rows(
 
     `rsrm:` before a path stands for the adapter [`rsrm_rows`]. A plain file is one split. An adapter turns `(row,
     where)` into any number of rows, and may raise [`DataError`]. With `on_error` `"return"` the [`DataError`] about a
-    row that cannot be read takes its place.
-
-    Raises:
-        DataError: Nothing to read; a damaged file or row, which names file and row, unless it is returned.
+    damaged file or row takes its place, else it is raised, as it is if there is nothing to read.
     """
     name = os.fspath(path)
     if name.startswith(RSRM):
@@ -109,8 +106,7 @@ def parts_of(name: str, split: str | None = None) -> list[Part]:
     """Returns the files, or the data set, of a path or Hub id; [`DataError`] if none, or several splits unnamed."""
     path = Path(name)
     if path.is_file():
-        if path.suffix not in FORMATS:
-            raise DataError(f"the suffix is '{path.suffix}', expected {SUFFIXES}", "", name)
+        data_files(path)
         return [Part(name, path)]
     if not path.is_dir() or is_saved(path):
         return [Part(name, load_stored(name, split))]
@@ -126,11 +122,15 @@ def parts_of(name: str, split: str | None = None) -> list[Part]:
 
 
 def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
-    """Returns the data files of a folder and of its sub-folder `data`, by their format, each list sorted.
+    """Returns the data files of a folder and its sub-folder `data` by format, each list sorted; of a file, that file.
 
     The files of a split are those named after it; if there are none, those whose names continue without a letter
     (`train-00000-of-00002.parquet`); if there are none either, those whose names begin with it.
     """
+    if folder.is_file():
+        if folder.suffix not in FORMATS:
+            raise DataError(f"the suffix is '{folder.suffix}', expected {SUFFIXES}", "", str(folder))
+        return {FORMATS[folder.suffix]: [folder]}
     files = [file for file in (*folder.glob("*"), *folder.glob("data/*")) if _holds_rows(file)]
     if split:
         begin = [file for file in files if file.name.startswith(split)]
@@ -192,9 +192,8 @@ def one_split(data: object, split: str | None, name: str) -> Any:
 
 
 @contextmanager
-def naming(path: Path | None, name: str = "") -> Iterator[None]:
-    """Names the file, or without one `name`, in errors that name none, and makes errors of reading ours."""
-    where = str(path) if path is not None else name
+def naming(where: str) -> Iterator[None]:
+    """Names the place in errors that name none, and makes errors of reading ours."""
     try:
         yield
     except DataError as error:
@@ -208,7 +207,7 @@ def naming(path: Path | None, name: str = "") -> Iterator[None]:
 def _stored_rows(part: Part) -> Iterator[tuple[Where, Any]]:
     """Yields the rows as stored, and a [`DataError`] for what cannot be read."""
     try:
-        with naming(part.data if isinstance(part.data, Path) else None, part.name):
+        with naming(str(part.data) if isinstance(part.data, Path) else part.name):
             for number, row in _numbered(part.data):
                 yield Where(part.name, number), row
     except DataError as error:
@@ -253,8 +252,7 @@ def split_of(text: str) -> tuple[str, str | None]:
 def image_folder(name: str) -> str:
     """Returns where relative image paths of a file, folder or Hub id start: there, or (Hub) in the working folder."""
     path = Path(name.removeprefix(RSRM))
-    folder = path.parent if path.is_file() else path if path.is_dir() else Path()
-    return os.path.realpath(folder)
+    return os.path.realpath(path.parent if path.is_file() else path if path.is_dir() else Path())
 
 
 def common_folder(names: Sequence[str]) -> str:

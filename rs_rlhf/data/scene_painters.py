@@ -36,6 +36,10 @@ _WATER: dict[str, Colour] = {"blue": (44, 92, 150), "green": (52, 110, 92), "bro
 _GROUND: dict[str, Colour] = {"green": (104, 136, 78), "brown": (146, 122, 92), "grey": (140, 140, 134)}
 _SQUARE = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
 _HULL = ((-0.5, -0.5), (0.25, -0.5), (0.5, 0), (0.25, 0.5), (-0.5, 0.5))
+_WING = ((0.18, 0.05), (-0.12, 0.5), (-0.22, 0.5), (-0.08, 0.05))
+_TAIL = ((-0.36, 0.04), (-0.48, 0.2), (-0.54, 0.2), (-0.5, 0.04))
+_PLANE = [((0.5, 0), (0.4, 0.07), (-0.5, 0.05), (-0.5, -0.05), (0.4, -0.07)), _WING, _TAIL]
+_PLANE += [tuple((x, -y) for x, y in outline) for outline in (_WING, _TAIL)]
 
 
 @dataclass
@@ -96,18 +100,6 @@ def _grid_for(n: int) -> tuple[int, int]:
     return next(grid for grid in ((2, 1), (2, 2), (3, 2), (3, 3), (4, 3)) if grid[0] * grid[1] >= n)
 
 
-def _plane(pen: _Pen, x: float, y: float, length: float, turn: float, colour: Colour) -> None:
-    cos, sin = math.cos(turn), math.sin(turn)
-
-    def at(*points: tuple[float, float]) -> list[tuple[float, float]]:
-        return [(x + length * (a * cos - b * sin), y + length * (a * sin + b * cos)) for a, b in points]
-
-    pen.poly(at((0.5, 0), (0.4, 0.07), (-0.5, 0.05), (-0.5, -0.05), (0.4, -0.07)), colour)
-    for side in (1, -1):
-        pen.poly(at((0.18, 0.05 * side), (-0.12, 0.5 * side), (-0.22, 0.5 * side), (-0.08, 0.05 * side)), colour)
-        pen.poly(at((-0.36, 0.04 * side), (-0.48, 0.2 * side), (-0.54, 0.2 * side), (-0.5, 0.04 * side)), colour)
-
-
 def _airport(pen: _Pen) -> Facts:
     rng, n = pen.rng, pen.rng.randint(1, 6)
     color = rng.choice(["white", "blue", "red"])
@@ -120,7 +112,9 @@ def _airport(pen: _Pen) -> Facts:
     pen.rect(0, 0.1, 0.74, 0.36, pen.shade((168, 168, 164)))
     heading = rng.choice([math.pi / 2, -math.pi / 2]) + rng.uniform(-0.4, 0.4)
     for x, y, *_ in _cells(rng, n, 3, 2):
-        _plane(pen, x, 0.1 + 0.62 * y, 0.145, heading, pen.shade(_COLOURS[color]))
+        colour = pen.shade(_COLOURS[color])
+        for outline in _PLANE:
+            pen.rect(x, 0.1 + 0.62 * y, 0.145, 0.145, colour, heading, outline)
     return {"object": "plane", "count": n, "color": color}
 
 
@@ -295,23 +289,6 @@ PAINTERS: dict[str, tuple[Callable[[_Pen], Facts], str, str]] = {
 }
 
 
-def _surroundings(pen: _Pen, facts: Facts, label: str) -> None:
-    """Adds the secondary elements on the two sides that the objects leave free: road below, pond or trees above."""
-    rng = pen.rng
-    if facts["has_road"] and label != "residential":
-        pen.rect(0, 0.4, 2, 0.075, pen.shade((112, 112, 114)))
-        for k in range(-9, 10):
-            pen.rect(0.1 * k, 0.4, 0.045, 0.01, (226, 222, 200))
-    if facts["has_pond"]:
-        pen.blob(rng.uniform(-0.08, 0.08), -0.37, 0.11, 0.06, pen.shade((40, 96, 140), 8))
-    if facts["has_trees"]:
-        places = [(0.035 * k + rng.uniform(-0.01, 0.01), -0.37 + rng.uniform(-0.03, 0.03)) for k in range(-7, 8)]
-        for x, y in places:
-            r = 0.022 * rng.uniform(0.8, 1.3)
-            pen.disc(x + 0.3 * r, y + 0.3 * r, r, (22, 44, 24))
-            pen.disc(x, y, r, pen.shade((40, 88, 42), 14))
-
-
 def draw_scene(label: str, rng: random.Random, pixels: int) -> tuple[Image.Image, Facts]:
     """Returns a picture of a class, `pixels` pixels a side and without light and noise, with its facts."""
     ground = rng.choice(["green", "brown"] if label not in ("baseball field", "forest") else ["green"])
@@ -325,5 +302,17 @@ def draw_scene(label: str, rng: random.Random, pixels: int) -> tuple[Image.Image
     if second != "none" and (label, second) != ("forest", "has_trees") and label not in ("lake", "river"):
         facts[second] = True
     facts.update(PAINTERS[label][0](pen))
-    _surroundings(pen, facts, label)
+    # On the two sides that the objects leave free: a road below, a pond or trees above.
+    if facts["has_road"] and label != "residential":
+        pen.rect(0, 0.4, 2, 0.075, pen.shade((112, 112, 114)))
+        for k in range(-9, 10):
+            pen.rect(0.1 * k, 0.4, 0.045, 0.01, (226, 222, 200))
+    if facts["has_pond"]:
+        pen.blob(rng.uniform(-0.08, 0.08), -0.37, 0.11, 0.06, pen.shade((40, 96, 140), 8))
+    if facts["has_trees"]:
+        places = [(0.035 * k + rng.uniform(-0.01, 0.01), -0.37 + rng.uniform(-0.03, 0.03)) for k in range(-7, 8)]
+        for x, y in places:
+            r = 0.022 * rng.uniform(0.8, 1.3)
+            pen.disc(x + 0.3 * r, y + 0.3 * r, r, (22, 44, 24))
+            pen.disc(x, y, r, pen.shade((40, 88, 42), 14))
     return image, facts

@@ -78,12 +78,6 @@ def _captions(rng: random.Random, label: str, facts: Facts) -> list[str]:
     return rng.sample(texts, 5)
 
 
-def _texture(rng: np.random.Generator, pixels: int, cells: int, strength: float) -> np.ndarray:
-    """Smooth brightness field of shape `(pixels, pixels)`, in grey levels around 0."""
-    field = Image.fromarray(rng.normal(0, strength, (cells, cells)).astype(np.float32))
-    return np.asarray(field.resize((pixels, pixels), Image.Resampling.BICUBIC))
-
-
 def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
     """Draws the scene of a non-negative seed, `size` (at least 32) pixels square, its class too unless given."""
     if size < 32:
@@ -96,7 +90,9 @@ def make_scene(seed: int, label: str | None = None, size: int = 112) -> Scene:
     noise = np.random.default_rng(seed)
     image, facts = draw_scene(label, rng, size * _SUPERSAMPLE)
     pixels_in = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
-    light = (_texture(noise, size, 12, 5.0) + noise.normal(0, 5, (size, size)))[..., None]
+    cells = Image.fromarray(noise.normal(0, 5.0, (12, 12)).astype(np.float32))
+    texture = np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC))  # a smooth field of brightness
+    light = (texture + noise.normal(0, 5, (size, size)))[..., None]
     tint = noise.uniform(0.965, 1.035, 3) * noise.uniform(0.88, 1.08)
     final = np.clip(pixels_in * tint + light + noise.uniform(-8, 8), 0, 255).astype(np.uint8)
     return Scene(Image.fromarray(final), label, _captions(rng, label, facts), facts, seed)

@@ -27,9 +27,8 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Record(NamedTuple):
-    """One record: its byte offset in the file, its bytes, and its value (a [`DataError`] if it cannot be read).
-
-    `line` is the line of a JSON lines file, counted from 1 where reading started.
+    """A record's byte offset in the file, its bytes, its value ([`DataError`] if unreadable), and its line (JSON
+    lines).
     """
 
     start: int
@@ -130,8 +129,7 @@ class _Window:
 def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
     """Yields the elements of a JSON list; arguments as for [`text_records`].
 
-    Raises:
-        DataError: The file is no list, or cut short or damaged; earlier elements have been yielded by then.
+    [`DataError`] if the file is no list, or cut short or damaged; earlier elements have been yielded by then.
     """
     with path.open("rb") as stream:
         window = _Window(stream, start, stop)
@@ -141,24 +139,22 @@ def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]
             if window.peek() != "[":
                 raise DataError(f"holds {short(window.text[:40])}, expected a list of rows")
             window.take(window.at + 1)
-            if window.peek() == "]":
-                window.take(window.at + 1)
-                _nothing_left(window)
-                return
-        while True:
+        following = window.peek()
+        while start > 0 or following != "]":
             window.peek()
             value, end = _element(window)
-            begin = window.offset
-            yield Record(begin, window.take(end), value)
+            yield Record(window.offset, window.take(end), value)
             following = window.peek()
             if stop >= 0 and window.offset >= stop:
                 return
             if following not in (",", "]"):
                 raise _damaged(window, "expected a comma or the end of the list")
-            window.take(window.at + 1)
             if following == "]":
-                _nothing_left(window)
-                return
+                break
+            window.take(window.at + 1)
+        window.take(window.at + 1)
+        if window.peek():
+            raise _damaged(window, "text after the end of the list")
 
 
 def _element(window: _Window) -> tuple[Any, int]:
@@ -179,15 +175,9 @@ def _element(window: _Window) -> tuple[Any, int]:
         window.more()
 
 
-def _nothing_left(window: _Window) -> None:
-    if window.peek():
-        raise _damaged(window, "text after the end of the list")
-
-
 def _damaged(window: _Window, what: str) -> DataError:
-    return DataError(
-        f"not JSON in the row at byte {window.offset} ({what}); the file is damaged or was cut short, write it again"
-    )
+    advice = "the file is damaged or was cut short, write it again"
+    return DataError(f"not JSON in the row at byte {window.offset} ({what}); {advice}")
 
 
 class CsvHead(NamedTuple):

@@ -11,16 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Row, string_column
-from ..data.rows import (
-    RSRM,
-    Where,
-    common_folder,
-    image_folder,
-    known_rows,
-    open_rows,
-    parts_of,
-    split_paths,
-)
+from ..data.row_cache import bytes_and_path, cached, message_features
+from ..data.rows import RSRM, Where, common_folder, image_folder, known_rows, open_rows, parts_of, split_paths
 from ..errors import DataError
 from .schema import Inspection, inspect_row
 
@@ -78,24 +70,11 @@ def load_preferences(
     Raises:
         DataError: At the first bad row or file; `rs-rlhf data check` lists them all.
     """
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.fingerprint import Hasher
-
     files = tuple(split_paths(path_or_paths))
     root = None if image_root is None else os.path.abspath(image_root)  # the reader may join its own root again
     stamps = [(part.name, part.stamp) for file in files for part in parts_of(file.removeprefix(RSRM), split)]
-    try:
-        return Dataset.from_generator(
-            _normal_rows,
-            features=_features(),
-            gen_kwargs={"files": files, "split": split, "image_root": root},
-            fingerprint=Hasher.hash([files, stamps, split, root, FORM_VERSION]),
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
+    arguments = {"files": files, "split": split, "image_root": root}
+    return cached(_normal_rows, _features(), arguments, [files, stamps, split, root, FORM_VERSION])
 
 
 def load_with_images(
@@ -134,7 +113,7 @@ def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None
                 "prompt": group.prompt,
                 "chosen": group.completions[0],
                 "rejected": group.completions[1:],
-                "images": [_stored(source) for source in group.images],
+                "images": [bytes_and_path(source) for source in group.images],
                 "margin": group.margin,
                 "source": group.source,
                 "kind": group.kind,
@@ -146,19 +125,9 @@ def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None
         raise DataError("no rows; give a file that has some", "", ", ".join(files))
 
 
-def _stored(source: Any) -> dict[str, Any]:
-    if isinstance(source, bytes):
-        return {"bytes": source, "path": None}
-    return {"bytes": None, "path": source} if isinstance(source, str) else {"path": None, **source}
-
-
 def _features() -> Features:
     from datasets import Features, List, Value
 
-    text = Value("string")
-    message = {"role": text, "content": List({"type": text, "text": text})}
-    columns = {"prompt": List(message), "chosen": List(message), "rejected": List(List(message))}
-    # Not `Image(decode=False)`: saving that would open every path and URL, past `ImageOptions`.
-    columns |= {"images": List({"bytes": Value("binary"), "path": text})}
-    columns |= {"margin": Value("float64"), "row": Value("int64")}
-    return Features(columns | {key: text for key in ("source", "kind", "id", "where")})
+    columns = message_features("prompt", "chosen", "rejected")
+    columns |= {"rejected": List(columns["chosen"]), "margin": Value("float64"), "row": Value("int64")}
+    return Features(columns | dict.fromkeys(("source", "kind", "id", "where"), Value("string")))
