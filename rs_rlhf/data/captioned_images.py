@@ -33,11 +33,8 @@ def class_name(label: str) -> str:
 def load_images(path: str | Path, split: str | None = None, *, image_root: str | None = None) -> list[dict[str, Any]]:
     """Reads images as rows with `image`, `captions`, `label`, `id`, `source` and their place, `where`.
 
-    - Parquet and WebDataset files: a row is an image; classes may be numbers with names (`ClassLabel`).
-    - JSON lines, JSON lists and CSV: rows of one image are merged.
-    - A folder of images `{split}/class/*.jpg` or `class/*.jpg`, which has labels only.
-
-    Columns are found as [`rs_rlhf.data.columns`] says: the image, `captions` (a list) or `caption`, and `label`.
+    A row of Parquet and WebDataset files is an image, whose class may be a number with a name (`ClassLabel`). Rows of
+    one image of text files are merged. A folder of images, `{split}/class/*.jpg` or `class/*.jpg`, has labels only.
     Without a `split` all of a folder is read. Image paths start from `image_root` (default: their file's folder),
     which none may leave. Raises [`ImageError`] if an image is missing or outside, [`DataError`] if there is nothing to
     read, or a row has no image or texts of the wrong type.
@@ -128,10 +125,10 @@ def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
 def exclude_images(
     rows: list[dict[str, Any]], path: str, split: str | None, exclude_images_of: Sequence[str], image_root: str | None
 ) -> list[dict[str, Any]] | None:
-    """Drops rows whose picture is also in data kept for evaluation, and prints how many.
+    """Drops rows whose picture is also in data kept for evaluation, prints how many; `None` if there is no such data.
 
-    These are the evaluation splits of a folder `path` whose `split` is `"train"`, and the `PATH` or `PATH:SPLIT` in
-    `exclude_images_of`. All rows are decoded; `None` is returned if there is nothing to compare with.
+    These are the evaluation splits of a folder `path` whose `split` is `"train"`, and `exclude_images_of`
+    (`PATH[:SPLIT]`).
     """
     root = Path(path)
     splits = HELD_OUT if split == "train" and root.is_dir() else ()

@@ -64,9 +64,9 @@ def image_text_row(
     """Turns a stored row into an [`ImageTextRow`]; a mistake in it, or a [`DataError`] in its place, becomes its
     `error`.
 
-    Relative image paths start from `root`, which none may leave; `where` is file and row for messages, `source` that
-    of a row that names none. The value of a named `text_column` determines the form, and every row must have a named
-    `image_column` (null: no image). `labels` are the names of the classes of columns that hold numbers.
+    Relative image paths start from `root`, which none may leave; `source` is that of a row that names none. A named
+    `text_column` determines the form; a named `image_column` must be in every row (null: no image). `labels` are the
+    names of the classes of columns that hold numbers.
     """
     columns = raw if isinstance(raw, Mapping) else {}
     label = as_word(label_of(columns, labels))
@@ -131,10 +131,10 @@ def _turns(value: object) -> TypeGuard[Sequence[Row]]:
 
 @dataclass
 class _Form:
-    """What the texts of a row are: those that answer one prompt, or the turns of a conversation.
+    """The texts of a row that answer one prompt, or the turns of a conversation, images still in their parts.
 
-    `column` is at fault if a text cannot be used. The images are still in the parts of `turns`; those before `start`
-    are a prompt, whose assistant turns are no answers.
+    `column` is at fault if a text cannot be used. Turns before `start` are a prompt, whose assistant turns are no
+    answers.
     """
 
     column: str

@@ -22,7 +22,7 @@ from ..errors import DataError, OptionError
 from .columns import check_columns
 from .image_text import ImageTextRow, image_text_row
 from .packed_records import dataset_tables, opened_parquet, packed_rows, parquet_labels, row_group_bounds, tar_samples
-from .rows import FORMATS, PACKED, data_files, is_hub_id, is_saved, load_stored, naming, no_files, one_split, source_of
+from .rows import FORMATS, PACKED, data_files, is_saved, load_stored, naming, no_files, one_split, source_of
 from .text_records import check_text, csv_head, first_byte, text_records
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class ImageTexts:
             if self.format == "webdataset":
                 return [Unit(file, 0, -1, 0, -1)]
             if self.format == "parquet":
-                return _parquet_units(file, path, rows)
+                with opened_parquet(path) as parquet:
+                    bounds = row_group_bounds(parquet)
+                even = _even(file, bounds[-1], rows)
+                groups = [(bisect_right(bounds, u.first) - 1, bisect_left(bounds, u.first + u.rows)) for u in even]
+                return [Unit(file, u.first, u.rows, *group) for u, group in zip(even, groups, strict=True)]
             if path.stat().st_size > _SLOW_BYTES:
                 size = path.stat().st_size / 1e9
                 print(f"{file}: {size:.1f} GB, looking where its rows begin (one pass)", file=sys.stderr, flush=True)
@@ -168,10 +172,9 @@ def open_image_texts(
 ) -> ImageTexts:
     """Opens image-text data, reading names, sizes and headers only; `image_text` documents the forms of its rows.
 
-    The data are a `.parquet`, `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.tar` (WebDataset) file, a folder of such
-    files of one format (also in its sub-folder `data`), a folder written by `save_to_disk`, the id of a data set on
-    the Hub (read as a stream), or a `Dataset` or `IterableDataset`. `split` is the start of files' names (default:
-    all), or a split of a data set (default: the only one, or `"train"`).
+    The data are a file, a folder of files of one format (also in its sub-folder `data`), a folder written by
+    `save_to_disk`, the id of a data set on the Hub (read as a stream), or a `Dataset` or `IterableDataset`. `split` is
+    the start of files' names (default: all), or a split of a data set (default: the only one, or `"train"`).
 
     Relative image paths start from `image_root`, which none may leave (default: what the folder's `curation.json`
     says, which then also names columns, else the folder of the file, else the working folder). Raises [`DataError`] if
@@ -186,8 +189,6 @@ def open_image_texts(
     name = os.fspath(path_or_dataset)
     path = Path(name)
     saved = path.is_dir() and is_saved(path)
-    if not path.exists() and not is_hub_id(name):
-        raise DataError("no such file or folder; correct the path", "", name)
     folder = path if path.is_dir() else path.parent
     if root is None and path.exists():
         curated = _curated(folder)
@@ -236,25 +237,14 @@ def _check_file(path: Path, format: str, image_column: str | None, text_column: 
 def _curated(folder: Path) -> dict[str, Any]:
     """The content of a `curation.json`, in which `rs-rlhf curate` notes `image_root` and named columns."""
     file = folder / "curation.json"
-    if not file.exists():
-        return {"image_root": None}
     try:
-        about = dict(json.loads(file.read_bytes()))
+        about = dict(json.loads(file.read_bytes())) if file.exists() else {"image_root": None}
         root = about["image_root"]
     except (ValueError, KeyError, TypeError):
         raise DataError("has no `image_root`; curate again, or give image_root", "image_root", str(file)) from None
     if root is not None and not isinstance(root, str):
         raise DataError(f"`image_root` is {root!r}, expected a folder; give image_root", "image_root", str(file))
     return about
-
-
-def _parquet_units(name: str, path: Path, rows: int) -> list[Unit]:
-    with opened_parquet(path) as file:
-        bounds = row_group_bounds(file)
-    return [
-        Unit(name, u.first, u.rows, bisect_right(bounds, u.first) - 1, bisect_left(bounds, u.first + u.rows))
-        for u in _even(name, bounds[-1], rows)
-    ]
 
 
 def _even(name: str, count: int, rows: int) -> list[Unit]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import ImageError
@@ -60,13 +61,11 @@ def picture_keys(
     def key_of(source: ImageSource) -> Hashable:
         mention = source_key(source, pictures)
         if mention not in known:
-            try:
-                known[mention] = pixel_hash(source, options)
-            except ImageError:
-                try:
-                    known[mention] = encoded_hash(source, options)
-                except ImageError:
-                    known[mention] = mention
+            known[mention] = mention
+            for hash_of in (pixel_hash, encoded_hash):
+                with suppress(ImageError):
+                    known[mention] = hash_of(source, options)
+                    break
         return known[mention]
 
     return [tuple(key_of(source) for source in sources) for sources in rows]

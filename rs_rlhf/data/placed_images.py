@@ -113,10 +113,9 @@ class OutputOptions:
     def write(
         self, made: Sequence[Mapping[str, Any]], rows: Sequence[dict[str, Any]], checked: bool, folder: str, what: str
     ) -> None:
-        """Writes `made`, rows made of [`numbered`] rows and called `what`, and prints how many.
+        """Writes `made`, rows made of [`numbered`] rows and called `what`, with the images of `rows`; prints how many.
 
-        The images of `rows` become paths; those not below the output's folder go to `folder` there, unless
-        `images_dir` says otherwise. `checked` is as for [`place_images`].
+        `folder` is the `images_dir` beside the output by default; `checked` is as for [`place_images`].
         """
         root = self.output.parent
         root.mkdir(parents=True, exist_ok=True)

@@ -28,9 +28,9 @@ _FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that
 class QuestionRow:
     """One question: prompt and images as a group, and the prompt as the row gives it.
 
-    `id` is unique in the file; `image_names` are names for files of the images, should they be written. `reference` is
-    the one right answer (`""`: there is none, so answers must be judged), `captions` are descriptions for a judge,
-    `choices` the well-formed answers if the row lists them, and `columns` what else it holds, for reward functions.
+    `image_names` are for files of the images, should they be written. `reference` is the one right answer (`""`: none,
+    so answers must be judged), `captions` are for a judge, `choices` the well-formed answers if the row lists them,
+    and `columns` what else it holds, for reward functions.
     """
 
     group: Group

@@ -20,18 +20,9 @@ Colour = tuple[int, int, int]
 Facts = dict[str, Any]
 Points = Sequence[tuple[float, float]]
 
-_COLOURS: dict[str, Colour] = {
-    "white": (236, 236, 232),
-    "grey": (150, 152, 154),
-    "blue": (58, 104, 186),
-    "red": (188, 62, 50),
-    "green": (78, 142, 66),
-    "dark green": (30, 76, 36),
-    "yellow": (214, 190, 84),
-    "brown": (134, 96, 60),
-    "orange": (216, 130, 56),
-    "black": (40, 40, 44),
-}
+_COLOURS: dict[str, Colour] = {"white": (236, 236, 232), "grey": (150, 152, 154), "black": (40, 40, 44)}
+_COLOURS |= {"blue": (58, 104, 186), "red": (188, 62, 50), "green": (78, 142, 66), "dark green": (30, 76, 36)}
+_COLOURS |= {"yellow": (214, 190, 84), "brown": (134, 96, 60), "orange": (216, 130, 56)}
 _WATER: dict[str, Colour] = {"blue": (44, 92, 150), "green": (52, 110, 92), "brown": (134, 112, 78)}
 _GROUND: dict[str, Colour] = {"green": (104, 136, 78), "brown": (146, 122, 92), "grey": (140, 140, 134)}
 _SQUARE = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
@@ -156,10 +147,10 @@ def _farmland(pen: _Pen) -> Facts:
         pen.rect(x, y, w - 0.03, h - 0.03, base)
         dark = (base[0] * 4 // 5, base[1] * 4 // 5, base[2] * 4 // 5)
         for k in range(1, 7):
-            if along:
-                pen.rect(x, y - h / 2 + k * h / 7, w - 0.04, 0.014, dark)
-            else:
-                pen.rect(x - w / 2 + k * w / 7, y, 0.014, h - 0.04, dark)
+            strip = (
+                (x, y - h / 2 + k * h / 7, w - 0.04, 0.014) if along else (x - w / 2 + k * w / 7, y, 0.014, h - 0.04)
+            )
+            pen.rect(*strip, dark)
     return {"object": "field", "count": n, "color": color}
 
 

@@ -116,14 +116,11 @@ class _Window:
     def peek(self) -> str:
         """Moves to the next character that is not white space and returns it, `""` at the end."""
         while True:
-            character = self.text[self.at : self.at + 1]
-            if character in (" ", "\n", "\t", "\r"):
-                end = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
-                self.offset, self.at = self.offset + end - self.at, end
-            elif character or self.ended:
-                return character
-            else:
-                self.more()
+            end = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
+            self.offset, self.at = self.offset + end - self.at, end
+            if end < len(self.text) or self.ended:
+                return self.text[end : end + 1]
+            self.more()
 
 
 def json_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:

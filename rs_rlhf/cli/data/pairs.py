@@ -36,8 +36,13 @@ class PairsOptions(InputOptions, OutputOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes pairs or lists as JSON lines, and prints how many of each kind were made; returns 0."""
-    options = parse(PairsOptions, argv, "rs-rlhf data pairs", DESCRIPTION)
+    """Makes the pairs; returns 0."""
+    make_pairs(parse(PairsOptions, argv, "rs-rlhf data pairs", DESCRIPTION))
+    return 0
+
+
+def make_pairs(options: PairsOptions) -> None:
+    """Writes pairs or lists as JSON lines, and prints how many of each kind were made."""
     check_output(options.output, options.overwrite)
     if options.limit is not None and options.limit < 1:
         raise OptionError(f"--limit is {options.limit}; it must be at least 1.", "limit")
@@ -58,4 +63,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'kind':<16}{'pairs':>8}{'skipped':>9}  needs")
     for kind in kinds:
         print(f"{kind:<16}{stats['made'][kind]:>8}{stats['skipped'][kind]:>9}  {NEEDS[kind]}")
-    return 0
