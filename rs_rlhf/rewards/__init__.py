@@ -1,7 +1,6 @@
 """Reward callables in TRL's signature: the score model's, boxes, exact answers, and the published mix.
 
-How a score is computed does not live here (`scoring`). The names are imported when they are used:
-TRL's command line finds `rs_rlhf.rewards.score_reward`, and help loads nothing.
+How a score is computed does not live here (`scoring`). Names are imported when they are used, for TRL's command line.
 """
 
 from __future__ import annotations

@@ -17,11 +17,7 @@ Columns = Mapping[str, Any]
 
 
 def column(columns: Columns, name: str, reward: str) -> Sequence[Any]:
-    """Returns a column that a reward needs.
-
-    Raises:
-        DeclarationError: It is not there; names the nearest.
-    """
+    """Returns a column that a reward needs, or raises DeclarationError with the nearest name."""
     if columns.get(name) is None:
         known = [key for key, value in columns.items() if isinstance(value, list)]
         raise DeclarationError(f"{reward} needs the column {name!r}{did_you_mean(name, known)}", name)

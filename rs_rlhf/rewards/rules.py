@@ -1,8 +1,4 @@
-"""Rule-based rewards of text: exact match with the solution, and the think-answer format (arXiv 2503.00743).
-
-Small picklable objects with a `__name__` that run unchanged in any TRL trainer that takes reward functions. Left out:
-the `math` reward of the paper, which is not about images.
-"""
+"""Rule-based rewards of text: exact match with the solution, and the think-answer format (arXiv 2503.00743)."""
 
 from __future__ import annotations
 

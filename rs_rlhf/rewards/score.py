@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 from ..data.group import Group, make_group, short
@@ -47,12 +48,9 @@ class Place:
         """Takes the row's scores, or its error, out of the results of all groups."""
         if self.error:
             return
-        result = results[self.group]
-        if isinstance(result, Exception):
+        if isinstance(result := results[self.group], Exception):
             self.error = _cause(result)
-            return
-        scores = [result[k] for k in self.texts]
-        if all(map(math.isfinite, scores)):
+        elif all(map(math.isfinite, scores := [result[k] for k in self.texts])):
             self.scores = scores
         else:
             self.error = f"a score is {min(scores, key=math.isfinite)}, not a finite number"
@@ -105,14 +103,12 @@ class ScoreReward:
         **options: Any,
     ) -> None:
         self.__name__ = "score_reward"
-        self.model = model
         self.relative_to_reference, self.scale = relative_to_reference, scale
         if transform not in TRANSFORMS:
             raise OptionError(f"unknown transform {transform!r}{did_you_mean(transform, TRANSFORMS)}", "transform")
         if relative_to_reference and transform != "none":
             raise OptionError(f"transform {transform!r} has no effect on relative_to_reference; give one of the two.")
-        self.transform = transform
-        self.answer_only, self.reference = answer_only, reference
+        self.model, self.transform, self.answer_only, self.reference = model, transform, answer_only, reference
         self.system_turns, self.shuffle_images = system_turns, shuffle_images
         self.max_failed_fraction = max_failed_fraction
         self._failed: deque[float] = deque(maxlen=failure_window)
@@ -174,12 +170,8 @@ class ScoreReward:
     ) -> tuple[list[Group], list[Place]]:
         """Gathers rows into groups: one per distinct prompt with its images, each distinct text once.
 
-        Args:
-            prompts, completions, columns: As in a call.
-
-        Returns:
-            `tuple`: The groups, and for each row its [`Place`], with an error if it fits no group. A text that holds
-            an image token stands alone, since its group cannot be scored.
+        Returns the groups, and for each row its [`Place`], with an error if it fits no group. A text that holds an
+        image token stands alone, since its group cannot be scored.
         """
         more = self._further_texts(columns)
         groups: list[Group] = []
@@ -260,13 +252,13 @@ class ScoreReward:
         if not rows:
             return
         scores = [row[0] for row in rows]
-        mean = math.fsum(scores) / len(scores)
+        mean = fmean(scores)
         log_metric("score/mean", mean)
-        log_metric("score/std", math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores)))
+        log_metric("score/std", math.sqrt(fmean((score - mean) ** 2 for score in scores)))
         log_metric("score/min", min(scores))
         log_metric("score/max", max(scores))
         if self.relative_to_reference:
-            log_metric("score/reference_mean", math.fsum(row[1] for row in rows) / len(rows))
+            log_metric("score/reference_mean", fmean(row[1] for row in rows))
 
     def _watch(self, causes: Sequence[str], rows: int) -> None:
         if rows:
@@ -276,10 +268,9 @@ class ScoreReward:
         logger.warning("%d of %d rewards failed and are left out; the first: %s", len(causes), rows, causes[0])
         share = sum(self._failed) / (self._failed.maxlen or 1)
         if share > self.max_failed_fraction:
-            raise RewardFailed(
-                f"{share:.0%} of the rewards of the last {self._failed.maxlen} steps failed, more than "
-                f"max_failed_fraction ({self.max_failed_fraction:.0%}); a cause: {causes[0]}"
-            )
+            failed = f"{share:.0%} of the rewards of the last {self._failed.maxlen} steps failed"
+            most = f"max_failed_fraction ({self.max_failed_fraction:.0%})"
+            raise RewardFailed(f"{failed}, more than {most}; a cause: {causes[0]}")
 
 
 def _cause(error: Exception) -> str:
@@ -292,9 +283,7 @@ def _choices(value: object) -> list[str]:
     return list(value)
 
 
-@cache
-def _score_reward_of(model: str) -> ScoreReward:
-    return ScoreReward(model)
+_score_reward_of = cache(ScoreReward)
 
 
 def score_reward(prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> Rewards:

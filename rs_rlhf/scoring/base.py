@@ -1,8 +1,4 @@
-"""`GroupScorer`: the interface of everything that scores groups.
-
-[`Scorer`], [`RemoteScorer`], `ClipScorer` and the baselines implement it; [`load_scorer`] makes one of a name. Left
-out: a registry and a base class (a scorer needs no more than this method).
-"""
+"""`GroupScorer`: the interface of everything that scores groups; [`load_scorer`] makes one of a name."""
 
 from __future__ import annotations
 
@@ -35,18 +31,10 @@ class GroupScorer(Protocol):
     def score_groups(
         self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
     ) -> list[Any]:
-        """Scores groups.
+        """Returns for each group the `list` of its completions' scores, in order.
 
-        Args:
-            groups (sequence of [`Group`]): Any number, in the normal form.
-            on_error (`str`): `"raise"`, or `"return"`: a group that cannot be scored has its error in place of scores.
-            show_progress (`bool`, *optional*): By default on a terminal when there is much to do.
-
-        Returns:
-            `list`: For each group the `list` of its completions' scores, in order.
-
-        Raises:
-            RSRLHFError: A group that cannot be scored, unless `on_error` is `"return"`.
+        A group that cannot be scored raises an RSRLHFError, or with `on_error="return"` has it in place of its scores.
+        By default progress is shown on a terminal when there is much to do.
         """
         ...
 
@@ -110,9 +98,8 @@ def ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Itera
 
 def scoring_progress(total: int, unit: str, shown: bool | None, many: int) -> AbstractContextManager[Progress]:
     """Shows progress if asked to, by default on a terminal and for more than `many` units."""
-    if shown is None:
-        shown = total > many and sys.stderr.isatty()
-    return progress(total, 0, "Scoring", unit=unit, shown=shown)
+    default = total > many and sys.stderr.isatty()
+    return progress(total, 0, "Scoring", unit=unit, shown=default if shown is None else shown)
 
 
 def raise_first(results: Sequence[object]) -> None:

@@ -1,7 +1,4 @@
-"""Baseline scorers without a model: the length of a text, and chance. What a score model must beat.
-
-They are [`GroupScorer`]s and open no image. Left out: CLIP scores, see `models.clip`.
-"""
+"""Baseline scorers that a score model must beat, without a model: the length of a text, and chance."""
 
 from __future__ import annotations
 
@@ -35,17 +32,15 @@ class RandomScorer:
     ) -> list[Any]:
         """Returns for each group a number per completion, drawn from the group's `where` and the completion's place.
 
-        Completions of several groups of one `where` are counted on, as the turns of one conversation. The options have
-        no effect.
+        Completions of several groups of one `where` are counted on, as the turns of one conversation.
         """
         seen: Counter[str] = Counter()
-        scores = []
-        for group in groups:
-            first = seen[group.where]
-            seen[group.where] += len(group.completions)
-            scores.append([self._draw(group.where, first + k) for k in range(len(group.completions))])
+        scores: list[list[float]] = [[] for _ in groups]
+        for group, row in zip(groups, scores, strict=True):
+            for _ in group.completions:
+                digest = hashlib.sha256(f"{self.seed} {seen[group.where]} {group.where}".encode()).digest()
+                row.append(
+                    int.from_bytes(digest[:3]) / 2**24
+                )  # 24 bits: all of a float32, so that none rounds up to 1
+                seen[group.where] += 1
         return scores
-
-    def _draw(self, where: str, place: int) -> float:
-        digest = hashlib.sha256(f"{self.seed} {place} {where}".encode()).digest()
-        return int.from_bytes(digest[:3]) / 2**24  # 24 bits: all of a float32, so that none rounds up to 1

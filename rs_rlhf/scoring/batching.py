@@ -1,10 +1,7 @@
 """Dynamic batching of many clients' requests: one thread that owns the model scores what waits in a bounded queue.
 
-Requests of many clients are small and come at any time; merged, they fill the scorer's token-budget batches. The
-thread calls `score_groups` and nothing else, so that a served score is made as one in process is.
-
-Left out: waiting for company (a request that finds the model idle is scored at once; under load the queue fills by
-itself), priorities, and several models in one process.
+The thread calls `score_groups` and nothing else, so that a served score is made as one in process is. A request that
+finds the model idle is scored at once; under load the queue fills by itself, and merged requests fill the batches.
 """
 
 from __future__ import annotations
@@ -31,29 +28,18 @@ class QueueFull(Exception):
 
 
 class Batcher:
-    """Scores groups of many callers on one thread.
-
-    Args:
-        scorer ([`GroupScorer`]): Used by this thread alone from now on.
-        size (`int`): Requests that may wait.
-        observe (function, *optional*): Called with (requests, groups) after each merged batch.
-    """
+    """Scores groups of many callers on one thread; `size` requests may wait, `observe` gets each batch's sizes."""
 
     def __init__(
         self, scorer: GroupScorer, size: int = 256, observe: Callable[[int, int], None] = lambda *_: None
     ) -> None:
-        self.scorer = scorer
-        self.observe = observe
+        self.scorer, self.observe = scorer, observe
         self._queue: queue.Queue[Job | None] = queue.Queue(size)
-        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+        self.thread.start()
 
     def submit(self, groups: Sequence[Group]) -> Future[list[Result]]:
-        """Queues groups; the future's list has for each group its scores or the exception that stopped it.
-
-        Raises:
-            QueueFull: Too many requests wait.
-        """
+        """Queues groups (or raises QueueFull); the future has for each its scores or the exception that stopped it."""
         future: Future[list[Result]] = Future()
         try:
             self._queue.put_nowait((groups, future))
@@ -61,14 +47,10 @@ class Batcher:
             raise QueueFull from None
         return future
 
-    def is_alive(self) -> bool:
-        """Whether the thread still scores."""
-        return self._thread.is_alive()
-
     def close(self) -> None:
         """Lets the thread finish what waits, and ends it."""
         self._queue.put(None)
-        self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
         last = False
@@ -110,11 +92,8 @@ class Batcher:
 
 def _finite(result: Result, group: Group) -> Result:
     """Returns the scores, or an error if one is not a number: a reward of NaN or 0 would train on."""
-    if isinstance(result, Exception):
-        return result
-    for k, score in enumerate(result):
+    for k, score in enumerate([] if isinstance(result, Exception) else result):
         if not math.isfinite(score):
-            return ScoreError(
-                f"the score of completion {k} is {score}, not a finite number.", where=group.where or "group"
-            )
+            detail = f"the score of completion {k} is {score}, not a finite number."
+            return ScoreError(detail, where=group.where or "group")
     return result

@@ -1,7 +1,6 @@
 """Best of N: sample answers, score them as one group, and take the best.
 
-[`best_answer`] asks for one question, in rounds, and can stop early; [`score_answers`] scores what a [`SampleLog`]
-holds and can be resumed. Left out: the benchmark run (`evaluation.best_of_n`) and its figures (`metrics.best_of_n`).
+Left out: the benchmark run (`evaluation.best_of_n`) and its figures (`metrics.best_of_n`).
 """
 
 from __future__ import annotations
@@ -99,38 +98,26 @@ def best_answer(
 
 def _group_scores(scorer: GroupScorer, groups: Sequence[Group], texts: Sequence[Sequence[str]]) -> list[list[float]]:
     """Scores the texts of each group; a score that is missing is an error, never a number."""
-    filled = [
-        replace(group, completions=make_group("", answers).completions)
-        for group, answers in zip(groups, texts, strict=True)
-    ]
+    pairs = zip(groups, texts, strict=True)
+    filled = [replace(group, completions=make_group("", answers).completions) for group, answers in pairs]
     scores = scorer.score_groups(filled, show_progress=False)
     raise_first(scores)
     for group, answers, row in zip(groups, texts, scores, strict=True):
         for text, score in zip(answers, row, strict=True):
             if score is None or not math.isfinite(score):
-                raise ScoreError(
-                    f"the answer {text!r:.60} has the score {score}, expected a finite number; check the score model.",
-                    where=group.where or "the question",
+                detail = (
+                    f"the answer {text!r:.60} has the score {score}, expected a finite number; check the score model."
                 )
+                raise ScoreError(detail, where=group.where or "the question")
     return scores
 
 
 def score_answers(
     log: SampleLog, groups: Sequence[Group], scorer: GroupScorer, what: str = "Scoring"
 ) -> list[list[float]]:
-    """Scores the answers in a log that have no scores yet, each question's distinct answers as one group.
+    """Adds to a log the scores that its answers lack, each question's distinct answers as one group.
 
-    Args:
-        log ([`SampleLog`]): Holds the answers of every question; scores are added to it.
-        groups (sequence of [`Group`]): The questions.
-        scorer ([`GroupScorer`]): Scores.
-        what (`str`): Name of the progress bar.
-
-    Returns:
-        `list[list[float]]`: For each question the scores of its N answers.
-
-    Raises:
-        ScoreError: A score that is missing or not finite.
+    Returns for each question the scores of its N answers; raises ScoreError for one that is missing or not finite.
     """
     with progress(len(groups), len(log.scores), what) as advance:
         for start in range(0, len(groups), SCORED_TOGETHER):

@@ -1,7 +1,4 @@
-"""Identity of score models: the declared model, folder or hub id that a name means, and hashes of what was loaded.
-
-Left out: loading the weights, which is the work of [`Scorer.from_pretrained`].
-"""
+"""Identity of score models: the declared model, folder or hub id that a name means, and hashes of what was loaded."""
 
 from __future__ import annotations
 
@@ -59,22 +56,14 @@ def filled_options(given: ImageOptions, model: Mapping[str, Any]) -> ImageOption
 
 
 def find_card(name_or_path: str) -> RewardModelCard:
-    """Returns the declared reward model of that name, or a card for a folder or hub id.
-
-    Raises:
-        DeclarationError: A name that is neither declared, nor a folder, nor of the form `owner/name`.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        return RewardModelCard(name_or_path, licence="", recipe="")
-    if path.suffix in (".yaml", ".yml") or name_or_path in declarations.names("reward_models"):
+    """Returns the declared reward model of that name, or a card for a folder or hub id (`owner/name`)."""
+    path, known = Path(name_or_path), declarations.names("reward_models")
+    if not path.is_dir() and (path.suffix in (".yaml", ".yml") or name_or_path in known):
         return declarations.load("reward_models", name_or_path, RewardModelCard)
-    if _is_hub_id(name_or_path):
+    if path.is_dir() or _is_hub_id(name_or_path):
         return RewardModelCard(name_or_path, licence="", recipe="")
-    known = declarations.names("reward_models")
-    raise DeclarationError(
-        f"{name_or_path!r} is neither a folder nor a reward model{declarations.did_you_mean(name_or_path, known)}"
-    )
+    nearest = declarations.did_you_mean(name_or_path, known)
+    raise DeclarationError(f"{name_or_path!r} is neither a folder nor a reward model{nearest}")
 
 
 def _is_hub_id(name: str) -> bool:
@@ -82,11 +71,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def refuse_unmade(card: RewardModelCard) -> None:
-    """Refuses a card whose model is a folder that is not there: its recipe has not been run.
-
-    Raises:
-        DeclarationError: Names the recipe.
-    """
+    """Refuses a card whose model is a folder that is not there: its recipe has not been run."""
     if card.recipe and not Path(card.model).is_dir() and not _is_hub_id(card.model):
         raise DeclarationError(f"no folder {card.model} below the working folder; run the recipe {card.recipe} first.")
 
@@ -100,11 +85,7 @@ def not_loaded(path: str, error: OSError) -> DeclarationError:
 
 
 def refuse_headless(path: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint without a score head.
-
-    Raises:
-        ModelError: Its architecture is not a score model's.
-    """
+    """Refuses a checkpoint whose architecture has no score head."""
     from transformers import AutoConfig
 
     hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
@@ -117,14 +98,11 @@ def refuse_headless(path: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def model_stamp(path: str) -> str | None:
-    """Returns a hash of a model's folder: names, sizes, and the first and last megabyte of each file that is read.
-
-    Cheap at any size, and the same wherever the folder lies; `None` for a hub id.
-    """
+    """Returns a hash of a model folder's names, sizes, first and last megabyte of each file; `None` for a hub id."""
     content = hashlib.sha256()
     folder = Path(path)
-    files = sorted(file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind))
-    files = [file for file in files if file.name not in ("trainer_state.json", "results.json")]
+    read = {file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind)}
+    files = sorted(read - {folder / "trainer_state.json", folder / "results.json"})
     for file in files:
         size = file.stat().st_size
         content.update(f"{file.name} {size} ".encode())
@@ -136,10 +114,7 @@ def model_stamp(path: str) -> str | None:
 
 
 def model_hash(scorer: Scorer) -> str:
-    """Returns the SHA-256 of what a score depends on; the same on every device.
-
-    It covers the weights with their dtype, the tokenizer, pixel budget, layout and image options.
-    """
+    """Returns the SHA-256 of weights, dtype, tokenizer, pixel budget, layout, image options; device-independent."""
     import torch
 
     digest = hashlib.sha256()

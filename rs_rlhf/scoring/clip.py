@@ -29,16 +29,11 @@ class ClipScorer:
 
     The question is not put before the text, since CLIP was trained on captions and the published baseline
     (arXiv 2503.00743) compares images with answers. Only the answer part of a text with `<answer>…</answer>` is
-    taken. Several images count by the mean of their unit vectors, scaled to length 1. An empty completion gets the
-    score of the empty text.
-
-    Args:
-        model ([`ClipModel`]): The encoder.
-        batch_size (`int`): Groups read at a time.
+    taken. Several images count by the mean of their unit vectors, scaled to length 1.
     """
 
     model: ClipModel
-    batch_size: int = 32
+    batch_size: int = 32  # groups
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **kwargs: Any) -> ClipScorer:
@@ -48,14 +43,7 @@ class ClipScorer:
     def score_groups(
         self, groups: Sequence[Group], *, on_error: str = "raise", show_progress: bool | None = None
     ) -> list[Any]:
-        """Scores groups, each with at least one image; see [`GroupScorer`].
-
-        Warns, once and with their number, if texts are too long and lose their end.
-
-        Raises:
-            DataError: A group without an image, unless `on_error` is `"return"`.
-            ImageError: An image that cannot be read, unless `on_error` is `"return"`.
-        """
+        """Scores groups, each with at least one image, see [`GroupScorer`]; warns once if texts lose their end."""
         scores: list[Any] = [[] for _ in groups]
         filled = [i for i, group in enumerate(groups) if group.completions]
         batches = [filled[k : k + self.batch_size] for k in range(0, len(filled), self.batch_size)]

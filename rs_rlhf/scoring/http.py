@@ -1,7 +1,6 @@
 """HTTP plumbing of the reward server, its client and the curation browser: errors as sentences, bodies, addresses.
 
-Nothing of a web framework is imported before it is used, since clients need none. Left out: what a request means
-(`wire`) and the endpoints (`server`).
+A web framework is imported only where it is used, since clients need none.
 """
 
 from __future__ import annotations
@@ -62,11 +61,7 @@ def needs_options(options: ImageOptions) -> bool:
 
 
 def load_json(body: bytes) -> object:
-    """Parses JSON, refusing what Python reads beyond the standard.
-
-    Raises:
-        RequestError: Not UTF-8, not JSON, NaN or infinity, a key twice in an object, or nested too deeply.
-    """
+    """Parses JSON; refuses what is none, and what Python reads beyond the standard (NaN, a key twice)."""
     try:
         return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except UnicodeDecodeError:
@@ -84,19 +79,14 @@ def _refuse_constant(name: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise RequestError(400, f"an object of the body has the key {twice[:60]!r} twice; send each key once.")
-    return found
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise RequestError(400, f"an object of the body has the key {key[:60]!r} twice; send each key once.")
+    return dict(pairs)
 
 
 async def split_form(request: Request, body: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """Splits a multipart body into the field `request` and the files by name; any other body is the JSON itself.
-
-    Raises:
-        RequestError: The form cannot be read, or has no field `request`.
-    """
+    """Splits a multipart body into the field `request` and the files by name; any other body is the JSON itself."""
     from starlette.exceptions import HTTPException
     from starlette.requests import Request as FormRequest
 
@@ -145,11 +135,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Binds an address before a model is loaded, which may take minutes.
-
-    Raises:
-        OptionError: The address cannot be had.
-    """
+    """Binds an address, or raises OptionError, before a model is loaded, which may take minutes."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends each answer at once; otherwise its body waits 40 ms for the client's ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -1,8 +1,4 @@
-"""`load_scorer`: the one loader of what scores, by the options that name it.
-
-A score model (declared name, folder or hub id), one or more reward servers (URLs), a CLIP, or a baseline. Weights keep
-the checkpoint's dtype unless told otherwise, in every command.
-"""
+"""`load_scorer`: the one loader of score models, reward servers, CLIPs and baselines, by their options."""
 
 from __future__ import annotations
 
@@ -20,16 +16,12 @@ from .cards import find_card, model_stamp
 
 # Options that only some scorers read; the others refuse them.
 READ_BY = {
-    "model": ("model", "clip"),
-    "dtype": ("model", "clip"),
-    "prompt_form": ("model",),
-    "token_budget": ("model",),
-    "min_pixels": ("model",),
-    "max_pixels": ("model",),
+    **dict.fromkeys(("model", "dtype"), ("model", "clip")),
+    **dict.fromkeys(("prompt_form", "token_budget", "min_pixels", "max_pixels"), ("model",)),
     "seed": ("random",),
 }
-# How images are read, as far as scores depend on it.
-READING_FLAGS = [field.name for field in fields(RenderingOptions)]
+READING_FLAGS = [field.name for field in fields(RenderingOptions)]  # how images are read, if scores depend on it
+NO_MODEL = "no --model; give one to score with, or --scorer length or random."
 
 
 @dataclass(kw_only=True)
@@ -47,13 +39,9 @@ class ScorerOptions(PixelOptions):
     seed: int = option(0, "seed of --scorer random")
 
     def check(self) -> None:
-        """Refuses options that are missing, out of range, or not read by this scorer.
-
-        Raises:
-            OptionError: Names the option.
-        """
+        """Refuses options that are missing, out of range, or not read by this scorer."""
         if self.scorer in READ_BY["model"] and self.model is None:
-            raise OptionError("no --model; give one to score with, or --scorer length or random.", "model")
+            raise OptionError(NO_MODEL, "model")
         readers = READ_BY | dict.fromkeys(READING_FLAGS, READ_BY["dtype"])
         for field in fields(self):  # a command's options have those of reading beside these
             unread = self.scorer not in readers.get(field.name, (self.scorer,))
@@ -72,7 +60,7 @@ def is_url(model: str | None) -> bool:
 def load_scorer(
     options: ScorerOptions | str, image_options: ImageOptions | None = None, device: str | None = None, **more: Any
 ) -> GroupScorer:
-    """Loads what scores.
+    """Loads what scores, or raises DeclarationError, ModelError or OptionError if the model is not there or no scorer.
 
     Args:
         options ([`ScorerOptions`] or `str`): What to load; of a score model or servers the name alone will do.
@@ -80,13 +68,6 @@ def load_scorer(
         device (`str`, *optional*): Device of the model; by default accelerate's choice for this process.
         **more: Passed to [`Scorer.from_pretrained`] (`attn_implementation`, `sharded`, …) or [`RemoteScorer`]
             (`timeout`, `retries`, …). With a name also the fields of [`ScorerOptions`].
-
-    Returns:
-        [`GroupScorer`]: A [`Scorer`], [`RemoteScorer`] (options of the model are the server's), `ClipScorer`,
-        [`LengthScorer`] or [`RandomScorer`].
-
-    Raises:
-        DeclarationError, ModelError, OptionError: The model is not there, or not of the kind.
 
     Example:
         >>> scorer = load_scorer("out/score-model", dtype="bfloat16")  # doctest: +SKIP
@@ -101,7 +82,7 @@ def load_scorer(
 
         return LengthScorer() if options.scorer == "length" else RandomScorer(options.seed)
     if options.model is None:
-        raise OptionError("no --model; give one to score with, or --scorer length or random.", "model")
+        raise OptionError(NO_MODEL, "model")
     if is_url(options.model):
         from .remote import RemoteScorer
 
@@ -146,11 +127,8 @@ def token_counter(scorer: GroupScorer) -> Callable[[Sequence[str]], list[int]]:
         return lambda texts: [len(text.split()) for text in texts]
 
     def count_tokens(texts: Sequence[str]) -> list[int]:
-        if not texts:
-            return []
-        return [
-            len(ids) for ids in processor.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        ]
+        plain = {"add_special_tokens": False, "verbose": False}
+        return [len(ids) for ids in processor.tokenizer(list(texts), **plain)["input_ids"]] if texts else []
 
     return count_tokens
 

@@ -1,14 +1,9 @@
 """`RemoteScorer`: the client of reward servers (`rs-rlhf serve`), called as [`Scorer`] is.
 
 Images are found and read here, with this machine's paths and options, and sent losslessly: a plain PNG or JPEG as the
-file it is, anything else as a PNG of what the model should see, already within its pixel budget. A picture that many
-groups share is sent once per request. Servers take turns; one that fails is skipped, and only if all have failed
-several times does scoring stop, with the cause. It never makes up a score.
-
-Every request names the model's hash, so that a server that was restarted with another model is refused rather than
-mixed in.
-
-Left out: an async client, and work stealing between servers (each request goes to one; a slow server slows its turn).
+file it is, anything else as a PNG of what the model should see, already within its pixel budget. Servers take turns;
+one that fails is skipped, and only if all have failed several times does scoring stop, with the cause. Every request
+names the model's hash, so that a server that was restarted with another model is refused rather than mixed in.
 """
 
 from __future__ import annotations
@@ -114,12 +109,7 @@ class RemoteScorer(ScoreTexts):
         self._down: dict[str, float] = {}
 
     def model(self) -> dict[str, Any]:
-        """Returns what `/v1/model` says, asked once.
-
-        Raises:
-            ScorerUnavailable: No server answers.
-            ModelMismatch: The hash is not the expected one.
-        """
+        """Returns what `/v1/model` says, asked once; raises ModelMismatch if its hash is not the expected one."""
         if self._card is None:
             card = self._ask("GET", "/v1/model")
             if not isinstance(card, dict) or not {"hash", "limits", "image_options", "pixel_budget"} <= set(card):
@@ -134,10 +124,7 @@ class RemoteScorer(ScoreTexts):
     ) -> list[Any]:
         """Scores groups, see [`GroupScorer.score_groups`]; images are read when their request is due.
 
-        Raises:
-            DataError, ImageError, ScoreError: A group that cannot be scored, unless `on_error` is `"return"`.
-            ScorerUnavailable: No server gave an answer, unless `on_error` is `"return"`.
-            ModelMismatch: A server has another model.
+        Raises ScorerUnavailable if no server gave an answer, unless `on_error` is `"return"`, and ModelMismatch.
         """
         if on_error not in ("raise", "return"):
             raise OptionError(f'on_error must be "raise" or "return", got {on_error!r}.')
@@ -208,8 +195,7 @@ class RemoteScorer(ScoreTexts):
             content = located if isinstance(located, bytes) else located.read_bytes()
             if content[:8] == b"\x89PNG\r\n\x1a\n" or content[:3] == b"\xff\xd8\xff":
                 return {"base64": base64.b64encode(content).decode()}
-        budget = card["pixel_budget"]
-        image = fit_pixel_budget(read_image(source, options, where), **budget)
+        image = fit_pixel_budget(read_image(source, options, where), **card["pixel_budget"])
         stream = io.BytesIO()
         image.save(stream, "PNG", compress_level=1)
         return {"base64": base64.b64encode(stream.getvalue()).decode(), "ready": True}
@@ -227,13 +213,7 @@ class RemoteScorer(ScoreTexts):
             return chunk, [error] * len(chunk.parts)
 
     def _ask(self, method: str, path: str, request: dict | None = None) -> Any:
-        """Asks the servers in turn until one answers.
-
-        Raises:
-            ScorerUnavailable: All failed in every round, or one refused for a reason that trying again cannot mend.
-            ModelMismatch: A server has another model.
-            DataError: A server refused the request as such.
-        """
+        """Asks the servers in turn until one answers, or one refuses for a reason that trying again cannot mend."""
         import httpx
 
         client = self._connections()
@@ -268,9 +248,8 @@ class RemoteScorer(ScoreTexts):
 
         with self._lock:
             if self._client is None or self._pid != os.getpid():  # a connection must not be shared after a fork
-                headers = {"Content-Type": "application/json"}
-                if self.token:
-                    headers["Authorization"] = f"Bearer {self.token}"
+                headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+                headers["Content-Type"] = "application/json"
                 timeout = httpx.Timeout(self.timeout, connect=min(CONNECT, self.timeout))
                 limits = httpx.Limits(max_keepalive_connections=4 * len(self.urls))
                 self._client = httpx.Client(timeout=timeout, headers=headers, limits=limits, trust_env=False)
@@ -289,9 +268,8 @@ def _result(entry: Any, group: dict) -> list[float] | Exception:
     """Returns a group's entry of an answer: an error, or one finite number per completion."""
     if isinstance(entry, dict) and isinstance(entry.get("error"), str):
         return error_from(str(entry.get("kind")), entry["error"])
-    if not isinstance(entry, list) or len(entry) != len(group["completions"]):
-        raise ScorerUnavailable(UNUSABLE)
-    if not all(isinstance(score, float) and math.isfinite(score) for score in entry):
+    finite = isinstance(entry, list) and all(isinstance(score, float) and math.isfinite(score) for score in entry)
+    if not finite or len(entry) != len(group["completions"]):
         raise ScorerUnavailable(UNUSABLE)
     return entry
 

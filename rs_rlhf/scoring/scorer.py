@@ -1,10 +1,7 @@
 """`Scorer`: the one way to score with a trained score model in this process.
 
-It loads a model by declared name, hub id or folder, lays groups out with [`GroupCollator`], batches them by a token
-budget, and returns the scores in the order of the input. Threads can lay out the next batches meanwhile.
-
-Left out: remote scoring (`remote`), CLIP scores (`models.clip`), and reading in worker processes (decoding and
-tokenizing release the interpreter's lock, and threads copy nothing; not measured on a GPU).
+Groups are laid out with [`GroupCollator`] and batched by a token budget. Threads can lay out the next ones meanwhile
+(not processes: decoding and tokenizing release the interpreter's lock, and threads copy nothing).
 """
 
 from __future__ import annotations
@@ -70,10 +67,8 @@ class Scorer(ScoreTexts):
     ) -> None:
         if num_workers < 0:
             raise OptionError(f"num_workers is {num_workers}; it must be at least 0.", "num_workers")
-        self.model = model.eval()
+        self.model, self.token_budget, self.num_workers = model.eval(), token_budget, num_workers
         self.processor: Any = processor
-        self.token_budget = token_budget
-        self.num_workers = num_workers
         self.collator = GroupCollator(processor, image_options, prompt_form=prompt_form)
 
     @classmethod
@@ -159,9 +154,6 @@ class Scorer(ScoreTexts):
         """Scores groups, see [`GroupScorer.score_groups`]; each is read when its batch is due.
 
         Groups of one prompt and image, such as the captions of an image in several rows, are laid out as one.
-
-        Raises:
-            DataError, ImageError: A group that cannot be read, unless `on_error` is `"return"`.
         """
         import torch
 
@@ -203,9 +195,8 @@ class Scorer(ScoreTexts):
         self, batch: Batch, groups: Sequence[Group], on_error: str
     ) -> tuple[Batch, dict[str, Any], dict[int, Exception]]:
         """Lays out a batch without the groups that cannot be read, whose errors are returned by group."""
-        parts = []
-        for entry in batch:
-            parts.append(replace(groups[entry[0][0]], completions=[groups[i].completions[k] for i, k in entry]))
+        texts = ([groups[i].completions[k] for i, k in entry] for entry in batch)
+        parts = [replace(groups[entry[0][0]], completions=row) for entry, row in zip(batch, texts, strict=True)]
         try:
             return batch, self.collator(parts), {}
         except (DataError, ImageError) as error:
@@ -230,7 +221,11 @@ class Scorer(ScoreTexts):
     def _batches(self, groups: Sequence[Group], scores: list, on_error: str) -> Iterator[Batch]:
         """Yields batches of entries of similar length, within the token budget."""
         sized: list[tuple[int, Entry]] = []
-        waiting = deque(_of_one_prompt(groups))
+        alike: dict[Hashable, list[int]] = {}  # groups of one prompt and the same images
+        for i, group in enumerate(groups):
+            if group.completions:
+                alike.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
+        waiting = deque(alike.values())
         while waiting:
             same = waiting.popleft()
             try:
@@ -245,7 +240,8 @@ class Scorer(ScoreTexts):
             used = prompt
             for i in same:
                 for k, completion in enumerate(groups[i].completions):
-                    length = _characters(completion) // 3 + 6
+                    parts = (part for message in completion for part in message["content"])
+                    length = sum(len(part.get("text", "")) for part in parts) // 3 + 6
                     if entry and used + length > self.token_budget:
                         sized.append((used, entry))
                         entry, used = [], prompt
@@ -260,15 +256,6 @@ class Scorer(ScoreTexts):
             start = stop
 
 
-def _of_one_prompt(groups: Sequence[Group]) -> list[list[int]]:
-    """Returns the indices of the groups that have completions, those of one prompt and the same images together."""
-    same: dict[Hashable, list[int]] = {}
-    for i, group in enumerate(groups):
-        if group.completions:
-            same.setdefault((repr(group.prompt), *map(source_key, group.images)), []).append(i)
-    return list(same.values())
-
-
 @contextmanager
 def _whole_weights() -> Iterator[None]:
     """Hides ZeRO-3 from transformers, which would load a model in shards that only a DeepSpeed engine can run."""
@@ -280,7 +267,3 @@ def _whole_weights() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
-
-
-def _characters(messages: Sequence[dict]) -> int:
-    return sum(len(part.get("text", "")) for message in messages for part in message["content"])

@@ -1,17 +1,11 @@
 """FastAPI application of the reward server, `rs-rlhf serve`: a score model as an HTTP service.
 
-Endpoints: `POST /v1/score` (JSON, or a multipart form with the JSON in the field `request`), `POST /v1/rewards` (the
-form of the ScoreRS authors' server, for their RL code), `GET /v1/model`, `GET /health`, `GET /metrics`, and the
-interactive description of the forms, `GET /docs` (its scripts come from a public CDN) and `GET /openapi.json`. A
-request is admitted (token, draining, room), read within its limits, turned into groups on a worker thread, and scored
-by `batching`. Whatever is wrong with it is answered with a 4xx and `{"error": one sentence}`.
+A request is admitted (token, draining, room), read within limits, turned into groups on a worker thread, and scored by
+`batching`; a mistake is answered with a 4xx and `{"error": one sentence}`. `/health`, `/docs` (its scripts come from a
+public CDN) and `/openapi.json` need no token. After SIGTERM requests under way are answered and new ones get 503.
 
-It listens on this machine only unless `--host` says otherwise. If RS_RLHF_SERVER_TOKEN is set, `/v1/score`,
-`/v1/rewards`, `/v1/model` and `/metrics` ask for it as a bearer token; `/health`, `/docs` and `/openapi.json` do not.
-After SIGTERM the requests under way are answered and new ones get 503.
-
-Left out: TLS and protection against hosts of idle connections (put a proxy before it), several worker processes (one
-model, one process; start several servers and give the client all their addresses), downloads of any kind.
+Left out: TLS and protection against hosts of idle connections (put a proxy before it), several worker processes (start
+several servers and give the client all their addresses), downloads of any kind.
 """
 
 import asyncio
@@ -36,11 +30,7 @@ from .wire import RewardsForm, ScoreForm, rewards_request
 
 
 def create_app(service: Service) -> FastAPI:
-    """Builds the FastAPI application.
-
-    Args:
-        service ([`Service`]): What stands behind it.
-    """
+    """Builds the FastAPI application before a service."""
     app = FastAPI(title="rs-rlhf reward server", version=__version__, redoc_url=None)
 
     @app.post("/v1/score", openapi_extra=_body(ScoreForm, multipart=True))
@@ -48,11 +38,10 @@ def create_app(service: Service) -> FastAPI:
         """Scores groups of completions."""
         async with _counted(service, request):
             _, results = await service.score(request)
-            scores = [
-                {"error": sentence_of(result), "kind": error_kind(result)} if isinstance(result, Exception) else result
-                for result in results
-            ]
-            return JSONResponse({"scores": scores, "model_hash": service.card["hash"]})
+            for i, result in enumerate(results):
+                if isinstance(result, Exception):
+                    results[i] = {"error": sentence_of(result), "kind": error_kind(result)}
+            return JSONResponse({"scores": results, "model_hash": service.card["hash"]})
 
     @app.post("/v1/rewards", openapi_extra=_body(RewardsForm))
     async def rewards(request: Request) -> Response:
@@ -79,7 +68,7 @@ def create_app(service: Service) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         """Says whether the server scores."""
-        if service.draining or not service.batcher.is_alive():
+        if service.draining or not service.batcher.thread.is_alive():
             return refusal(503, "shutting down." if service.draining else "the scoring thread has ended.")
         return JSONResponse({"status": "ok"})
 

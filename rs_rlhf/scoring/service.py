@@ -1,8 +1,4 @@
-"""Request handling for the reward server: authentication, admission control, reading, scoring, metrics.
-
-This module knows requests and answers but no addresses; those are `server`'s. Left out: limits per client, and a queue
-on disk.
-"""
+"""Request handling for the reward server: authentication, admission control, reading, scoring, metrics."""
 
 import asyncio
 import hmac
@@ -31,15 +27,9 @@ HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, al
 
 
 class Service:
-    """What the endpoints share: the scorer behind its queue, the limits, and who is inside.
+    """What the endpoints share: the scorer behind its queue, which it owns from now on, the limits, and who is inside.
 
-    Args:
-        scorer ([`Scorer`]): The scorer; used by the service alone from now on.
-        name (`str`): What the model is called.
-        limits ([`Limits`]): Of one request.
-        max_pending (`int`): Requests inside at once; more are answered with 429.
-        read_timeout (`float`): Seconds that a body may take to arrive.
-        token (`str`, *optional*): The bearer token to ask for.
+    More than `max_pending` requests at once are answered with 429; a body may take `read_timeout` seconds to arrive.
     """
 
     def __init__(
@@ -118,13 +108,9 @@ class Service:
     async def score(
         self, request: HttpRequest, convert: Callable[[object], object] = lambda data: data
     ) -> tuple[Any, list[Any]]:
-        """Scores a request, whose JSON `convert` turns into the form of `/v1/score`.
+        """Returns a request's JSON, which `convert` makes one of `/v1/score`, and each group's scores or error.
 
-        Returns:
-            `tuple`: Its JSON, and for each group its scores or its error.
-
-        Raises:
-            RequestError: Whatever is wrong with it; with `on_error` "raise" also the first group's error.
+        Whatever is wrong with it raises RequestError; with `on_error` "raise" also the first group's error.
         """
         self.check_token(request)
         with self.admitted() as body:

@@ -1,12 +1,10 @@
 """Request forms of the reward server (pydantic), and the way from a request to groups.
 
-A request is a [`ScoreForm`]: groups of a prompt, completions and images. A picture that several groups share is sent
-once, in the request's own table of `images`. With `"on_error": "return"` a group that cannot be scored has
-`{"error": sentence, "kind": ...}` in place of its scores; otherwise the first such group refuses the request.
+A picture that several groups share is sent once, in the request's table of `images`. With `"on_error": "return"` a
+group that cannot be scored has `{"error": sentence, "kind": ...}` in place of scores; else the request is refused.
 
 Nothing here trusts its input: unknown keys, wrong types, and texts beyond the limits are refused in one sentence, and
-no string of a request reaches the image reader as a path or URL except below the image root. Left out: pydantic's own
-messages, which are lists of codes rather than a sentence, and images inside messages.
+no string of a request reaches the image reader as a path or URL except below the image root.
 """
 
 from __future__ import annotations
@@ -123,16 +121,10 @@ def _refuse_unknown(data: Any, form: type[Form], what: str) -> None:
 def parse_request(
     data: object, limits: Limits, options: ImageOptions, parts: Mapping[str, bytes]
 ) -> tuple[ScoreForm, list[Group | Exception]]:
-    """Returns a request, checked, and its groups; in the place of one that cannot be used, its error.
+    """Returns a request's form and its groups, with the error in place of a group that cannot be used.
 
-    Args:
-        data: The parsed JSON.
-        limits ([`Limits`]): What it may ask for.
-        options ([`ImageOptions`]): How the server reads images; `image_root` allows paths.
-        parts (`dict`): Files of a multipart form, by name.
-
-    Raises:
-        RequestError: The request as a whole cannot be used.
+    `image_root` of the options allows paths; `parts` are the files of a multipart form. Raises RequestError if the
+    request as a whole cannot be used.
     """
     form = _checked(ScoreForm, data, lambda _, sentence: RequestError(422, sentence))
     _refuse_unknown(data, ScoreForm, "the request")
@@ -150,20 +142,14 @@ def parse_request(
 
 
 def rewards_request(data: object) -> dict[str, Any]:
-    """Turns a [`RewardsForm`] into a request of `/v1/score`.
-
-    Raises:
-        RequestError: A field is missing or not a string.
-    """
+    """Turns a [`RewardsForm`] into a request of `/v1/score`."""
     form = _checked(RewardsForm, data, lambda _, sentence: RequestError(422, sentence))
     image = form.image_data or ""
     head, comma, rest = image[:100].partition(",")
     if head.startswith("data:image") and comma:
         image = rest + image[100:]
-    images = [{"base64": image}] if image else []
-    completions = [form.completion1, form.completion2]
-    group = {"prompt": form.problem_description, "completions": completions, "images": images, "name": "the request"}
-    return {"groups": [group]}
+    group = {"prompt": form.problem_description, "completions": [form.completion1, form.completion2]}
+    return {"groups": [group | {"images": [{"base64": image}] if image else [], "name": "the request"}]}
 
 
 def _group(data: object, name: str, limits: Limits, images: _Images) -> Group:
