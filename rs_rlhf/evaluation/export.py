@@ -173,17 +173,11 @@ def _hash(text: str) -> str:
 
 
 def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
-    """Writes `MODEL/results_TIME.json` and `MODEL/samples_TASK_TIME.jsonl`, as lm-evaluation-harness names them.
+    """Writes `MODEL/results_TIME.json` and `MODEL/samples_TASK_TIME.jsonl` below `directory`, as lm-evaluation-harness
+    names them, from the output folder `out` of `rs-rlhf eval`; returns the files.
 
-    Args:
-        out (`str`): Output folder of `rs-rlhf eval`.
-        directory (`str`): Where a folder per model is made.
-
-    Returns:
-        `list[Path]`: The files written. `TIME` is that of `results.json`, in UTC: a run exported twice gives the same.
-
-    Raises:
-        DataError: A file of the run is missing or cannot be used.
+    `TIME` is that of `results.json`, in UTC, so a run exported twice gives the same files. A [`DataError`] says which
+    file of the run is missing or cannot be used.
     """
     results = read_results(out)
     written = datetime.fromtimestamp((Path(out) / "results.json").stat().st_mtime, UTC)
@@ -243,12 +237,8 @@ def log_to_wandb(
 ) -> None:
     """Logs an evaluation as one W&B run: the figures, and per task a table `eval/TASK/samples` with thumbnails.
 
-    Args:
-        results (`dict`): The content of `results.json`; what the figures depend on becomes the run's config.
-        samples (mapping): Task to its records.
-        project (`str`): W&B project.
-        run_name (`str`, *optional*): Name of the run; by default that of the model, or of the models.
-        limit (`int`): Most samples of a table, spread evenly over the data; 0: no tables.
+    What the figures depend on becomes the run's config. `limit` is the most samples of a table, spread evenly over the
+    data (0: no tables); the run is named like the model unless `run_name` says otherwise.
     """
     import wandb
     from PIL import Image

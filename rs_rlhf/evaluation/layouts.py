@@ -35,15 +35,9 @@ def words(label: str, benchmark: Benchmark) -> str:
 
 
 def ask(benchmark: Benchmark, question: str, choices: Sequence[str] = ()) -> str:
-    """Fills a benchmark's `prompt` in.
-
-    Args:
-        benchmark ([`Benchmark`]): Its `prompt` may hold `{question}`, `{object}` (the same text) and `{choices}`.
-        question (`str`): The question, or the expression that names an object.
-        choices (sequence of `str`): Listed with letters if a letter is the answer (task `choice`), else by commas.
-
-    Raises:
-        DeclarationError: The prompt is to list choices, and there are none.
+    """Fills a benchmark's `prompt`: `{question}`, `{object}` (the same text), and `{choices}`, with letters if a
+    letter is the answer (task `choice`), else joined by commas. A prompt that lists choices without any is a
+    [`DeclarationError`].
     """
     if "{choices}" in benchmark.prompt and not choices:
         detail = f"{benchmark.name}: the prompt lists {{choices}}, but {question!r:.60} has none; declare them."
@@ -65,16 +59,10 @@ def make_row(
     where: str,
     **known: Any,
 ) -> QuestionRow:
-    """Builds a question about one image.
+    """Builds a question about one image, with the benchmark's prompt around it; `known` are further fields of the row.
 
-    Args:
-        benchmark ([`Benchmark`]): The declaration; its name is the source.
-        name (`str`): The row's id.
-        question (`str`): What is asked; the benchmark's prompt goes around it.
-        image (path or `dict`): The image; a path becomes absolute.
-        image_name (`str`): A name for it that is the same on every machine.
-        where (`str`): File and row, for messages.
-        **known: `reference`, `captions`, `choices`, `columns` of the [`QuestionRow`].
+    `name` is the row's id, `image_name` a name for the image that is the same on every machine; an image path becomes
+    absolute.
     """
     image = os.path.abspath(image) if isinstance(image, str) else image
     prompt = ask(benchmark, question, known.get("choices", ()))
@@ -104,10 +92,8 @@ class Entry:
 
 
 def read_json(file: Path, key: str = "", unit: str = "row") -> list[Entry]:
-    """Reads a JSON file that is a list of objects, or an object that has one under `key`.
-
-    Raises:
-        DataError: No such file, not JSON (says the line, as of a truncated download), or something else in it.
+    """Reads a JSON file that is a list of objects, or an object that has one under `key`; a [`DataError`] names the
+    line.
     """
     held = _json(file)
     rows = held.get(key) if key and isinstance(held, Mapping) else held

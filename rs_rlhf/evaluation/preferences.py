@@ -30,18 +30,10 @@ def evaluate_preferences(
     shuffle: bool = True,
     options: ImageOptions = DEFAULTS,
 ) -> dict[str, Any]:
-    """Scores preference groups and reports how the chosen texts fare.
+    """Scores preference groups (completions best first) and returns their [`preference_report`].
 
-    Args:
-        scorer ([`GroupScorer`]): The score model.
-        groups (sequence of [`Group`]): Completions best first.
-        seed (`int`): Seed of the image shuffle.
-        image_blind (`bool`): Leave the images out, for a model trained without them.
-        shuffle (`bool`): Also score with other rows' images.
-        options ([`ImageOptions`]): How the images are read, to tell which are the same picture.
-
-    Returns:
-        `dict`: See [`preference_report`].
+    `seed` draws the other rows' images, whose scores `shuffle` asks for; `image_blind` leaves all images out, for a
+    model that was trained without them; `options` say how images are read, to tell which are the same picture.
     """
     from ..models.collator import without_images
 
@@ -57,15 +49,10 @@ def evaluate_preferences(
 def score_preferences(
     scorer: GroupScorer, groups: Sequence[Group], others: Sequence[Group | None]
 ) -> list[dict[str, list[float]]]:
-    """Scores preference groups three times: as they are, in the reverse order, and with another one's images.
+    """Scores preference groups as they are, in the reverse order, and with another group's images if there is one.
 
-    Args:
-        scorer ([`GroupScorer`]): The score model.
-        groups (sequence of [`Group`]): Completions best first.
-        others (sequence of [`Group`]): For each the group whose images it is shown, or `None`.
-
-    Returns:
-        `list[dict]`: `scores`, `swapped` (in the order of the reversed group) and, with another group, `shuffled`.
+    Returns for each group `scores`, `swapped` (in the order of the reversed group) and, with another group,
+    `shuffled`.
     """
     right = scorer.score_groups(groups)
     swapped = scorer.score_groups([replace(g, completions=g.completions[::-1]) for g in groups])

@@ -47,14 +47,8 @@ def vlm_protocol(
     system_prompt: str | None = None,
     scorer: Callable[[], GroupScorer] | None = None,
 ) -> Protocol:
-    """A model that answers in words.
-
-    Args:
-        benchmark ([`Benchmark`]): The task.
-        policy (callable): Gives the model when it is first asked.
-        sampling ([`SamplingOptions`]): How to sample; one answer each.
-        system_prompt (`str`, *optional*): Put before every question.
-        scorer (callable, *optional*): Gives what also scores every answer.
+    """A model that answers in words, once a question, after the system prompt if there is one; a scorer also scores
+    each answer. Policy and scorer are loaded when they are first needed.
     """
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
@@ -123,13 +117,10 @@ def _caption_figures(records: list[Raw]) -> dict[str, Any]:
 def score_protocol(
     benchmark: Benchmark, scorer: Callable[[], GroupScorer], seed: int = 0, image_options: ImageOptions = DEFAULTS
 ) -> Protocol:
-    """A score model: the best of the well-formed answers, or which of two texts is the better one.
+    """A score model on a task with choices (the best of the well-formed answers) or of preferences (the better of two
+    texts).
 
-    Args:
-        benchmark ([`Benchmark`]): A task with choices, or of preferences.
-        scorer (callable): Gives the score model when it is to score.
-        seed (`int`): Seed of the image shuffle of preferences.
-        image_options ([`ImageOptions`]): How images are read, to tell which are the same picture.
+    `seed` draws the other rows' images; `image_options` say how images are read, to tell which are the same picture.
     """
     if benchmark.task == "preference":
         return _preference_protocol(scorer, seed, image_options)
@@ -194,17 +185,9 @@ def _preference_protocol(scorer: Callable[[], GroupScorer], seed: int, image_opt
 def clip_protocol(
     benchmark: Benchmark, model: Callable[[], ClipModel], rows: Sequence[QuestionRow], batch_size: int = 64
 ) -> Protocol:
-    """A dual encoder: zero-shot classification, or retrieval.
+    """A dual encoder on classification (a benchmark with `templates`; the rows' choices are the classes) or retrieval.
 
-    Args:
-        benchmark ([`Benchmark`]): Classification (with `templates`) or retrieval.
-        model (callable): Gives the encoder when it is to encode.
-        rows (sequence of [`QuestionRow`]): The questions; their choices are the classes.
-        batch_size (`int`): Images a batch.
-
-    Raises:
-        OptionError: No batch of that size.
-        DataError: Questions of several sets of classes.
+    A batch size below 1 is an [`OptionError`], rows with several sets of classes are a [`DataError`].
     """
     from . import clip
 

@@ -55,17 +55,8 @@ def read_task(
     limit: int | None = None,
     seed: int = 0,
 ) -> Task:
-    """Finds and reads a benchmark's questions.
-
-    Args:
-        benchmark ([`Benchmark`]): The declaration.
-        data_root, paths: Where its data lie, see [`locate_data`].
-        core_only (`bool`): See [`read_benchmark`].
-        limit (`int`, *optional*): Questions at most, drawn by the seed.
-        seed (`int`): Draws them.
-
-    Raises:
-        RSRLHFError: The data are not there, or cannot be used.
+    """Finds a benchmark's questions (see [`locate_data`]), reads them (see [`read_benchmark`]) and draws `limit` by
+    the seed.
     """
     path = locate_data(benchmark, data_root, paths)
     if core_only and not benchmark.core_types:
@@ -117,15 +108,8 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
 
 
 def references_of(row: QuestionRow) -> list[str]:
-    """Returns the right answers of a question, any of which will do: its own and the column `references`.
-
-    Where there is no right answer but captions, they are the references.
-
-    Args:
-        row ([`QuestionRow`]): The question.
-
-    Raises:
-        DataError: `references` is not a list of texts; names the row.
+    """Returns the right answers of a question, any of which will do: its own and those of the column `references`, or
+    the captions if there is no right answer. A column that holds no list of texts is a [`DataError`].
     """
     if not row.reference and row.captions:
         return list(row.captions)

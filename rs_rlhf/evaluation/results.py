@@ -67,17 +67,10 @@ def results_of(out: Path) -> Iterator[Results]:
 def add_task(
     out: Path, benchmark: Benchmark, figures: Figures, settings: Mapping[str, Any], budget: list[int] | None
 ) -> Results:
-    """Adds a task's figures to the results of a folder, and writes the table anew.
+    """Adds a task's figures to the results of a folder, writes the table anew, and returns all results.
 
-    Args:
-        out (`Path`): The folder.
-        benchmark ([`Benchmark`]): The task.
-        figures (mapping): What the task reports.
-        settings (mapping): What the answers depend on: `model`, `model_type`, `dataset_hash`, `seed`, and more.
-        budget (`list[int]`, *optional*): Fewest and most pixels of an image; `None` if the model was not loaded.
-
-    Returns:
-        `dict`: What `results.json` holds now.
+    `settings` are what the answers depend on (`model`, `model_type`, `dataset_hash`, `seed`, …), `budget` the fewest
+    and most pixels of an image, `None` if the model was not loaded.
     """
     task = {
         **figures,
@@ -104,11 +97,8 @@ def add_task(
 
 
 def table_rows(results: Results, names: Sequence[str] | None = None) -> list[list[str]]:
-    """Returns the rows of the table of results, below [`HEADER`]: tasks, their question types, published figures.
-
-    Args:
-        results (`dict`): What `results.json` holds.
-        names (sequence of `str`, *optional*): Only these tasks.
+    """Returns the rows of the table of results below [`HEADER`]: the named tasks (by default all), their question
+    types, and published figures.
     """
     rows = []
     for name, figures in results["tasks"].items():
@@ -153,14 +143,8 @@ def _row(name: str, model: str, figures: Figures) -> list[str]:
 
 
 def read_results(folder: str | Path, missing_ok: bool = False) -> Results:
-    """Reads the `results.json` of an output folder of `rs-rlhf eval`.
-
-    Args:
-        folder (`str`): The folder.
-        missing_ok (`bool`): Return `{"tasks": {}}` if there is no such file.
-
-    Raises:
-        DataError: There is none, it is cut off, or it has no tasks.
+    """Reads the `results.json` of an output folder of `rs-rlhf eval`; `{"tasks": {}}` with `missing_ok` if there is
+    none. A file that is missing, cut off or without tasks is a [`DataError`].
     """
     path = Path(folder) / "results.json"
     if not path.is_file():
@@ -178,16 +162,10 @@ def read_results(folder: str | Path, missing_ok: bool = False) -> Results:
 
 
 def read_samples(folder: str | Path, task: str, figures: Figures) -> list[dict[str, Any]]:
-    """Reads `samples_TASK.jsonl`: one record per question, in the order of the data.
+    """Reads `samples_TASK.jsonl`: one record per question, in the order of the data, as many as the task's figures
+    say.
 
-    Args:
-        folder (`str`): Output folder of `rs-rlhf eval`.
-        task (`str`): The task's name.
-        figures (mapping): The task's figures in `results.json`, which say how many records there must be.
-
-    Raises:
-        DataError: No such file, a line that is no JSON object, a record without `id`, an `id` twice, or another
-            number of records.
+    A [`DataError`] names the file and line that is missing, no JSON object, or without an `id` of its own.
     """
     path = Path(folder) / f"samples_{task}.jsonl"
     again = "run `rs-rlhf eval` again with the same --out"
@@ -212,14 +190,7 @@ def measured(record: Record, where: str = "") -> dict[str, float]:
     """Returns what is known of one answer, by the names of [`MEASURES`]: right or wrong as 1 or 0.
 
     `iou` is the mean over the question's boxes, `text_to_image_R@1` the share of the image's own captions for which it
-    is ranked first.
-
-    Args:
-        record (mapping): A line of `samples_TASK.jsonl`.
-        where (`str`): File and line, for messages.
-
-    Raises:
-        DataError: A value of another type.
+    is ranked first. A value of another type is a [`DataError`] at `where`.
     """
     measures: dict[str, float] = {}
 
@@ -255,14 +226,8 @@ def models_of(results: Mapping[str, Any], tasks: Sequence[str] | None = None) ->
 
 
 def thumbnail_of(record: Record, figures: Figures) -> tuple[dict[str, Any] | None, str]:
-    """Reads the picture of a record, with the bands and the stretch that the model saw it with.
-
-    Args:
-        record (mapping): With `image`, what [`read_image`] reads, or `None`.
-        figures (mapping): The task's figures in `results.json`.
-
-    Returns:
-        `tuple`: A thumbnail (see [`runs.tables.thumbnail`]) or `None`, and why there is none.
+    """Reads the picture of a record, with the bands and the stretch that the model saw it with; returns its thumbnail
+    (see [`runs.tables.thumbnail`]) or `None`, and why there is none.
     """
     from ..imagery.raster import read_image
     from ..runs.tables import thumbnail

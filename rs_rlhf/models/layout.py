@@ -53,14 +53,9 @@ def continue_positions(prompt_positions: torch.Tensor, segment_ids: torch.Tensor
 
 
 def last_tokens(segment_ids: torch.Tensor, rows: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds the last token of every completion.
+    """Finds the last token of every completion: indices (B, N), and a bool mask (B, N) of the completions that exist.
 
-    Args:
-        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
-        rows (`bool`): Plain rows: the one "completion" of each is its segment 0.
-
-    Returns:
-        `tuple`: indices (B, N), and a bool mask (B, N) of the completions that exist.
+    Of plain `rows`, the one "completion" of each is its segment 0.
     """
     segments = segment_ids + 1 if rows else segment_ids
     count = int(segments.max())

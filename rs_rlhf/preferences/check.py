@@ -173,19 +173,12 @@ def check_files(
     eval_files: Paths = (),
     max_problems: int | None = None,
 ) -> Report:
-    """Checks preference files row by row and reports every problem.
+    """Checks preference files row by row and reports every problem; nothing is raised, a missing file is a problem
+    too.
 
-    Args:
-        files (`str`, path or list): Training files, as for [`load_preferences`].
-        image_root (`str`, *optional*): Folder that relative image paths start from and images must lie in. By default
-            paths start from the folder of their own file, and images must lie in the folder that holds all of these,
-            as in training.
-        options ([`ImageOptions`], *optional*): How images are read; `image_root` overrides its own.
-        eval_files (`str`, path or list, *optional*): Evaluation files: checked too, and compared with `files`.
-        max_problems (`int`, *optional*): Keep this many problems; all are counted.
-
-    Returns:
-        [`Report`]: Nothing is raised for bad files: a missing file is a problem too.
+    `eval_files` are checked too, and compared with `files`. Relative image paths start from the folder of their own
+    file, or from `image_root`, which overrides that of `options`; images must lie in the folder that holds all of
+    these, as in training. `max_problems` are kept, all are counted.
     """
     options = options or ImageOptions()
     if image_root is not None:

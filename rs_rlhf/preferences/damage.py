@@ -103,12 +103,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def near_equal(first: str, second: str) -> bool:
-    """Whether two texts say nearly the same: case, punctuation and articles aside, 90 % of their words are shared.
-
-    Args:
-        first (`str`): A text.
-        second (`str`): The text to compare it with; the order does not matter.
-    """
+    """Whether two texts say nearly the same: case, punctuation and articles aside, 90 % of their words are shared."""
     a, b = _tokens(first), _tokens(second)
     return a == b or len({*a} & {*b}) >= 0.9 * len({*a} | {*b})
 
@@ -143,18 +138,12 @@ def damage_attribute(
     rng: random.Random,
     bigrams: Mapping[tuple[str, str], int] | None = None,
 ) -> str | None:
-    """Makes one attribute of a caption wrong: a colour, number, quantity, size, shape or object.
+    """Makes one attribute of a caption wrong: a colour, number, quantity, size, shape or object; `None` if it holds
+    none.
 
-    Args:
-        caption (`str`): Correct caption.
-        known_texts (iterable of `str`): All that is known to be true of the image: its captions and its class in
-            words. An attribute mentioned there is never put in, since it may well be true.
-        rng (`random.Random`): Source of the choice.
-        bigrams (mapping, *optional*): How often two words follow each other in the data. A replacement that reads
-            naturally there is preferred, so that odd wording alone does not betray the damage.
-
-    Returns:
-        `str` or `None`: The damaged caption, or `None` if it holds nothing that can be made wrong.
+    What `known_texts` (all captions of the image, and its class in words) mention is never put in, since it may well
+    be true. A replacement that reads naturally by the `bigrams` of the data is preferred, so that odd wording alone
+    does not betray the damage.
     """
     bigrams = bigrams or {}
     known = {word for text in known_texts for word in re.findall(r"\w+", text.lower())} | {*_tokens(caption)}

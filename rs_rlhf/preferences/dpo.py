@@ -54,16 +54,9 @@ class DPOOptions(CandidateOptions):
 def dpo_row(
     group: Group, scores: Sequence[float], images: Sequence[Any], margin: float = 0.0
 ) -> tuple[dict[str, Any] | None, str]:
-    """Makes a DPO row of the best and the worst completion.
+    """Makes a DPO row of the best and the worst completion; or returns `None` and why there is none.
 
-    Args:
-        group ([`Group`]): Prompt and completions.
-        scores (sequence of `float`): The completions' scores.
-        images (sequence): The images as they are to be written.
-        margin (`float`): Least difference of the two scores; equal scores never make a row.
-
-    Returns:
-        `tuple`: the row, or `None` and why there is none: `"fewer than two candidates"` or `"below the margin"`.
+    Equal scores never make a row, nor do those that differ by less than `margin`.
     """
     if len(scores) < 2:
         return None, "fewer than two candidates"

@@ -265,17 +265,11 @@ def judged_scores(
 def judged_pairs(
     candidates: Mapping[str, int], scores: Scores, margin: float = 0.0, against: str = "worst"
 ) -> tuple[str, float, list[dict[str, Any]]]:
-    """Makes the best answer chosen and the worst, or all others, rejected.
+    """Makes the best answer chosen and the worst, or (`against="all"`) all others, rejected.
 
-    Args:
-        candidates (`dict`): Distinct answers and how often each was given.
-        scores (`list`): Their scores, `None` after a failure.
-        margin (`float`): Least difference to the best one's score; equal scores never make a pair.
-        against (`str`): `"worst"` or `"all"`.
-
-    Returns:
-        `tuple`: the chosen text, its score, and the rejected ones, best to worst, as [`preference_rows`] takes them;
-        there are none if nothing lies far enough below the best.
+    `candidates` are distinct answers and how often each was given, `scores` theirs (`None` after a failure). Returns
+    the chosen text, its score, and the rejected ones, best to worst, as [`preference_rows`] takes them: none if
+    nothing lies `margin` below the best. Equal scores never make a pair.
     """
     scored = zip(candidates.items(), scores, strict=True)
     ranked = [(score, count, text) for (text, count), score in scored if score is not None]

@@ -98,18 +98,10 @@ def closed_rejected(
     rng: random.Random,
     counts: Counter[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Sorts a policy's answers into rejected ones, and adds those that the options ask for.
+    """Sorts a policy's answers into rejected ones, and adds those that the options ask for, drawn by `rng`.
 
-    Args:
-        answers (iterable of `str`): The policy's answers.
-        reference (`str`): The right answer.
-        choices (sequence of `str`): The well-formed answers; may be empty.
-        options ([`RejectedOptions`]): How many are kept and added.
-        rng (`random.Random`): Draws what is added.
-        counts (`Counter`, *optional*): Adds up `samples`, `right`, `wrong`, `malformed`, `empty`, `duplicates`.
-
-    Returns:
-        `list[dict]`: `text`, `kind`, `count` (how often it was sampled), best first: in [`KIND_ORDER`], then by count.
+    Returns `text`, `kind` and `count` (how often it was sampled) of each, best first: in [`KIND_ORDER`], then by
+    count. `counts` adds up `samples`, `right`, `wrong`, `malformed`, `empty` and `duplicates`.
     """
     counts = Counter() if counts is None else counts
     right, known = plain_answer(reference), {plain_answer(choice) for choice in choices}
@@ -171,15 +163,10 @@ def damaged_answers(reference: str, choices: Sequence[str]) -> list[list[str]]:
 def preference_rows(
     row: QuestionRow, images: Sequence[str], chosen: str, rejected: Sequence[Mapping[str, Any]], form: str
 ) -> list[dict[str, Any]]:
-    """Writes one question's preferences as rows of TRL's form.
+    """Writes one question's preferences as rows of TRL's form: a row for each rejected answer, or one list with all.
 
-    Args:
-        row ([`QuestionRow`]): The question.
-        images (sequence of `str`): Paths of its images as they are to be written.
-        chosen (`str`): The better answer.
-        rejected (sequence of `dict`): `text`, `kind`, `count` and what else is to be recorded, best first.
-        form (`str`): `"pairs"`, a row for each rejected; or `"list"`, one row with all (then `kinds`, `counts` …
-            are lists, and `kind` is the first one's).
+    `images` are the paths to be written; each of `rejected`, best first, has `text`, `kind`, `count` and what else is
+    to be recorded. In a list `kinds`, `counts`, … are lists, and `kind` is the first one's.
     """
 
     def written(text: str) -> str | list[dict[str, str]]:

@@ -40,18 +40,7 @@ _VAGUE = (
 def damaged_caption(
     caption: str, row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Random
 ) -> str | None:
-    """Damages one caption.
-
-    Args:
-        caption (`str`): A true caption.
-        row (mapping): Its image, a row of the pool.
-        kind (`str`): One of [`CAPTION_DAMAGE`].
-        pool ([`ImagePool`]): All images, which lend texts.
-        rng (`random.Random`): Source of all choices.
-
-    Returns:
-        `str` or `None`: The damaged caption; `None` if this one cannot be damaged in this way.
-    """
+    """Damages a true caption of `row` in one way of [`CAPTION_DAMAGE`]; `None` if it cannot be damaged so."""
     if kind == "vague":
         return rng.choice(_VAGUE)
     if kind == "attribute":

@@ -27,13 +27,8 @@ def read_groups(
 ) -> Iterator[tuple[Where, Row, Inspection]]:
     """Yields every row of preferences with its place, as a group or with all its problems.
 
-    Args:
-        path (`str`): A file, folder or Hub id as for [`open_rows`]; RSRM rows are recognised, see [`known_rows`].
-        split (`str`, *optional*): Split of a folder or Hub id.
-        folder (`str`, *optional*): Relative image paths start there; by default they stay as written.
-
-    Raises:
-        DataError: There is nothing to read.
+    Path and split are those of [`open_rows`]; RSRM rows are recognised, see [`known_rows`]. Relative image paths start
+    from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised.
     """
     for where, row in open_rows(path, split, known_rows, on_error="return"):
         if isinstance(row, DataError):
@@ -82,16 +77,8 @@ def load_with_images(
 ) -> tuple[Dataset, str]:
     """Loads preference files as `rs-rlhf reward` and `rs-rlhf eval preferences` do, with the root of their images.
 
-    Args:
-        names, split: As for [`load_preferences`].
-        image_root (`str`, *optional*): Folder that all relative image paths start from; by default they start from
-            the folder of their own file.
-
-    Returns:
-        `tuple`: The rows, and the `image_root` to read their images with: the given one, or [`common_folder`].
-
-    Raises:
-        DataError: Unreadable data, or files that share no folder.
+    Relative image paths start from `image_root`, by default from the folder of their own file; the root that is
+    returned is the given one, or [`common_folder`]. Files that share no folder are a [`DataError`].
     """
     from datasets import concatenate_datasets
 

@@ -34,13 +34,8 @@ def is_whole(checkpoint: str | Path) -> bool:
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> str | None:
-    """Returns the newest whole `checkpoint-N` of a run, with a warning for each newer one that is not whole.
-
-    Args:
-        output_dir (`str`): Folder of the run.
-
-    Returns:
-        `str` or `None`: Path of the checkpoint, `None` if none was saved to the end.
+    """Returns the newest whole `checkpoint-N` of a run, `None` if there is none; warns of each newer one that is not
+    whole.
     """
     found = []
     for path in Path(output_dir).glob("checkpoint-*"):
@@ -56,13 +51,8 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
 def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | None:
     """Turns `resume_from_checkpoint` into the path of a whole checkpoint.
 
-    Args:
-        value (`str` or `bool`, *optional*): `True` or `"true"` for the last whole checkpoint of `output_dir` (from the
-            start if there is none), a path, or `None`/`False`/`"false"` to start anew.
-        output_dir (`str`): Folder of the run.
-
-    Raises:
-        OptionError: A path that is not a whole checkpoint.
+    `True` or `"true"` is the last whole one of `output_dir` (`None` if there is none), `None`, `False` or `"false"`
+    starts anew; a path that is not a whole checkpoint is an [`OptionError`].
     """
     if isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"

@@ -50,12 +50,10 @@ def plot_preferences(
     path: str | Path,
     example: tuple[Image.Image, Sequence[tuple[str, float]]] | None = None,
 ) -> None:
-    """Draws preference accuracy per kind with 95% intervals, and a picture with its texts ranked by score.
+    """Draws preference accuracy per kind with 95% intervals as a PNG, and a picture with its texts ranked by score.
 
-    Args:
-        reports (mapping): Name of a model to its report from [`rs_rlhf.evaluation.preferences.evaluate_preferences`].
-        path (`str`): PNG to write.
-        example (`tuple`, *optional*): An image, and texts with their scores.
+    `reports` are those of [`rs_rlhf.evaluation.preferences.evaluate_preferences`] by the name of the model, `example`
+    an image, and texts with their scores.
     """
     first = next(iter(reports.values()))
     kinds = [kind for kind in first["by_kind"] if kind]
@@ -89,15 +87,7 @@ def plot_preferences(
 
 
 def plot_run(run: str | Path, path: str | Path) -> None:
-    """Draws the learning curve of a training run: loss, and accuracy in training and at evaluation.
-
-    Args:
-        run (`str`): The run's `output_dir`, or a checkpoint; its `trainer_state.json` is read.
-        path (`str`): PNG to write.
-
-    Raises:
-        DataError: There is no `trainer_state.json` in it.
-    """
+    """Draws the learning curve of a training run as a PNG: loss, and accuracy in training and at evaluation."""
     log = history(Path(run))
     prefix = "eval_score/accuracy_kind/"
     kinds = {key for entry in log for key in entry if key.startswith(prefix)}
@@ -119,12 +109,7 @@ def _marker(log: Log, key: str) -> str | None:
 
 
 def plot_grpo(run: str | Path, path: str | Path) -> None:
-    """Draws a GRPO run: the reward, and beside it how often the answers are right, so that a gap shows.
-
-    Args:
-        run (`str`): The run's `output_dir`.
-        path (`str`): PNG to write.
-    """
+    """Draws a GRPO run as a PNG: the reward, and beside it how often the answers are right, so that a gap shows."""
     log = history(Path(run))
     with _saved(path, 2, (11, 4)) as (left, right):
         _draw(left, log, "reward", "sampled answers")
@@ -140,12 +125,7 @@ def plot_grpo(run: str | Path, path: str | Path) -> None:
 
 
 def plot_best_of_n(curves: Mapping[str, Any], path: str | Path) -> None:
-    """Draws accuracy against n for each way of choosing an answer, with bands of its 95% intervals.
-
-    Args:
-        curves (mapping): What [`rs_rlhf.metrics.best_of_n.curve_figures`] returns.
-        path (`str`): PNG to write.
-    """
+    """Draws the figures of `metrics.best_of_n.curve_figures` as a PNG: accuracy against n, with 95% intervals."""
     dashed = {"random": "gray", "oracle": "black"}  # bounds, not ways of choosing
     with _saved(path, 1, (7, 4.5)) as (axis,):
         for name, entries in curves["methods"].items():

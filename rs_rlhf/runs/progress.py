@@ -49,15 +49,9 @@ class Progress:
 def progress(
     total: int | None, done: int, what: str, *, unit: str = "row", shown: bool = True, leave: bool = True
 ) -> Iterator[Progress]:
-    """Shows the progress of a loop.
+    """Shows the progress of a loop of `total` units (if known), of which `done` were done before.
 
-    Args:
-        total (`int`, *optional*): Units in all, if that is known.
-        done (`int`): Units that were done before.
-        what (`str`): Such as `"Sampling"`.
-        unit (`str`): Its name, in the singular.
-        shown (`bool`): `False` shows nothing, as on all processes but the first.
-        leave (`bool`): Leaves the finished bar on the terminal.
+    Nothing is shown unless `shown`, as on all processes but the first; `leave` keeps the finished bar on the terminal.
     """
     hidden = not (shown and sys.stderr.isatty())
     with tqdm(total=total, initial=done, desc=what, unit=unit, disable=hidden, leave=leave) as bar:

@@ -45,18 +45,7 @@ CAPS = f"Caps: {POINTS} points per curve, {TABLE_CAPS}."
 
 
 def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
-    """Writes the page of a run.
-
-    Args:
-        run (`str`): The run's `output_dir`.
-        output (`str`): HTML file to write; its folder is made.
-
-    Returns:
-        `dict`: The data in the page; see [`page_data`].
-
-    Raises:
-        DataError: The folder holds neither a log nor tables.
-    """
+    """Writes the page of a run and returns the data in it, see [`page_data`]."""
     data = page_data(Path(run))
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -170,12 +159,8 @@ def _curve(name: str, values: Mapping[int, float]) -> dict[str, Any]:
 def compare(curves: Mapping[str, Mapping[int, float]]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
     """Puts the reward beside the task accuracy, and says whether they part.
 
-    Args:
-        curves (mapping): From [`read_curves`].
-
-    Returns:
-        `tuple`: The pairs of curves; a sentence for each where the reward rose while the accuracy fell; a sentence
-        for each of the others.
+    Returns the pairs of curves, a sentence for each pair whose reward rose while the accuracy fell, and one for each
+    other.
     """
     pairs: list[dict[str, Any]] = []
     warnings: list[str] = []
@@ -203,13 +188,8 @@ def trend(
 ) -> tuple[str, bool]:
     """Compares the run's last quarter with that earlier quarter since which the accuracy fell most.
 
-    Args:
-        reward, accuracy (mapping): Values by step.
-        reward_name, accuracy_name (`str`): Their names.
-
-    Returns:
-        `tuple`: A sentence, empty with fewer than two common steps; whether the reward rose while the accuracy fell by
-        [`FALL`] or more. Quarters are of the steps that both have, since single steps are noisy.
+    Returns a sentence (empty with fewer than two common steps), and whether the reward rose while the accuracy fell by
+    [`FALL`] or more. Quarters are of the steps that both have, since single steps are noisy.
     """
     steps = sorted(s for s in reward if s in accuracy and math.isfinite(reward[s]) and math.isfinite(accuracy[s]))
     parts = min(4, len(steps))

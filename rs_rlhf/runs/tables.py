@@ -77,14 +77,9 @@ def thumbnail(image: Image.Image) -> dict[str, Any]:
 def write_table(
     rows: Sequence[Mapping[str, Any]], path: Path, types: Mapping[str, str], key: str, report_to: Sequence[str]
 ) -> None:
-    """Writes rows to a Parquet file, and to wandb where the run reports to it.
+    """Writes rows to a Parquet file in a folder that is made, and as the table `key` to wandb if `report_to` names it.
 
-    Args:
-        rows (sequence of `dict`): Not empty; each has columns of `types`, and `image` from [`thumbnail`] or `None`.
-        path (`Path`): File to write; its folder is made.
-        types (mapping): Column to the name of its `datasets` type.
-        key (`str`): Name of the wandb table, with the step in it.
-        report_to (sequence of `str`): The training argument.
+    Each row has the columns of `types` (name of a `datasets` type), and `image` from [`thumbnail`] or `None`.
     """
     import pyarrow.parquet
     from datasets import Dataset, Features, Value

@@ -89,15 +89,9 @@ class GRPOHooks(GRPOTrainer):
 
     @torch.no_grad()
     def greedy(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Answers prompts greedily, one completion each; with ZeRO-3 every process must ask for as many.
-
-        TRL generates for its own loss alone; here its tokenization and its backend are used without sampling.
-
-        Args:
-            rows (sequence of `dict`): Rows from [`read_images`].
-
-        Returns:
-            `list`: Token ids of each completion, up to its end token.
+        """Answers prompts greedily, one completion each, as token ids up to the end token; with ZeRO-3 every process
+        must ask for as many. TRL generates for its own loss alone; here its tokenization and backend are used without
+        sampling.
         """
         prompts = []
         for row in rows:

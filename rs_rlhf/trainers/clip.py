@@ -296,16 +296,8 @@ class ClipScale(TrainerCallback):
 def task_figures(
     benchmark: Benchmark, rows: Sequence[QuestionRow], clip: ClipModel, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Evaluates an encoder on a benchmark; every process encodes its share, and has all figures in the end.
-
-    Args:
-        benchmark ([`Benchmark`]): Classification or retrieval.
-        rows (sequence of [`QuestionRow`]): The questions.
-        clip ([`ClipModel`]): The encoder.
-        accelerator (`accelerate.Accelerator`): The processes.
-
-    Returns:
-        `dict`: The benchmark's metrics, as `rs-rlhf eval` gives them.
+    """Evaluates an encoder on a benchmark, as `rs-rlhf eval` does; every process encodes its share and has all
+    figures.
     """
     protocol = clip_protocol(benchmark, lambda: clip, rows, clip.batch_size)
     share = (accelerator.process_index, accelerator.num_processes)

@@ -93,14 +93,9 @@ class ImageTextPairs(Dataset):
 
 
 def read_tasks(names: Sequence[str], root: str | None = None) -> list[tuple[Benchmark, list[QuestionRow]]]:
-    """Reads benchmarks and their questions, as `rs-rlhf eval` does.
+    """Reads benchmarks (names in `eval/`, or YAML files) and their questions, as `rs-rlhf eval` does.
 
-    Args:
-        names (sequence of `str`): Names in `eval/`, or YAML files.
-        root (`str`, *optional*): Folder that the benchmarks' data lie in; by default that of [`locate_data`].
-
-    Raises:
-        DeclarationError, DataError: No such benchmark, one that is not for a dual encoder, or no data.
+    A [`DeclarationError`] or [`DataError`] says which does not exist, is not for a dual encoder, or has no data.
     """
     tasks = []
     for benchmark in map(load_benchmark, names):
@@ -119,16 +114,10 @@ def load_pairs(
     limit: int | None = None,
     seed: int = 0,
 ) -> ImageTextPairs:
-    """Reads image-text data as pairs; the rows are written once to the `datasets` cache.
+    """Reads image-text data as pairs, as `open_image_texts` does, and draws `limit` of them by the seed.
 
-    Args:
-        path, split, image_root, image_column, text_column: As for `image_text_dataset.open_image_texts`.
-        limit (`int`, *optional*): Rows at most, drawn by the seed.
-        seed (`int`): Of the draw.
-
-    Raises:
-        DataError: A row that cannot be used, or has not one image; names the file and the row. A
-            folder of several splits, none of which is named.
+    The rows are written once to the `datasets` cache. A [`DataError`] names the file and row that cannot be used or
+    has not one image, or the splits of a folder if none is named.
     """
     reading = {"image_root": image_root, "image_column": image_column, "text_column": text_column}
     if split is None:

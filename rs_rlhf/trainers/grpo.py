@@ -289,13 +289,7 @@ def _without_vision_tokens(args: GRPOConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def memory_estimate(model: nn.Module, processes: int, sharded: bool) -> str:
-    """States what a score model's weights need on each device, per placement.
-
-    Args:
-        model ([`ScoreModel`]): The model, whole or in DeepSpeed shards.
-        processes (`int`): Processes of the training.
-        sharded (`bool`): Which placement is used.
-    """
+    """States what a score model's weights need on each device, per placement; `sharded` is the one that is used."""
     count = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     dtype = next(model.parameters()).dtype
     size = count * dtype.itemsize / 2**20

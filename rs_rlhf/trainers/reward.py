@@ -151,12 +151,7 @@ def _check_model(model: ScoreModel, args: VisionRewardConfig, adapted: bool) -> 
 
 
 def set_trainable(model: ScoreModel, part: str) -> None:
-    """Freezes all weights but those of `part` and the head.
-
-    Args:
-        model ([`ScoreModel`]): Changed in place.
-        part (`str`): `"head"`, `"vision"`, `"language"` or `"all"`.
-    """
+    """Freezes all weights but those of the head and of a part: `"head"`, `"vision"`, `"language"` or `"all"`."""
     model.requires_grad_(part == "all")
     if part == "vision":
         model.vision_tower.requires_grad_(True)

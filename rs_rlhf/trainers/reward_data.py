@@ -42,13 +42,6 @@ def load_data(script_args: RewardScriptArguments, training_args: VisionRewardCon
 
     Without `image_root`, relative image paths start from the folder of their own file, and `image_root` becomes the
     folder that holds all of these; so no row can name an image outside the data's own folders.
-
-    Args:
-        script_args ([`RewardScriptArguments`]): Names the data.
-        training_args ([`VisionRewardConfig`]): `image_root` is set unless it was given.
-
-    Raises:
-        DataError: Unreadable data, or evaluation asked for without data for it.
     """
     names, split = split_paths(script_args.dataset_name or ()), script_args.dataset_train_split
     eval_names, eval_split = split_paths(script_args.eval_dataset_name or ()), None

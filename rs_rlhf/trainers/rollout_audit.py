@@ -65,10 +65,8 @@ class RolloutAudit:
     ) -> None:
         """Adds the metrics of one generation batch; every process must call it.
 
-        Args:
-            inputs (sequence of `dict`): This process's rows, images read.
-            prompts, completions, ids (sequences): Their prompts, completions, and the completions' token ids.
-            rewards (`torch.Tensor` of shape (all rows, rewards)): Of all processes.
+        Rows (images read), prompts, completions and token ids are those of this process, `rewards` (all rows, rewards)
+        those of all processes.
         """
         trainer = self.trainer
         mode = "train" if trainer.model.training else "eval"
@@ -135,11 +133,7 @@ class RolloutAudit:
         self._write(rows, "rollouts", f"rollouts_{step:06d}", f"reward/rollouts/step_{step:06d}")
 
     def validate(self, prefix: str = "eval") -> dict[str, float]:
-        """Answers the fixed validation prompts greedily, writes some, and returns their metrics.
-
-        Args:
-            prefix (`str`): Of the metrics.
-        """
+        """Answers the fixed validation prompts greedily, writes some, and returns their metrics under the prefix."""
         trainer = self.trainer
         data, count = trainer.eval_dataset, trainer.args.validation_prompts
         if not count or not isinstance(data, Dataset):
@@ -205,10 +199,6 @@ def judged(text: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
     An answer cannot be read if it is empty, if the prompt asks for `<answer>` and there is none, or if the row lists
     its `choices` and it is none of them.
-
-    Args:
-        text (`str`): The completion.
-        row (`dict`): `prompt`, and optionally `solution` and `choices`.
     """
     answer = answers.extract_answer(text)
     asked = "<answer>" in _prompt(row.get("prompt") or "")

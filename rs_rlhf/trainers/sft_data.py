@@ -58,14 +58,8 @@ class SFTScriptArguments(ScriptArguments):
 
 
 def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -> tuple[Dataset, Dataset | None]:
-    """Reads the training and evaluation sets.
-
-    Args:
-        script_args ([`SFTScriptArguments`]): Names the data.
-        training_args ([`VisionSFTConfig`]): `image_root` becomes `None`: afterwards all image paths are complete.
-
-    Raises:
-        DataError, ImageError: Nothing to read, or a row that cannot be used; names file and row.
+    """Reads the training and evaluation sets; `image_root` becomes `None`, since all image paths are complete
+    afterwards.
     """
     name, split = str(script_args.dataset_name), script_args.dataset_train_split
     reading: dict[str, Any] = {"image_column": script_args.image_column, "text_column": script_args.text_column}

@@ -69,16 +69,10 @@ class ChatClient:
         self._client.close()
 
     def ask(self, body: Mapping[str, Any]) -> str:
-        """Asks for one reply.
+        """Asks for one reply and returns the text of its first choice, empty if all tokens went into thoughts.
 
-        Args:
-            body (`dict`): The request: `model`, `messages`, …; fields that OpenAI does not know in `extra_body`.
-
-        Returns:
-            `str`: The text of the reply's first choice; empty if all tokens went into thoughts.
-
-        Raises:
-            EndpointError: No attempt gave a reply, or the reply is not one; has the last HTTP status.
+        `body` is the request; fields that OpenAI does not know are in its `extra_body`. An [`EndpointError`] has the
+        last HTTP status.
         """
         from openai import APIConnectionError, APIStatusError
 

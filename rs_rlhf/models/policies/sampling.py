@@ -71,11 +71,9 @@ def as_groups(items: Sequence[Item]) -> list[Group]:
 def planned_batches(
     lengths: Sequence[int], sampling: SamplingOptions, share: tuple[int, int] = (0, 1), done: Collection[int] = ()
 ) -> Iterator[list[int]]:
-    """Yields the batches of one process, as places in the input, the longest prompts first.
+    """Yields the batches of one process, as places in the input, the longest prompts (`lengths` in tokens) first.
 
-    Args:
-        lengths (sequence of `int`): Tokens of each prompt without its answer.
-        sampling, share, done: As in [`Policy.sample_batches`].
+    Sampling, share and done are those of [`Policy.sample_batches`].
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # stable; memory trouble shows at once
