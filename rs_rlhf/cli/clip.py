@@ -30,13 +30,7 @@ def make_parser() -> TrainingParser:
 
 
 def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, model_args: ModelConfig) -> None:
-    """Trains, evaluates and saves a dual encoder.
-
-    Raises:
-        DataError: The data or those of a benchmark cannot be used; names the file and the row.
-        OptionError: Options that are missing or would be ignored.
-        ModelError: The model cannot be loaded, or is no dual encoder.
-    """
+    """Trains, evaluates and saves a dual encoder."""
     if model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("use_peft, load_in_4bit and load_in_8bit are not supported for a dual encoder.", "use_peft")
     check_common(script_args, training_args, model_args, "image-text data")

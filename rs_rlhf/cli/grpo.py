@@ -30,13 +30,7 @@ def make_parser() -> TrainingParser:
 
 
 def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, model_args: ModelConfig) -> None:
-    """Trains and saves a policy.
-
-    Raises:
-        DataError: The data cannot be read.
-        OptionError: Options that are missing or do not go together.
-        ModelError: The policy or the score model cannot be loaded.
-    """
+    """Trains and saves a policy."""
     check_common(script_args, training_args, model_args, "prompts")
     if not training_args.score_model and not script_args.reward_funcs and training_args.reward != "rs":
         raise OptionError("no reward; give --score_model, or --reward_funcs.", "score_model")

@@ -47,14 +47,7 @@ class TrainingParser(TrlParser):
 
 
 def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: Sequence[str]) -> int:
-    """Trains, in this process or through `accelerate launch`; returns the exit code.
-
-    Args:
-        command (`str`): The command's name, such as `"reward"`.
-        parser ([`TrainingParser`]): The command's parser.
-        main (callable): Takes the parser's dataclasses and trains.
-        argv (sequence of `str`): The command's arguments.
-    """
+    """Trains with `main`, in this process or through `accelerate launch`; returns the exit code."""
     config, flags, launch_flags = split_arguments(parser, argv)
     if launch_flags and not is_launched():
         return launch(launch_arguments(command, config, flags, launch_flags))
@@ -68,14 +61,7 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
 
 
 def refuse_data_parallel(options: Sequence[object]) -> None:
-    """Refuses to train in one process that sees several GPUs, which TRL does not support.
-
-    Args:
-        options (sequence): The parser's dataclasses.
-
-    Raises:
-        OptionError: Several GPUs are visible to a process that no launcher started.
-    """
+    """Refuses to train in one process that sees several GPUs and that no launcher started: TRL does not support it."""
     count = torch.cuda.device_count()
     if count > 1 and not is_launched() and not any(getattr(option, "use_cpu", False) for option in options):
         raise OptionError(
@@ -90,18 +76,11 @@ def is_launched() -> bool:
 
 
 def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
-    """Splits the arguments of a training command, and makes the recipe's values the parser's defaults.
+    """Splits a training command's arguments into the recipe's path (or `None`), its own flags, and those of the
+    launcher.
 
-    Args:
-        parser ([`TrainingParser`]): The command's parser; its defaults are changed.
-        argv (sequence of `str`): The arguments.
-
-    Returns:
-        `tuple`: Path of the recipe (or `None`), the training's flags, and the flags of `accelerate launch`.
-
-    Raises:
-        OptionError, DeclarationError: A flag or key that neither the training nor `accelerate launch` knows; no such
-            recipe.
+    The recipe's values become the parser's defaults. A flag or key that neither the training nor `accelerate launch`
+    knows is an [`OptionError`] or [`DeclarationError`].
     """
     config, flags = _take_option(list(argv), "--config")
     name, flags = _take_option(flags, "--accelerate_config")

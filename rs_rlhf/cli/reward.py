@@ -36,13 +36,7 @@ def make_parser() -> TrainingParser:
 
 
 def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, model_args: ModelConfig) -> None:
-    """Trains, evaluates and saves a score model.
-
-    Raises:
-        DataError: The data cannot be read.
-        OptionError: Options that are missing or do not go together.
-        ModelError: The model cannot be loaded.
-    """
+    """Trains, evaluates and saves a score model."""
     check_common(script_args, training_args, model_args, "preference data", pads=False)
     next_command = eval_command(script_args, training_args)  # now: reading the data sets `image_root`
     train_set, eval_set = load_data(script_args, training_args)
@@ -62,11 +56,8 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
 
 
 def eval_command(script_args: RewardScriptArguments, training_args: VisionRewardConfig) -> str:
-    """Returns the command that evaluates the trained model: on the evaluation data, read as for the training.
-
-    Args:
-        script_args ([`RewardScriptArguments`]): The data; without evaluation data the command says `FILE`.
-        training_args ([`VisionRewardConfig`]): The options as they were given, before [`load_data`].
+    """Returns the command that evaluates the trained model on the evaluation data (`FILE` without any), read as for
+    the training; `training_args` are the options as they were given, before [`load_data`].
     """
     files, split = split_paths(script_args.eval_dataset_name or ()), []
     if not files and training_args.eval_strategy != "no":

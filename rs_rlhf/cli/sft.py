@@ -31,13 +31,7 @@ def make_parser() -> TrainingParser:
 
 
 def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:
-    """Trains, evaluates and saves a model or an adapter.
-
-    Raises:
-        DataError, ImageError: The data cannot be read.
-        OptionError: Options that are missing or do not go together.
-        ModelError: The model cannot be loaded.
-    """
+    """Trains, evaluates and saves a model or an adapter."""
     check_common(script_args, training_args, model_args, "image-text data", pads=False)
     if training_args.trainable != "all" and model_args.use_peft:
         raise OptionError(

@@ -25,15 +25,7 @@ def check_common(
 ) -> None:
     """Refuses what every training command refuses: no data, no model, and TRL's options that would be ignored.
 
-    Args:
-        script_args (`trl.ScriptArguments`): Names the data.
-        training_args (`TrainingArguments`): The training options.
-        model_args (`trl.ModelConfig`): Names the model.
-        data (`str`): What the command calls its data, for the error.
-        pads (`bool`): Whether the trainer reads `pad_to_multiple_of`.
-
-    Raises:
-        OptionError: Names the option.
+    `data` is what the command calls its data; `pads` says whether the trainer reads `pad_to_multiple_of`.
     """
     for name, value in {
         "dataset_name": script_args.dataset_name,
@@ -58,12 +50,8 @@ def check_common(
 def model_options(
     model_args: ModelConfig, given: dict | str | None = None, dtype: str | None = None
 ) -> dict[str, Any]:
-    """Returns the keyword arguments of `from_pretrained` that the options set.
-
-    Args:
-        model_args (`trl.ModelConfig`): The model's revision, attention and dtype.
-        given (`dict`, *optional*): The training options' `model_init_kwargs`, which win.
-        dtype (`str`, *optional*): The dtype unless one is set.
+    """Returns the keyword arguments of `from_pretrained` that the options set; `given` (`model_init_kwargs`) win, and
+    `dtype` holds unless one is set.
     """
     options: dict[str, Any] = {
         "revision": model_args.model_revision,
@@ -75,12 +63,9 @@ def model_options(
 
 
 def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
-    """Trains from the start or a checkpoint, saves model and state, and evaluates the last step once.
+    """Trains from the start or a checkpoint, saves model and state, and prints the lines of `done`.
 
-    Args:
-        trainer (`Trainer`): The trainer; its arguments say from where to resume and where to save.
-        evaluate (`bool`): Evaluate at the end, unless the last step has been evaluated; writes `eval_results.json`.
-        done (sequence of `str`): Lines to print at the end: where the model is, and what to do next.
+    With `evaluate`, the last step is evaluated once, and `eval_results.json` written.
     """
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

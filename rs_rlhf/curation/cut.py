@@ -95,14 +95,8 @@ def sample_scores(
 ) -> np.ndarray:
     """Returns one score per sample, float32 `(samples,)`; NaN if no text, or not every text that it needs, has one.
 
-    Args:
-        samples (`np.ndarray`): From [`number_samples`].
-        scores (`np.ndarray`): Float32 `(texts,)`, NaN for a text without a score.
-        complete (`np.ndarray`): Bool `(texts,)`: whether the sample needs the score of this text.
-        aggregate (`str`): `"mean"` or `"min"` of the scores of a sample's texts.
-
-    Raises:
-        OptionError: An unknown aggregate.
+    `samples` are those of [`number_samples`], `scores` float32 `(texts,)`, NaN for a text without a score, `complete`
+    bool `(texts,)`: whether the sample needs it. `aggregate` is `"mean"` or `"min"`, or an [`OptionError`].
     """
     if aggregate not in AGGREGATES:
         raise OptionError(f"the aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}", "aggregate")

@@ -65,13 +65,9 @@ def pick(samples: Samples, strata: np.ndarray, cuts: Sequence[Cut], count: int) 
 def make_gallery(
     scored: Scored, samples: Samples, cuts: Sequence[Cut], by: str, near: Sequence[tuple[int, int]], images: int
 ) -> list[dict[str, Any]]:
-    """Reads the samples to show; returns sections of cards, see [`rs_rlhf.curation.report.page`].
+    """Reads at most `images` samples to show; returns sections of cards, see [`rs_rlhf.curation.report.page`].
 
-    Args:
-        scored ([`Scored`]), samples ([`Samples`]): The scores, and their samples with their final `status`.
-        cuts (sequence of [`Cut`]), by (`str`): What the cut did in each stratum, and what the strata are.
-        near (sequence of `tuple[int, int]`): Sample that is dropped as a near-duplicate, and sample that stays.
-        images (`int`): How many to show at most.
+    `near` are pairs of the sample that is dropped as a near-duplicate and the sample that stays.
     """
     pairs = near[: images // 6]
     chosen = pick(samples, samples.strata(by)[0], cuts, (images - 2 * len(pairs)) // 4)

@@ -125,14 +125,9 @@ def _joined(groups: np.ndarray, links: Sequence[tuple[np.ndarray, np.ndarray]]) 
 def read_rows(
     inputs: ImageTexts, units: Sequence[Unit], row_ids: pa.Array | Sequence[str]
 ) -> Iterator[tuple[int, ImageTextRow]]:
-    """Reads single rows of an input again; yields the index in `row_ids`, and the row. Skips units without them.
+    """Reads single rows of an input again; yields the index in `row_ids` (in the order of the data), and the row.
 
-    Args:
-        inputs ([`ImageTexts`]), units (sequence of [`Unit`]): The input, and all of it in its order.
-        row_ids (`pyarrow.Array` or sequence of `str`): Ids of the rows, in the order of the data.
-
-    Raises:
-        DataError: A row is not there any more.
+    Units without them are skipped. A row that is not there any more is a [`DataError`].
     """
     i = 0
     for unit, after in zip(units, [*units[1:], None], strict=True):

@@ -244,15 +244,12 @@ class LeftOut:
 def leave_out(
     scored: Scored, excluded: Sequence[str], *, exclude_near: bool, dedup: str, distance: int, cache: Path | None
 ) -> LeftOut:
-    """Marks samples whose image is in an evaluation set, then copies, then all but the best of near-duplicate images.
+    """Marks samples whose image is in an evaluation set (`PATH` or `PATH:SPLIT`), then copies, then all but the best
+    of near-duplicate images; their `status` is changed.
 
-    Args:
-        scored ([`Scored`]): The samples; their `status` is changed.
-        excluded (sequence of `str`), exclude_near (`bool`): Evaluation sets, `PATH` or `PATH:SPLIT`, and whether
-            near-duplicates of their images are dropped too.
-        dedup (`str`): `"none"`, `"exact"` for copies, `"near"` for copies and near-duplicate images.
-        distance (`int`): Bits of the perceptual hash by which near-duplicates differ at most.
-        cache (`Path`, *optional*): Folder that keeps what is known of each picture for the next time.
+    `exclude_near` drops near-duplicates of evaluation images too, `dedup` is `"none"`, `"exact"` or `"near"`,
+    `distance` the bits by which perceptual hashes of near-duplicates differ at most, `cache` a folder that keeps what
+    is known of each picture.
     """
     left = LeftOut()
     evaluation = near_duplicates.look_at_evaluation(excluded, scored.options, exclude_near)

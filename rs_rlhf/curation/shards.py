@@ -54,16 +54,9 @@ def planned(
 ) -> Iterator[dict[str, Any]]:
     """Gives the folder's manifest (`version`, the settings, `units`); while it is held, no other plan replaces it.
 
-    The first process writes it. A plan with other settings is replaced if nothing was scored by it and no process
-    holds it: it was a mistake.
-
-    Args:
-        folder (`Path`): Folder of the scores; made if it is not there.
-        settings (`dict`): What the scores depend on: `input`, `stamp`, `scorer`, `rows_per_shard`, ….
-        units (callable): Cuts the input into units; called by the one process that plans.
-
-    Raises:
-        DataError: The folder is of other settings, which are named, or holds shards without a manifest; no rows.
+    The first process writes it, and alone calls `units`. A plan with other settings is replaced if nothing was scored
+    by it and no process holds it: it was a mistake. Otherwise a [`DataError`] names the settings; shards without a
+    manifest and data without rows are one too.
     """
     settings = json.loads(json.dumps(settings))
     with ExitStack() as stack:

@@ -149,13 +149,8 @@ def write_folder(
 ) -> dict[str, Any]:
     """Writes a folder of kept rows; what is there is replaced, see [`check_folder`]. Returns what [`write_kept`] does.
 
-    Args:
-        inputs ([`ImageTexts`]), ids (`pyarrow.Table`): The data, and what is kept of it: [`IDS`] in the data's order.
-        about (`dict`): What `curation.json` says beside `version`, `input`, `image_root`, `format`, and `written`.
-        texts (`dict`): Further files: content by name.
-
-    Raises:
-        DataError: A row is not in the data, or the folder cannot be written; then nothing of it is left.
+    `ids` (columns [`IDS`]) are in the data's order, `about` is what `curation.json` says beside the input, `texts` are
+    further files: content by name. After a [`DataError`] nothing of it is left.
     """
     try:
         with replacing_folder(folder) as new:

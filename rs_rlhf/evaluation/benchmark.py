@@ -189,14 +189,8 @@ def model_type_of(benchmark: Benchmark, given: str | None) -> str:
 
 
 def data_paths(data: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
-    """Returns the paths given as `TASK=PATH`, by task.
-
-    Args:
-        data (iterable of `str`): The values of `--data`.
-        names (iterable of `str`): The tasks that are run.
-
-    Raises:
-        OptionError: A value of another form, or of a task that is not run.
+    """Returns the paths that `--data TASK=PATH` gives, by task; an [`OptionError`] says which value is of another form
+    or of a task that is not run.
     """
     paths, known = {}, list(names)
     for value in data:
@@ -208,17 +202,9 @@ def data_paths(data: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
 
 
 def locate_data(benchmark: Benchmark, data_root: str | None, given: Mapping[str, Path] | None = None) -> Path:
-    """Returns where a benchmark's data are.
+    """Returns where a benchmark's data are: what [`data_paths`] gives, or the benchmark's path below `data_root`.
 
-    Args:
-        benchmark ([`Benchmark`]): The declaration.
-        data_root (`str`, *optional*): Folder that the benchmarks' paths start from; by default
-            [`declarations.data_root`].
-        given (mapping, *optional*): From [`data_paths`]: benchmark's name -> its data, wherever the root is.
-
-    Raises:
-        OptionError: There is nothing at the given path.
-        DeclarationError: The root or the data are not there; says where they were looked for and come from.
+    An [`OptionError`] or [`DeclarationError`] says where they were looked for and where they come from.
     """
     if given and benchmark.name in given:
         path = given[benchmark.name]

@@ -56,15 +56,8 @@ PerSeed = dict[int, list[list[Any]]]  # seed -> for each question, something of 
 def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     """Samples and scores what is not there yet, and estimates the accuracy of every way of choosing.
 
-    Args:
-        options ([`BestOfNOptions`]): What is asked, sampled and scored.
-
-    Returns:
-        `dict`: What `best_of_n.json` holds: the task, the models, `sizes` (the n), `pooled` and `by_seed` (see
-        [`curve_figures`]), shares of `malformed` and mean count of `distinct` answers, `settings`, `versions`.
-
-    Raises:
-        RSRLHFError: An option, the benchmark, its data or a model cannot be used.
+    Returns what `best_of_n.json` holds: the task, the models, `sizes` (the n), `pooled` and `by_seed` (see
+    [`curve_figures`]), shares of `malformed` and mean count of `distinct` answers, `settings`, `versions`.
     """
     sizes, benchmark = _checked(options)
     paths = data_paths(options.data, [benchmark.name])

@@ -19,19 +19,7 @@ if TYPE_CHECKING:
 
 
 def image_features(model: ClipModel, rows: Sequence[QuestionRow]) -> torch.Tensor:
-    """Encodes the image of every row.
-
-    Args:
-        model ([`ClipModel`]): The encoder.
-        rows (sequence of [`QuestionRow`]): A batch of B questions with one image each.
-
-    Returns:
-        `torch.Tensor` of shape (B, D): unit vectors.
-
-    Raises:
-        DataError: A row with no image, or several.
-        ImageError: An image that cannot be read; names its file and row.
-    """
+    """Encodes the one image of every row as unit vectors (B, D); a row with no image or several is a [`DataError`]."""
     for row in rows:
         if not row.pictured:
             detail = f"{len(row.group.images)} images, expected one: a dual encoder compares one image with texts; "
@@ -40,18 +28,9 @@ def image_features(model: ClipModel, rows: Sequence[QuestionRow]) -> torch.Tenso
 
 
 def class_features(model: ClipModel, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
-    """Encodes classes by CLIP's ensemble of templates.
+    """Encodes C classes by CLIP's ensemble of templates (texts with `{c}` for the name) as unit vectors (C, D).
 
-    Args:
-        model ([`ClipModel`]): The encoder.
-        names (sequence of `str`): C class names, in words, all different.
-        templates (sequence of `str`): Texts with `{c}` in the name's place, such as `"a satellite photo of {c}."`.
-
-    Returns:
-        `torch.Tensor` of shape (C, D): for each class the mean of its texts' unit vectors, scaled to length 1.
-
-    Raises:
-        OptionError: No or repeated names, no templates, or one without `{c}`.
+    No or repeated names, no templates, or one without `{c}` are an [`OptionError`].
     """
     if not names or len(set(names)) < len(names):
         twice = sorted({name for name in names if list(names).count(name) > 1})
@@ -66,17 +45,8 @@ def class_features(model: ClipModel, names: Sequence[str], templates: Sequence[s
 def retrieval_raw(model: ClipModel, rows: Sequence[QuestionRow]) -> list[dict[str, Any]]:
     """Encodes rows of one image and its captions each, for [`rs_rlhf.metrics.retrieval.rank_retrieval`].
 
-    Args:
-        model ([`ClipModel`]): The encoder.
-        rows (sequence of [`QuestionRow`]): A batch.
-
-    Returns:
-        `list[dict]`: `image_features` and `text_features` (unit vectors, little-endian float32 in base64; one for each
-        caption), `captions`, and `truncated`: how many of them the model's text limit cut.
-
-    Raises:
-        DataError: A row without captions, or not of one image.
-        ImageError: An image that cannot be read.
+    Returns `image_features` and `text_features` (unit vectors, little-endian float32 in base64; one for each caption),
+    `captions`, and `truncated`: how many of them the model's text limit cut.
     """
     for row in rows:
         if not row.captions:

@@ -233,19 +233,11 @@ def write(
     data_root: str | None = None,
     data: Mapping[str, Path] | None = None,
 ) -> list[Path]:
-    """Writes `compare.json`, `compare.md`, `flips_TASK.jsonl` and the page `compare.html`.
+    """Writes `compare.json`, `compare.md`, `flips_TASK.jsonl` and the page `compare.html` into a folder; returns the
+    files.
 
-    Args:
-        compared (`dict`): From [`compare`].
-        folder (`str`): It is made if it is not there.
-        data_root (`str`, *optional*): Data root of the benchmarks, for pictures that lie inside Parquet files.
-        data (mapping, *optional*): Task -> where its data lie, for the same.
-
-    Returns:
-        `list[Path]`: What was written.
-
-    Raises:
-        DataError, DeclarationError, OptionError: The data are not there, or not those that the questions are of.
+    `data_root` and `data` (task -> path) say where the benchmarks' data lie, for pictures inside Parquet files; data
+    that are not those of the questions are a [`DataError`].
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

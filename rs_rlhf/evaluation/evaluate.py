@@ -30,15 +30,8 @@ Loaded = Callable[[], Any]  # gives the model; it is loaded when it is first ask
 def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
     """Evaluates a model on benchmarks, one after the other.
 
-    Args:
-        options ([`EvalOptions`]): `model` and `task` are set.
-
-    Yields:
-        `tuple`: On the first process, after each task: its name and what `results.json` holds.
-
-    Raises:
-        RSRLHFError: An option, a benchmark, its data or the model cannot be used; before anything is asked, if that
-            can be known.
+    Yields, on the first process and after each task, its name and what `results.json` holds. What cannot be used is an
+    [`RSRLHFError`], before anything is asked if that can be known.
     """
     from accelerate import PartialState
 

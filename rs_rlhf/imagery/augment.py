@@ -47,15 +47,10 @@ def speaks_of_direction(text: str) -> bool:
 
 
 def rotate_flip(image: Image.Image, texts: Iterable[str], rng: random.Random) -> Image.Image:
-    """Turns or flips an overhead picture by one of the eight symmetries of the square, if its texts allow it.
+    """Turns or flips an overhead RGB picture by one of the eight symmetries of the square.
 
-    Args:
-        image: RGB image.
-        texts: All the texts that go with it (prompt, answers, reference).
-        rng: Drawn from exactly once, so that the stream does not depend on the texts.
-
-    Returns:
-        The turned picture, or `image` itself if a text speaks of directions or the draw is the identity.
+    The picture itself is returned if one of its texts (prompt, answers, reference) speaks of directions, or the draw
+    is the identity. `rng` is drawn from exactly once, so that the stream does not depend on the texts.
     """
     turn = _TURNS[rng.randrange(8)]
     texts = [texts] if isinstance(texts, str) else texts

@@ -64,15 +64,9 @@ def _content_key(picture: Image.Image | np.ndarray) -> tuple[str, str]:
 
 
 def encoded_hash(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> str:
-    """Returns the SHA-256, in hex, of an image's encoded bytes.
+    """Returns the SHA-256, in hex, of an image's encoded bytes (a path, URL, bytes or `{"bytes", "path"}`).
 
-    Args:
-        source: A path, URL, bytes or `{"bytes", "path"}`.
-        options: Where images may come from.
-        where: The caller's place for the message, such as `"pairs.jsonl row 12"`.
-
-    Raises:
-        ImageError: The image is missing, forbidden or unreadable, or is a picture in memory, which has no encoding.
+    A missing, forbidden or unreadable image, or a picture in memory, which has no encoding, is an [`ImageError`].
     """
     located, name = locate(source, options, where)
     if isinstance(located, bytes):
@@ -89,13 +83,7 @@ def encoded_hash(source: ImageSource, options: ImageOptions = DEFAULTS, where: s
 def pixel_hash(source: ImageSource, options: ImageOptions = DEFAULTS, where: str = "") -> str:
     """Returns the SHA-256, in hex, of an image's size and RGB pixels, whatever its file name or lossless format.
 
-    Args:
-        source: What the row holds; see `ImageSource`.
-        options: As for `read_image`; other bands or another stretch give another hash.
-        where: The caller's place for the message.
-
-    Raises:
-        ImageError: As `read_image`.
+    The image is read as by [`read_image`]; other bands or another stretch give another hash.
     """
     image = read_image(source, options, where)
     return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()

@@ -13,6 +13,7 @@ from helpers import ROOT, data_folder
 
 from rs_rlhf.data.captioned_images import load_images
 from rs_rlhf.data.scenes import make_scenes
+from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.preferences.damage import KINDS, PROMPTS, build_pairs, class_name, damage_attribute, near_equal
 
 
@@ -158,19 +159,21 @@ def test_near_equal():
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "key", "message"),
     [
-        ({"caption": "x"}, "Row 0: no `image`"),
-        ({"image": "a.png"}, "neither `captions` nor `label`"),
-        ({"image": "a.png", "captions": "x"}, "must be a list of strings"),
-        ({"image": "a.png", "label": 3}, "map numbers to names first"),
+        ({"caption": "x"}, "image", "no `image`"),
+        ({"image": "a.png"}, "captions", "neither `captions` nor `label`"),
+        ({"image": "a.png", "captions": "x"}, "captions", "must be a list of strings"),
+        ({"image": "a.png", "label": 3}, "label", "map numbers to names first"),
     ],
 )
-def test_bad_rows_say_what_is_wrong(row, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_rows_say_what_is_wrong(row, key, message):
+    with pytest.raises(DataError, match=message) as error:
         list(build_pairs([row]))
+    assert error.value.key == key and error.value.where == "Row 0"
 
 
 def test_unknown_kind_names_the_nearest():
-    with pytest.raises(ValueError, match="choose from: another_class.*Did you mean 'attribute'"):
+    with pytest.raises(OptionError, match="choose from: another_class.*Did you mean 'attribute'") as error:
         next(build_pairs([], kinds=["atribute"]))
+    assert error.value.key == "kinds"

@@ -8,6 +8,7 @@ from helpers.captioned_rows import rows
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.data.captioned_images import class_name
+from rs_rlhf.errors import OptionError
 from rs_rlhf.preferences.lists import LIST_KINDS, build_lists
 
 
@@ -38,7 +39,7 @@ def test_an_image_without_a_class_has_lists_of_what_needs_none():
 
 
 def test_nothing_to_make_is_refused():
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(OptionError, match="must be at least 1"):
         list(build_lists(rows(), rejected=0))
 
 
