@@ -49,11 +49,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
 
 
 def find_reward(name: str) -> Callable[..., list[float | None]]:
-    """Imports a reward by dotted path; a class is made an object.
-
-    Raises:
-        OptionError: There is no such module or name in it.
-    """
+    """Imports a reward by dotted path; a class is made an object. An [`OptionError`] says what cannot be imported."""
     module, _, attribute = name.rpartition(".")
     try:
         reward = getattr(import_module(module), attribute)

@@ -108,11 +108,7 @@ def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | 
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Reads a recipe, sets the environment variables of its `env`, and fills in `$RS_RLHF_DATA`.
-
-    Raises:
-        DeclarationError: Not a YAML mapping.
-    """
+    """Reads a recipe (a YAML mapping), sets the environment variables of its `env`, and fills in `$RS_RLHF_DATA`."""
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -128,11 +124,7 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
-    """Returns the parser's dataclasses.
-
-    Raises:
-        OptionError: A value that they refuse.
-    """
+    """Returns the parser's dataclasses; a value that they refuse is an [`OptionError`]."""
     try:
         return parser.parse_args_into_dataclasses(list(flags))
     except RSRLHFError:

@@ -111,11 +111,7 @@ class CurateOptions(SampleOptions):
         return {name: getattr(self, name) for name in SETTINGS}
 
     def check(self) -> None:
-        """Refuses contradictions before anything is read.
-
-        Raises:
-            OptionError: An option is wrong, missing, or does not go with another.
-        """
+        """Refuses contradictions before anything is read; the [`OptionError`] names the option."""
         for wrong, key, sentence in self._problems_with_ids() if self.ids is not None else self._problems():
             if wrong:
                 raise OptionError(sentence, key)

@@ -148,10 +148,8 @@ def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def compare_with(scored: Scored, folder: str | Path, aggregate: str = "mean", partial: bool = False) -> str:
-    """Adds other scores of the same input as `samples.other`; returns the name of their scorer.
-
-    Raises:
-        DataError: They are of another input.
+    """Adds other scores of the same input as `samples.other`; returns the name of their scorer. Scores of another
+    input are a [`DataError`].
     """
     manifest = read_manifest(folder)
     for key in SAME_ROWS:

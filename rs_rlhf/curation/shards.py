@@ -139,10 +139,8 @@ def _difference(key: str, old: Any, new: Any) -> str:
 
 
 def open_scored(folder: str | Path) -> ImageTexts:
-    """Opens the input that a folder's scores are of.
-
-    Raises:
-        DataError: It is not there any more, or has changed, so that the ids of its rows mean other rows.
+    """Opens the input that a folder's scores are of; a [`DataError`] if it is gone, or has changed, so that the ids of
+    its rows mean other rows.
     """
     manifest = read_manifest(folder)
     options = {name: manifest.get(name) for name in ("image_root", "image_column", "text_column")}
@@ -238,10 +236,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads the scores of one unit; the table's metadata hold its facts, see [`shard_facts`].
-
-    Raises:
-        DataError: The file is damaged.
+    """Reads the scores of one unit; the table's metadata hold its facts, see [`shard_facts`]. A damaged file is a
+    [`DataError`].
     """
     try:
         return pq.read_table(shard, columns=None if columns is None else list(columns), partitioning=None)

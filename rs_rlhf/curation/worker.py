@@ -56,11 +56,7 @@ class Work:
     examples: dict[str, str] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
-        """Passes over the units until all are scored, by this process or another.
-
-        Raises:
-            DataError: Too many rows cannot be scored, the input has changed, or a shard cannot be written.
-        """
+        """Passes over the units until all are scored, by this process or another."""
         with claimed(self.folder, "summary", wait=True):
             if missing_units(self.manifest, self.folder):  # a shard was deleted, to be scored again
                 (self.folder / "summary.json").unlink(missing_ok=True)

@@ -90,10 +90,8 @@ def _file_order(inputs: ImageTexts) -> dict[str, int]:
 
 
 def read_ids(path: str | Path, inputs: ImageTexts) -> pa.Table:
-    """Reads a list of kept rows, such as `kept_ids.parquet`, in the order of the data.
-
-    Raises:
-        DataError: It is no such list, or names files that are not in the data.
+    """Reads a list of kept rows, such as `kept_ids.parquet`, in the order of the data; another file, or one that names
+    files which are not in the data, is a [`DataError`].
     """
     where, give = str(path), "give a kept_ids.parquet of `rs-rlhf curate`"
     try:

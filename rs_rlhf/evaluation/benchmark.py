@@ -151,10 +151,8 @@ def _check_type(key: str, declared: str, value: Any) -> None:
 
 
 def load_benchmark(name_or_path: str) -> Benchmark:
-    """Loads a benchmark by name or from a YAML file.
-
-    Raises:
-        DeclarationError: No such name (says the nearest), or a key or value that cannot be used.
+    """Loads a benchmark by name or from a YAML file; a [`DeclarationError`] says the nearest name, or the key at
+    fault.
     """
     benchmark = declarations.load("eval", name_or_path, Benchmark)
     file = declarations.find("eval", name_or_path)
@@ -173,10 +171,8 @@ def benchmark_list() -> str:
 
 
 def model_type_of(benchmark: Benchmark, given: str | None) -> str:
-    """Returns the type of model that a benchmark evaluates: the usual one, or the given one if the task allows it.
-
-    Raises:
-        OptionError: The task cannot be put to that type.
+    """Returns the type of model that a benchmark evaluates: the usual one, or the given one; an [`OptionError`] if the
+    task cannot be put to it.
     """
     known = TASKS[benchmark.task]
     if given is not None and given not in known:

@@ -173,11 +173,7 @@ def _scored(
 
 
 def verdicts(row: QuestionRow, outputs: Sequence[str], numbers: str | None = None) -> list[dict[str, Any]]:
-    """Judges a question's answers, equal ones once; see [`judge_answer`].
-
-    Raises:
-        DataError: The question has no right answer.
-    """
+    """Judges a question's answers, equal ones once, see [`judge_answer`]; no right answer is a [`DataError`]."""
     references = references_of(row)
     if not references:
         raise row.error("the question has no right answer, so nothing can be judged; add a `solution`", "solution")

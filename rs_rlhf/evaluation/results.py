@@ -46,11 +46,7 @@ Record = Mapping[str, Any]
 
 @contextmanager
 def results_of(out: Path) -> Iterator[Results]:
-    """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile.
-
-    Raises:
-        DataError: The file is damaged.
-    """
+    """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile."""
     import fcntl
 
     out.mkdir(parents=True, exist_ok=True)

@@ -221,11 +221,7 @@ def _download(url: str, options: ImageOptions, name: str) -> bytes:
 
 
 def check_size(width: int, height: int, options: ImageOptions, name: str) -> None:
-    """Refuses, before it is decoded, an image of too many pixels or of none.
-
-    Raises:
-        ImageError: The size is not allowed.
-    """
+    """Refuses, before it is decoded, an image of too many pixels or of none."""
     if width * height > options.max_image_pixels:
         raise ImageError(
             f"{name}: is {width}x{height} pixels, more than max_image_pixels={options.max_image_pixels}; cut it into "

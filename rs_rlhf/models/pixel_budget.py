@@ -21,10 +21,8 @@ def pixel_budget(processor: ProcessorMixin) -> tuple[int, int]:
 
 
 def set_pixel_budget(processor: ProcessorMixin, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
-    """Sets the processor's pixel budget in place, so that it is saved with the model.
-
-    Raises:
-        OptionError: The budget is empty.
+    """Sets the processor's pixel budget in place, so that it is saved with the model; an empty one is an
+    [`OptionError`].
     """
     old_min, old_max = pixel_budget(processor)
     low, high = min_pixels or old_min, max_pixels or old_max
@@ -70,10 +68,8 @@ def image_sizes(group: Group, options: ImageOptions) -> list[tuple[int, int]]:
 
 
 def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -> list[tuple[int, int]]:
-    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone.
-
-    Raises:
-        ImageError: An image is missing, or cannot be brought to the pixel budget; names its file and row.
+    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone; an
+    [`ImageError`] names file and row.
     """
     budget, factor = pixel_budget(processor), resize_factor(processor)
     sizes = image_sizes(group, options)

@@ -116,11 +116,7 @@ def _given_candidates(row: QuestionRow) -> list[str]:
 
 
 def write_dpo(options: DPOOptions) -> None:
-    """Reads or samples candidates, scores them, writes the rows and prints what was counted.
-
-    Raises:
-        DataError, ImageError, ModelError, OptionError, OSError: A mistake in the input or the options.
-    """
+    """Reads or samples candidates, scores them, writes the rows and prints what was counted."""
     output = options.output
     if output.suffix not in (".jsonl", ".parquet"):
         raise OptionError(f"--output {output}: expected a .jsonl or .parquet file.", "output")

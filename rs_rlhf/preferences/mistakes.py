@@ -218,11 +218,7 @@ def _read(options: SamplePairsOptions) -> tuple[list[QuestionRow], list[str]]:
 
 
 def sample_pairs(options: SamplePairsOptions) -> None:
-    """Samples a policy, writes the preference rows made from its mistakes, and prints what was counted.
-
-    Raises:
-        DataError, ImageError, OptionError, OSError: A mistake in the input or the options.
-    """
+    """Samples a policy, writes the preference rows made from its mistakes, and prints what was counted."""
     output = options.output
     check_output(output, options.overwrite)
     if options.keep == "all" and options.max_rejected is not None:

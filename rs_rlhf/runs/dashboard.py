@@ -121,12 +121,7 @@ def specification(board: Workspace | Report) -> dict[str, Any]:
 
 
 def save(board: Workspace | Report) -> None:
-    """Saves a workspace or report to W&B.
-
-    Raises:
-        OptionError: W&B is switched off.
-        RSRLHFError: W&B cannot be reached, or refuses.
-    """
+    """Saves a workspace or report to W&B; an [`OptionError`] if W&B is off, an [`RSRLHFError`] if it refuses."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         raise OptionError(
             f"WANDB_MODE is {os.environ['WANDB_MODE']}, and a W&B dashboard is made online: unset it, or see what "

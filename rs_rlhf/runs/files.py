@@ -101,11 +101,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a file of JSON objects, one a line.
-
-    Raises:
-        DataError: A line is not one; names it.
-    """
+    """Reads a file of JSON objects, one a line; a [`DataError`] names the line that is not one."""
     return [
         _object(line, path, number) for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1)
     ]

@@ -153,10 +153,8 @@ def state_files(run: Path) -> list[Path]:
 
 
 def run_state(run: Path) -> dict[str, Any]:
-    """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's.
-
-    Raises:
-        DataError: There is none, or it is damaged.
+    """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's; none or a
+    damaged one is a [`DataError`].
     """
     try:
         states = [json.loads(file.read_text(encoding="utf-8")) for file in state_files(run)]

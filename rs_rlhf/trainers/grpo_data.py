@@ -56,11 +56,7 @@ class GRPOScriptArguments(ScriptArguments):
 
 
 def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig) -> tuple[Dataset, Dataset | None]:
-    """Reads training and evaluation prompts; sets `image_root` unless it is given.
-
-    Raises:
-        DataError, OptionError: As for [`load_prompts`], or evaluation asked for without data for it.
-    """
+    """Reads training and evaluation prompts; sets `image_root` unless it is given."""
     name, split = str(script_args.dataset_name), script_args.dataset_test_split
     system = THINK_ANSWER if script_args.system_prompt == "think-answer" else script_args.system_prompt
     common: dict[str, Any] = {"image_root": training_args.image_root, "system_prompt": system}

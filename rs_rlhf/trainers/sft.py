@@ -191,10 +191,8 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
 
 
 def train_merger(model: torch.nn.Module) -> None:
-    """Freezes all weights but those of the merger, the projector from the vision tower to the language model.
-
-    Raises:
-        OptionError: The model has no module of that name.
+    """Freezes all weights but those of the merger, the projector from the vision tower to the language model; a model
+    without one is an [`OptionError`].
     """
     model.requires_grad_(False)
     merger = [weight for name, weight in model.named_parameters() if _MERGER.search(name)]

@@ -291,11 +291,7 @@ def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> An
 
 
 def browse(options: BrowseOptions) -> None:
-    """Shows the page until SIGTERM or Ctrl-C.
-
-    Raises:
-        RSRLHFError: A package is not installed, the address is taken, or the scores cannot be read.
-    """
+    """Shows the page until SIGTERM or Ctrl-C."""
     missing = [name for name in ("fastapi", "uvicorn") if not find_spec(name)]
     if missing:
         raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")

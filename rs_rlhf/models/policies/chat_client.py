@@ -25,10 +25,8 @@ _PATH = "/chat/completions"
 
 
 def endpoint_address(url: str) -> str:
-    """Returns the base address (`…/v1`), given that or the full address of the chat completions.
-
-    Raises:
-        OptionError: It does not begin with http:// or https://.
+    """Returns the base address (`…/v1`), given that or the full address of the chat completions; an [`OptionError`]
+    for others.
     """
     if not url.startswith(("http://", "https://")):
         expected = "expected an address such as http://localhost:8000/v1"
