@@ -70,6 +70,24 @@ def policy_path(tiny_vlm, tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """Paths of a tiny CLIP and a tiny SigLIP."""
+    from rs_rlhf.models.tiny_clip import save_tiny_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    options = {"image_size": 32, "max_length": 24}
+    return {family: save_tiny_clip(folder / family, family=family, **options) for family in ("clip", "siglip")}
+
+
+@pytest.fixture(scope="session")
+def clip(clips):
+    """The tiny CLIP, loaded."""
+    from rs_rlhf.models.clip import ClipModel
+
+    return ClipModel.from_pretrained(clips["clip"], device="cpu")
+
+
 BROWSER_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage"

@@ -1,17 +1,6 @@
 // Text of a run is only ever set as text, never as HTML.
-"use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const WAYS = { right_to_wrong: "right → wrong", wrong_to_right: "wrong → right" };
-
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key === "onclick") made.addEventListener("click", value);
-    else made.setAttribute(key, value);
-  }
-  made.append(...children);
-  return made;
-}
 
 function card(flip) {
   const lost = flip.direction === "right_to_wrong";
@@ -25,7 +14,7 @@ function card(flip) {
 }
 
 function buttons(label, choices, chosen) { // choices: [value, text]
-  const made = choices.map(([value, text]) => element("button", { type: "button", "aria-pressed": value === "",
+  const made = choices.map(([value, text]) => element("button", { type: "button", "aria-pressed": String(value === ""),
     onclick: (event) => {
       made.forEach((button) => button.setAttribute("aria-pressed", button === event.target));
       chosen(value);

@@ -37,11 +37,11 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
-    made.globals["source"] = _source
+    made.globals["source"] = source
     made.filters["count"] = "{:,}".format
     return made
 
 
-def _source(path: str) -> Markup:
-    """A style sheet or script of the package, as it is."""
+def source(path: str) -> Markup:
+    """Returns a style sheet or script of the package as it is, such as `"runs/base.css"`."""
     return Markup(files("rs_rlhf").joinpath(path).read_text(encoding="utf-8"))

@@ -1,19 +1,7 @@
 // Draws the page of `rs-rlhf report` from the JSON in #data. Text from a run is only ever set as text, never as HTML.
-"use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const COLOURS = ["one", "two", "three"];
-
-function element(name, attributes = {}, ...children) {
-  const svg = /^(svg|g|path|line|circle|rect|text|title)$/.test(name);
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 function number(value) {
   if (typeof value !== "number") return "–";

@@ -74,14 +74,13 @@ class GRPOHooks(GRPOTrainer):
         return rewards
 
     def read_images(self, rows: Sequence[Row]) -> list[Row]:
-        """Returns rows whose images are pictures."""
-        raise NotImplementedError
+        """Returns rows whose images are pictures; here the rows as they are."""
+        return list(rows)
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor
     ) -> None:
         """Sees this process's rollouts, and the rewards (rows of all processes, rewards)."""
-        raise NotImplementedError
 
     def logged_extra(self, name: str, count: int) -> list[float | None]:
         """Returns the first `count` values that rewards have logged by `log_extra`; TRL empties them at its log."""

@@ -129,7 +129,7 @@ class ClipTrainer(ResumeMixin, Trainer):
         args ([`VisionClipConfig`]): The training options.
         processing_class (`ProcessorMixin`): Its processor; saved with it.
         train_dataset ([`ImageTextPairs`]): The pairs.
-        eval_tasks (sequence of `tuple`): Benchmarks and their questions, see `benchmark_data.read_benchmark`.
+        eval_tasks (sequence of `tuple`): Benchmarks and their questions, see `evaluation.reader.read_benchmark`.
         **kwargs: As in [`~transformers.Trainer`].
 
     Raises:

@@ -9,22 +9,8 @@ from helpers import picture
 
 from rs_rlhf.errors import ModelError
 from rs_rlhf.models.clip import ClipModel
-from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 TEXTS = ["a river.", "many green trees and several buildings near a river", "two storage tanks"]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Paths of a tiny CLIP and a tiny SigLIP."""
-    folder = tmp_path_factory.mktemp("clip")
-    options = {"image_size": 32, "max_length": 24}
-    return {family: save_tiny_clip(folder / family, family=family, **options) for family in ("clip", "siglip")}
-
-
-@pytest.fixture(scope="module")
-def clip(clips):
-    return ClipModel.from_pretrained(clips["clip"], device="cpu")
 
 
 def cosines(image, texts):

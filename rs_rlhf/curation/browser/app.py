@@ -28,7 +28,7 @@ from ...declarations import did_you_mean
 from ...errors import OptionError, RequestError
 from ...imagery.arguments import RenderingOptions
 from ...options import option, to_flags
-from ...runs.page import render
+from ...runs.page import render, source
 from ...scoring.http import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
 from ..options import SampleOptions
 from ..samples import compare_with, read_scored
@@ -250,7 +250,7 @@ def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> An
 
     app = FastAPI(title="rs-rlhf browse", openapi_url=None, docs_url=None, redoc_url=None)
     page = render("curation/browser/browse.html", title=ranked.title)
-    script = (Path(__file__).parent / "browse.js").read_text(encoding="utf-8")
+    script = source("runs/base.js") + source("curation/browser/browse.js")
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Any:

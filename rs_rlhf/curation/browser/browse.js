@@ -1,5 +1,4 @@
 // The page of `rs-rlhf browse`. Scores and counts come from the server, and text of the data is only set as text.
-"use strict";
 const $ = (id) => document.getElementById(id);
 const VIEWS = [["cut", "around the cut"], ["best", "best"], ["worst", "worst"], ["random", "random"]];
 const COMPARED = [["only_here", "kept only here"], ["only_there", "kept only by the other"]];
@@ -9,17 +8,6 @@ const START = { top: 0.3, threshold: null, source: null, label: null, low: "", h
 const state = { ...START };
 let summary = null;
 let chart = null;
-
-function element(name, attributes = {}, ...children) {
-  const svg = /^(svg|g|line|circle|rect|text|title|clipPath)$/.test(name);
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 const whole = (value) => value.toLocaleString("en");
 const plural = (count, what) => `${whole(count)} ${count === 1 ? what.replace(/s$/, "") : what}`;

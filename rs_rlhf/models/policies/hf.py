@@ -10,7 +10,7 @@ template (BLIP-2, PaliGemma as published): put a `chat_template.jinja` into the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ...imagery.raster import ImageOptions, read_image
 from ..pixel_budget import image_sizes, text_length
 from ..vlm import end_tokens, placeholder_tokens
 from .policy import Policy
-from .sampling import SamplingOptions, answer_draws, choose_tokens, until_end
+from .sampling import SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
 
 
 class HFPolicy(Policy):
@@ -77,8 +77,14 @@ class HFPolicy(Policy):
         """Returns `(width, height)` of each image as the model sees it; of one tile if the processor cuts tiles."""
         return [self._look(size)[1] for size in image_sizes(group, self.image_options)]
 
-    def _length(self, group: Group) -> int:
-        return text_length(group) + sum(self._look(size)[0] for size in image_sizes(group, self.image_options))
+    def _batches(
+        self, groups: Sequence[Group], sampling: SamplingOptions, share: tuple[int, int], done: Collection[int]
+    ) -> Iterator[list[int]]:
+        lengths = [
+            text_length(group) + sum(self._look(size)[0] for size in image_sizes(group, self.image_options))
+            for group in groups
+        ]
+        return planned_batches(lengths, sampling, share, done)
 
     def _look(self, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
         """Tokens and `(width, height)` that the processor makes of an image of a size, found with an empty one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ...data.group import Group
@@ -18,7 +18,6 @@ from .sampling import (
     SamplingOptions,
     as_groups,
     consecutive_batches,
-    planned_batches,
     request_seed,
 )
 
@@ -33,8 +32,6 @@ class Policy(ABC):
         [['river', 'river', 'lake']]
     """
 
-    handed_over: int | None = None  # prompts that a backend with batches of its own is handed at a time
-
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Policy:
         """Loads the policy that fits a checkpoint; see [`load_policy`]."""
@@ -46,9 +43,11 @@ class Policy(ABC):
     def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
         """Returns the n answers of each of the groups at these places."""
 
-    def _length(self, group: Group) -> int:
-        """Estimates the tokens of a prompt; not called if the backend makes batches of its own."""
-        raise NotImplementedError
+    @abstractmethod
+    def _batches(
+        self, groups: Sequence[Group], sampling: SamplingOptions, share: tuple[int, int], done: Collection[int]
+    ) -> Iterator[list[int]]:
+        """Yields the batches of one process that are not done, as places in the input."""
 
     @abstractmethod
     def pixels(self, group: Group) -> list[tuple[int, int]]:
@@ -78,11 +77,7 @@ class Policy(ABC):
             ImageError, DataError: A prompt that cannot be read; names its file and row.
             EndpointError: A server gave no usable reply.
         """
-        if self.handed_over is None:
-            batches = planned_batches([self._length(group) for group in groups], sampling, share, done)
-        else:
-            batches = consecutive_batches(len(groups), sampling.batch_size or self.handed_over, share, done)
-        for places in batches:
+        for places in self._batches(groups, sampling, share, done):
             yield places, self._answers(groups, places, sampling)
 
     def sample(
@@ -124,7 +119,12 @@ class RequestPolicy(Policy):
     requested once.
     """
 
-    handed_over = 256
+    handed_over = 256  # prompts at a time
+
+    def _batches(
+        self, groups: Sequence[Group], sampling: SamplingOptions, share: tuple[int, int], done: Collection[int]
+    ) -> Iterator[list[int]]:
+        return consecutive_batches(len(groups), sampling.batch_size or self.handed_over, share, done)
 
     @abstractmethod
     def _ask(

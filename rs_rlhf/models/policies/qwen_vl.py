@@ -14,7 +14,7 @@ tokens are honoured), streaming, video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from ..collator import GroupCollator
 from ..pixel_budget import estimated_length, seen_sizes
 from ..vlm import VISION_TOKENS, end_tokens
 from .policy import Policy
-from .sampling import SamplingOptions, answer_draws, choose_tokens, until_end
+from .sampling import SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
 
 
 class QwenVLPolicy(Policy):
@@ -57,8 +57,11 @@ class QwenVLPolicy(Policy):
         vocabulary = self.tokenizer.get_vocab()
         self.never = [vocabulary[name] for name in VISION_TOKENS if name in vocabulary]
 
-    def _length(self, group: Group) -> int:
-        return estimated_length(group, self.processor, self.collator.image_options)
+    def _batches(
+        self, groups: Sequence[Group], sampling: SamplingOptions, share: tuple[int, int], done: Collection[int]
+    ) -> Iterator[list[int]]:
+        lengths = [estimated_length(group, self.processor, self.collator.image_options) for group in groups]
+        return planned_batches(lengths, sampling, share, done)
 
     def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
         tokens = self._generate(self._inputs([groups[i] for i in places]), answer_draws(places, sampling), sampling)
