@@ -105,8 +105,9 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if default is dataclasses.MISSING:
         settings["required"] = True
     if kind is bool:
-        spellings[0] = f"--{field.name}" if not default else f"--no_{field.name}"
         settings["action"] = "store_false" if default else "store_true"
+        if default:
+            spellings[0], text = f"--no_{field.name}", f"{text} On by default; this turns it off."
     else:
         settings["type"] = kind
     names = dict.fromkeys(name for flag in spellings for name in (flag, _dashed(flag)))

@@ -31,7 +31,7 @@ def test_a_recipe_parses_through_its_parser(name, tmp_path, monkeypatch):
 
     path = declarations.find("recipes", name)
     command = re.search(r"rs-rlhf (\w+) ", path.read_text(encoding="utf-8").splitlines()[0]).group(1)
-    parser = importlib.import_module(f"rs_rlhf.cli.{command}").make_parser()
+    parser = importlib.import_module(f"rs_rlhf.cli.{command}").training.parser()
     # use_cpu: bf16 needs it on a machine without a GPU.
     flags = ["--use_cpu", "true", "--output_dir", str(tmp_path)]
     config, flags, launch_flags = launch.split_arguments(parser, ["--config", name, *flags])

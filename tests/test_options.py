@@ -26,7 +26,7 @@ class Options(Shared):
     bands: list[int] | None = option(None, "Bands.")
     keep: list[str] = option([], "More.", action="append")
     overwrite: bool = option(False, "Overwrite.")
-    progress: bool = option(True, "No progress.")
+    progress: bool = option(True, "Show progress.")
 
 
 def test_both_spellings_and_types():
@@ -50,3 +50,4 @@ def test_what_is_missing_unknown_or_abbreviated_is_refused(given):
 def test_help_is_written_once():
     text = " ".join(make_parser(Options, "x").format_help().split())
     assert "What the command does." in text and "100% of the data" in text and "(default: model)" in text
+    assert "--no_progress, --no-progress Show progress. On by default; this turns it off." in text

@@ -6,34 +6,27 @@ Left out: mixtures of data sets with weights, streaming, and rows with several i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-
-from trl import ModelConfig
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from ..models.clip import ClipModel
-from ..trainers.clip import ClipTrainer, VisionClipConfig
-from ..trainers.clip_data import ClipScriptArguments, load_pairs, read_tasks, warn_cut
-from .launch import TrainingParser, run
-from .training import check_common, model_options, train
+from ..trainers.options import ClipOptions, ClipScriptArguments
+from .training import Training, check_common, model_options, train
 
+if TYPE_CHECKING:
+    from trl import ModelConfig
 
-def command(argv: Sequence[str]) -> int:
-    """`rs-rlhf clip`: trains here or through `accelerate launch`, and returns the exit code."""
-    return run("clip", make_parser(), main, argv)
-
-
-def make_parser() -> TrainingParser:
-    """Returns the command's parser, whose flags are the fields of the three dataclasses."""
-    options = (ClipScriptArguments, VisionClipConfig, ModelConfig)
-    return TrainingParser(options, "rs-rlhf clip", "Fine-tune a CLIP or SigLIP on image-text data.")
+    from ..trainers.clip import VisionClipConfig
 
 
 def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a dual encoder."""
+    from ..models.clip import ClipModel
+    from ..trainers.clip import ClipTrainer
+    from ..trainers.clip_data import load_pairs, read_tasks, warn_cut
+
     if model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("use_peft, load_in_4bit and load_in_8bit are not supported for a dual encoder.", "use_peft")
-    check_common(script_args, training_args, model_args, "image-text data")
+    check_common(script_args.dataset_name, training_args, model_args)
     if (limit := script_args.max_train_samples) is not None and limit < 1:
         raise OptionError(f"max_train_samples is {limit}; it must be at least 1.", "max_train_samples")
     tasks = read_tasks(script_args.eval_tasks or (), script_args.eval_data_root)
@@ -55,3 +48,13 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
     done = f"Model saved to {os.path.abspath(str(training_args.output_dir))}; see how it does with"
     hint = f"  rs-rlhf eval --model {training_args.output_dir} --model-type clip --task TASK"
     train(trainer, evaluate=bool(tasks), done=[done, hint])
+
+
+training = Training(
+    "clip",
+    "Fine-tune a CLIP or SigLIP on image-text data.",
+    ClipScriptArguments,
+    ClipOptions,
+    "trainers.clip:VisionClipConfig",
+    main,
+)

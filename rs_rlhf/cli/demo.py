@@ -144,11 +144,12 @@ def train_captioner(out: Path, demo: DemoOptions) -> None:
     from trl import ModelConfig
 
     from ..models.score_model import ScoreModel
+    from ..trainers.options import SFTScriptArguments
     from ..trainers.sft import VisionSFTConfig
     from . import sft as train_sft
 
     options = VisionSFTConfig(**_options(out / "captioner", demo, demo.captioner_steps), augment=True)
-    script = train_sft.SFTScriptArguments(dataset_name=str(out / "scenes"))
+    script = SFTScriptArguments(dataset_name=str(out / "scenes"))
     train_sft.main(script, options, ModelConfig(model_name_or_path=str(out / "init")))
     torch.manual_seed(demo.seed)
     ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
@@ -178,6 +179,7 @@ def train_policy(out: Path, demo: DemoOptions) -> None:
     from trl import ModelConfig
 
     from ..trainers.grpo import VisionGRPOConfig
+    from ..trainers.options import GRPOScriptArguments
     from . import grpo as train_grpo
 
     common = _options(out / "grpo", demo, demo.grpo_steps)
@@ -190,7 +192,7 @@ def train_policy(out: Path, demo: DemoOptions) -> None:
         validation_prompts=demo.validation_scenes,
         audit_steps=10,
     )
-    script = train_grpo.GRPOScriptArguments(
+    script = GRPOScriptArguments(
         dataset_name=str(out / "scenes"),
         dataset_train_split="train",
         dataset_test_split="validation",
@@ -216,12 +218,13 @@ def train_score_model(out: Path, demo: DemoOptions) -> None:
     """Trains the score model."""
     from trl import ModelConfig
 
+    from ..trainers.options import RewardScriptArguments
     from ..trainers.reward import VisionRewardConfig
     from . import reward as train_reward
 
     options = _options(out / "reward", demo, demo.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
     files = [str(out / "scenes" / name) for name in ("train_pairs.jsonl", "train_mistakes.jsonl")]
-    script = train_reward.RewardScriptArguments(dataset_name=",".join(files))
+    script = RewardScriptArguments(dataset_name=",".join(files))
     train_reward.main(script, VisionRewardConfig(**options), ModelConfig(model_name_or_path=str(out / "start")))
 
 

@@ -5,33 +5,28 @@ Left out: several data sets with weights, and quantised policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
-
-from trl import ModelConfig, get_peft_config
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from ..trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
-from ..trainers.grpo_data import GRPOScriptArguments, load_data
-from .launch import TrainingParser, run
-from .training import check_common, model_options, train
+from ..trainers.options import GRPOOptions, GRPOScriptArguments
+from .training import Training, check_common, model_options, train
 
+if TYPE_CHECKING:
+    from trl import ModelConfig
 
-def command(argv: Sequence[str]) -> int:
-    """`rs-rlhf grpo`: trains here or through `accelerate launch`, and returns the exit code."""
-    return run("grpo", make_parser(), main, argv)
-
-
-def make_parser() -> TrainingParser:
-    """Returns the command's parser, whose flags are the fields of the three dataclasses."""
-    options = (GRPOScriptArguments, VisionGRPOConfig, ModelConfig)
-    description = "Improve a vision-language model with GRPO, rewarded by a score model."
-    return TrainingParser(options, "rs-rlhf grpo", description)
+    from ..trainers.grpo import VisionGRPOConfig
 
 
 def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, model_args: ModelConfig) -> None:
     """Trains and saves a policy."""
-    check_common(script_args, training_args, model_args, "prompts")
+    from trl import get_peft_config
+
+    from ..trainers.grpo import VisionGRPOTrainer
+    from ..trainers.grpo_data import load_data
+
+    check_common(script_args.dataset_name, training_args, model_args)
     if not training_args.score_model and not script_args.reward_funcs and training_args.reward != "rs":
         raise OptionError("no reward; give --score_model, or --reward_funcs.", "score_model")
     train_set, eval_set = load_data(script_args, training_args)
@@ -56,3 +51,13 @@ def find_reward(name: str) -> Callable[..., list[float | None]]:
     except (ImportError, AttributeError, ValueError) as error:
         raise OptionError(f"reward_funcs: {name!r:.80} cannot be imported ({error}).", "reward_funcs") from None
     return reward() if isinstance(reward, type) else reward
+
+
+training = Training(
+    "grpo",
+    "Improve a vision-language model with GRPO, rewarded by a score model.",
+    GRPOScriptArguments,
+    GRPOOptions,
+    "trainers.grpo:VisionGRPOConfig",
+    main,
+)

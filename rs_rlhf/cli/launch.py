@@ -28,18 +28,14 @@ from ..errors import DeclarationError, OptionError, RSRLHFError
 from .main import LAUNCHED
 
 DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
-EPILOG = (
-    "Beside these: --config PATH|NAME, a YAML recipe whose keys are the flags above; --accelerate_config PATH|NAME "
-    "and the flags of `accelerate launch`, such as --num_processes 2, to train with several processes. Names are "
-    "those of the files in recipes/ and accelerate_configs/."
-)
 
 
 class TrainingParser(TrlParser):
     """TRL's parser, whose errors are one sentence, and which guesses no abbreviated flags."""
 
-    def __init__(self, dataclass_types: tuple[type, ...], prog: str, description: str) -> None:
-        super().__init__(dataclass_types, prog=prog, description=description, epilog=EPILOG, allow_abbrev=False)  # type: ignore[arg-type]
+    def __init__(self, dataclass_types: tuple[type, ...], prog: str, description: str, epilog: str) -> None:
+        super().__init__(dataclass_types, prog=prog, description=description, epilog=epilog, allow_abbrev=False)  # type: ignore[arg-type]
+        self.add_argument("--help_all", "--help-all", action="help", help="show TRL's options too and exit")
 
     def error(self, message: str) -> NoReturn:
         """Raises the error that argparse would print below a page of usage."""

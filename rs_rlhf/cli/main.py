@@ -36,12 +36,12 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "reward": Command("train a score model on preference pairs", "cli.reward:command", CHECKPOINT),
-    "sft": Command("fine-tune a vision-language model on image-text data", "cli.sft:command", CHECKPOINT),
+    "reward": Command("train a score model on preference pairs", "cli.reward:training", CHECKPOINT),
+    "sft": Command("fine-tune a vision-language model on image-text data", "cli.sft:training", CHECKPOINT),
     "grpo": Command(
-        "improve a vision-language model with the score model as its reward", "cli.grpo:command", CHECKPOINT
+        "improve a vision-language model with the score model as its reward", "cli.grpo:training", CHECKPOINT
     ),
-    "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:command", CHECKPOINT),
+    "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:training", CHECKPOINT),
     "serve": Command("score over HTTP: the reward server", "cli.serve:main", STOPPED),
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
     "curate": Command("keep the best part of scored data, with a report", "cli.curate:main"),

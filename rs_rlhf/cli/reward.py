@@ -6,38 +6,29 @@ Left out: data-set mixtures beyond a list of files, streaming, and quantised bas
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
-
-from trl import ModelConfig, get_peft_config
 
 from ..data.rows import split_paths
 from ..imagery.arguments import READING
 from ..options import to_flags
-from ..trainers.reward import VisionRewardConfig, VisionRewardTrainer
-from ..trainers.reward_data import RewardScriptArguments, load_data
-from .launch import TrainingParser, run
-from .training import check_common, model_options, train
+from ..trainers.options import RewardOptions, RewardScriptArguments
+from .training import Training, check_common, model_options, train
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from trl import ModelConfig
 
-
-def command(argv: Sequence[str]) -> int:
-    """`rs-rlhf reward`: trains here or through `accelerate launch`, and returns the exit code."""
-    return run("reward", make_parser(), main, argv)
-
-
-def make_parser() -> TrainingParser:
-    """Returns the command's parser, whose flags are the fields of the three dataclasses."""
-    options = (RewardScriptArguments, VisionRewardConfig, ModelConfig)
-    description = "Train a score model on preference pairs with images, without, or mixed."
-    return TrainingParser(options, "rs-rlhf reward", description)
+    from ..trainers.reward import VisionRewardConfig
 
 
 def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a score model."""
-    check_common(script_args, training_args, model_args, "preference data", pads=False)
+    from trl import get_peft_config
+
+    from ..trainers.reward import VisionRewardTrainer
+    from ..trainers.reward_data import load_data
+
+    check_common(script_args.dataset_name, training_args, model_args, pads=False)
     next_command = eval_command(script_args, training_args)  # now: reading the data sets `image_root`
     train_set, eval_set = load_data(script_args, training_args)
     training_args.model_init_kwargs = model_options(model_args, training_args.model_init_kwargs)
@@ -67,3 +58,13 @@ def eval_command(script_args: RewardScriptArguments, training_args: VisionReward
     return shlex.join(
         ["rs-rlhf", "eval", "--model", str(training_args.output_dir), "--preferences", *(files or ["FILE"]), *flags]
     )
+
+
+training = Training(
+    "reward",
+    "Train a score model on preference pairs with images, without, or mixed.",
+    RewardScriptArguments,
+    RewardOptions,
+    "trainers.reward:VisionRewardConfig",
+    main,
+)

@@ -6,33 +6,28 @@ Left out: data-set mixtures, streaming, and quantised base models.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import ModelConfig, get_peft_config
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from ..trainers.mixins import loading
-from ..trainers.sft import VisionSFTConfig, VisionSFTTrainer
-from ..trainers.sft_data import SFTScriptArguments, load_data
-from .launch import TrainingParser, run
-from .training import check_common, model_options, train
+from ..trainers.options import SFTOptions, SFTScriptArguments
+from .training import Training, check_common, model_options, train
 
+if TYPE_CHECKING:
+    from trl import ModelConfig
 
-def command(argv: Sequence[str]) -> int:
-    """`rs-rlhf sft`: trains here or through `accelerate launch`, and returns the exit code."""
-    return run("sft", make_parser(), main, argv)
-
-
-def make_parser() -> TrainingParser:
-    """Returns the command's parser, whose flags are the fields of the three dataclasses."""
-    options = (SFTScriptArguments, VisionSFTConfig, ModelConfig)
-    return TrainingParser(options, "rs-rlhf sft", "Fine-tune a vision-language model on image-text data.")
+    from ..trainers.sft import VisionSFTConfig
 
 
 def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a model or an adapter."""
-    check_common(script_args, training_args, model_args, "image-text data", pads=False)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import get_peft_config
+
+    from ..trainers.mixins import loading
+    from ..trainers.sft import VisionSFTTrainer
+    from ..trainers.sft_data import load_data
+
+    check_common(script_args.dataset_name, training_args, model_args, pads=False)
     if training_args.trainable != "all" and model_args.use_peft:
         raise OptionError(
             "trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.", "trainable"
@@ -53,3 +48,13 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
     )
     done = f"Model saved to {os.path.abspath(str(training_args.output_dir))}"
     train(trainer, evaluate=eval_set is not None, done=[done])
+
+
+training = Training(
+    "sft",
+    "Fine-tune a vision-language model on image-text data.",
+    SFTScriptArguments,
+    SFTOptions,
+    "trainers.sft:VisionSFTConfig",
+    main,
+)

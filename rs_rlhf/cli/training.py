@@ -1,40 +1,86 @@
-"""What the training commands share: refused options, the model's loading options, and the run itself.
+"""What the training commands share: help and parser, refused options, the model's loading options, the run itself.
 
 Left out: how a command starts, here or through `accelerate launch` (see `launch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, make_dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..options import make_parser
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
-    from trl import ModelConfig, ScriptArguments
+    from trl import ModelConfig
+
+    from .launch import TrainingParser
+
+STARTING = (
+    "--config PATH|NAME, a YAML recipe whose keys are the flags; --accelerate_config PATH|NAME and the flags of "
+    "`accelerate launch`, such as --num_processes 2, to train with several processes. Names are those of the files in "
+    "recipes/ and accelerate_configs/."
+)
+OF_TRL = "--model_name_or_path, --output_dir, --learning_rate and the other options of TRL, which --help_all lists"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training command: its options, and the function that trains with them.
+
+    Args:
+        name, description (`str`): The command's name, and the first line of its help.
+        data, options (`type`): Dataclasses of our own options.
+        config (`str`): `module:class` of the trainer's config, which has `options` and TRL's.
+        main (callable): Trains; takes a `data`, a `config` and a `ModelConfig`.
+    """
+
+    name: str
+    description: str
+    data: type
+    options: type
+    config: str
+    main: Callable[..., None]
+
+    def __call__(self, argv: Sequence[str]) -> int:
+        """Trains here or through `accelerate launch`, and returns the exit code; `--help` needs no torch."""
+        if {"-h", "--help"} & {*argv}:
+            own = make_dataclass("Own", [], bases=(self.options, self.data), kw_only=True)
+            parser = make_parser(own, f"rs-rlhf {self.name}", self.description)
+            parser.epilog = f"Beside these: {OF_TRL}; {STARTING}"
+            parser.print_help()
+            return 0
+        from .launch import run
+
+        return run(self.name, self.parser(), self.main, argv)
+
+    def parser(self) -> TrainingParser:
+        """Returns the command's parser, whose flags are the fields of the three dataclasses."""
+        from trl import ModelConfig
+
+        from .launch import TrainingParser
+
+        module, config = self.config.split(":")
+        options = (self.data, getattr(import_module(f"rs_rlhf.{module}"), config), ModelConfig)
+        return TrainingParser(options, f"rs-rlhf {self.name}", self.description, f"Beside these: {STARTING}")
 
 
 def check_common(
-    script_args: ScriptArguments,
-    training_args: TrainingArguments,
-    model_args: ModelConfig,
-    data: str,
-    *,
-    pads: bool = True,
+    dataset_name: str | None, training_args: TrainingArguments, model_args: ModelConfig, *, pads: bool = True
 ) -> None:
     """Refuses what every training command refuses: no data, no model, and TRL's options that would be ignored.
 
-    `data` is what the command calls its data; `pads` says whether the trainer reads `pad_to_multiple_of`.
+    `pads` says whether the trainer reads `pad_to_multiple_of`.
     """
     for name, value in {
-        "dataset_name": script_args.dataset_name,
+        "dataset_name": dataset_name,
         "model_name_or_path": model_args.model_name_or_path,
     }.items():
         if not value:
             raise OptionError(f"no {name}; give --{name}, or a recipe with it (--config).", name)
-    if script_args.dataset_streaming or script_args.dataset_config:
-        raise OptionError(f"dataset_streaming and dataset_config are not supported for {data}.", "dataset_streaming")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.", "load_in_4bit")
     if not pads and getattr(training_args, "pad_to_multiple_of", None):

@@ -38,35 +38,24 @@ from ..data.questions import QuestionRow
 from ..errors import DataError, ModelError, OptionError
 from ..evaluation.benchmark import Benchmark
 from ..evaluation.protocols import clip_protocol
-from ..imagery.arguments import ImageArguments
 from ..imagery.augment import rotate_flip
 from ..imagery.raster import ImageOptions, read_image
 from ..models.clip import ClipModel, text_inputs
-from ..options import option
 from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
 from .mixins import ResumeMixin, SetEpoch
+from .options import ClipOptions
 
 if TYPE_CHECKING:
     from .clip_data import ImageTextPairs
 
 
 @dataclass
-class VisionClipConfig(ImageArguments, TrainingArguments):
+class VisionClipConfig(ClipOptions, TrainingArguments):
     """transformers' `TrainingArguments` with image options and those of the contrastive loss."""
-
-    remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
-    dataloader_drop_last: bool = option(True, "Drop an epoch's last batch if it is not whole: it has few negatives.")
-    per_device_eval_batch_size: int = option(64, "Images encoded at a time in evaluation.")
-    logging_steps: float = option(10, "Log every so many steps.")
-    mask_duplicates: bool = option(
-        True, "Keep pairs with the same picture or the same text out of each other's negatives."
-    )
-    grad_cache_chunk_size: int | None = option(
-        None, "Encode a batch in chunks of so many pairs, twice: the batch is then bound by time, not memory."
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check()
         if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
             raise OptionError(f"grad_cache_chunk_size is {self.grad_cache_chunk_size}; it must be at least 1.")
         if self.min_pixels is not None or self.max_pixels is not None:

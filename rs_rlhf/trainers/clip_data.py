@@ -12,14 +12,12 @@ import random
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 from torch.utils.data import Dataset
-from trl import ScriptArguments
 
 from .. import __version__
 from ..data.image_text_dataset import ImageTexts, open_image_texts
@@ -30,32 +28,8 @@ from ..errors import DataError
 from ..evaluation.benchmark import Benchmark, load_benchmark, model_type_of
 from ..evaluation.reader import read_task
 from ..models.clip import ClipModel
-from ..options import option
 
 CUT_SAMPLE = 2000  # texts that are tokenized to estimate how many are too long
-
-
-@dataclass
-class ClipScriptArguments(ScriptArguments):
-    """TRL's script arguments for image-text data, and the benchmarks to evaluate on."""
-
-    dataset_name: str | None = option(
-        None, "Image-text file, folder of them or Hub id, as for `rs-rlhf score --input`."
-    )
-    dataset_train_split: str | None = option(  # type: ignore[assignment]
-        None, "Split of a folder or Hub id to train on. By default all of it."
-    )
-    image_column: str | None = option(None, "Column of the images, if it has another name.")
-    text_column: str | None = option(None, "Column of the texts, if it has another name.")
-    max_train_samples: int | None = option(None, "Training rows at most, drawn by seed.")
-    eval_tasks: list[str] | None = option(
-        None,
-        "Benchmarks (names in eval/ or YAML files) that the model is put to at each evaluation "
-        "(eval_strategy, eval_steps) and at the end.",
-    )
-    eval_data_root: str | None = option(
-        None, "Folder that the benchmarks' data lie in; by default RS_RLHF_DATA, or ./data."
-    )
 
 
 class ImageTextPairs(Dataset):

@@ -24,18 +24,17 @@ from trl import GRPOConfig
 
 from ..data.group import ImageSource
 from ..errors import OptionError
-from ..imagery.arguments import ImageArguments
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.pixel_budget import set_pixel_budget
 from ..models.vision_sharing import share_vision
 from ..models.vlm import VISION_TOKENS
-from ..options import option
 from ..rewards.rs import RSReward
-from ..rewards.score import TRANSFORMS, ScoreReward
+from ..rewards.score import ScoreReward
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, clear_metrics
 from .mixins import ResumeMixin, loading
+from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
 
 if TYPE_CHECKING:
@@ -44,62 +43,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Reward = Callable[..., list[float | None]]
-REWARDS = ("score", "rs")
-PLACEMENTS = ("replicated", "sharded")
 
 
 @dataclass
-class VisionGRPOConfig(ImageArguments, GRPOConfig):
+class VisionGRPOConfig(GRPOOptions, GRPOConfig):  # type: ignore[misc]  # TRL's `remove_unused_columns` may be None
     """TRL's `GRPOConfig` with image options, the score model as the reward, and the audit of it."""
-
-    score_model: str | None = option(
-        None,
-        "Score model of the reward: a name in reward_models/, a folder, a hub id, or the URLs of reward "
-        "servers, separated by commas.",
-    )
-    reward: str = option(
-        "score",
-        "'score': the score model's score of each completion; 'rs': the published mix 0.3 format + 0.7 "
-        "accuracy by the column `reward_type` (em, iou, open_ended), the score model judging open_ended rows.",
-        choices=list(REWARDS),
-    )
-    score_model_placement: str = option(
-        "replicated",
-        "'replicated': the whole score model on each process's device; 'sharded': shared out by DeepSpeed "
-        "ZeRO-3 beside the policy. One with a URL is where its server is.",
-        choices=list(PLACEMENTS),
-    )
-    score_model_dtype: str | None = option(None, "Type of its weights, such as bfloat16; by default the checkpoint's.")
-    relative_to_reference: bool = option(
-        False, "Reward 1 - exp(-reward_scale * (score - score of the solution)), 0 below the solution."
-    )
-    score_transform: str = option(
-        "none",
-        "'exp' rewards exp(score), which is proportional to the probability of being the best answer; "
-        "'softmax' that probability itself, among the row's `choices`.",
-        choices=list(TRANSFORMS),
-    )
-    reward_scale: float = option(0.2, "Scale of relative_to_reference.")
-    answer_only: bool = option(True, "Score the text inside <answer> where there is one, not the whole completion.")
-    shuffle_reward_images: bool = option(
-        False, "Score with another prompt's image: the control run, which must not improve."
-    )
-    max_failed_fraction: float = option(
-        0.5, "Stop when more than this share of the rewards of the last 10 steps failed."
-    )
-    audit_steps: int = option(25, "Steps between two measurements of the reward's image-shuffle gap; 0: none.")
-    validation_prompts: int = option(
-        32, "Evaluation prompts, the first ones, answered greedily at every evaluation; 0: none."
-    )
-    logged_samples: int = option(
-        8, "Rollouts (and validation answers) written with thumbnails at each logging; 0: none."
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (("score_model_placement", PLACEMENTS), ("reward", REWARDS)):
-            if getattr(self, name) not in choices:
-                raise OptionError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        self.check()
         if self.augment:
             raise OptionError("augment must be false: the policy is rewarded for the image that it is shown.")
         if self.log_multimodal:

@@ -10,49 +10,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value
-from trl import ScriptArguments
 
 from ..data.questions import QuestionRow, read_questions
 from ..data.row_cache import bytes_and_path, message_features
 from ..data.rows import common_folder, draw_rows, image_folder, split_paths
 from ..errors import DataError, OptionError
 from ..metrics.answers import THINK_ANSWER
-from ..options import option
 
 if TYPE_CHECKING:
     from .grpo import VisionGRPOConfig
+    from .options import GRPOScriptArguments
 
 EXTRA = ("reward_type", "source", "id")
-
-
-@dataclass
-class GRPOScriptArguments(ScriptArguments):
-    """TRL's script arguments with rewards and separate evaluation data."""
-
-    dataset_name: str | None = option(  # type: ignore[assignment]
-        None,
-        "Prompts: files, folders or Hub ids with `prompt`, `image` and perhaps `solution`, or labelled images; "
-        "several are separated by commas.",
-    )
-    dataset_train_split: str | None = option(  # type: ignore[assignment]
-        None, "Split of a folder or Hub id to train on; a file has none."
-    )
-    dataset_test_split: str | None = option(None, "Split to evaluate on.")  # type: ignore[assignment]
-    eval_dataset_name: str | None = option(
-        None, "Prompts to evaluate on; by default the dataset_test_split of dataset_name."
-    )
-    max_train_samples: int | None = option(None, "Training prompts at most, drawn by seed.")
-    max_eval_samples: int | None = option(None, "Evaluation prompts at most, drawn by seed.")
-    reward_funcs: list[str] | None = option(
-        None, "Further rewards by dotted path: rs_rlhf.rewards.ExactMatchReward, or your own function."
-    )
-    system_prompt: str | None = option(
-        None, "System turn put before each prompt; 'think-answer' asks for <think>… and <answer>…."
-    )
 
 
 def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig) -> tuple[Dataset, Dataset | None]:

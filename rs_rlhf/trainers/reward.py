@@ -27,16 +27,15 @@ from trl import RewardConfig
 
 from ..data.other_images import other_images, picture_keys
 from ..errors import OptionError
-from ..imagery.arguments import ImageArguments
 from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource
 from ..metrics.preferences import comparisons, preference_metrics
 from ..models.collator import GroupCollator, without_images
 from ..models.pixel_budget import set_pixel_budget
 from ..models.score_model import HEAD, ScoreModel, save_score_config
-from ..options import option
 from ..preferences.schema import group_from_row
 from ._compat import RewardHooks
 from .mixins import SetEpoch, VisionTrainerMixin, loading
+from .options import RewardOptions
 from .preference_loss import anchor_loss, held, plackett_luce_loss
 from .worst_pairs import log_worst_pairs
 
@@ -44,50 +43,15 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 ROW = "_row"  # column with a row's place in its data set, by which repeated evaluation rows are told
-TRAINABLE = ("head", "vision", "language", "all")
 
 
 @dataclass
-class VisionRewardConfig(ImageArguments, RewardConfig):
+class VisionRewardConfig(RewardOptions, RewardConfig):
     """TRL's `RewardConfig` with what images and the three published stages need."""
-
-    trainable: str = option(
-        "all",
-        "Weights that are trained: 'head' only, 'vision' tower and head, 'language' model and head, or 'all'.",
-        choices=list(TRAINABLE),
-    )
-    positions: str | None = option(
-        None, "Positions of the score model, 'mrope' or 'sequential'; by default the checkpoint's."
-    )
-    output_activation: str | None = option(
-        None, "Output activation, 'softplus' (default of a new head) or 'identity'."
-    )
-    ranked_rejected: bool = option(
-        True,
-        "A `rejected` list is ranked best to worst (Plackett-Luce over the whole list). If false, the "
-        "chosen completion must win over all of them, which are not ranked among themselves.",
-    )
-    anchor_coefficient: float = option(
-        0.0,
-        "Weight of a term that makes scores comparable between images, as curation needs: chosen above 0, "
-        "rejected below (cross-entropy of each completion by itself). Needs output_activation 'identity'.",
-    )
-    image_blind: bool = option(False, "Leave the images out: the text-only baseline that a score model must beat.")
-    shuffle_gap_samples: int = option(
-        256, "Evaluation rows scored again with another row's image, for the image-shuffle gap; 0: none."
-    )
-    worst_pairs: int = option(8, "Evaluation rows ranked most wrongly that are logged with thumbnails; 0: none.")
-    max_length: int | None = option(
-        None, "Longest prompt + completion in tokens, image tokens included; a longer row is an error."
-    )
-    remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trainable not in TRAINABLE:
-            raise OptionError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
-        if self.remove_unused_columns:
-            raise OptionError("remove_unused_columns must be false: the collator reads the images from their columns.")
+        self.check()
         if self.augment and self.dataloader_persistent_workers:
             raise OptionError(
                 "augment needs dataloader_persistent_workers false: workers learn the epoch when they start."

@@ -5,36 +5,18 @@ Left out: data-set mixtures beyond a list of files, and streaming.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trl import ScriptArguments
-
 from ..data.rows import common_folder, split_paths
 from ..errors import DataError
-from ..options import option
 from ..preferences.reader import load_with_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .options import RewardScriptArguments
     from .reward import VisionRewardConfig
-
-
-@dataclass
-class RewardScriptArguments(ScriptArguments):
-    """TRL's script arguments with separate evaluation files."""
-
-    dataset_name: str | None = option(None, "Preference files, a folder or a Hub id; several are separated by commas.")
-    dataset_train_split: str | None = option(  # type: ignore[assignment]
-        None, "Split of a folder or Hub id to train on, by default the only one or 'train'; a file has none."
-    )
-    eval_dataset_name: str | None = option(
-        None,
-        "Preference files to evaluate on, as for dataset_name. By default the dataset_test_split of dataset_name, if "
-        "eval_strategy asks for evaluation.",
-    )
 
 
 def load_data(script_args: RewardScriptArguments, training_args: VisionRewardConfig) -> tuple[Dataset, Dataset | None]:

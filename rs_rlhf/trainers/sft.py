@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -22,38 +22,23 @@ from trl import SFTConfig, SFTTrainer
 
 from ..data.group import Group, make_group
 from ..errors import DataError, OptionError
-from ..imagery.arguments import ImageArguments
 from ..models.collator import GroupCollator, in_placement_order
 from ..models.pixel_budget import set_pixel_budget
-from ..options import option
 from ._compat import add_metric
 from .mixins import SetEpoch, VisionTrainerMixin
+from .options import SFTOptions
 
-if TYPE_CHECKING:
-    pass
-
-TRAINABLE = ("all", "merger")
 # Qwen2-VL and Qwen2.5-VL have one merger, Qwen3-VL others for the features of earlier layers.
 _MERGER = re.compile(r"(^|\.)(merger|deepstack_merger_list\.\d+)\.")
 
 
 @dataclass
-class VisionSFTConfig(ImageArguments, SFTConfig):
+class VisionSFTConfig(SFTOptions, SFTConfig):
     """TRL's `SFTConfig` with image options."""
-
-    trainable: str = option(
-        "all",
-        "Weights that are trained: 'merger' (the projector from the vision tower to the language model) "
-        "or 'all'. With LoRA leave it 'all', and name the merger in lora_modules_to_save to train it too.",
-        choices=list(TRAINABLE),
-    )
-    remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
-    max_length: int | None = option(None, "Longest sample in tokens, image tokens included; longer is an error.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trainable not in TRAINABLE:
-            raise OptionError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
+        self.check()
         given = cast("dict[str, Any]", self.dataset_kwargs or {})  # TRL has parsed a string by now
         self.dataset_kwargs = {**given, "skip_prepare_dataset": True}
 

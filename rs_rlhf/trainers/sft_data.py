@@ -9,12 +9,10 @@ Left out: data-set mixtures and streaming.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, Value
-from trl import ScriptArguments
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
 from ..data.columns import MORE_THAN_CAPTIONS
@@ -24,37 +22,12 @@ from ..data.row_cache import bytes_and_path, message_features, stored_rows
 from ..data.rows import FORMATS, draw_rows
 from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
-from ..options import option
 
 if TYPE_CHECKING:
+    from .options import SFTScriptArguments
     from .sft import VisionSFTConfig
 
 FORM_VERSION = 1  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
-
-
-@dataclass
-class SFTScriptArguments(ScriptArguments):
-    """TRL's script arguments with other evaluation data and a limit on the training rows."""
-
-    dataset_name: str | None = option(
-        None,
-        "Image-text data: a file or folder of labelled or captioned images, questions and answers, or "
-        "conversations, or a folder of `rs-rlhf curate`.",
-    )
-    dataset_train_split: str | None = option(  # type: ignore[assignment]
-        None, "Split of a folder to train on, by default 'train' where there is one, else all of it."
-    )
-    dataset_test_split: str | None = option(  # type: ignore[assignment]
-        None, "Split to evaluate on, if eval_strategy asks for it; by default 'test', and all of an eval_dataset_name."
-    )
-    eval_dataset_name: str | None = option(None, "Data to evaluate on, as for dataset_name, which is the default.")
-    image_column: str | None = option(None, "Column of the image or images; by default told by its name.")
-    text_column: str | None = option(
-        None,
-        "Column of the texts; by default told by its name. 'captions' trains on the captions of labelled "
-        "images alone, which are otherwise asked for their class too.",
-    )
-    max_train_samples: int | None = option(None, "Training rows (images, conversations) at most, drawn by seed.")
 
 
 def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -> tuple[Dataset, Dataset | None]:

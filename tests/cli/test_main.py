@@ -35,9 +35,9 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture
 def parser():
-    from rs_rlhf.cli.reward import make_parser
+    from rs_rlhf.cli.reward import training
 
-    return make_parser()
+    return training.parser()
 
 
 @pytest.fixture
@@ -186,8 +186,6 @@ def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
     [
         ["--load_in_4bit"],
         ["--load_in_8bit"],
-        ["--dataset_streaming"],
-        ["--dataset_config", "c"],
         ["--pad_to_multiple_of", "8"],
     ],
 )
@@ -293,7 +291,8 @@ def test_image_paths_start_at_their_own_file(tmp_path):
 def test_evaluation_needs_data(scenes):
     from types import SimpleNamespace
 
-    from rs_rlhf.trainers.reward_data import RewardScriptArguments, load_data
+    from rs_rlhf.trainers.options import RewardScriptArguments
+    from rs_rlhf.trainers.reward_data import load_data
 
     script = RewardScriptArguments(dataset_name=str(scenes / "train_pairs.jsonl"))
     with pytest.raises(DataError, match="has no splits; give --eval_dataset_name"):
