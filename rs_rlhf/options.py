@@ -34,10 +34,9 @@ def option(default: Any = dataclasses.MISSING, help: str = "", **settings: Any) 
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def make_parser(cls: type, prog: str, description: str | None = None) -> argparse.ArgumentParser:
-    """Returns the parser of an options dataclass; its description is the dataclass's docstring unless given."""
-    text = description or (cls.__doc__ or "").strip()
-    parser = argparse.ArgumentParser(prog=prog, description=text, allow_abbrev=False)
+def make_parser(cls: type, prog: str) -> argparse.ArgumentParser:
+    """Returns the parser of an options dataclass; its description is the dataclass's docstring."""
+    parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").strip(), allow_abbrev=False)
     hints = get_type_hints(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda field: not field.metadata.get("positional")):
         if field.init:  # a command leaves out an inherited option by `field(default=…, init=False)`
@@ -45,19 +44,18 @@ def make_parser(cls: type, prog: str, description: str | None = None) -> argpars
     return parser
 
 
-def parse(cls: type[T], argv: Sequence[str] | None, prog: str, description: str | None = None) -> T:
+def parse(cls: type[T], argv: Sequence[str] | None, prog: str) -> T:
     """Parses arguments into an options dataclass.
 
     Args:
         cls (`type`): The dataclass.
         argv (sequence of `str`, *optional*): The arguments; those of the process if `None`.
         prog (`str`): The command's name in its help, such as `"rs-rlhf score"`.
-        description (`str`, *optional*): The first line of the help; the dataclass's docstring by default.
 
     Raises:
         SystemExit: As argparse does, after `--help` and after an error that it has printed.
     """
-    return cls(**vars(make_parser(cls, prog, description).parse_args(argv)))
+    return cls(**vars(make_parser(cls, prog).parse_args(argv)))
 
 
 def to_flags(options: Any, names: Sequence[str] | None = None) -> list[str]:

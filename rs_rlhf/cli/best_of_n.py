@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..evaluation.options import BestOfNOptions
-from ..options import parse
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: BestOfNOptions) -> None:
     """Writes `best_of_n.json`, `.md` and `.png`, and prints the table."""
-    options = parse(BestOfNOptions, argv, "rs-rlhf best-of-n")
-
     from ..evaluation.best_of_n import markdown, run_best_of_n, write
 
     results = run_best_of_n(options)
     write(results, options.out)
     print(markdown(results))
     print(f"\nBest of n -> {options.out / 'best_of_n.json'}, .md, .png")
-    return 0

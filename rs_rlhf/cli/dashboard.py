@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..options import option, parse
+from ..options import option
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -25,11 +24,10 @@ class DashboardOptions:
     dry_run: bool = option(False, "print what would be made as JSON; needs no network")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0."""
+def main(options: DashboardOptions) -> None:
+    """Saves the workspace and the report, or prints them."""
     from ..runs import dashboard
 
-    options = parse(DashboardOptions, argv, "rs-rlhf dashboard")
     of = (options.entity, options.project, options.name)
     made: dict[str, Workspace | Report] = {"workspace": dashboard.build_workspace(*of)}
     if options.report:
@@ -37,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.dry_run:
         specs = {name: dashboard.specification(board) for name, board in made.items()}
         print(json.dumps({"entity": options.entity, "project": options.project} | specs, indent=2))
-        return 0
+        return
     for board in made.values():
         dashboard.save(board)
         print(f"{type(board).__name__} -> {board.url}")
-    return 0

@@ -15,14 +15,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from ..options import option, parse
+from ..options import option
 from ..runs.tables import markdown_table
+from .main import run
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
 OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
@@ -42,9 +42,8 @@ class DemoOptions:
     seed: int = option(0, "seed of everything")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(demo: DemoOptions) -> None:
     """Runs the demo and prints the table."""
-    demo = parse(DemoOptions, argv, "rs-rlhf demo")
     start, out = time.monotonic(), demo.output_dir
     clear(out)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
@@ -70,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Pictures: {pictures}; GRPO and the evaluations as a page: rs-rlhf report {out / 'grpo'}")
     print("Score your own images with")
     print(f'  Scorer.from_pretrained("{out / "reward"}").score(images=[...], completions=[[...]])')
-    return 0
 
 
 def clear(out: Path) -> None:
@@ -202,15 +200,13 @@ def train_policy(out: Path, demo: DemoOptions) -> None:
 
 def evaluate_policy(out: Path, demo: DemoOptions) -> None:
     """Evaluates on the held-out scenes with `rs-rlhf eval` and `rs-rlhf best-of-n`; the run's report shows it."""
-    from . import best_of_n, eval_run
-
     asked = ["--task", "scenes", "--data_root", str(out)]
     for name, model in (("base policy", "captioner"), ("with GRPO", "grpo")):
-        eval_run.main(["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
+        run("eval run", ["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
     sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(demo.seed)]
     place = out / "grpo" / "eval" / "best of n, base policy"
     models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]
-    best_of_n.main([*models, *asked, *sampled, "--out", str(place)])
+    run("best-of-n", [*models, *asked, *sampled, "--out", str(place)])
     shutil.copy(place / "best_of_n.png", out / "best_of_n.png")
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..options import parse
 from ..runs.progress import versions
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "qwen-vl-utils")
@@ -17,9 +15,8 @@ class EnvOptions:
     """Print the versions that a bug report needs."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: EnvOptions) -> None:
     """Prints versions and the device."""
-    parse(EnvOptions, argv, "rs-rlhf env")
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -28,4 +25,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     python = ("python", f"{platform.python_version()} ({platform.platform()})")
     for name, text in (package, python, *others, ("device", device)):
         print(f"{name:<14} {text}")
-    return 0

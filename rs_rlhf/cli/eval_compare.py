@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.options import DataOptions
-from ..options import option, parse
+from ..options import option
 
 
 @dataclass(kw_only=True)
@@ -23,10 +22,8 @@ class EvalCompareOptions(DataOptions):
     seed: int = option(0, "seed of the bootstrap")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: EvalCompareOptions) -> None:
     """Prints the table and the verdicts; with `--out` writes them, and the page that shows the changed answers."""
-    options = parse(EvalCompareOptions, argv, "rs-rlhf eval compare")
-
     from ..evaluation.benchmark import data_paths
     from ..evaluation.compare import compare, markdown, write
 
@@ -37,4 +34,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = data_paths(options.data, compared["flips"])
         for path in write(compared, options.out, options.data_root, data):
             print(f"-> {path}")
-    return 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import OptionError
-from ..options import option, parse
+from ..options import option
 
 
 @dataclass(kw_only=True)
@@ -23,20 +22,18 @@ class EvalExportOptions:
     limit: int = option(64, "wandb: samples per table; 0: no tables")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
-    options = parse(EvalExportOptions, argv, "rs-rlhf eval export")
+def main(options: EvalExportOptions) -> None:
+    """Writes the files, or logs the run."""
     from ..evaluation.export import log_to_wandb, write_lm_eval
     from ..evaluation.results import read_results, read_samples
 
     if options.format == "lm-eval":
         for path in write_lm_eval(options.run, options.out or options.run / "lm_eval"):
             print(f"-> {path}")
-        return 0
+        return
     if options.limit < 0:
         raise OptionError(f"--limit is {options.limit}; it must be 0 (no tables) or more.", "limit")
     results = read_results(options.run)
     samples = {task: read_samples(options.run, task, figures) for task, figures in results["tasks"].items()}
     log_to_wandb(results, samples, options.project, options.name, options.limit)
     print(f"{len(samples)} tasks -> W&B project {options.project}")
-    return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..imagery.arguments import ReadingOptions
-from ..options import option, parse
+from ..options import option
 
 
 @dataclass(kw_only=True)
@@ -25,9 +24,8 @@ class EvalPreferencesOptions(ReadingOptions):
     seed: int = option(0, "seed of all draws")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: EvalPreferencesOptions) -> None:
     """Prints the report; with `--output` writes it as JSON."""
-    options = parse(EvalPreferencesOptions, argv, "rs-rlhf eval preferences")
 
     from ..data.rows import draw_rows
     from ..evaluation.preferences import evaluate_preferences, format_report
@@ -50,4 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.output, report)
         print(f"Report written to {options.output}", file=sys.stderr)
-    return 0

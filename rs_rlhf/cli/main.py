@@ -15,9 +15,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 from ..errors import RSRLHFError
+from ..options import parse
 from ..version import __version__
 
 RESTART = "the same command starts again from the beginning"
@@ -28,7 +29,7 @@ STOPPED = "the server no longer answers"
 
 
 class Command(NamedTuple):
-    """One line for `--help`, the `module:function` that runs the command, and what follows Ctrl-C."""
+    """One line for `--help`, the `module:function` of the command's options, and what follows Ctrl-C."""
 
     summary: str
     target: str
@@ -45,7 +46,9 @@ COMMANDS = {
     "serve": Command("score over HTTP: the reward server", "cli.serve:main", STOPPED),
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
     "curate": Command("keep the best part of scored data, with a report", "cli.curate:main"),
-    "browse": Command("look through scored data and move the cut, in a browser", "cli.browse:main", STOPPED),
+    "browse": Command(
+        "look through scored data and move the cut, in a browser", "curation.browser.app:browse", STOPPED
+    ),
     "best-of-n": Command("sample N answers a question and let the score model choose", "cli.best_of_n:main", RESUME),
     "eval run": Command(
         "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval_run:main", RESUME
@@ -59,11 +62,13 @@ COMMANDS = {
     "plot": Command("draw the learning curve of a training run", "cli.plot:main"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.dashboard:main"),
     "data check": Command("list every problem of preference files", "cli.data.check:main"),
-    "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.pairs:main"),
+    "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.pairs:make_pairs"),
     "data sample-pairs": Command(
-        "make preference pairs from a policy's wrong answers", "cli.data.sample_pairs:main", RESUME
+        "make preference pairs from a policy's wrong answers", "preferences.mistakes:sample_pairs", RESUME
     ),
-    "data dpo": Command("order candidate answers by a score model, for TRL's DPOTrainer", "cli.data.dpo:main", RESUME),
+    "data dpo": Command(
+        "order candidate answers by a score model, for TRL's DPOTrainer", "preferences.dpo:write_dpo", RESUME
+    ),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.scenes:main"),
     "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_models:write_clip"),
@@ -141,9 +146,15 @@ def command_name(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def run(name: str, argv: list[str]) -> int:
-    """Imports a command's module and runs it with these arguments; returns the exit code."""
+    """Imports a command's function and calls it with its options, read from these arguments; returns the exit code.
+
+    A function of one dataclass is called with that; one of `argv` reads the arguments itself.
+    """
     module, function = COMMANDS[name].target.split(":")
-    return getattr(import_module(f"rs_rlhf.{module}"), function)(argv)
+    command = getattr(import_module(f"rs_rlhf.{module}"), function)
+    if "argv" in (hints := get_type_hints(command)):
+        return command(argv)
+    return command(parse(next(iter(hints.values())), argv, f"rs-rlhf {name}")) or 0
 
 
 def help_text(prefix: str = "") -> str:

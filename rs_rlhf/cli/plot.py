@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..options import option, parse
+from ..options import option
 
 
 @dataclass(kw_only=True)
@@ -17,12 +16,10 @@ class PlotOptions:
     output: Path | None = option(None, "PNG to write (default: RUN/learning_curve.png)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0."""
+def main(options: PlotOptions) -> None:
+    """Draws the curve."""
     from ..runs.plots import plot_run
 
-    options = parse(PlotOptions, argv, "rs-rlhf plot")
     output = options.output or options.run / "learning_curve.png"
     plot_run(options.run, output)
     print(f"Learning curve -> {output}")
-    return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..options import option, parse
+from ..options import option
+from ..runs.report import CAPS, write_report
 
 
 @dataclass(kw_only=True)
@@ -17,14 +17,13 @@ class ReportOptions:
     output: Path | None = option(None, "HTML file to write (default: RUN_DIR/report.html)", metavar="FILE")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0."""
-    from ..runs.report import CAPS, write_report
+ReportOptions.__doc__ = f"{ReportOptions.__doc__} {CAPS}"
 
-    options = parse(ReportOptions, argv, "rs-rlhf report", f"{ReportOptions.__doc__} {CAPS}")
+
+def main(options: ReportOptions) -> None:
+    """Writes the page and prints its warnings."""
     output = options.output or options.run / "report.html"
     page = write_report(options.run, output)
     for line in page["warnings"]:
         print(f"Warning: {line}")
     print(f"Report -> {output}")
-    return 0

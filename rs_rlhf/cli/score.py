@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from ..curation.score import ScoreOptions, score, standing, summary_text
 from ..curation.worker import is_first
-from ..options import parse
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `rs-rlhf score`; returns 0, or 130 after Ctrl-C."""
-    options = parse(ScoreOptions, argv, "rs-rlhf score")
+def main(options: ScoreOptions) -> int:
+    """Scores and prints the summary; returns 130 after Ctrl-C."""
     try:
         summary = score(options)
     except KeyboardInterrupt:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
-from ..options import option, parse
+from ..options import option
 from ..scoring.http import LOCAL, TOKEN, Limits, listen
 
-DESCRIPTION = f"Serve a score model over HTTP. With {TOKEN} set, clients must send it as a bearer token."
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
 
 
 @dataclass(kw_only=True)
 class ServeOptions(Limits, PixelOptions, ReadingOptions):
-    """Options of `rs-rlhf serve`."""
+    """Serve a score model over HTTP.
+
+    With RS_RLHF_SERVER_TOKEN set, clients must send it as a bearer token.
+    """
 
     model: str = option(help="Name in reward_models/, folder, or hub id of a score model.")
     host: str = option(LOCAL[0], "Address to listen on; by default this machine only.")
@@ -46,9 +47,8 @@ class ServeOptions(Limits, PixelOptions, ReadingOptions):
             raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, then answers what is under way and ends; returns 0."""
-    options = parse(ServeOptions, argv, "rs-rlhf serve", DESCRIPTION)
+def main(options: ServeOptions) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what is under way and ends."""
     options.check()
     listener = listen(options.host, options.port)
 
@@ -66,4 +66,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     service = Service(scorer, options.model, options, options.max_pending, options.read_timeout, token)
     asyncio.run(serve(service, listener))
     service.batcher.close()
-    return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..models.tiny_clip import TinyClipOptions, save_tiny_clip
 from ..models.tiny_vlm import TinyVLMOptions, save_tiny_vlm
-from ..options import option, parse
+from ..options import option
 
 
 @dataclass(kw_only=True)
@@ -38,15 +37,11 @@ class VLMCommand(FolderOptions, TinyVLMOptions):
     """Write a tiny random vision-language model with its processor."""
 
 
-def write_clip(argv: Sequence[str] | None = None) -> int:
-    """Runs `rs-rlhf tiny-clip`; returns 0."""
-    options = parse(ClipCommand, argv, "rs-rlhf tiny-clip")
+def write_clip(options: ClipCommand) -> None:
+    """Writes the model."""
     print(f"Tiny {options.family} model -> {save_tiny_clip(options.path, options.read_texts(), options)}")
-    return 0
 
 
-def write_vlm(argv: Sequence[str] | None = None) -> int:
-    """Runs `rs-rlhf tiny-vlm`; returns 0."""
-    options = parse(VLMCommand, argv, "rs-rlhf tiny-vlm")
+def write_vlm(options: VLMCommand) -> None:
+    """Writes the model."""
     print(f"Tiny {options.family} model -> {save_tiny_vlm(options.path, options, texts=options.read_texts())}")
-    return 0

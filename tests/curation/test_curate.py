@@ -18,7 +18,6 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.cli import score as score_texts
 from rs_rlhf.curation.shards import read_manifest, read_scores, shard_path
 from rs_rlhf.data.image_text_dataset import open_image_texts
 
@@ -27,7 +26,7 @@ FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
 
 
 def score(data, out, kind="random", *options):
-    assert score_texts.main(["--input", str(data), "--output", str(out), "--scorer", kind, *map(str, options)]) == 0
+    assert cli.run("score", ["--input", str(data), "--output", str(out), "--scorer", kind, *map(str, options)]) == 0
     return out
 
 
@@ -547,10 +546,10 @@ def test_a_killed_process_leaves_what_was_there(scored, tmp_path):
     before = same_but_for(out)
     code = (
         "import os, signal, sys\n"
-        "from rs_rlhf.cli.curate import main\n"
+        "from rs_rlhf.cli.main import run\n"
         "from rs_rlhf.curation.writer import KeptRows\n"
         "KeptRows.check_all_found = lambda self, name: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "main(sys.argv[1:])\n"
+        "run('curate', sys.argv[1:])\n"
     )
     arguments = [str(scored["parquet"]), "--output", str(out), "--keep", "0.6", "--overwrite"]
     killed = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True)
@@ -562,8 +561,8 @@ def test_a_killed_process_leaves_what_was_there(scored, tmp_path):
 
 def test_help_needs_no_heavy_modules():
     code = (
-        "import sys\nfrom rs_rlhf.cli.curate import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom rs_rlhf.cli.main import run\n"
+        "try:\n    run('curate', ['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'numpy', 'pyarrow', 'transformers'} & set(sys.modules), sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

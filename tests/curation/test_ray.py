@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from rs_rlhf.cli.score import main as score
+from rs_rlhf.cli.main import run
 from rs_rlhf.curation import ray as curation_ray
 from rs_rlhf.curation.shards import read_scores
 
@@ -74,7 +74,7 @@ def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(data
     found = json.loads((tmp_path / "found.json").read_text())
     assert sorted(line["row_id"] for line in found) == sorted(f"row {i}" for i in range(ROWS))
     given = ["--input", str(data / "rows.jsonl"), "--scorer", "length", "--max_error_fraction", "1"]
-    assert score([*given, "--output", str(tmp_path / "scores")]) == 0
+    assert run("score", [*given, "--output", str(tmp_path / "scores")]) == 0
     expected = read_scores(tmp_path / "scores").to_pylist()
     by_id = {line["row_id"]: line for line in found}
     for i, line in enumerate(expected):

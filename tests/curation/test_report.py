@@ -11,7 +11,6 @@ from helpers import picture
 from scipy.stats import spearmanr
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.cli import score as score_texts
 from rs_rlhf.curation.cut import COPY, DROPPED, ERROR, KEPT, Samples, cut
 from rs_rlhf.curation.figures import BINS, figures_of, spearman
 from rs_rlhf.curation.gallery import pick
@@ -313,7 +312,7 @@ def curated(tmp_path_factory):
     (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for kind in ("length", "random"):
         options = ["--input", str(data), "--output", str(folder / kind), "--scorer", kind]
-        assert score_texts.main([*options, "--max_error_fraction", "0.5"]) == 0
+        assert cli.run("score", [*options, "--max_error_fraction", "0.5"]) == 0
     out = folder / "out"
     options = ["--keep", "0.3", "--by", "label", "--dedup", "exact", "--compare", str(folder / "random")]
     assert cli.main(["curate", str(folder / "length"), "--output", str(out), *options]) == 0

@@ -6,7 +6,7 @@ import pytest
 from helpers import picture
 
 from rs_rlhf import Scorer, make_group
-from rs_rlhf.cli.eval_preferences import main
+from rs_rlhf.cli.main import run
 from rs_rlhf.evaluation.preferences import evaluate_preferences, format_report
 from rs_rlhf.metrics.intervals import wilson_interval
 from rs_rlhf.metrics.preferences import comparisons, preference_metrics
@@ -91,7 +91,7 @@ def test_command_writes_the_report(score_model_path, tmp_path, capsys):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = tmp_path / "deep" / "report.json"
     options = ["--preferences", str(tmp_path / "pairs.jsonl"), "--output", str(output)]
-    assert main(["--model", score_model_path, *options]) == 0
+    assert run("eval preferences", ["--model", score_model_path, *options]) == 0
     report = json.loads(output.read_text())
     assert report["n"] == 4 and 0 <= report["accuracy"] <= 1 and report["shuffled"]["n"] == 4
     assert "| kind: k | 4 |" in capsys.readouterr().out
@@ -110,13 +110,13 @@ def test_command_reads_images_as_reward_does(score_model_path, tmp_path, monkeyp
     card.write_text(json.dumps({"model": score_model_path, "licence": "x", "recipe": "", "bands": [1], "nodata": 7}))
     files = ["--preferences", *(str(tmp_path / name / "pairs.jsonl") for name in ("a", "b"))]
     flags = ["--stretch", "fixed", "--stretch-range", "0", "9", "--nodata", "3", "--image_hosts", "example.org"]
-    assert main(["--model", str(card), *files, *flags]) == 0
+    assert run("eval preferences", ["--model", str(card), *files, *flags]) == 0
     options = used[0].collator.image_options
     assert options.image_root == str(tmp_path.resolve()) and options.allowed_hosts == ("example.org",)
     assert (options.stretch, options.stretch_range, options.nodata) == ("fixed", (0.0, 9.0), 3.0)
     assert options.bands == (1,)  # the model's own, where no flag says otherwise
 
     monkeypatch.undo()
-    assert main(["--model", score_model_path, *files]) == 0
+    assert run("eval preferences", ["--model", score_model_path, *files]) == 0
     with pytest.raises(ValueError, match="names a band that is not there"):
-        main(["--model", score_model_path, *files, "--bands", "4", "3", "2"])
+        run("eval preferences", ["--model", score_model_path, *files, "--bands", "4", "3", "2"])

@@ -228,14 +228,14 @@ def test_main_on_broken_files(folder, capsys):
 
 
 def test_fresh_pairs_check_clean_from_another_folder(tmp_path, monkeypatch, capsys):
-    from rs_rlhf.cli.data.pairs import main as make_pairs
+    from rs_rlhf.cli.main import run
     from rs_rlhf.data.scenes import write_scenes
 
     scenes = tmp_path / "made" / "scenes"
     write_scenes(scenes, 12, 4, size=32)
     for split in ("train", "validation"):
         options = ["--input", str(scenes), "--split", split, "--output", str(scenes / f"{split}_pairs.jsonl")]
-        assert make_pairs([*options, "--pairs_per_image", "2"]) == 0
+        assert run("data pairs", [*options, "--pairs_per_image", "2"]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     capsys.readouterr()

@@ -1,5 +1,6 @@
 """Candidates ordered by a score model become the data set that TRL's DPOTrainer trains on."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from helpers import picture
 from helpers.processes import kill_when
 
 from rs_rlhf import Scorer, make_group
-from rs_rlhf.cli.data.dpo import main
+from rs_rlhf.cli.main import run
 from rs_rlhf.data.scenes import write_scenes
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.preferences.dpo import dpo_row, load_dpo
+
+main = functools.partial(run, "data dpo")
 
 TEXTS = ["a river.", "a forest with a road.", "two ships", "a river.", "", "many buildings near a lake"]
 

@@ -1,6 +1,7 @@
 """A policy's wrong answers become rejected; open-ended answers are judged; a killed run goes on."""
 
 import base64
+import functools
 import io
 import json
 import random
@@ -14,7 +15,7 @@ from helpers import picture
 from helpers.processes import kill_when
 from PIL import Image
 
-from rs_rlhf.cli.data.sample_pairs import main
+from rs_rlhf.cli.main import run
 from rs_rlhf.data.questions import read_questions
 from rs_rlhf.data.scenes import write_scenes
 from rs_rlhf.errors import DataError, OptionError, RSRLHFError
@@ -24,6 +25,8 @@ from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, judged_pairs,
 from rs_rlhf.preferences.mistakes import RejectedOptions, closed_rejected, damaged_answers, plain_answer
 from rs_rlhf.preferences.reader import load_preferences
 from rs_rlhf.preferences.schema import group_from_row
+
+main = functools.partial(run, "data sample-pairs")
 
 
 def rows_of(path):

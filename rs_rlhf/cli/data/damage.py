@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...data.captioned_images import InputOptions
 from ...data.placed_images import OutputOptions, check_output, numbered
-from ...options import option, parse
+from ...options import option
 from ...preferences.noisy_pool import CAPTION_DAMAGE, damaged_rows
 
 
@@ -21,9 +20,8 @@ class DamageOptions(InputOptions, OutputOptions):
     questions: bool = option(False, "also ask for the scene class of each image")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the rows and prints how many of each kind there are; returns 0."""
-    options = parse(DamageOptions, argv, "rs-rlhf data damage")
+def main(options: DamageOptions) -> None:
+    """Writes the rows and prints how many of each kind there are."""
     check_output(options.output, options.overwrite)
     rows, checked = options.read()
     kinds = [kind.strip() for kind in options.kinds.split(",") if kind.strip()]
@@ -35,4 +33,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     totals = Counter(row["source"] for row in made)
     for (source, damage), count in sorted(counts.items()):
         print(f"{source:<10}{damage:<16}{count:>8}{count / totals[source]:>8.1%}")
-    return 0

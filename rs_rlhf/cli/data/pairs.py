@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ...data.captioned_images import InputOptions
 from ...data.placed_images import OutputOptions, check_output, numbered
 from ...errors import OptionError
-from ...options import option, parse
+from ...options import option
 from ...preferences.damage import KINDS, NEEDS, build_pairs
 from ...preferences.lists import LIST_KINDS, build_lists
-
-DESCRIPTION = (
-    "Make preference pairs, each with a known kind of damage, from captioned or labelled images. "
-    f"Kinds: {'; '.join(f'{kind} needs {needs}' for kind, needs in NEEDS.items())}."
-)
 
 
 @dataclass(kw_only=True)
 class PairsOptions(InputOptions, OutputOptions):
-    """Which images are read, and which pairs are made of them."""
+    """Make preference pairs, each with a known kind of damage, from captioned or labelled images."""
 
     kinds: str = option(",".join(KINDS), "comma-separated kinds of damage")
     pairs_per_image: int = option(5, "attempts (lists: lists) per image, the kinds taking turns")
@@ -35,10 +29,9 @@ class PairsOptions(InputOptions, OutputOptions):
     limit: int | None = option(None, "use at most this many images, drawn by the seed")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the pairs; returns 0."""
-    make_pairs(parse(PairsOptions, argv, "rs-rlhf data pairs", DESCRIPTION))
-    return 0
+PairsOptions.__doc__ = (
+    f"{PairsOptions.__doc__} Kinds: {'; '.join(f'{kind} needs {needs}' for kind, needs in NEEDS.items())}."
+)
 
 
 def make_pairs(options: PairsOptions) -> None:

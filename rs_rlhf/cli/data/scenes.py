@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...options import option, parse
+from ...options import option
 
 
 @dataclass(kw_only=True)
@@ -21,11 +20,9 @@ class ScenesOptions:
     size: int = option(112, "edge of an image in pixels")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the scenes; see [`rs_rlhf.data.scenes.write_scenes`]. Returns 0."""
-    options = parse(ScenesOptions, argv, "rs-rlhf data scenes")
+def main(options: ScenesOptions) -> None:
+    """Writes the scenes; see [`rs_rlhf.data.scenes.write_scenes`]."""
     from ...data.scenes import write_scenes
 
     write_scenes(options.path, options.n_train, options.n_validation, options.seed, options.size)
     print(f"{options.n_train} training and {options.n_validation} validation scenes -> {options.path}")
-    return 0

@@ -19,7 +19,6 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from rs_rlhf.cli import main as cli
-from rs_rlhf.cli import score as score_texts
 from rs_rlhf.curation import cut as cuts
 from rs_rlhf.curation.browser import app as browse
 from rs_rlhf.curation.browser.images import Pictures
@@ -81,7 +80,7 @@ class Browsing:
 
 def score(data, folder, scorer="length", *flags):
     command = ["--input", str(data), "--output", str(folder), "--scorer", scorer, "--rows_per_shard", "16"]
-    assert score_texts.main([*command, "--max_error_fraction", "1", *flags]) == 0
+    assert cli.run("score", [*command, "--max_error_fraction", "1", *flags]) == 0
     return folder
 
 
