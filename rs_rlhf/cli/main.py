@@ -15,7 +15,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple, get_type_hints
+from inspect import signature
+from typing import NamedTuple
 
 from ..errors import RSRLHFError
 from ..options import parse
@@ -152,9 +153,10 @@ def run(name: str, argv: list[str]) -> int:
     """
     module, function = COMMANDS[name].target.split(":")
     command = getattr(import_module(f"rs_rlhf.{module}"), function)
-    if "argv" in (hints := get_type_hints(command)):
+    first, *_ = signature(command, eval_str=True).parameters.values()
+    if first.name == "argv":
         return command(argv)
-    return command(parse(next(iter(hints.values())), argv, f"rs-rlhf {name}")) or 0
+    return command(parse(first.annotation, argv, f"rs-rlhf {name}")) or 0
 
 
 def help_text(prefix: str = "") -> str:

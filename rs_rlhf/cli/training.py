@@ -48,8 +48,9 @@ class Training:
     def __call__(self, argv: Sequence[str]) -> int:
         """Trains here or through `accelerate launch`, and returns the exit code; `--help` needs no torch."""
         if {"-h", "--help"} & {*argv}:
-            own = make_dataclass("Own", [], bases=(self.options, self.data), kw_only=True)
-            parser = make_parser(own, f"rs-rlhf {self.name}", self.description)
+            namespace = {"__doc__": self.description}
+            own = make_dataclass("Own", [], bases=(self.options, self.data), namespace=namespace, kw_only=True)
+            parser = make_parser(own, f"rs-rlhf {self.name}")
             parser.epilog = f"Beside these: {OF_TRL}; {STARTING}"
             parser.print_help()
             return 0
