@@ -18,7 +18,7 @@ from ..imagery.sources import ImageOptions, ImageSource, resolve_path
 from ..options import option
 from ..runs.files import replacing
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2", ".bmp", ".webp")
 # Decodes what has many bands or more than 8 bits too.
 _ANY_RASTER = ImageOptions(bands=(1,), stretch="fixed", stretch_range=(0, 1))
 
