@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import stat
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import OptionError
 
 T = TypeVar("T")
 
@@ -25,8 +29,8 @@ def option(default: Any = dataclasses.MISSING, help: str = "", **settings: Any) 
     Args:
         default: The value without the flag; left out, the option is required. A list or dict is copied.
         help (`str`): The help text; the default is added to it.
-        settings: `positional=True`, `flags` (further spellings, such as `["-n"]`), `choices`, `metavar`, `nargs`, and
-            `action="append"`.
+        settings: `positional=True`, `flags` (further spellings, such as `["-n"]`), `choices`, `metavar`, `nargs`,
+            `action="append"`, and `writes="folder"` or `"file"` for a place that is checked before the work.
     """
     metadata = {"help": help, **settings}
     if isinstance(default, list | dict):
@@ -34,9 +38,17 @@ def option(default: Any = dataclasses.MISSING, help: str = "", **settings: Any) 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are an [`OptionError`] and no page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the error."""
+        raise OptionError(f"{message}.")
+
+
 def make_parser(cls: type, prog: str) -> argparse.ArgumentParser:
     """Returns the parser of an options dataclass; its description is the dataclass's docstring."""
-    parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").strip(), allow_abbrev=False)
+    parser = Parser(prog=prog, description=(cls.__doc__ or "").strip(), allow_abbrev=False)
     hints = get_type_hints(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda field: not field.metadata.get("positional")):
         if field.init:  # a command leaves out an inherited option by `field(default=…, init=False)`
@@ -53,9 +65,41 @@ def parse(cls: type[T], argv: Sequence[str] | None, prog: str) -> T:
         prog (`str`): The command's name in its help, such as `"rs-rlhf score"`.
 
     Raises:
-        SystemExit: As argparse does, after `--help` and after an error that it has printed.
+        SystemExit: After `--help`.
+        OptionError: An option is missing, unknown or of a wrong kind, or nothing can be written where it says.
     """
-    return cls(**vars(make_parser(cls, prog).parse_args(argv)))
+    values = vars(make_parser(cls, prog).parse_args(argv))
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if (kind := field.metadata.get("writes")) and values[field.name] is not None:
+            check_place(values[field.name], kind, field.name)
+            values[field.name] = _kind(hints[field.name])[0](values[field.name])
+    return cls(**values)
+
+
+def check_place(path: str | Path, kind: str, key: str) -> None:
+    """Refuses a path at which no `kind` (`"folder"` or `"file"`) can be written; the [`OptionError`] names `key`."""
+    if not str(path).strip():
+        raise OptionError(f"{key} is empty; name a {kind} to write.", key)
+    for place in (Path(path), *Path(path).absolute().parents):
+        try:
+            mode = os.stat(place).st_mode
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                raise OptionError(f"{key}: {place} is a link to nothing; name another place.", key) from None
+        except OSError as error:
+            raise OptionError(
+                f"{key}: {path} cannot be written ({error.strerror}); name another place.", key
+            ) from None
+    folder = kind == "folder" or place != Path(path)
+    if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
+        what = "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device"
+        raise OptionError(
+            f"{key}: {place} is a {what}, expected a {'folder' if folder else 'file'}; name another place.", key
+        )
+    if not os.access(place if folder else place.absolute().parent, os.W_OK | os.X_OK):
+        raise OptionError(f"{key}: {path} cannot be written (no permission); name another place.", key)
 
 
 def to_flags(options: Any, names: Sequence[str] | None = None) -> list[str]:
@@ -86,6 +130,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     spellings = [f"--{field.name}", *settings.pop("flags", [])]
     positional = settings.pop("positional", False)
     kind, several = _kind(hint)
+    if settings.pop("writes", None):
+        kind = str  # `parse` checks what was written, and makes it a path
     if get_origin(kind) is Literal:
         settings.setdefault("choices", get_args(kind))
         kind = type(get_args(kind)[0])

@@ -1,11 +1,15 @@
 """Parsers from option dataclasses: spellings, defaults, required options, and flags that read back."""
 
-from dataclasses import dataclass
+import pkgutil
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+import rs_rlhf
+from rs_rlhf.errors import OptionError
 from rs_rlhf.options import make_parser, option, parse, to_flags
 
 
@@ -43,7 +47,7 @@ def test_flags_read_back():
 
 @pytest.mark.parametrize("given", [["d"], ["--out", "o"], ["d", "--out", "o", "--scorer", "none"], ["d", "--ou", "o"]])
 def test_what_is_missing_unknown_or_abbreviated_is_refused(given):
-    with pytest.raises(SystemExit):
+    with pytest.raises(OptionError):
         parse(Options, given, "x")
 
 
@@ -51,3 +55,46 @@ def test_help_is_written_once():
     text = " ".join(make_parser(Options, "x").format_help().split())
     assert "What the command does." in text and "100% of the data" in text and "(default: model)" in text
     assert "--no_progress, --no-progress Show progress. On by default; this turns it off." in text
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("", "folder"),
+        ("", "file"),
+        ("file", "folder"),
+        ("folder", "file"),
+        ("file/below", "folder"),
+        ("file/below/it", "file"),
+        ("nowhere", "folder"),
+        ("a" * 300, "folder"),
+        ("/dev/null", "file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_and_left_alone(path, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("content")
+    Path("folder").mkdir()
+    Path("nowhere").symlink_to("gone")
+
+    @dataclass(kw_only=True)
+    class Writes:
+        out: Path = option(writes=kind)
+
+    with pytest.raises(OptionError) as caught:
+        parse(Writes, ["--out", path], "x")
+    assert caught.value.key == "out" and Path("file").read_text() == "content" and not list(Path("folder").iterdir())
+    assert parse(Writes, ["--out", "new/place"], "x").out == Path("new/place") and not Path("new").exists()
+
+
+def test_every_output_of_a_command_is_checked():
+    modules = [module.name for module in pkgutil.walk_packages(rs_rlhf.__path__, "rs_rlhf.")]
+    classes = [value for name in modules for value in vars(import_module(name)).values() if is_dataclass(value)]
+    unchecked = {
+        f"{cls.__qualname__}.{field.name}"
+        for cls in classes
+        for field in fields(cls)
+        if field.name in ("out", "output", "output_dir", "images_dir") and "help" in field.metadata
+        if "writes" not in field.metadata and cls.__module__.startswith("rs_rlhf") and "trainers" not in cls.__module__
+    }
+    assert not unchecked

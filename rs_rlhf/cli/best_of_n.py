@@ -8,8 +8,9 @@ from ..evaluation.options import BestOfNOptions
 def main(options: BestOfNOptions) -> None:
     """Writes `best_of_n.json`, `.md` and `.png`, and prints the table."""
     from ..evaluation.best_of_n import markdown, run_best_of_n, write
+    from ..runs.tables import print_markdown
 
     results = run_best_of_n(options)
     write(results, options.out)
-    print(markdown(results))
+    print_markdown(markdown(results))
     print(f"\nBest of n -> {options.out / 'best_of_n.json'}, .md, .png")

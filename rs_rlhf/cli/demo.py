@@ -11,7 +11,6 @@ Left out: anything that the commands do not do themselves; this module only call
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -21,7 +20,8 @@ from typing import Any
 
 from ..errors import OptionError
 from ..options import option
-from ..runs.tables import markdown_table
+from ..runs.files import write_json
+from ..runs.tables import markdown_table, print_markdown
 from .main import run
 
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
@@ -32,7 +32,7 @@ OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "de
 class DemoOptions:
     """The whole path on made-up scenes."""
 
-    output_dir: Path = option(Path("demo_output"), "folder to write to")
+    output_dir: Path = option(Path("demo_output"), "folder to write to", writes="folder")
     train_scenes: int = option(1200, "training scenes")
     validation_scenes: int = option(240, "held-out scenes")
     captioner_steps: int = option(300, "steps of the captioner")
@@ -64,7 +64,9 @@ def main(demo: DemoOptions) -> None:
     evaluate_policy(out, demo)
     parts = [summarise(out, before, after, demo.seed), summarise_policy(out), summarise_evaluations(out)]
     summary = "\n\n".join(parts)
-    print(f"\n{summary}\n\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {demo.seed}).")
+    print()
+    print_markdown(summary)
+    print(f"\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {demo.seed}).")
     pictures = ", ".join(str(out / name) for name in ("demo.png", "grpo.png", "best_of_n.png"))
     print(f"Pictures: {pictures}; GRPO and the evaluations as a page: rs-rlhf report {out / 'grpo'}")
     print("Score your own images with")
@@ -254,7 +256,7 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
     picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
     example = (picture, list(zip(captions, scores, strict=True)))
     plot_preferences({"before": before, "after": after}, out / "demo.png", example)
-    (out / "demo.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "demo.json", {"before": before, "after": after})
 
     table = []
     parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
@@ -264,9 +266,9 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
         table.append([name, last["n"], f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}", interval])
     lines = [markdown_table(["held-out pairs", "n", "before", "after", "95% interval"], table, "lrrrl")]
     lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
-    lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:")
+    lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:\n")
     ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
-    lines += [f"  {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
+    lines += [f"    {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
     return "\n".join(lines)
 
 

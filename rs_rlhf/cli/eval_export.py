@@ -16,7 +16,9 @@ class EvalExportOptions:
 
     run: Path = option(help="output folder of `rs-rlhf eval`", positional=True, metavar="DIR")
     format: Literal["lm-eval", "wandb"] = option(help="lm-eval: files; wandb: a run")
-    out: Path | None = option(None, "lm-eval: where to write (default: DIR/lm_eval)", flags=["--output_dir"])
+    out: Path | None = option(
+        None, "lm-eval: where to write (default: DIR/lm_eval)", flags=["--output_dir"], writes="folder"
+    )
     project: str = option("rs-rlhf", "wandb: project", flags=["--wandb_project"])
     name: str | None = option(None, "wandb: name of the run (default: the model's)")
     limit: int = option(64, "wandb: samples per table; 0: no tables")

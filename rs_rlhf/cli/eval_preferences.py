@@ -18,7 +18,7 @@ class EvalPreferencesOptions(ReadingOptions):
     preferences: list[str] = option(help="preference files", metavar="FILE")
     split: str | None = option(None, "split of a folder or Hub id; a file has none")
     image_blind: bool = option(False, "leave the images out")
-    output: Path | None = option(None, "JSON file to write the report to", flags=["--out"])
+    output: Path | None = option(None, "JSON file to write the report to", flags=["--out"], writes="file")
     limit: int | None = option(None, "rows at most, drawn with the seed")
     token_budget: int = option(4096, "tokens of a batch at most")
     seed: int = option(0, "seed of all draws")
@@ -32,6 +32,7 @@ def main(options: EvalPreferencesOptions) -> None:
     from ..preferences.reader import load_with_images
     from ..preferences.schema import group_from_row
     from ..runs.files import write_json
+    from ..runs.tables import print_markdown
     from ..scoring.load import load_scorer
 
     data, root = load_with_images(options.preferences, options.split, options.image_root)
@@ -43,8 +44,7 @@ def main(options: EvalPreferencesOptions) -> None:
         scorer, groups, seed=options.seed, image_blind=options.image_blind, options=image_options
     )
     report = {"model": options.model, "preferences": options.preferences, "seed": options.seed, **report}
-    print(format_report(report))
+    print_markdown(format_report(report))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.output, report)
         print(f"Report written to {options.output}", file=sys.stderr)

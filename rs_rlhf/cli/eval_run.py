@@ -13,8 +13,8 @@ def main(options: EvalOptions) -> None:
         print(benchmark_list())
         return
     from ..evaluation.evaluate import evaluate
-    from ..evaluation.results import ALIGN, HEADER, table_rows
-    from ..runs.tables import print_table
+    from ..evaluation.results import results_table
+    from ..runs.tables import print_markdown
 
     for name, results in evaluate(options):
-        print_table(HEADER, table_rows(results, [name]), ALIGN)
+        print_markdown(results_table(results, [name]))

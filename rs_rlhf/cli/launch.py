@@ -17,7 +17,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
@@ -25,21 +25,18 @@ from trl import TrlParser
 
 from .. import declarations
 from ..errors import DeclarationError, OptionError, RSRLHFError
+from ..options import Parser, check_place
 from .main import LAUNCHED
 
 DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
 
 
-class TrainingParser(TrlParser):
+class TrainingParser(Parser, TrlParser):
     """TRL's parser, whose errors are one sentence, and which guesses no abbreviated flags."""
 
     def __init__(self, dataclass_types: tuple[type, ...], prog: str, description: str, epilog: str) -> None:
         super().__init__(dataclass_types, prog=prog, description=description, epilog=epilog, allow_abbrev=False)  # type: ignore[arg-type]
         self.add_argument("--help_all", "--help-all", action="help", help="show TRL's options too and exit")
-
-    def error(self, message: str) -> NoReturn:
-        """Raises the error that argparse would print below a page of usage."""
-        raise OptionError(f"{message}.")
 
 
 def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: Sequence[str]) -> int:
@@ -120,13 +117,17 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
-    """Returns the parser's dataclasses; a value that they refuse is an [`OptionError`]."""
+    """Returns the parser's dataclasses; a value that they refuse, or an `output_dir` that cannot be, is an
+    [`OptionError`].
+    """
     try:
-        return parser.parse_args_into_dataclasses(list(flags))
+        options = parser.parse_args_into_dataclasses(list(flags))
     except RSRLHFError:
         raise
     except ValueError as error:  # of TRL's and transformers' own checks
         raise OptionError(" ".join(str(error).split())) from error
+    check_place(str(options[1].output_dir), "folder", "output_dir")
+    return options
 
 
 def launch_options() -> set[str]:

@@ -13,7 +13,7 @@ class PlotOptions:
     """Draw the learning curve of a training run."""
 
     run: Path = option(help="output_dir of the run", positional=True)
-    output: Path | None = option(None, "PNG to write (default: RUN/learning_curve.png)")
+    output: Path | None = option(None, "PNG to write (default: RUN/learning_curve.png)", writes="file")
 
 
 def main(options: PlotOptions) -> None:

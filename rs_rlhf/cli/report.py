@@ -14,7 +14,9 @@ class ReportOptions:
     """Write one HTML page about a training run, without W&B."""
 
     run: Path = option(help="output_dir of the run", positional=True, metavar="RUN_DIR")
-    output: Path | None = option(None, "HTML file to write (default: RUN_DIR/report.html)", metavar="FILE")
+    output: Path | None = option(
+        None, "HTML file to write (default: RUN_DIR/report.html)", metavar="FILE", writes="file"
+    )
 
 
 ReportOptions.__doc__ = f"{ReportOptions.__doc__} {CAPS}"

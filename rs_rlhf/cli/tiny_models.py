@@ -13,7 +13,7 @@ from ..options import option
 class FolderOptions:
     """Where a tiny model is written, and the texts that train its tokenizer."""
 
-    path: str = option(help="folder to write to", positional=True, metavar="FOLDER")
+    path: str = option(help="folder to write to", positional=True, metavar="FOLDER", writes="folder")
     texts: str | None = option(
         None,
         "captioned or labelled images, as for `rs-rlhf data pairs --input`; their texts train the tokenizer",

@@ -233,7 +233,6 @@ def _cache(lines: Sequence[dict[str, Any]], folder: Path | None) -> pa.Table:
     """Turns lines into a table, and keeps it on disk if there is a folder for it."""
     table = pa.Table.from_pylist(lines, SCHEMA)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / f"part-{uuid.uuid4().hex}.parquet", "wb") as file:
             pq.write_table(table, file)
     return table

@@ -53,6 +53,7 @@ class CurateOptions(SampleOptions):
         help="folder to write; with several cuts, the folder of their folders (keep-0.3, …)",
         flags=["--output_dir"],
         metavar="DIR",
+        writes="folder",
     )
     keep: list[float] | None = option(
         None,

@@ -46,7 +46,7 @@ class ScoreOptions(ScorerOptions, RenderingOptions):
 
     input: str = option(help="Parquet, JSONL, JSON, CSV or WebDataset file, or a folder of them")
     split: str | None = option(None, "split of a folder (default: all of it)")
-    output: Path = option(help="folder of the scores", flags=["--output_dir"], metavar="DIR")
+    output: Path = option(help="folder of the scores", flags=["--output_dir"], metavar="DIR", writes="folder")
     rows_per_shard: int = option(2048, "rows scored together and written to one file; they are in memory at once")
     num_workers: int = option(2, "threads that read images and lay out batches")
     max_error_fraction: float = option(0.05, "stop when more than this share of the rows cannot be scored")

@@ -88,12 +88,10 @@ def _content(source: Path | bytes) -> bytes:
     return source.read_bytes() if isinstance(source, Path) else source
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuses an output that is not JSON lines, or that exists and may not be replaced."""
-    if output.suffix != ".jsonl":
-        raise OptionError(
-            f"--output {output}: only .jsonl is written, each image once as a file; end it so.", "output"
-        )
+def check_output(output: Path, overwrite: bool, suffixes: Sequence[str] = (".jsonl",)) -> None:
+    """Refuses an output that does not end in one of the suffixes, or that exists and may not be replaced."""
+    if output.suffix not in suffixes:
+        raise OptionError(f"--output {output} must end in {' or '.join(suffixes)}; name it so.", "output")
     if output.exists() and not overwrite:
         raise OptionError(f"{output} exists; choose another --output or pass --overwrite.", "output")
 
@@ -102,11 +100,12 @@ def check_output(output: Path, overwrite: bool) -> None:
 class OutputOptions:
     """Where a command writes JSON lines and the images that they name."""
 
-    output: Path = option(help="JSONL file to write; image paths in it are relative to its folder")
+    output: Path = option(help="JSONL file to write; image paths in it are relative to its folder", writes="file")
     images_dir: Path | None = option(
         None,
         "where images that are not below the output's folder are written, once each (default: images, or "
         "images/SPLIT, beside the output)",
+        writes="folder",
     )
     overwrite: bool = option(False, "replace an existing output")
 
@@ -118,7 +117,6 @@ class OutputOptions:
         `folder` is the `images_dir` beside the output by default; `checked` is as for [`place_images`].
         """
         root = self.output.parent
-        root.mkdir(parents=True, exist_ok=True)
         images = self.images_dir or root / folder
         written = place_images(rows, root, images, self.overwrite, checked)
         with replacing(self.output) as lines:

@@ -23,6 +23,7 @@ from ..data.group import ImageSource
 from ..declarations import did_you_mean
 from ..errors import DataError
 from ..metrics.intervals import holm, mcnemar, paired_bootstrap
+from ..runs.files import json_lines, write_text
 from ..runs.page import render
 from ..runs.report_tables import IMAGE_BYTES, Images, cut, spread
 from ..runs.tables import markdown_table
@@ -239,8 +240,6 @@ def write(
     `data_root` and `data` (task -> path) say where the benchmarks' data lie, for pictures inside Parquet files; data
     that are not those of the questions are a [`DataError`].
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     report = {key: value for key, value in compared.items() if key != "flips"}
     report["flips"] = {
         task: {way: sum(flip["direction"] == way for flip in flips) for way in DIRECTIONS}
@@ -249,11 +248,11 @@ def write(
     texts = {"compare.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"}
     texts["compare.md"] = markdown(compared) + "\n"
     for task, flips in compared["flips"].items():
-        texts[f"flips_{task}.jsonl"] = "".join(json.dumps(flip, ensure_ascii=False) + "\n" for flip in flips)
+        texts[f"flips_{task}.jsonl"] = json_lines(flips)
     texts["compare.html"] = _page(compared, data_root, data or {})
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
-    return [folder / name for name in texts]
+        write_text(Path(folder, name), text)
+    return [Path(folder, name) for name in texts]
 
 
 def _stored_pictures(

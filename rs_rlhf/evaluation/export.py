@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..runs.files import write_text
 from ..runs.report_tables import spread
 from .results import (
     MEASURES,
@@ -202,8 +203,7 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
             texts[folder / f"samples_{task}_{stamp}.jsonl"] = "".join(lines)
         texts[path] = json.dumps(exported, indent=2, ensure_ascii=False, allow_nan=False)
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate cannot be encoded
+        write_text(path, text)
     return list(texts)
 
 

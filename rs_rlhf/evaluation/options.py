@@ -66,7 +66,7 @@ class EvalOptions(BenchmarkOptions):
     model_type: Literal["vlm", "clip", "score"] | None = option(
         None, "what the model is (default: what the task is usually put to)"
     )
-    out: Path = option(Path("out/eval"), "folder to write to", flags=["--output_dir"])
+    out: Path = option(Path("out/eval"), "folder to write to", flags=["--output_dir"], writes="folder")
     seed: int = option(0, "seed of all draws")
     system_prompt: Literal["none", "think-answer"] = option(
         "none",
@@ -115,7 +115,7 @@ class BestOfNOptions(BenchmarkOptions):
     score_model: str = option(help="name in reward_models/, folder or hub id of the model that chooses")
     clip_model: str | None = option(None, "also choose by the CLIP score of this dual encoder")
     task: str = option(help="benchmark by name or YAML file; one whose answers are short")
-    out: Path = option(help="folder to write to", flags=["--output_dir"])
+    out: Path = option(help="folder to write to", flags=["--output_dir"], writes="folder")
     n: int = option(16, "answers sampled for each question", flags=["-n"])
     seeds: list[int] = option([0], "seeds of the sampling", metavar="K")
     temperature: float = option(0.85, "temperature of the sampling")

@@ -35,7 +35,6 @@ MEASURES = {
     "upstream_compat": True,
 }
 HEADER = ("task", "model", "n", "accuracy", "95% interval", "upstream_compat", "no answer", "other figures")
-ALIGN = "llrrlrrl"
 Results = dict[str, Any]
 Figures = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -92,9 +91,9 @@ def add_task(
     return results
 
 
-def table_rows(results: Results, names: Sequence[str] | None = None) -> list[list[str]]:
-    """Returns the rows of the table of results below [`HEADER`]: the named tasks (by default all), their question
-    types, and published figures.
+def results_table(results: Results, names: Sequence[str] | None = None) -> str:
+    """Returns the table of results as Markdown: the named tasks (by default all), their question types, and published
+    figures.
     """
     rows = []
     for name, figures in results["tasks"].items():
@@ -106,12 +105,7 @@ def table_rows(results: Results, names: Sequence[str] | None = None) -> list[lis
         for figure in figures["published"]:
             value = f"{figure['value']:.1f}% ({figure['metric']})"
             rows.append([f"↳ published: {figure['model']}", figure["source"], "", value, "", "", "", ""])
-    return rows
-
-
-def results_table(results: Results, names: Sequence[str] | None = None) -> str:
-    """Returns [`table_rows`] as Markdown."""
-    return markdown_table(HEADER, table_rows(results, names), ALIGN)
+    return markdown_table(HEADER, rows, "llrrlrrl")
 
 
 def _row(name: str, model: str, figures: Figures) -> list[str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.group import Group, ImageSource, make_group, short
+from ..data.placed_images import check_output
 from ..data.questions import QuestionRow, limited
 from ..errors import DataError, OptionError
 from ..metrics.answers import message_text
@@ -43,7 +44,8 @@ class DPOOptions(CandidateOptions):
     """Order candidate answers by a score model, as data for trl.DPOTrainer."""
 
     output: Path = option(
-        help="JSONL file to write, whose image paths are relative to its folder; or Parquet, which holds the images"
+        help="JSONL file to write, whose image paths are relative to its folder; or Parquet, which holds the images",
+        writes="file",
     )
     model: str = option(help="name in reward_models/, folder, or hub id of a score model")
     margin: float = option(
@@ -118,10 +120,7 @@ def _given_candidates(row: QuestionRow) -> list[str]:
 def write_dpo(options: DPOOptions) -> None:
     """Reads or samples candidates, scores them, writes the rows and prints what was counted."""
     output = options.output
-    if output.suffix not in (".jsonl", ".parquet"):
-        raise OptionError(f"--output {output}: expected a .jsonl or .parquet file.", "output")
-    if output.exists() and not options.overwrite:
-        raise OptionError(f"{output} exists; choose another --output or pass --overwrite.", "output")
+    check_output(output, options.overwrite, (".jsonl", ".parquet"))
     if options.margin < 0:
         raise OptionError(f"--margin is {options.margin}; it must not be negative.", "margin")
     rows = limited(options.questions(), options.limit, options.seed)

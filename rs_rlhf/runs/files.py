@@ -24,10 +24,11 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a file that takes the place of `path` once it is whole and on the disk; after an error it is removed.
 
     Args:
-        path (`Path`): The file; its folder exists.
+        path (`Path`): The file; its folder is made.
         mode (`str`): `"w"` for UTF-8 text, in which a lone surrogate becomes a question mark, or `"wb"`.
     """
     new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "replace")
     try:
         with new.open(mode, encoding=encoding, errors=errors) as file:

@@ -47,9 +47,7 @@ CAPS = f"Caps: {POINTS} points per curve, {TABLE_CAPS}."
 def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
     """Writes the page of a run and returns the data in it, see [`page_data`]."""
     data = page_data(Path(run))
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, render("runs/report.html", title=data["title"], data=data))
+    write_text(Path(output), render("runs/report.html", title=data["title"], data=data))
     return data
 
 

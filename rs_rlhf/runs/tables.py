@@ -1,4 +1,4 @@
-"""Tables: Markdown for files, rich for terminals, and samples with thumbnails as Parquet files and wandb tables.
+"""Tables: Markdown, which rich draws on terminals, and samples with thumbnails as Parquet files and wandb tables.
 
 Sample tables are Parquet so that they are there offline too. The wandb key holds the step, since wandb shows only the
 last table of a key. Only the main process writes them. Left out: full-size images.
@@ -39,30 +39,20 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], alig
     """
     lines = [header, *rows]
     texts = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-    texts.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in _sides(align, header)) + "|")
+    sides = align.ljust(len(header), align[-1])
+    texts.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in sides) + "|")
     return "\n".join(texts)
 
 
-def _sides(align: str, header: Sequence[str]) -> str:
-    return align.ljust(len(header), align[-1])
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "lr") -> None:
-    """Prints a table: drawn on a terminal, elsewhere as [`markdown_table`] does."""
+def print_markdown(text: str) -> None:
+    """Prints Markdown: drawn on a terminal, elsewhere as it is."""
     if not sys.stdout.isatty():
-        print(markdown_table(header, rows, align))
+        print(text)
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.markdown import Markdown
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name, side in zip(header, _sides(align, header), strict=True):
-        table.add_column(name, justify="right" if side == "r" else "left")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    Console().print(table)
+    Console().print(Markdown(text))
 
 
 def thumbnail(image: Image.Image) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from helpers import picture
 
 from rs_rlhf.cli import main as cli
@@ -31,3 +32,10 @@ def test_tiny_vlm_learns_its_tokens_from_the_data(tmp_path):
     assert "Ġimage" in tokenizer.get_vocab()
     assert json.loads((tmp_path / "vlm" / "config.json").read_text())["text_config"]["hidden_size"] == 32
     assert cli.main([*arguments, "--family", "qwen9"]) == 1
+
+
+@pytest.mark.parametrize("command", ["tiny-vlm", "tiny-clip"])
+def test_a_file_is_not_overwritten_by_a_model(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("content")
+    assert cli.main([command, str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1 and (tmp_path / "file").read_text() == "content"

@@ -380,5 +380,5 @@ def test_mistakes_name_file_and_row(row, key, message, command, tmp_path):
 def test_mistakes_in_paths_are_refused(command, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         main([*command, "--input", str(tmp_path / "nowhere"), "--output", str(tmp_path / "o.jsonl")])
-    with pytest.raises(OptionError, match="only .jsonl is written"):
+    with pytest.raises(OptionError, match="must end in .jsonl"):
         main([*command, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "o.json")])

@@ -3,7 +3,7 @@
 import io
 import sys
 
-from rs_rlhf.runs.tables import markdown_table, markdown_text, print_table
+from rs_rlhf.runs.tables import markdown_table, markdown_text, print_markdown
 
 ROWS = [["a [b]", 1], ["c", 22]]
 
@@ -15,7 +15,7 @@ def test_markdown():
 
 
 def test_a_terminal_is_drawn_a_table_and_a_pipe_gets_markdown(capsys, monkeypatch):
-    print_table(["x", "n"], ROWS)
+    print_markdown(markdown_table(["x", "n"], ROWS))
     assert capsys.readouterr().out == markdown_table(["x", "n"], ROWS) + "\n"
 
     class Terminal(io.StringIO):
@@ -23,6 +23,6 @@ def test_a_terminal_is_drawn_a_table_and_a_pipe_gets_markdown(capsys, monkeypatc
             return True
 
     monkeypatch.setattr(sys, "stdout", Terminal())
-    print_table(["x", "n"], ROWS)
+    print_markdown(markdown_table(["x", "n"], ROWS))
     drawn = sys.stdout.getvalue()
     assert "|---" not in drawn and "a [b]" in drawn and "22" in drawn

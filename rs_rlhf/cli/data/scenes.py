@@ -12,7 +12,10 @@ class ScenesOptions:
     """Write made-up overhead scenes with captions and classes."""
 
     path: str = option(
-        help="folder to write to: images, train.jsonl, validation.jsonl", positional=True, metavar="FOLDER"
+        help="folder to write to: images, train.jsonl, validation.jsonl",
+        positional=True,
+        metavar="FOLDER",
+        writes="folder",
     )
     n_train: int = option(1000, "training scenes")
     n_validation: int = option(200, "validation scenes")

@@ -58,7 +58,7 @@ def test_command_writes_bytes_once_and_excludes_by_content(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--output", "x.parquet"], "only .jsonl is written"),
+        (["--output", "x.parquet"], "must end in .jsonl"),
         (["--output", "new/x.jsonl", "--images-dir", "elsewhere"], "is outside new"),
         (["--output", "new/x.jsonl", "--images_dir", "elsewhere"], "is outside new"),
         (["--output", "x.jsonl", "--kinds", "trunkated"], "Did you mean 'truncated'"),
