@@ -149,13 +149,16 @@ def _write_records(data: ImageTexts, file: str, path: Path, new: Path, choose: _
 
 def _write_shard(data: ImageTexts, file: str, path: Path, new: Path, choose: _Chooser) -> None:
     with tarfile.open(new, "w") as target:
-        for number, (tar, sample) in enumerate(tar_samples(path)):
+        named = (data.image_column, data.text_column)
+        for number, (tar, sample) in enumerate(tar_samples(path, named)):
             choice = choose(file, number)
             if not choice:
                 continue
+            if isinstance(sample, DataError):
+                raise DataError(sample.detail, sample.key, f"{path}, row {number}")
             changed: dict[str, Any] = {}
             if not isinstance(choice, bool):
-                row = sample_row(tar, sample, (data.image_column, data.text_column))
+                row = sample_row(tar, sample, named)
                 short = choose.shorten(row, choice, data.text_column, f"{path}, row {number}")
                 changed = {key: short[key] for key in short if short[key] is not row[key]} if short is not row else {}
             for member in sample:

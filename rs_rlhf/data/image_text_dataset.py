@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, OptionError
 from .columns import check_columns
 from .image_text import ImageTextRow, image_text_row
-from .packed_records import dataset_tables, opened_parquet, packed_rows, parquet_labels, row_group_bounds, tar_samples
+from .packed_records import dataset_tables, first_member, opened_parquet, packed_rows, parquet_labels, row_group_bounds
 from .rows import FORMATS, PACKED, data_files, is_saved, load_stored, naming, no_files, one_split, source_of
 from .text_records import check_text, csv_head, first_byte, text_records
 
@@ -227,7 +227,7 @@ def _check_file(path: Path, format: str, image_column: str | None, text_column: 
                 columns = file.schema_arrow.names
             check_columns(columns, image_column, text_column)
         elif format == "webdataset":
-            next(tar_samples(path), None)
+            first_member(path)
         else:
             check_text(path)
             if format == "csv":

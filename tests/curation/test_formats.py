@@ -13,6 +13,7 @@ import pytest
 from helpers import warm
 from helpers.image_text_layouts import COUNT, add, png, rows, write_all, write_csv, write_images, write_parquet
 
+from rs_rlhf.cli import main as cli
 from rs_rlhf.curation.formats import write_kept
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.errors import DataError
@@ -317,3 +318,33 @@ def test_memory_does_not_grow_with_the_file(tmp_path, format):
 
     few, many = peak(300), peak(1000)  # 3 MB and 10 MB
     assert many < few + 2**20 and many < 8 * 2**20
+
+
+def test_shards_with_dotted_names_are_scored_and_curated_in_their_pairs(tmp_path):
+    """Error rows are counted, and what is kept and read again is each text with its own image."""
+
+    def pairs(path):
+        rows = open_image_texts(path)
+        return {
+            row.texts[0]: [(image["path"], image["bytes"]) for image in row.images] for row in rows if not row.error
+        }
+
+    texts = {f"tile_{i // 2}.{i}_{i}.5": "river " * (i + 1) for i in range(8)}
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        for i, (stem, text) in enumerate(texts.items()):
+            add(tar, f"{stem}.png", png(i))
+            add(tar, f"{stem}.json", json.dumps({"caption": text}).encode())
+        add(tar, "tile_3.8_8.png", png(8))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "tile_0.0_0.5.png"
+        tar.addfile(link)
+    options = ["--scorer", "length", "--output", str(tmp_path / "scores"), "--max_error_fraction", "0.5"]
+    assert cli.main(["score", "--input", str(tmp_path / "in"), *options]) == 0
+    given = [str(tmp_path / "scores"), "--keep", "0.5"]
+    assert cli.main(["curate", *given, "--output", str(tmp_path / "kept")]) == 0
+    longest = list(texts)[4:]
+    assert pairs(tmp_path / "kept") == {texts[stem]: [(f"{stem}.png", png(i))] for i, stem in enumerate(longest, 4)}
+    with pytest.raises(DataError) as error:
+        write(open_image_texts(tmp_path / "in"), lambda row_id: True, tmp_path / "all")
+    assert error.value.where.endswith("a.tar, row 8")
