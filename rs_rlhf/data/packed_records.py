@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from pyarrow.parquet import ParquetFile
 
-_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
+_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2")
 _TEXT_EXTENSIONS = ("json", "txt", "caption", "cls")
 _TEXT_BYTES = 16 * 2**20
 _BATCH_BYTES = 8 * 2**20
