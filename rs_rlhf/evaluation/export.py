@@ -147,6 +147,7 @@ def _lm_eval_sample(number: int, record: Record, task: str) -> dict[str, Any]:
     output, answer = record.get("output"), record.get("answer")
     if output is None:
         kept = {"scores", "rank", "image_to_text_rank", "text_to_image_ranks"}
+        kept |= {f"{key}_distinct" for key in kept}
         output = json.dumps({key: value for key, value in record.items() if key in kept}, ensure_ascii=False)
     prompt = str(record.get("prompt") or "")
     references = [str(reference) for reference in record.get("references") or []]

@@ -30,6 +30,7 @@ MEASURES = {
     "accuracy": True,
     "image_to_text_R@1": True,
     "text_to_image_R@1": False,
+    "image_to_text_R@1_distinct": True,
     "iou": False,
     "score": False,
     "upstream_compat": True,
@@ -102,9 +103,12 @@ def results_table(results: Results, names: Sequence[str] | None = None) -> str:
         rows.append(_row(name, figures["model"], figures))
         parts = figures.get("types", figures.get("by_kind", {}))
         rows += [_row(f"↳ {kind}", "", part) for kind, part in parts.items() if kind]
+        rows += [[f"↳ {measure}: {rule}", *[""] * 7] for measure, rule in figures.get("rules", {}).items()]
         for figure in figures["published"]:
-            value = f"{figure['value']:.1f}% ({figure['metric']})"
-            rows.append([f"↳ published: {figure['model']}", figure["source"], "", value, "", "", "", ""])
+            name, value = figure["metric"], f"{figure['value']:.1f}% ({figure['metric']})"
+            here = {**figures, **figures.get("metrics", {})}.get(name)
+            beside = f"{name} {here:.1%} here" if isinstance(here, float) else ""
+            rows.append([f"↳ published: {figure['model']}", figure["source"], "", value, "", "", "", beside])
     return markdown_table(HEADER, rows, "llrrlrrl")
 
 
@@ -198,6 +202,8 @@ def measured(record: Record, where: str = "") -> dict[str, float]:
         measures["image_to_text_R@1"] = float(record["image_to_text_rank"] == 1)
     if known("text_to_image_ranks", list, "a list of numbers"):
         measures["text_to_image_R@1"] = mean(rank == 1 for rank in record["text_to_image_ranks"])
+    if known("image_to_text_rank_distinct", int, "a rank from 1"):
+        measures["image_to_text_R@1_distinct"] = float(record["image_to_text_rank_distinct"] == 1)
     if known("ious", list, "a list of numbers"):
         measures["iou"] = mean(map(float, record["ious"]))
     if known("score", (int, float), "a number"):

@@ -4,19 +4,20 @@ Zero-shot classification follows CLIP (Radford et al. 2021, arXiv 2103.00020) an
 2503.00743): an image's class is the one of the greatest cosine. Retrieval gives R@1, R@5 and R@10 both ways, as
 RemoteCLIP (arXiv 2306.11029) and ScoreRS do.
 
-Conventions of retrieval. An image's right texts are all its captions, and its rank is that of the best of them; a
-text's right image is its own alone. Texts are told apart by their place, as published: if another image has the same
-caption, that counts as another image's, although no model could tell; how many captions are shared is reported. Equal
-cosines are ranked in the order of the data, and equal captions are given equal cosines, so that no rounding decides.
+Retrieval is measured by two rules, since captions that several images share move R@1 by points. By the rule of
+RemoteCLIP every caption is a query and an answer by its place: an image's right texts are all its captions, a text's
+right image is its own alone, and the same caption of another image is another image's. By the rule of ScoreRS (the
+authors' `eval_retrieval.py`) every distinct text counts once, and any image that has it is right; its figures end in
+`_distinct`. By both, a rank is that of the best right answer. Equal cosines are ranked in the order of the data, and
+equal captions are given equal cosines, so that no rounding decides.
 
-Left out: relevance by class, deduplicated protocols, nearest-neighbour indexes (all cosines are computed, in blocks).
+Left out: relevance by class, nearest-neighbour indexes (all cosines are computed, in blocks).
 """
 
 from __future__ import annotations
 
 import base64
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ from ..errors import DataError, OptionError
 from .intervals import bootstrap_draws, proportion, wilson_interval
 
 RECALL_AT = (1, 5, 10)
+RULES = {
+    "R@k": "every caption is a query, and right is its own image alone (RemoteCLIP)",
+    "R@k_distinct": "every distinct text is one query, and right is any image that has it (ScoreRS)",
+}
 _BLOCK = 1 << 24  # cosines held at a time: 64 MiB in float32
 
 
@@ -107,7 +112,7 @@ def packed(vector: np.ndarray) -> str:
 
 
 def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Ranks every image's captions among all texts, and every caption's image among all images.
+    """Ranks every image's captions among all texts, and every caption's images among all images.
 
     Args:
         raws (sequence of `dict`): All records, in the order of the data: `image_features` and `text_features` (one
@@ -116,20 +121,22 @@ def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         `list[dict]`: The records without vectors and captions, with `image_to_text_rank` (that of the best caption,
-        from 1), `text_to_image_ranks` (one for each caption) and `shared_captions` (how many of the captions another
-        image has, too); see the module for ties.
+        from 1), `text_to_image_ranks` (one for each caption), both again for distinct texts as
+        `image_to_text_rank_distinct` and `text_to_image_ranks_distinct` (one for each text that no earlier image has),
+        and `shared_captions` (how many of the captions another image has, too); see the module for rules and ties.
 
     Raises:
-        OptionError: Some records are ranked and some not, or their vectors are of different lengths.
+        OptionError: Some records are ranked and some not, or by one rule only, or their vectors are of different
+            lengths.
     """
     ranked = sum("image_to_text_rank" in raw for raw in raws)
-    if ranked == len(raws):
-        return [dict(raw) for raw in raws]
-    if ranked:
+    if ranked and (ranked < len(raws) or any("image_to_text_rank_distinct" not in raw for raw in raws)):
         raise OptionError(
-            f"{ranked} of {len(raws)} records are ranked already; ranks are of one set of images and "
-            "texts, so evaluate all of it anew."
+            f"{ranked} of {len(raws)} records are ranked already, or by one rule only; ranks are of one set of images "
+            "and texts, so evaluate all of it anew."
         )
+    if ranked:
+        return [dict(raw) for raw in raws]
     owner = np.repeat(np.arange(len(raws)), [len(raw["captions"]) for raw in raws])
     captions = [caption for raw in raws for caption in raw["captions"]]
     # What is the same is encoded once: the last bits of a vector depend on the batch that it was encoded in.
@@ -141,18 +148,36 @@ def rank_retrieval(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             f"image vectors of {images.shape[1]} and text vectors of {texts.shape[1]} numbers; the "
             "records are of different models: evaluate anew."
         )
-    to_text = _image_to_text(images[image_at], texts, text_at, owner)
-    blocks = _blocks(len(owner), len(image_at))
-    to_image = np.concatenate([_ranks((texts[text_at][at] @ images.T)[:, image_at], owner[at]) for at in blocks])
-    images_of = Counter(caption for caption, _ in set(zip(captions, owner.tolist(), strict=True)))
-    shared = np.array([images_of[caption] > 1 for caption in captions])
+    own = np.split(np.arange(len(owner)), np.searchsorted(owner, np.arange(1, len(raws))))  # places of captions
+    owners = [np.array(sorted(set(found))) for found in _grouped(text_at, owner, len(texts))]
+    every = np.arange(len(texts))
+    to_text = _ranks(images[image_at], texts, text_at, own)
+    to_image = _ranks(texts[text_at], images, image_at, owner[:, None])
+    distinct_to_text = _ranks(images[image_at], texts, every, [np.unique(text_at[places]) for places in own])
+    distinct_to_image = _ranks(texts, images, image_at, owners)
+    shared = np.array([len(owners[text]) > 1 for text in text_at])
     records = []
-    for i, raw in enumerate(raws):
+    for i, (raw, places) in enumerate(zip(raws, own, strict=True)):
         kept = {k: v for k, v in raw.items() if k not in ("image_features", "text_features", "captions")}
-        own = slice(*np.searchsorted(owner, (i, i + 1)))
-        ranks = {"image_to_text_rank": int(to_text[i]), "text_to_image_ranks": to_image[own].tolist()}
-        records.append({**kept, **ranks, "shared_captions": int(shared[own].sum())})
+        new = [text for text in dict.fromkeys(text_at[places].tolist()) if owners[text][0] == i]
+        records.append(
+            {
+                **kept,
+                "image_to_text_rank": int(to_text[i]),
+                "text_to_image_ranks": to_image[places].tolist(),
+                "image_to_text_rank_distinct": int(distinct_to_text[i]),
+                "text_to_image_ranks_distinct": distinct_to_image[new].tolist(),
+                "shared_captions": int(shared[places].sum()),
+            }
+        )
     return records
+
+
+def _grouped(keys: np.ndarray, values: np.ndarray, count: int) -> list[list[int]]:
+    groups: list[list[int]] = [[] for _ in range(count)]
+    for key, value in zip(keys.tolist(), values.tolist(), strict=True):
+        groups[key].append(value)
+    return groups
 
 
 def _distinct(keys: Sequence[str], stored: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,64 +197,75 @@ def _blocks(count: int, width: int) -> Iterator[slice]:
     yield from (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _ranks(scores: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Rank (B,) from 1 of the place of each row of scores (B, M); of equal scores the earlier comes first."""
-    own = np.take_along_axis(scores, places[:, None], 1)
-    before = np.arange(scores.shape[1]) < places[:, None]
-    return 1 + (scores > own).sum(1) + ((scores == own) & before).sum(1)
+def _ranks(
+    queries: np.ndarray, vectors: np.ndarray, at: np.ndarray, right: Sequence[np.ndarray] | np.ndarray
+) -> np.ndarray:
+    """Rank from 1 of the best right answer to each query (Q, D) among the answers `vectors[at]` (A, D).
 
-
-def _image_to_text(images: np.ndarray, texts: np.ndarray, text_at: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    starts = np.searchsorted(owner, np.arange(len(images) + 1))
-    ranks = []
-    for block in _blocks(len(images), len(owner)):
-        scores = (images[block] @ texts.T)[:, text_at]
-        bounds = zip(starts[:-1][block], starts[1:][block], strict=True)
-        best = [start + row[start:stop].argmax() for row, (start, stop) in zip(scores, bounds, strict=True)]
-        ranks.append(_ranks(scores, np.array(best)))
+    `right` are the places of each query's right answers; of equal scores the earlier place comes first.
+    """
+    ranks = [np.zeros(0, int)]
+    for block in _blocks(len(queries), len(at)):
+        scores = (queries[block] @ vectors.T)[:, at]
+        best = np.array([own[row[own].argmax()] for row, own in zip(scores, right[block], strict=True)])[:, None]
+        score = np.take_along_axis(scores, best, 1)
+        before = np.arange(len(at)) < best
+        ranks.append(1 + (scores > score).sum(1) + ((scores == score) & before).sum(1))
     return np.concatenate(ranks)
 
 
 def retrieval_figures(records: Sequence[Mapping[str, Any]], seed: int = 0, rounds: int = 2000) -> dict[str, Any]:
-    """Summarises retrieval.
+    """Summarises retrieval by both rules.
 
     Args:
         records (sequence of `dict`): Of [`rank_retrieval`].
         seed, rounds (`int`): Of the bootstrap.
 
     Returns:
-        `dict`: `n` images, `texts`, `shared_captions` (texts that another image has, too), `truncated` texts;
-        `metrics`: shares `image_to_text_R@1`, `@5`, `@10`, `text_to_image_R@…`, and `mean_recall`, the mean of the
-        six; `intervals` of each at 95%: Wilson's for images, and for the others a percentile bootstrap over images,
-        since the captions of one image are no independent draws.
+        `dict`: `n` images, `texts`, `distinct_texts`, `shared_captions` (texts that another image has, too),
+        `truncated` texts; `rules`: the [`RULES`]; `metrics`: shares `image_to_text_R@1`, `@5`, `@10`,
+        `text_to_image_R@…`, and `mean_recall`, the mean of the six, and all seven again with `_distinct`; `intervals`
+        of each at 95%: Wilson's for images, and for the others a percentile bootstrap over images, since the captions
+        of one image are no independent draws.
 
     Raises:
         OptionError: No records.
     """
     n = _count(records)
-    ranks = np.array([record["image_to_text_rank"] for record in records])
-    counts = np.array([len(record["text_to_image_ranks"]) for record in records])
-    hits = {f"image_to_text_R@{k}": ranks <= k for k in RECALL_AT}
-    hits |= {
-        f"text_to_image_R@{k}": np.array([sum(rank <= k for rank in one["text_to_image_ranks"]) for one in records])
-        for k in RECALL_AT
+    figures: dict[str, Any] = {"metrics": {}, "intervals": {}}
+    for suffix in ("", "_distinct"):
+        for key, values in _recalls(records, suffix, bootstrap_draws(n, rounds, seed)).items():
+            figures[key] |= {f"{name}{suffix}": value for name, value in values.items()}
+    return {
+        "n": n,
+        "texts": sum(len(record["text_to_image_ranks"]) for record in records),
+        "distinct_texts": sum(len(record["text_to_image_ranks_distinct"]) for record in records),
+        "shared_captions": sum(record["shared_captions"] for record in records),
+        "truncated": sum(record["truncated"] for record in records),
+        "rules": RULES,
+        **figures,
     }
+
+
+def _recalls(records: Sequence[Mapping[str, Any]], suffix: str, draws: Iterable[np.ndarray]) -> dict[str, Any]:
+    """The `metrics` and `intervals` of one rule, whose ranks end in the suffix."""
+    n = len(records)
+    ranks = np.array([record[f"image_to_text_rank{suffix}"] for record in records])
+    lists = [np.array(record[f"text_to_image_ranks{suffix}"]) for record in records]
+    hits = {f"image_to_text_R@{k}": ranks <= k for k in RECALL_AT}
+    hits |= {f"text_to_image_R@{k}": np.array([(own <= k).sum() for own in lists]) for k in RECALL_AT}
     table = np.array(list(hits.values()), float)  # (6, n)
+    counts = np.array([len(own) for own in lists])
     sizes = np.array([np.ones(n) if name.startswith("image") else counts for name in hits])
     recalls = table.sum(1) / sizes.sum(1)
-    draws = []
-    for drawn in bootstrap_draws(n, rounds, seed):
-        weights = np.bincount(drawn, minlength=n)
-        draws.append((table @ weights) / (sizes @ weights))
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
-    mean_low, mean_high = np.quantile(np.mean(draws, 1), (0.025, 0.975))
+    weights = (np.bincount(drawn, minlength=n) for drawn in draws)
+    # Images whose texts are all those of earlier images count for none: of a draw of such alone there is no share.
+    drawn = np.array([(table @ weight) / np.maximum(sizes @ weight, 1) for weight in weights])
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    mean_low, mean_high = np.quantile(drawn.mean(1), (0.025, 0.975))
     intervals = {name: [float(low[i]), float(high[i])] for i, name in enumerate(hits)}
     intervals |= {f"image_to_text_R@{k}": list(wilson_interval(int(sum(ranks <= k)), n)) for k in RECALL_AT}
     return {
-        "n": n,
-        "texts": int(counts.sum()),
-        "shared_captions": sum(record["shared_captions"] for record in records),
-        "truncated": sum(record["truncated"] for record in records),
         "metrics": {**dict(zip(hits, recalls.tolist(), strict=True)), "mean_recall": float(recalls.mean())},
         "intervals": {**intervals, "mean_recall": [float(mean_low), float(mean_high)]},
     }
