@@ -35,8 +35,7 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
             str(script_args.dataset_name),
             script_args.dataset_train_split,
             image_root=training_args.image_root,
-            image_column=script_args.image_column,
-            text_column=script_args.text_column,
+            columns=script_args.named_columns(),
             limit=limit,
             seed=training_args.seed,
         )

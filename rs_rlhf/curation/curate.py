@@ -98,7 +98,7 @@ def _about(
     manifest = scored.manifest
     return {
         "scores": str(scored.folder.resolve()),
-        **{name: manifest.get(name) for name in ("split", "image_column", "text_column", "stamp", "scorer")},
+        **{name: manifest.get(name) for name in ("split", "columns", "stamp", "scorer")},
         "settings": {**way, **options.settings(), "compare": options.compare},
         "figures": report["figures"],
         "notes": report["notes"],
@@ -110,13 +110,13 @@ def _apply_ids(options: CurateOptions, path: str) -> str:
     """Keeps what a published list of ids names; returns what was kept, in one sentence."""
     data = str(options.input)  # `check` has refused options without
     check_folder(options.output, options.overwrite, [data, path])
-    columns = {"image_column": options.image_column, "text_column": options.text_column}
-    inputs = open_image_texts(data, options.split, image_root=options.image_root, **columns)
+    columns = options.named_columns()
+    inputs = open_image_texts(data, options.split, image_root=options.image_root, columns=columns)
     ids = read_ids(path, inputs)
     about = {
         "ids": path,
         "split": options.split,
-        **columns,
+        "columns": columns or None,
         "stamp": inputs.stamp,
         "settings": {},
         "figures": {"rows": {"kept": len(pc.unique(ids["row_id"]))}, "texts": {"kept": len(ids)}},

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.columns import IMAGE_COLUMNS
+from ..data.columns import IMAGE_COLUMNS, Columns
 from ..data.group import Row
 from ..data.image_text import with_texts
 from ..data.image_text_dataset import DATASET_FILE, ImageTexts
@@ -56,12 +56,12 @@ class _Chooser:
         self.chosen += bool(choice)
         return choice if isinstance(choice, bool) else frozenset(choice)
 
-    def shorten(self, row: Row | DataError, choice: bool | frozenset[int], text_column: str | None, where: str) -> Row:
+    def shorten(self, row: Row | DataError, choice: bool | frozenset[int], columns: Columns, where: str) -> Row:
         """The row with the chosen texts; the row itself if that is all of them."""
         try:
             if isinstance(row, DataError):
                 raise row
-            short = row if isinstance(choice, bool) else with_texts(row, choice, text_column)
+            short = row if isinstance(choice, bool) else with_texts(row, choice, columns)
         except DataError as error:
             raise DataError(error.detail, error.key, where) from None
         self.shortened += short is not row
@@ -123,7 +123,7 @@ def _kept_records(data: ImageTexts, file: str, path: Path, choose: _Chooser) -> 
         value, raw = record.value, record.raw
         if not isinstance(choice, bool):
             value = parsed_line(raw, record.start) if data.format == "jsonl" else value
-            short = choose.shorten(value, choice, data.text_column, f"{path}, row {number}")
+            short = choose.shorten(value, choice, data.columns, f"{path}, row {number}")
             if short is not value:
                 end = raw[len(raw.rstrip(b"\r\n")) :]
                 raw = _dumped(short, raw) + end
@@ -149,7 +149,7 @@ def _write_records(data: ImageTexts, file: str, path: Path, new: Path, choose: _
 
 def _write_shard(data: ImageTexts, file: str, path: Path, new: Path, choose: _Chooser) -> None:
     with tarfile.open(new, "w") as target:
-        named = (data.image_column, data.text_column)
+        named = tuple(data.columns.given.values())
         for number, (tar, sample) in enumerate(tar_samples(path, named)):
             choice = choose(file, number)
             if not choice:
@@ -159,7 +159,7 @@ def _write_shard(data: ImageTexts, file: str, path: Path, new: Path, choose: _Ch
             changed: dict[str, Any] = {}
             if not isinstance(choice, bool):
                 row = sample_row(tar, sample, named)
-                short = choose.shorten(row, choice, data.text_column, f"{path}, row {number}")
+                short = choose.shorten(row, choice, data.columns, f"{path}, row {number}")
                 changed = {key: short[key] for key in short if short[key] is not row[key]} if short is not row else {}
             for member in sample:
                 _copy_member(tar, member, target, changed)
@@ -191,10 +191,11 @@ def _kept_part(
     if all(isinstance(choice, bool) for _, choice in kept):
         return part
     # Images are left out here: they would be copied, and the form of a row is known without them.
-    texts = part.select([name for name in part.schema.names if name not in (*IMAGE_COLUMNS, data.image_column)])
+    images = {*IMAGE_COLUMNS, data.columns.given.get("image"), data.columns.given.get("images")}
+    texts = part.select([name for name in part.schema.names if name not in images])
     changed: dict[str, dict[int, Any]] = {}
     for i, (row, (number, choice)) in enumerate(zip(texts.to_pylist(), kept, strict=True)):
-        short = choose.shorten(row, choice, data.text_column, f"{data.files.get(file, file)}, row {first + number}")
+        short = choose.shorten(row, choice, data.columns, f"{data.files.get(file, file)}, row {first + number}")
         for key in short if short is not row else ():
             if short[key] is not row[key]:
                 changed.setdefault(key, {})[i] = short[key]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..data.columns import ColumnOptions
 from ..errors import OptionError
 from ..options import option
 
@@ -41,7 +42,7 @@ class SampleOptions:
 
 
 @dataclass(kw_only=True)
-class CurateOptions(SampleOptions):
+class CurateOptions(SampleOptions, ColumnOptions):
     """Keep the best part of image-text data that `rs-rlhf score` has scored, in its own format.
 
     Dropped in this order: texts without a score, images of evaluation sets, copies and near-duplicates, and samples
@@ -96,8 +97,6 @@ class CurateOptions(SampleOptions):
     input: str | None = option(None, "with --ids: the data, as for `rs-rlhf score`", metavar="DATA")
     split: str | None = option(None, "with --ids: split of the data")
     image_root: str | None = option(None, "with --ids: folder that image paths start from")
-    image_column: str | None = option(None, "with --ids: column of the images")
-    text_column: str | None = option(None, "with --ids: column of the texts")
 
     def cuts(self) -> list[tuple[Path, dict[str, float]]]:
         """Returns the folder of each cut, and the cut: `{"keep": 0.3}` or `{"threshold": 1.5}`."""
@@ -124,9 +123,9 @@ class CurateOptions(SampleOptions):
             "scores",
             "no SCORES; give a folder that `rs-rlhf score` has written, or --ids with --input.",
         )
-        for name in ("input", "split", "image_root", "image_column", "text_column"):
+        for name in ("input", "split", "image_root", "columns", "image_column", "text_column", "text_only"):
             sentence = f"--{name} is for --ids; SCORES say themselves what was scored: leave it out."
-            yield getattr(self, name) is not None, name, sentence
+            yield getattr(self, name) not in (None, False), name, sentence
         both = self.keep is not None and self.threshold is not None
         yield both, "threshold", "--keep and --threshold are both given; give one of them."
         for value in self.keep or ():

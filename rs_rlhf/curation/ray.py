@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..data.columns import Columns
 from ..data.image_text import image_text_row
 from ..errors import DataError
 from ..scoring.load import load_scorer, process_device, token_counter
-from .score import COLUMNS, stage_options
+from .score import stage_options
 from .shards import SCHEMA
 from .worker import score_rows
 
@@ -42,7 +43,7 @@ class ScoreStage:
         parsed = stage_options(options)
         self.scorer = load_scorer(parsed, parsed.image_options(), process_device())
         self.count_tokens = token_counter(self.scorer)
-        self.columns = {name: getattr(parsed, name) for name in COLUMNS}
+        self.columns = Columns(parsed.named_columns())
         self.num_workers = parsed.num_workers
         self.id_column, self.image_root, self.source = id_column, image_root, source
 
@@ -63,7 +64,7 @@ class ScoreStage:
                 )
             where = str(row_id)
             rows.append(
-                image_text_row(raw, where, root=self.image_root, where=where, source=self.source, **self.columns)
+                image_text_row(raw, where, root=self.image_root, where=where, source=self.source, columns=self.columns)
             )
         lines = score_rows(rows, self.scorer, self.count_tokens, self.num_workers)
         return pa.Table.from_pylist(lines, schema=SCHEMA)

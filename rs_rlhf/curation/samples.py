@@ -29,7 +29,7 @@ from . import cut, near_duplicates
 from .shards import existing_shards, missing_units, open_scored, read_manifest, read_scores, read_shard
 
 COLUMNS = ("row_id", "text_index", "score", "tokens", "image_hash", "error", "whole", "source", "label")
-SAME_ROWS = ("stamp", "split", "image_column", "text_column")  # if these differ, a row id means another row
+SAME_ROWS = ("stamp", "split", "columns")  # if these differ, a row id means another row
 LISTED = 10_000  # dropped rows that are listed
 MANY = 1 << 16  # rows whose ids become Python objects at once
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.columns import ColumnOptions
 from ..data.image_text_dataset import Unit, open_image_texts
 from ..errors import DataError, OptionError
 from ..imagery.arguments import RenderingOptions
@@ -34,11 +35,9 @@ from ..version import __version__
 from .shards import claimed, missing_units, planned, read_manifest, summarize, write_json
 from .worker import Work
 
-COLUMNS = ("image_column", "text_column")
-
 
 @dataclass(kw_only=True)
-class ScoreOptions(ScorerOptions, RenderingOptions):
+class ScoreOptions(ScorerOptions, RenderingOptions, ColumnOptions):
     """Score every text of image-text data, on as many processes and machines as start the command.
 
     They share the work. With `accelerate launch -m rs_rlhf score …` or by hand; the same command resumes.
@@ -54,8 +53,6 @@ class ScoreOptions(ScorerOptions, RenderingOptions):
     image_root: str | None = option(
         None, "Folder that image paths are relative to and may not leave; by default each data file's own."
     )
-    image_column: str | None = option(None, "column of the images (default: recognized by its name)")
-    text_column: str | None = option(None, "column of the texts (default: recognized by its name)")
 
     def check(self) -> None:
         """Refuses what cannot be run or would be ignored. `OptionError`: names the option."""
@@ -77,12 +74,13 @@ class ScoreOptions(ScorerOptions, RenderingOptions):
 
     def settings(self, stamp: object) -> dict[str, Any]:
         """Returns what must not change when a run is resumed; `stamp` is that of the input."""
-        names = ("input", "split", "image_root", "image_column", "text_column", "limit", "rows_per_shard")
+        names = ("input", "split", "image_root", "limit", "rows_per_shard")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
         if os.path.exists(self.input):
             settings["input"] = os.path.abspath(self.input)
         if self.image_root is not None:
             settings["image_root"] = os.path.abspath(self.image_root)
+        settings["columns"] = self.named_columns() or None
         return settings | {"scorer": scorer_settings(self, self.image_options()), "stamp": stamp}
 
 
@@ -92,7 +90,8 @@ def stage_options(given: Mapping[str, Any]) -> ScoreOptions:
     Raises:
         OptionError: An option that no scorer has, or that this scorer does not read.
     """
-    known = {*(field.name for field in fields(ScorerOptions)), *READING_FLAGS, *COLUMNS}
+    columns = [field.name for field in fields(ColumnOptions)]
+    known = {*(field.name for field in fields(ScorerOptions)), *READING_FLAGS, *columns}
     for name in given:
         if name not in known:
             raise OptionError(f"{name!r} is no option of a scorer; choose from {', '.join(sorted(known))}.", name)
@@ -113,8 +112,8 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     """
     options.check()
     folder = options.output
-    columns = {name: getattr(options, name) for name in COLUMNS}
-    source = open_image_texts(options.input, options.split, image_root=options.image_root, **columns)
+    columns = options.named_columns()
+    source = open_image_texts(options.input, options.split, image_root=options.image_root, columns=columns)
     settings = options.settings(source.stamp)
 
     def units() -> list[Unit]:

@@ -143,7 +143,7 @@ def open_scored(folder: str | Path) -> ImageTexts:
     its rows mean other rows.
     """
     manifest = read_manifest(folder)
-    options = {name: manifest.get(name) for name in ("image_root", "image_column", "text_column")}
+    options = {name: manifest.get(name) for name in ("image_root", "columns")}
     source = open_image_texts(manifest["input"], manifest.get("split"), **options)
     stamp = json.loads(json.dumps(source.stamp))
     if stamp != manifest["stamp"]:

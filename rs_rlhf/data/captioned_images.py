@@ -13,12 +13,13 @@ from typing import Any
 
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, pixel_hash
+from ..imagery.sources import IMAGE_SUFFIXES
 from ..options import option
-from .columns import IMAGE_COLUMNS, caption_column, image_column, label_of
+from .columns import IMAGE_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
 from .group import Row, check_encodable
 from .packed_records import parquet_labels
-from .placed_images import IMAGE_SUFFIXES, check_image, stored_image
-from .rows import FORMATS, HELD_OUT, SUFFIXES, data_files, draw_rows, naming, open_rows, split_of
+from .placed_images import check_image, stored_image
+from .rows import FORMATS, HELD_OUT, SUFFIXES, data_files, draw_rows, format_of, is_text, naming, open_rows, split_of
 
 LABEL_QUESTION = "What is the scene class of this image?"
 CAPTION_REQUEST = "Describe the image."
@@ -30,14 +31,20 @@ def class_name(label: str) -> str:
     return " ".join(re.split(r"[\s_\-]+", words.strip())).lower()
 
 
-def load_images(path: str | Path, split: str | None = None, *, image_root: str | None = None) -> list[dict[str, Any]]:
+def load_images(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    image_root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """Reads images as rows with `image`, `captions`, `label`, `id`, `source` and their place, `where`.
 
     A row of Parquet and WebDataset files is an image, whose class may be a number with a name (`ClassLabel`). Rows of
     one image of text files are merged. A folder of images, `{split}/class/*.jpg` or `class/*.jpg`, has labels only.
     Without a `split` all of a folder is read. Image paths start from `image_root` (default: their file's folder),
-    which none may leave. Raises [`ImageError`] if an image is missing or outside, [`DataError`] if there is nothing to
-    read, or a row has no image or texts of the wrong type.
+    which none may leave; `columns` names columns by their fields. Raises [`ImageError`] if an image is missing or
+    outside, [`DataError`] if there is nothing to read, or a row has no image or texts of the wrong type.
     """
     root = Path(path)
     if not root.exists():
@@ -45,9 +52,9 @@ def load_images(path: str | Path, split: str | None = None, *, image_root: str |
     files = split_files(root, split) if root.is_dir() else [root]
     rows: list[dict[str, Any]] = []
     for file in files:
-        if file.suffix not in FORMATS:
+        if file.suffix.lower() not in FORMATS:
             raise DataError(f"expected {SUFFIXES}, or a folder of images by class.", where=str(file))
-        rows += _file_rows(file, str(file.parent) if image_root is None else image_root)
+        rows += _file_rows(file, str(file.parent) if image_root is None else image_root, columns)
     if not files and (not split or (root / split).is_dir()):
         rows += _image_folder(root / split if split else root)
     if not rows:
@@ -63,12 +70,12 @@ def split_files(root: Path, split: str | None) -> list[Path]:
     return next((found[kind] for kind in ("parquet", "jsonl", "csv") if kind in found), [])
 
 
-def _file_rows(file: Path, root: str) -> list[dict[str, Any]]:
+def _file_rows(file: Path, root: str, columns: Mapping[str, str] | None) -> list[dict[str, Any]]:
     """The images of a file; in text files rows of one image are gathered."""
-    embeds = file.suffix in (".parquet", ".tar")
-    names = parquet_labels(file) if file.suffix == ".parquet" else {}
+    embeds = not is_text(file)
+    names = parquet_labels(file) if format_of(file) == "parquet" else {}
     rows: dict[str | int, dict[str, Any]] = {}
-    for number, (where, row) in enumerate(open_rows(file)):
+    for number, (where, row) in enumerate(open_rows(file, columns=columns, image_root=root)):
         with naming(where):
             image = _one_image(row)
             captions, label = _texts(row, names)
@@ -93,7 +100,8 @@ def _one_image(row: Row) -> Any:
         value = value[0]
     if value is None or value == "":
         if not any(column in row for column in IMAGE_COLUMNS):
-            raise DataError(f"no image column (columns: {', '.join(map(str, row))}); name it `image`.", "image")
+            advice = "name it, as in --columns image=COLUMN"
+            raise DataError(f"no column of images; the columns are {listed(row)}; {advice}", "image")
         raise DataError("the image is missing; add it or remove the row.", "image")
     return value
 
@@ -123,7 +131,12 @@ def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def exclude_images(
-    rows: list[dict[str, Any]], path: str, split: str | None, exclude_images_of: Sequence[str], image_root: str | None
+    rows: list[dict[str, Any]],
+    path: str,
+    split: str | None,
+    exclude_images_of: Sequence[str],
+    image_root: str | None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]] | None:
     """Drops rows whose picture is also in data kept for evaluation, prints how many; `None` if there is no such data.
 
@@ -136,7 +149,7 @@ def exclude_images(
     named = [other for other in map(split_of, exclude_images_of) if other not in held_out]
     if not held_out and not named:
         return None
-    others = [row for other in held_out for row in load_images(*other, image_root=image_root)]
+    others = [row for other in held_out for row in load_images(*other, image_root=image_root, columns=columns)]
     others += [row for other in named for row in load_images(*other)]
     excluded = {_picture_of(row) for row in others}
     kept = [row for row in rows if _picture_of(row) not in excluded]
@@ -170,7 +183,7 @@ def image_texts(data: str) -> list[str]:
 
 
 @dataclass(kw_only=True)
-class InputOptions:
+class InputOptions(ColumnOptions):
     """Which captioned or labelled images a command reads."""
 
     input: str = option(help="Parquet, JSONL or CSV file, a folder of them, or a folder of images by class")
@@ -195,9 +208,10 @@ class InputOptions:
 
         Returns the rows of [`load_images`], and whether all of them were decoded; [`DataError`] if none are left.
         """
-        rows = load_images(self.input, self.split, image_root=self.image_root)
+        columns = self.named_columns()
+        rows = load_images(self.input, self.split, image_root=self.image_root, columns=columns)
         print(f"{len(rows)} images in {self.input}{f', split {self.split}' if self.split else ''}")
-        excluded = exclude_images(rows, self.input, self.split, self.exclude_images_of, self.image_root)
+        excluded = exclude_images(rows, self.input, self.split, self.exclude_images_of, self.image_root, columns)
         rows = rows if excluded is None else excluded
         if limit is not None and limit < len(rows):
             rows = [rows[i] for i in draw_rows(len(rows), limit, self.seed)]

@@ -1,60 +1,220 @@
 """Column resolver: which columns of a row hold the image or images, the texts, and the class.
 
-Names are looked up in an order of precedence; a column that the caller names comes first. Values count as well, since
-a null counts as missing. Left out: columns recognised by their values.
+Images are told by values: a column holds one if its value is a picture, or encoded bytes, or a text that ends like an
+image file or is an existing file. Known names come first, and columns that the caller names before all. Texts and
+classes are told by their names. Left out: images inside nested values, other than those of messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
+from ..imagery.sources import IMAGE_SUFFIXES
+from ..options import option
 
 if TYPE_CHECKING:
     from .group import Row
 
 IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
-# Data with one of these and none of the above were meant to have images, so they are not read as text-only.
-UNREAD_IMAGE_COLUMNS = tuple(
-    "image_name image_path image_file image_url image_bytes img img_path file_name img_name".split()
-)
 TURN_COLUMNS = ("conversations", "messages")
-PAIR_COLUMNS = {"prompt": "completion", "question": "answer"}
+QUESTION_COLUMNS = ("prompt", "question", "query", "instruction")
+ANSWER_COLUMNS = ("completion", "answer", "response", "output", "ground_truth")
 CAPTION_COLUMNS = ("captions", "txt", "caption", "text", "title")
 LABEL_COLUMNS = ("label", "class")
 FORMS = "conversations, messages, prompt + completion, question + answer, captions, caption, text or title"
 # Columns that tell more about an image than its captions and its class.
-MORE_THAN_CAPTIONS = {*TURN_COLUMNS, *PAIR_COLUMNS.values(), "text", "title", "txt"}
+MORE_THAN_CAPTIONS = {*TURN_COLUMNS, *ANSWER_COLUMNS, "text", "title", "txt"}
+TEXT_COLUMNS = (*TURN_COLUMNS, *QUESTION_COLUMNS, *ANSWER_COLUMNS, *CAPTION_COLUMNS)
+PREFERENCE_COLUMNS = ("chosen", "rejected", "rejected_response", "margin", "preference", "human_ranking")
+FIELDS = (
+    *IMAGE_COLUMNS[:2],
+    *TEXT_COLUMNS,
+    *PREFERENCE_COLUMNS,
+    *LABEL_COLUMNS,
+    *"solution choices reward_type source kind id system input type types boxes size".split(),
+)
+_PROSE = {*TEXT_COLUMNS, *PREFERENCE_COLUMNS, *LABEL_COLUMNS, "solution", "choices", "system", "input"}
+_ASIDE = ("id", "source", "url", "__key__")  # hold an image only if no other column does
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8", b"\0\0\0\x0cjP")
+URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):")
 
 
-def image_column(row: Row, named: str | None = None) -> str | None:
+@dataclass(frozen=True)
+class Columns:
+    """The columns of some rows: those that the caller has named, and the image column that was found by its values.
+
+    `given` maps fields to columns, as in `{"image": "filename"}`; a field without a column is not read.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    found: str = ""
+
+    @property
+    def text(self) -> str | None:
+        """The field of the texts whose column is named: its value tells its form."""
+        return next((key for key in CAPTION_COLUMNS if self.given.get(key)), None)
+
+    @property
+    def text_only(self) -> bool:
+        """Whether images are not to be read."""
+        return self.given.get("image") == ""
+
+    @property
+    def texts(self) -> Columns:
+        """The columns without those of images, for rows of which only the texts are there."""
+        return Columns({name: column for name, column in self.given.items() if name not in ("image", "images")})
+
+    def of(self, row: Row) -> Row:
+        """Returns a row by its fields, `{field: value}`: columns that are named elsewhere, or left out, are gone.
+
+        [`DataError`] if it does not have a column that the caller has named.
+        """
+        if self.found and row.get(self.found) is None:
+            return Columns(self.given).of(row)
+        if not self.given and not self.found:
+            return row
+        taken = {*self.given.values(), self.found, *self.given}
+        if self.text:
+            taken |= {*TEXT_COLUMNS}
+        if self.found or {"image", "images"} & set(self.given):
+            taken |= {*IMAGE_COLUMNS}
+        fields = {key: value for key, value in row.items() if key not in taken}
+        if self.text_only:
+            fields = {key: value for key, value in fields.items() if key in _PROSE or not is_image(value)}
+        for name, column in self.given.items():
+            if column and column not in row:
+                reason = f"no column `{column}`, which is named for `{name}`; the columns are {listed(row)}"
+                raise DataError(f"{reason}; name one of them", column)
+            fields |= {name: row[column]} if column else {}
+        return {**fields, "image": row[self.found]} if self.found else fields
+
+
+def is_image(value: object) -> bool:
+    """Whether a value looks like one or more images: pictures, encoded bytes, or names of image files."""
+    if isinstance(value, str):
+        path = value.split("?")[0] if URL.match(value) else value
+        return len(value) < 1000 and "\n" not in value and PurePath(path).suffix.lower() in IMAGE_SUFFIXES
+    if isinstance(value, bytes):
+        return value.startswith(_MAGIC) or value[8:12] == b"WEBP"
+    if isinstance(value, Mapping):
+        embedded = value.get("bytes") is not None
+        return set(value) <= {"bytes", "path"} and (embedded or is_image(value.get("path")))
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and all(map(is_image, value))
+    return hasattr(value, "getbands") or getattr(value, "ndim", 0) == 3
+
+
+def image_column(row: Row, root: str = "") -> str | None:
     """Returns the column of the image or images, `None` for a text-only row; a null counts as missing.
 
-    [`DataError`] if there is no column `named`, two hold images, or only one that is not known to be an image.
+    With a `root`, a text that names a file in it is an image as well, whatever its suffix. [`DataError`] if several
+    columns hold images, and no name tells which one is meant.
     """
-    if named is not None:
-        return require_column(row, named, "image_column")
-    keys = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
-    if len(keys) > 1:
-        raise DataError(f"both `{keys[0]}` and `{keys[1]}` hold images; name one with image_column", keys[1])
-    unread = next((key for key in UNREAD_IMAGE_COLUMNS if row.get(key) is not None), None)
-    if not keys and unread is not None and not any(key in row for key in IMAGE_COLUMNS):
-        advice = "say that it holds the image with image_column, or rename it to `image`"
-        raise DataError(f"`{unread}` is not read by itself; {advice}", unread)
-    return keys[0] if keys else None
+    known = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
+    if any(row[key] == [] for key in known if isinstance(row[key], (list, tuple))):
+        known = [key for key in known if is_image(row[key])] or known[:1]
+        return known[0] if len(known) == 1 else _one_of(row, known)
+    if likely := [key for key in known if is_image(row[key])]:
+        return _one_of(row, likely)
+    others = [key for key in row if key not in IMAGE_COLUMNS and key not in _PROSE and key]
+    likely = [key for key in others if is_image(row[key])]
+    if not likely and root:
+        likely = [key for key in others if _is_file(row[key], root)]
+    if likely:
+        return _one_of(row, likely)
+    return _one_of(row, known) if known else None
 
 
-def text_column(row: Row, named: str | None = None) -> str | None:
-    """Returns the column that tells a row's form, the first of [`FORMS`] with a value; [`DataError`] if `named` is
-    none.
+def _one_of(row: Row, keys: Sequence[str]) -> str:
+    """The column that is meant of several that hold images: stored content before names, names before URLs and ids."""
+    stored = [key for key in keys if not _is_name(row[key])]
+    local = [key for key in keys if not (isinstance(row[key], str) and URL.match(row[key]))]
+    for some in (stored, [key for key in local if key not in _ASIDE], local):
+        if len(some) == 1:
+            return some[0]
+    if len({repr(row[key]) for key in keys}) > 1:
+        advice = f"name one of them with --columns image={keys[0]}"
+        raise DataError(f"both `{keys[0]}` and `{keys[1]}` hold images; {advice}", keys[1])
+    return keys[0]
+
+
+def _is_name(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_name, value))
+    return isinstance(value, str) or isinstance(value, Mapping) and value.get("bytes") is None
+
+
+def _is_file(value: object, root: str) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) < 256 or "\n" in value or "\0" in value:
+        return False
+    return os.path.isfile(os.path.join(root, value))
+
+
+def find_columns(rows: Iterable[Row], columns: Mapping[str, str] | Columns | None = None, root: str = "") -> Columns:
+    """Finds the image column of a source in its first rows, unless it is named.
+
+    Args:
+        rows (iterable of `dict`): The first rows, as stored.
+        columns (`dict`, *optional*): Columns by the fields that they hold, as in [`Columns`].
+        root (`str`): Folder that image paths start from.
+
+    Raises:
+        DataError: Several columns hold images.
+        OptionError: A field that is not known.
     """
-    if named is not None:
-        return require_column(row, named, "text_column")
-    for key in (*TURN_COLUMNS, *PAIR_COLUMNS, *CAPTION_COLUMNS):
-        if row.get(key) is not None and (key not in PAIR_COLUMNS or row.get(PAIR_COLUMNS[key]) is not None):
-            return key
-    return None
+    if isinstance(columns, Columns):
+        return columns
+    known = Columns(parse_columns(columns))
+    if {"image", "images"} & set(known.given):
+        return known
+    keys = {image_column(known.of(row), root) for row in rows} - {None}
+    if not keys or keys & set(IMAGE_COLUMNS):
+        return known
+    first, *more = sorted(map(str, keys))
+    if more:
+        advice = f"name one of them with --columns image={first}"
+        raise DataError(f"both `{first}` and `{more[0]}` hold images; {advice}", more[0])
+    return replace(known, found=first)
+
+
+def parse_columns(given: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    """Turns `["image=filename", …]` into `{"image": "filename", …}`; an [`OptionError`] names a field not known."""
+    pairs = given.items() if isinstance(given, Mapping) else [text.partition("=")[::2] for text in given or ()]
+    columns = {}
+    for name, column in pairs:
+        if name not in FIELDS or not isinstance(column, str):
+            raise OptionError(
+                f"--columns has `{name}={column}`, expected FIELD=COLUMN with a FIELD of {', '.join(FIELDS)}.",
+                "columns",
+            )
+        columns[name] = column
+    return columns
+
+
+def text_column(row: Row) -> str | None:
+    """Returns the column that tells a row's form, the first of [`FORMS`] with a value."""
+    if turns := next((key for key in TURN_COLUMNS if row.get(key) is not None), None):
+        return turns
+    if asked := question_and_answer(row):
+        return asked[0]
+    return next((key for key in CAPTION_COLUMNS if row.get(key) is not None), None)
+
+
+def question_and_answer(row: Row) -> tuple[str, str] | None:
+    """Returns the columns of a question and its answer, `None` if one is missing.
+
+    A `text` beside a right answer is a question, as in the data of benchmarks.
+    """
+    answer = next((key for key in ANSWER_COLUMNS if row.get(key) is not None), None)
+    questions = (*QUESTION_COLUMNS, "text") if answer in ("ground_truth", "answer") else QUESTION_COLUMNS
+    question = next((key for key in questions if row.get(key) is not None), None)
+    return (question, answer) if question and answer else None
 
 
 def caption_column(row: Row) -> str | None:
@@ -64,8 +224,10 @@ def caption_column(row: Row) -> str | None:
 
 def label_of(row: Row, names: Mapping[str, Sequence[str]] | None = None) -> str | int | float | None:
     """Returns the class of a row, by its name if the numbers of its column have `names`; `None` if it is not known."""
-    key = next((key for key in LABEL_COLUMNS if row.get(key) is not None), "")
-    value, known = row.get(key), (names or {}).get(key, ())
+    key = next((key for key in LABEL_COLUMNS if row.get(key) is not None), None)
+    if key is None:
+        return None
+    value, known = row[key], (names or {}).get(key, ())
     if type(value) is int and known:  # HF writes -1 where the class is not known
         return known[value] if 0 <= value < len(known) else None
     return value
@@ -76,28 +238,36 @@ def as_word(value: object) -> str:
     return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
 
 
-def check_columns(columns: Sequence[str], image: str | None, text: str | None) -> None:
-    """Raises [`DataError`] if a file's columns have no texts, not what is named, or an unread image column alone."""
-    row = dict.fromkeys(columns, "")
-    if image is not None or not any(key in row for key in IMAGE_COLUMNS):
-        image_column(row, image)
-    if text_column(row, text) is None:
-        raise no_text(row)
-
-
-def require_column(row: Row, column: str, option: str) -> str:
-    """Returns a column that an option names, or raises [`DataError`] if the row does not have it."""
-    if column not in row:
-        reason = f"no column `{column}`, which {option} names; the columns are {_listed(row)}; name one of them"
-        raise DataError(reason, column)
-    return column
-
-
 def no_text(row: Row) -> DataError:
     """Returns the error about a row of no known form."""
-    advice = "name the columns with text_column and image_column"
-    return DataError(f"no text column; the columns are {_listed(row)}, expected {FORMS}; {advice}")
+    advice = "name the columns, as in --columns image=COLUMN caption=COLUMN"
+    return DataError(f"no text column; the columns are {listed(row)}, expected {FORMS}; {advice}")
 
 
-def _listed(row: Row) -> str:
+def listed(row: Row) -> str:
+    """Returns the names of a row's columns for a message."""
     return ", ".join(map(str, row)) or "none"
+
+
+@dataclass(kw_only=True)
+class ColumnOptions:
+    """Which columns are read, for commands that read rows."""
+
+    columns: list[str] | None = option(
+        None,
+        "columns by the fields that they hold, such as image=filename chosen=better; images are told by their values",
+        metavar="FIELD=COLUMN",
+    )
+    image_column: str | None = option(None, "the same as --columns image=COLUMN", metavar="COLUMN")
+    text_column: str | None = option(None, "the same as --columns text=COLUMN", metavar="COLUMN")
+    text_only: bool = option(False, "the rows have no images, or they are not to be read")
+
+    def named_columns(self) -> dict[str, str]:
+        """Returns the columns by their fields. [`OptionError`]: a field is not known, or named twice."""
+        columns = parse_columns(self.columns)
+        short = {"image": "" if self.text_only else self.image_column, "text": self.text_column}
+        for name, column in short.items():
+            if column is not None and columns.get(name, column) != column:
+                raise OptionError(f"the column of `{name}` is named twice; name it once.", "columns")
+            columns |= {} if column is None else {name: column}
+        return columns

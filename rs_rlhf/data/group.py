@@ -29,7 +29,9 @@ Row = Mapping[str, Any]
 """A row of a file as stored: a value for each column."""
 
 ROLES = ("system", "user", "assistant", "tool")
+_SPEAKERS = {"human": "user", "gpt": "assistant"}  # of ShareGPT's turns, beside the roles themselves
 _PLACEHOLDER = re.compile(r"\n?<image>\n?")
+_MEDIA = re.compile(r"<(?:video|audio|bbox|ref-object)>")
 _UNREAD = ("tool_calls", "reasoning_content", "thinking")  # templates render these: not to be dropped
 
 
@@ -143,12 +145,16 @@ def _messages(value: object, key: str, role: str) -> list[dict]:
     """Messages in the normal form, images still inside their parts; a string becomes one message of `role`."""
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
+    if isinstance(value, Mapping):
+        value = turns_of(value)
     if not isinstance(value, (list, tuple)):
         raise DataError(f"`{key}` is {short(value)}, expected a string or a list of messages", key)
     messages = []
     for message in value:
+        message = as_message(message)
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-            raise DataError(f"`{key}` holds {short(message)}, expected messages {{role, content}}", key)
+            expected = "expected turns {role, content} or {from, value}"
+            raise DataError(f"`{key}` holds {short(message)}, {expected}", key)
         if message["role"] not in ROLES:
             raise DataError(f"`{key}` has the unknown role {message['role']!r}, expected {', '.join(ROLES)}", key)
         unread = [name for name in _UNREAD if message.get(name)]
@@ -245,6 +251,34 @@ def _place_images(messages: list[dict], images: list) -> tuple[list[dict], list]
         raise DataError(f"{counts}{'s' * (len(images) != 1)}; {advice}", "images")
     supply = iter(images)
     return messages, [part.pop("image") if "image" in part else next(supply) for part in slots]
+
+
+def as_message(turn: Any) -> Any:
+    """Returns a turn `{from, value}` as `{role, content}`; anything else as it is."""
+    if isinstance(turn, Mapping) and isinstance(speaker := turn.get("from"), str) and "value" in turn:
+        return {"role": _SPEAKERS.get(speaker, speaker), "content": turn["value"]}
+    return turn
+
+
+def turns_of(value: Mapping) -> object:
+    """Returns one turn as a list of it, and turns that `datasets` stores as a column each (`Sequence`) as turns."""
+    if value and all(isinstance(column, (list, tuple)) for column in value.values()):
+        return [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
+    return [value]
+
+
+def check_texts(group: Group, keys: Sequence[str]) -> None:
+    """Refuses texts of data that are empty, cannot be encoded, or hold the place of something that is not read.
+
+    `keys` are the columns of the completions, for messages.
+    """
+    for key, completion in [("prompt", group.prompt), *zip(keys, group.completions, strict=True)]:
+        text = completion_text(completion)
+        check_encodable(text, key)
+        if key != "prompt" and not text.strip():
+            raise DataError(f"`{key}` is empty, expected a text; write it or remove the row", key)
+        if media := _MEDIA.search(text):
+            raise DataError(f"`{key}` has the placeholder {media[0]}, which is not read; remove the row", key)
 
 
 def check_encodable(text: str, key: str) -> None:

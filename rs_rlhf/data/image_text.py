@@ -1,8 +1,9 @@
 """Image-text rows: captions, questions with answers, and conversations become groups that can be scored.
 
 The first of these columns that a row has determines its form: `conversations` of `{from, value}` as in ShareGPT and
-LLaVA, `messages` of `{role, content}`, TRL's `prompt` with `completion`, `question` with `answer`, a list `captions`,
-or one text `caption`, `text`, `title` (OpenCLIP) or `txt` (WebDataset). A row without an image is text-only.
+LLaVA, `messages` of `{role, content}`, a question (`prompt`, `question`, `query`, `instruction`) with its answer
+(`completion`, `answer`, `response`, `output`, `ground_truth`), a list `captions`, or one text `caption`, `text`,
+`title` (OpenCLIP) or `txt` (WebDataset). A row without an image is text-only.
 
 A row that cannot be used has an `error`, so that one bad row in a million does not end the run. Image files are
 located, not opened. Left out: preference rows (`preferences`), images in answers, tool calls, image URLs.
@@ -10,19 +11,39 @@ located, not opened. Left out: preference rows (`preferences`), images in answer
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from ..errors import DataError, RSRLHFError
-from . import columns as columns_of
-from .columns import CAPTION_COLUMNS, FORMS, PAIR_COLUMNS, TURN_COLUMNS, as_word, label_of, no_text
-from .group import Group, ImageSource, Message, Row, check_encodable, completion_text, make_group, short
+from .columns import (
+    ANSWER_COLUMNS,
+    CAPTION_COLUMNS,
+    FORMS,
+    TURN_COLUMNS,
+    URL,
+    Columns,
+    as_word,
+    image_column,
+    label_of,
+    no_text,
+    question_and_answer,
+    text_column,
+)
+from .forms import form_of, is_preference, row_prompt
+from .group import (
+    Group,
+    ImageSource,
+    Message,
+    Row,
+    as_message,
+    check_texts,
+    completion_text,
+    make_group,
+    short,
+    turns_of,
+)
 from .placed_images import stored_image
-
-_URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):")
-_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
 @dataclass
@@ -57,39 +78,42 @@ def image_text_row(
     root: str,
     where: str = "",
     source: str = "",
-    image_column: str | None = None,
-    text_column: str | None = None,
+    columns: Columns | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> ImageTextRow:
     """Turns a stored row into an [`ImageTextRow`]; a mistake in it, or a [`DataError`] in its place, becomes its
     `error`.
 
     Relative image paths start from `root`, which none may leave; `source` is that of a row that names none. A named
-    `text_column` determines the form; a named `image_column` must be in every row (null: no image). `labels` are the
-    names of the classes of columns that hold numbers.
+    column must be in every row (null: no image); one of texts determines the form by its value. `labels` are the names
+    of the classes of columns that hold numbers.
     """
-    columns = raw if isinstance(raw, Mapping) else {}
-    label = as_word(label_of(columns, labels))
-    row = ImageTextRow(row_id, [], False, [], as_word(columns.get("source")) or source, label, raw)
+    columns = columns or Columns()
+    row = ImageTextRow(row_id, [], False, [], source, "", raw)
     number = row_id.rpartition(":")[2]
-    meta: dict[str, Any] = {"source": row.source, "row": int(number) if number.isdecimal() else -1, "where": where}
     try:
         if isinstance(raw, DataError):
             raise raw
         if not isinstance(raw, Mapping):
             raise DataError(f"the row is {short(raw)}, expected an object with an image and {FORMS}")
-        key = columns_of.image_column(raw, image_column)
-        form = _form(raw, text_column)
-        given = None if key is None else raw[key]
+        fields = columns.of(raw)
+        if columns.text is None and is_preference(fields):
+            check_form(fields, columns)
+        row.source, row.label = as_word(fields.get("source")) or source, as_word(label_of(fields, labels))
+        meta: dict[str, Any] = {"source": row.source, "row": int(number) if number.isdecimal() else -1, "where": where}
+        key = image_column(fields, root)
+        form = _form(fields, columns.text)
+        given = None if key is None else fields[key]
         row.whole = form.turns is not None
         if form.turns is None:
             groups = [make_group(form.prompt, form.texts, given, **meta)]
         else:
             groups = _conversation(form.turns, form.start, given, meta)
-        _check_texts(groups, form.column)
+        for group in groups:
+            check_texts(group, [form.column] * len(group.completions))
         # The last group has every image that any group has, in the order of the placeholders.
         for image in groups[-1].images:
-            if isinstance(image, str) and _URL.match(image):
+            if isinstance(image, str) and URL.match(image):
                 raise DataError(f"image {image[:100]!r} is a URL; download the images and give their paths", "image")
         images: list[ImageSource] = [stored_image(image, where, root) for image in groups[-1].images]
         for group in groups:
@@ -100,22 +124,23 @@ def image_text_row(
     return row
 
 
-def text_list(row: Row, text_column: str | None = None) -> str | None:
+def text_list(row: Row, columns: Columns | None = None) -> str | None:
     """Returns the column whose list holds a row's texts one by one; `None` if the row has one text or turns."""
-    key = text_column or columns_of.text_column(row) or ""
+    columns = (columns or Columns()).texts
+    key = columns.given[columns.text] if columns.text else text_column(columns.of(row)) or ""
     value = row.get(key)
-    listed = isinstance(value, (list, tuple)) and not _turns(value) and bool(text_column or key == "captions")
+    listed = isinstance(value, (list, tuple)) and not _turns(value) and bool(columns.text or key == "captions")
     return key if listed else None
 
 
-def with_texts(row: Row, kept: Collection[int], text_column: str | None = None) -> Row:
+def with_texts(row: Row, kept: Collection[int], columns: Columns | None = None) -> Row:
     """Returns a row with the `kept` indices of its [`ImageTextRow`]'s `texts`; the row itself if all are kept.
 
     [`DataError`] if the row has no such text, or only some turns of a conversation are to be kept.
     """
-    key = text_list(row, text_column)
+    key, columns = text_list(row, columns), (columns or Columns()).texts
     count = 1 if key is None else len(row[key])
-    if key is None and (form := _form(row, text_column)).turns is not None:
+    if key is None and (form := _form(columns.of(row), columns.text)).turns is not None:
         count = sum(turn.get("role") == "assistant" for turn in form.turns[form.start :])
     if set(kept) == set(range(count)):
         return row
@@ -144,23 +169,33 @@ class _Form:
     start: int = 0
 
 
-def _form(row: Row, text_column: str | None) -> _Form:
-    key = columns_of.text_column(row, text_column)
+def check_form(row: Row, columns: Columns) -> None:
+    """Raises [`DataError`] if a row, or one of a file's columns without their values, is of no form of image-text."""
+    fields = columns.of(row)
+    if columns.text is None and is_preference(fields):
+        reason = f"{form_of(fields)}, of which it is not said which text is meant"
+        raise DataError(f"{reason}; use `rs-rlhf reward`, or name the texts, as in --columns text=chosen", "chosen")
+    if columns.text is None and text_column(fields) is None:
+        raise no_text(row)
+
+
+def _form(row: Row, named_text: str | None) -> _Form:
+    key = named_text or text_column(row)
     if key is None:
-        named = [column for column in (*TURN_COLUMNS, *PAIR_COLUMNS.values(), *CAPTION_COLUMNS) if column in row]
+        named = [column for column in (*TURN_COLUMNS, *ANSWER_COLUMNS, *CAPTION_COLUMNS) if column in row]
         if not named:
-            raise no_text(row)
+            check_form(row, Columns())
         reason = f"`{named[0]}` is null or its question is; write it or remove the row"
         raise DataError(f"the text is missing: {reason}", named[0])
     value = row.get(key)
-    if text_column is not None:
+    if named_text is not None:
         if _turns(value) or isinstance(value, Mapping):
             return _Form(key, turns=_messages(value, key))
         return _Form(key, _texts(value, key))
     if key in TURN_COLUMNS:
         return _Form("conversation", turns=_messages(value, key))
-    if key in PAIR_COLUMNS:
-        return _pair(key, value, PAIR_COLUMNS[key], row[PAIR_COLUMNS[key]])
+    if asked := question_and_answer(row):
+        return _pair(asked[0], value if key == "text" else row_prompt(row), asked[1], row[asked[1]])
     if key == "captions" and isinstance(value, str):
         raise DataError("`captions` is one text, expected a list of texts; a single one is `caption`", key)
     if key != "captions" and not isinstance(value, str):
@@ -175,6 +210,8 @@ def _pair(key: str, question: object, answer_key: str, answer: object) -> _Form:
         answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
         before = _messages(question, key)
         return _Form("conversation", turns=[*before, *_messages(answer, answer_key)], start=len(before))
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        answer = str(answer)
     if not isinstance(question, str) or not isinstance(answer, str):
         name, value = (answer_key, answer) if isinstance(question, str) else (key, question)
         raise DataError(f"`{name}` is {short(value)}, expected a text; write it as one", name)
@@ -191,24 +228,12 @@ def _texts(value: object, key: str) -> list[str]:
 
 
 def _messages(value: object, key: str) -> list[Message]:
-    """Turns as messages `{role, content}`; those of `{from, value}` are renamed."""
-    if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
-        value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]  # HF `Sequence`
-    if not _turns(value):
+    """Turns, which [`make_group`] checks."""
+    turns = turns_of(value) if isinstance(value, Mapping) else value
+    if not _turns(turns):
         expected = "expected a list of turns {from, value} or {role, content}"
         raise DataError(f"`{key}` is {short(value)}, {expected}", key)
-    messages = []
-    for turn in value:
-        if turn.get("from") is None or "value" not in turn:
-            messages.append(dict(turn))  # `make_group` checks `role` and `content`
-            continue
-        role, text = _ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None, turn["value"]
-        if role is None:
-            raise DataError(f"`{key}` has a turn from {short(turn['from'])}, expected one of {', '.join(_ROLES)}", key)
-        if not isinstance(text, str):
-            raise DataError(f"`{key}` has a turn with the value {short(text)}, expected a text", key)
-        messages.append({"role": role, "content": text})
-    return messages
+    return [dict(as_message(turn)) for turn in turns]
 
 
 def _conversation(turns: list[Message], start: int, images: object, meta: Mapping[str, Any]) -> list[Group]:
@@ -231,12 +256,3 @@ def _conversation(turns: list[Message], start: int, images: object, meta: Mappin
     if not groups:
         raise DataError("the conversation has no assistant turn, so nothing to score; add it or remove the row")
     return groups
-
-
-def _check_texts(groups: Sequence[Group], key: str) -> None:
-    for group in groups:
-        for completion in group.completions:
-            if not completion_text(completion).strip():
-                raise DataError(f"`{key}` has an empty text; write it or remove it", key)
-        for message in [*group.prompt, *(m for completion in group.completions for m in completion)]:
-            check_encodable(completion_text([message]), key)

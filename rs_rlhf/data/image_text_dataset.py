@@ -14,15 +14,16 @@ import os
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OptionError
-from .columns import check_columns
-from .image_text import ImageTextRow, image_text_row
+from .columns import Columns, find_columns, parse_columns
+from .image_text import ImageTextRow, check_form, image_text_row
 from .packed_records import dataset_tables, first_member, opened_parquet, packed_rows, parquet_labels, row_group_bounds
-from .rows import FORMATS, PACKED, data_files, is_saved, load_stored, naming, no_files, one_split, source_of
+from .rows import HEAD, PACKED, data_files, format_of, is_saved, load_stored, naming, no_files, one_split, source_of
 from .text_records import check_text, csv_head, first_byte, text_records
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ class ImageTexts:
     format: str
     files: dict[str, Path]
     dataset: Any = None
-    image_column: str | None = None
-    text_column: str | None = None
+    columns: Columns = field(default_factory=Columns)
     folder: str = ""
+    _found: dict[str, Columns] = field(default_factory=dict, repr=False, compare=False)  # by file
 
     @property
     def stamp(self) -> list[list]:
@@ -121,16 +122,24 @@ class ImageTexts:
             raise DataError(f"no file {unit.file!r} here; the data has changed since it was cut", "", self.name)
         path = self.files.get(unit.file)
         labels = self._labels(path)
-        options: dict[str, Any] = {"image_column": self.image_column, "text_column": self.text_column}
-        options["root"] = self.root
+        columns = self.columns_of(unit)
+        options: dict[str, Any] = {"columns": columns, "labels": labels, "root": self.root}
         source = source_of(self.name if path is None else unit.file)
         named = str(path) if path is not None else f"{self.name}, {unit.file}"
         with naming(str(path or self.name)):
             for number, raw in enumerate(self._raw_rows(unit, path), unit.first):
                 where = f"{named}, row {number}"
-                yield image_text_row(
-                    raw, f"{unit.file}:{number}", where=where, source=source, labels=labels, **options
-                )
+                yield image_text_row(raw, f"{unit.file}:{number}", where=where, source=source, **options)
+
+    def columns_of(self, unit: Unit) -> Columns:
+        """Returns the columns of a unit's file, whose image column is found in its first rows."""
+        if unit.file not in self._found:
+            count = HEAD // 10 if self.format in (*PACKED, "dataset") else HEAD
+            start = unit.start if self.streaming else 0
+            first = self._raw_rows(Unit(unit.file, 0, count, start, -1), self.files.get(unit.file))
+            rows = [row for row in islice(first, count) if isinstance(row, Mapping)]
+            self._found[unit.file] = find_columns(rows, self.columns, self.root)
+        return self._found[unit.file]
 
     def __iter__(self) -> Iterator[ImageTextRow]:
         """Yields all rows, file by file, without cutting the files first."""
@@ -151,7 +160,7 @@ class ImageTexts:
             bounds = None if self.streaming else (unit.first, unit.first + unit.rows)
             return (row for table in dataset_tables(part, bounds) for row in table.to_pylist())
         if self.format in PACKED:
-            return packed_rows(path, unit.first, unit.rows, (self.image_column, self.text_column))
+            return packed_rows(path, unit.first, unit.rows, tuple(self.columns.given.values()))
         return (record.value for record in text_records(path, unit.start, unit.stop))
 
     def _labels(self, path: Path | None) -> dict[str, list[str]]:
@@ -167,8 +176,7 @@ def open_image_texts(
     split: str | None = None,
     *,
     image_root: str | os.PathLike | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> ImageTexts:
     """Opens image-text data, reading names, sizes and headers only; `image_text` documents the forms of its rows.
 
@@ -177,15 +185,16 @@ def open_image_texts(
     the start of files' names (default: all), or a split of a data set (default: the only one, or `"train"`).
 
     Relative image paths start from `image_root`, which none may leave (default: what the folder's `curation.json`
-    says, which then also names columns, else the folder of the file, else the working folder). Raises [`DataError`] if
+    says, which then also names columns, else the folder of the file, else the working folder). `columns` names columns
+    by their fields, as in `{"image": "filename"}`; images are found by their values otherwise. Raises [`DataError`] if
     there is nothing to read, or several formats, an unreadable file, or a file without the columns.
     """
-    options = {"image_column": image_column, "text_column": text_column}
+    named = Columns(parse_columns(columns))
     root = None if image_root is None else os.path.abspath(image_root)
     if root is not None and not os.path.isdir(root):
         raise DataError("no such folder; correct image_root", "image_root", str(image_root))
     if not isinstance(path_or_dataset, (str, os.PathLike)):
-        return _of_dataset(path_or_dataset, split, "dataset", root or os.getcwd(), options)
+        return _of_dataset(path_or_dataset, split, "dataset", root or os.getcwd(), named)
     name = os.fspath(path_or_dataset)
     path = Path(name)
     saved = path.is_dir() and is_saved(path)
@@ -193,17 +202,17 @@ def open_image_texts(
     if root is None and path.exists():
         curated = _curated(folder)
         root = curated["image_root"]
-        options = {key: value or curated.get(key) for key, value in options.items()}
+        named = Columns(parse_columns(curated.get("columns")) | {**named.given})
     if saved or not path.exists():
         data = load_stored(name, split, streaming=True)
-        return _of_dataset(data, split, name, root or (str(path.resolve()) if saved else os.getcwd()), options)
+        return _of_dataset(data, split, name, root or (str(path.resolve()) if saved else os.getcwd()), named)
     files = _files(path, split)
-    format = FORMATS[files[0].suffix]
+    format = format_of(files[0])
     for file in files:
-        _check_file(file, format, options["image_column"], options["text_column"])
+        _check_file(file, format, named)
     root = root or os.path.commonpath([os.path.abspath(file.parent) for file in files])
-    named = {file.relative_to(folder).as_posix(): file for file in files}
-    return ImageTexts(name, root, format, named, folder=str(folder), **options)
+    by_name = {file.relative_to(folder).as_posix(): file for file in files}
+    return ImageTexts(name, root, format, by_name, columns=named, folder=str(folder))
 
 
 def _files(path: Path, split: str | None) -> list[Path]:
@@ -218,20 +227,20 @@ def _files(path: Path, split: str | None) -> list[Path]:
     return next(iter(found.values()))
 
 
-def _check_file(path: Path, format: str, image_column: str | None, text_column: str | None) -> None:
+def _check_file(path: Path, format: str, columns: Columns) -> None:
     with naming(str(path)):
         if path.stat().st_size == 0 or format in ("jsonl", "json", "csv") and not first_byte(path):
             raise DataError("is empty; write the file again or remove it")
         if format == "parquet":
             with opened_parquet(path) as file:
-                columns = file.schema_arrow.names
-            check_columns(columns, image_column, text_column)
+                names = file.schema_arrow.names
+            check_form(dict.fromkeys(names, ""), columns)
         elif format == "webdataset":
             first_member(path)
         else:
             check_text(path)
             if format == "csv":
-                check_columns(csv_head(path).columns, image_column, text_column)
+                check_form(dict.fromkeys(csv_head(path).columns, ""), columns)
 
 
 def _curated(folder: Path) -> dict[str, Any]:
@@ -252,13 +261,13 @@ def _even(name: str, count: int, rows: int) -> list[Unit]:
     return [Unit(name, first, min(rows, count - first), first, min(first + rows, count)) for first in starts]
 
 
-def _of_dataset(stored: object, split: str | None, name: str, root: str, options: Mapping[str, Any]) -> ImageTexts:
+def _of_dataset(stored: object, split: str | None, name: str, root: str, columns: Columns) -> ImageTexts:
     data: Any = one_split(stored, split, name)
     if not hasattr(data, "with_format"):
         expected = "expected a path, the id of a data set on the Hub, a Dataset or an IterableDataset"
         raise DataError(f"is a {type(data).__name__}, {expected}", where=name)
     if data.features is not None:
         with naming(name):
-            check_columns(list(data.features), options["image_column"], options["text_column"])
+            check_form(dict.fromkeys(data.features, ""), columns)
     folder = name if os.path.isdir(name) else ""
-    return ImageTexts(name, root, "dataset", {}, data, folder=folder, **options)
+    return ImageTexts(name, root, "dataset", {}, data, columns, folder)

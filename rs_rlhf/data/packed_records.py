@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
-from ..imagery.sources import DOWNLOAD_BYTES
+from ..imagery.sources import DOWNLOAD_BYTES, IMAGE_SUFFIXES
 from .group import first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from pyarrow.parquet import ParquetFile
 
-_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2")
+_IMAGE_EXTENSIONS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _TEXT_EXTENSIONS = ("json", "txt", "caption", "cls")
 _TEXT_BYTES = 16 * 2**20
 _BATCH_BYTES = 8 * 2**20
@@ -261,7 +261,7 @@ def sample_row(tar: tarfile.TarFile, sample: Sample, named: tuple[str | None, ..
 
 def packed_rows(path: Path, first: int = 0, rows: int = -1, named: tuple[str | None, ...] = ()) -> Iterator[Any]:
     """Yields rows of a Parquet file, see [`parquet_batches`], or all samples of a shard, see [`sample_row`]."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return (row for batch in parquet_batches(path, first, rows) for row in batch.to_pylist())
     return (sample_row(tar, sample, named) for tar, sample in tar_samples(path, named))
 

@@ -14,11 +14,10 @@ from typing import Any
 
 from ..errors import DataError, OptionError
 from ..imagery.raster import read_image
-from ..imagery.sources import ImageOptions, ImageSource, resolve_path
+from ..imagery.sources import IMAGE_SUFFIXES, ImageOptions, ImageSource, resolve_path
 from ..options import option
 from ..runs.files import replacing
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2", ".bmp", ".webp")
 # Decodes what has many bands or more than 8 bits too.
 _ANY_RASTER = ImageOptions(bands=(1,), stretch="fixed", stretch_range=(0, 1))
 

@@ -16,9 +16,11 @@ from typing import Any
 from ..errors import DataError
 from ..imagery.identity import source_key
 from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
-from .group import Group, Message, Row, make_group, short, string_column
+from .columns import image_column
+from .forms import question_rows
+from .group import Group, Message, Row, check_texts, make_group, short, string_column
 from .placed_images import StoredImage, place_images, stored_image
-from .rows import draw_rows, image_folder, is_hub_id, known_rows, naming, open_rows
+from .rows import draw_rows, image_folder, is_hub_id, naming, open_rows
 
 OPEN_ENDED = "open_ended"
 _FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that are not kept in `columns`
@@ -60,6 +62,7 @@ def read_questions(
     exclude_images_of: Sequence[str] = (),
     open_ended: bool = False,
     keep_apart: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> list[QuestionRow]:
     """Reads the questions of a file, a folder or (rows with a `prompt` only) a Hub id.
 
@@ -70,16 +73,19 @@ def read_questions(
     root = Path(path)
     alone = [path] if is_hub_id(path) or root.is_file() else []
     files: Sequence[str | Path] = split_files(root, split) if root.is_dir() else alone
-    read = (row for file in files[:1] for _, row in open_rows(file, split, known_rows, on_error="return"))
+    reading: dict[str, Any] = {"image_root": image_root, "columns": columns}
+    read = (
+        row for file in files[:1] for _, row in open_rows(file, split, question_rows, **reading, on_error="return")
+    )
     first = next(read, None)
     asked = isinstance(first, Mapping) and "prompt" in first
     if asked:
-        rows = [question for file in files for question in _asked_in(file, split, image_root, open_ended)]
+        rows = [question for file in files for question in _asked_in(file, split, reading, open_ended)]
     else:
-        rows = [_about(row, open_ended) for row in load_images(path, split, image_root=image_root)]
+        rows = [_about(row, open_ended) for row in load_images(path, split, **reading)]
     print(f"{len(rows)} {'questions' if asked else 'images'} in {path}{f', split {split}' if split else ''}")
     pictured = [{"image": row.group.images[0], "where": row.group.where, "of": row} for row in rows if row.pictured]
-    if keep_apart and (kept := exclude_images(pictured, path, split, exclude_images_of, image_root)) is not None:
+    if keep_apart and (kept := exclude_images(pictured, path, split, exclude_images_of, **reading)) is not None:
         left = {id(entry["of"]) for entry in kept}
         rows = [row for row in rows if not row.pictured or id(row) in left]
     if not rows:
@@ -98,14 +104,16 @@ def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> li
     return [rows[i] for i in drawn]
 
 
-def _asked_in(file: str | Path, split: str | None, image_root: str | None, open_ended: bool) -> Iterator[QuestionRow]:
+def _asked_in(file: str | Path, split: str | None, reading: Row, open_ended: bool) -> Iterator[QuestionRow]:
     """The questions of rows with a `prompt`; images become existing paths or bytes."""
-    root = image_folder(str(file)) if image_root is None else image_root
-    for where, row in open_rows(file, split, known_rows):
+    root = image_folder(str(file)) if reading["image_root"] is None else reading["image_root"]
+    for where, row in open_rows(file, split, question_rows, **reading):
         if "prompt" not in row:
             raise DataError("no column `prompt`, but the first row has one; add it", "prompt", where)
         with naming(where):
-            group = make_group(row["prompt"], [], row.get("images") or row.get("image"), where=str(where))
+            key = image_column(row, root)
+            group = make_group(row["prompt"], [], None if key is None else row[key], where=str(where))
+            check_texts(group, [])
         images = [stored_image(source, where, root) for source in group.images]
         group.images, stem = [*images], PurePath(where.file).stem
         group.source = row.get("source") or stem

@@ -59,7 +59,7 @@ def stored_rows(
 ) -> Dataset:
     """Stores the rows, of these `features`, that a module's function `rows_of` makes of image-text data.
 
-    `path` and `split` are as for [`open_image_texts`], `reading` its `image_root`, `image_column` and `text_column`.
+    `path` and `split` are as for [`open_image_texts`], `reading` its `image_root` and `columns`.
     After a change of `version` the rows are stored again. What `rows_of` or the reader raises is raised here.
     """
     reading = dict(reading)

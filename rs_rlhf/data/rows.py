@@ -1,21 +1,23 @@
 """Rows of data files: the one reader of JSON lines, JSON, CSV, Parquet, WebDataset, saved data sets and Hub ids.
 
-An adapter turns rows of another layout into the documented form, as [`rsrm_rows`] does. Left out: reading from the
-middle of a file (`image_text_dataset`), compressed files, decoding of images.
+Columns get their fields' names (`columns`), and an adapter turns rows of another form into the documented one
+(`forms`). Left out: reading from the middle of a file (`image_text_dataset`), compressed files, decoding of images.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import DataError, OptionError
+from .columns import Columns, find_columns, image_column
+from .forms import rsrm_rows
 from .group import Row, first_line, short
 from .packed_records import dataset_tables, packed_rows
 from .text_records import check_text, first_byte, text_records
@@ -28,7 +30,7 @@ PACKED = ("parquet", "webdataset")  # formats that hold images; the others are t
 SUFFIXES = ", ".join(FORMATS)
 HELD_OUT = ("validation", "valid", "val", "dev", "test", "eval")  # names of the splits that are for evaluation
 RSRM = "rsrm:"  # prefix of a path whose rows are of the RSRM layout, even without its keys
-_RSRM_KEYS = ("question", "image_name", "image_path")
+HEAD = 100  # rows in which columns of images are looked for
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _NOT_BESIDE_DATA = ("kept_ids.parquet",)  # written by `curate` next to the kept rows
 
@@ -44,10 +46,15 @@ class Where(str):
 
     def __new__(cls, file: str, number: int) -> Where:
         """Puts a file and a number into words."""
-        unit = "line" if file.endswith(".jsonl") else "row"
+        unit = "line" if file.lower().endswith(".jsonl") else "row"
         where = super().__new__(cls, f"{file}, {unit} {number}" if number >= 0 else file)
         where.file, where.number = file, number
         return where
+
+    @property
+    def source(self) -> str:
+        """The name of the source, as of [`source_of`]."""
+        return source_of(self.file)
 
     def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]
         return self.file, self.number
@@ -76,30 +83,71 @@ def open_rows(
     split: str | None = None,
     adapter: Adapter | None = None,
     *,
+    columns: Mapping[str, str] | Columns | None = None,
+    image_root: str | None = None,
     on_error: Literal["raise", "return"] = "raise",
 ) -> Iterator[tuple[Where, Any]]:
-    """Yields `(where, row)` for the rows of a file, a folder of files, a saved data set or a Hub id, as stored.
+    """Yields `(where, row)` for the rows of a file, a folder of files, a saved data set or a Hub id.
 
-    `rsrm:` before a path stands for the adapter [`rsrm_rows`]. A plain file is one split. An adapter turns `(row,
-    where)` into any number of rows, and may raise [`DataError`]. With `on_error` `"return"` the [`DataError`] about a
-    damaged file or row takes its place, else it is raised, as it is if there is nothing to read.
+    `columns` names columns by their fields; an image column of any name is found by its values, in the first rows, and
+    becomes `image`. A relative image path that is no file of `image_root` (default: the data's folder), but one of the
+    folder named like its file without the suffix, becomes absolute. `rsrm:` before a path stands for the adapter
+    [`rsrm_rows`]. A plain file is one split. An adapter turns `(row, where)` into any number of rows, and may raise
+    [`DataError`]. With `on_error` `"return"` the [`DataError`] about a damaged file or row takes its place, else it is
+    raised, as it is if there is nothing to read.
     """
     name = os.fspath(path)
     if name.startswith(RSRM):
         name, adapter = name.removeprefix(RSRM), rsrm_rows
+    root = image_folder(name) if image_root is None else image_root
     for part in parts_of(name, split):
-        for where, row in _stored_rows(part):
+        for where, row in _fields(part, columns, root):
             try:
                 if isinstance(row, DataError):
                     raise row
-                if not isinstance(row, Mapping):
-                    raise DataError(f"the row is {short(row)}, expected an object, a value for each column")
                 rows: list[Any] = [row] if adapter is None else list(adapter(row, where))
             except DataError as error:
                 rows = [DataError(error.detail, error.key, error.where or where)]
                 if on_error == "raise":
                     raise rows[0] from None
             yield from ((where, adapted) for adapted in rows)
+
+
+def _fields(part: Part, columns: Mapping[str, str] | Columns | None, root: str) -> Iterator[tuple[Where, Any]]:
+    """Yields rows by their fields, and a [`DataError`] for what cannot be read."""
+    stored = _stored_rows(part)
+    head = list(islice(stored, HEAD if isinstance(part.data, Path) and is_text(part.data) else HEAD // 10))
+    try:
+        known = find_columns([row for _, row in head if isinstance(row, Mapping)], columns, root)
+    except DataError as error:
+        yield Where(part.name, -1), error
+        return
+    beside = Path(part.name).with_suffix("") if isinstance(part.data, Path) else Path()
+    placed = isinstance(part.data, Path) and beside != part.data and beside.is_dir()
+    for where, row in chain(head, stored):
+        try:
+            if not isinstance(row, (Mapping, DataError)):
+                raise DataError(f"the row is {short(row)}, expected an object, a value for each column")
+            fields = row if isinstance(row, DataError) else known.of(row)
+            yield where, _placed(fields, beside, root) if placed and not isinstance(fields, DataError) else fields
+        except DataError as error:
+            yield where, error
+
+
+def _placed(row: Row, folder: Path, root: str) -> Row:
+    """A row whose image is in the folder named like its file, as in RSRM, by its absolute path."""
+    key = image_column(row, str(folder))
+    value = row[key] if key else None
+    if not isinstance(value, str) or PurePath(value).is_absolute() or ".." in PurePath(value).parts:
+        return row
+    if os.path.isfile(os.path.join(root, value)) or not (folder / value).is_file():
+        return row
+    return {**row, str(key): str(folder.absolute() / value)}  # so that an image_root elsewhere does not move it
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file of rows is text, which holds no images."""
+    return format_of(path) not in PACKED
 
 
 def parts_of(name: str, split: str | None = None) -> list[Part]:
@@ -128,24 +176,34 @@ def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
     (`train-00000-of-00002.parquet`); if there are none either, those whose names begin with it.
     """
     if folder.is_file():
-        if folder.suffix not in FORMATS:
+        if folder.suffix.lower() not in FORMATS:
             raise DataError(f"the suffix is '{folder.suffix}', expected {SUFFIXES}", "", str(folder))
-        return {FORMATS[folder.suffix]: [folder]}
+        return {format_of(folder): [folder]}
     files = [file for file in (*folder.glob("*"), *folder.glob("data/*")) if _holds_rows(file)]
     if split:
         begin = [file for file in files if file.name.startswith(split)]
         rest = {file: file.name[len(split) :] for file in begin}
         exact = [file for file in begin if rest[file] == file.suffix]
         files = exact or [file for file in begin if not rest[file][:1].isalpha()] or begin
-    kinds = [kind for kind in dict.fromkeys(FORMATS.values()) if any(FORMATS[file.suffix] == kind for file in files)]
-    return {kind: sorted(file for file in files if FORMATS[file.suffix] == kind) for kind in kinds}
+    kinds = [kind for kind in dict.fromkeys(FORMATS.values()) if any(format_of(file) == kind for file in files)]
+    return {kind: sorted(file for file in files if format_of(file) == kind) for kind in kinds}
+
+
+def format_of(file: Path) -> str:
+    """Returns the format of a file of rows."""
+    return FORMATS[file.suffix.lower()]
 
 
 def _holds_rows(file: Path) -> bool:
     """Whether a file holds rows, unlike `dataset_info.json` and what `curate` writes."""
-    if file.suffix not in FORMATS or file.name.startswith(".") or file.name in _NOT_BESIDE_DATA or not file.is_file():
+    if (
+        file.suffix.lower() not in FORMATS
+        or file.name.startswith(".")
+        or file.name in _NOT_BESIDE_DATA
+        or not file.is_file()
+    ):
         return False
-    return file.suffix != ".json" or first_byte(file) == b"["
+    return file.suffix.lower() != ".json" or first_byte(file) == b"["
 
 
 def no_files(folder: Path, split: str | None) -> DataError:
@@ -163,7 +221,7 @@ def is_saved(folder: Path) -> bool:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be the id of a data set on the Hub."""
-    return bool(_HUB_ID.fullmatch(name)) and PurePath(name).suffix not in FORMATS
+    return bool(_HUB_ID.fullmatch(name)) and PurePath(name).suffix.lower() not in FORMATS
 
 
 def load_stored(name: str, split: str | None = None, streaming: bool = False) -> Any:
@@ -217,7 +275,7 @@ def _stored_rows(part: Part) -> Iterator[tuple[Where, Any]]:
 def _numbered(data: Path | Dataset) -> Iterator[tuple[int, Any]]:
     if not isinstance(data, Path):
         yield from enumerate(row for table in dataset_tables(data) for row in table.to_pylist())
-    elif FORMATS[data.suffix] in PACKED:
+    elif not is_text(data):
         yield from enumerate(packed_rows(data))
     else:
         check_text(data)
@@ -271,56 +329,3 @@ def draw_rows(count: int, limit: int | None, seed: int = 0) -> list[int]:
     if limit is None or limit >= count:
         return list(range(count))
     return sorted(random.Random(seed).sample(range(count), limit))
-
-
-def known_rows(row: Row, where: Where) -> Iterable[Row]:
-    """An [`Adapter`] for rows of the documented form, and for RSRM rows, which it recognises by their keys.
-
-    A row with `chosen` but without `source` gets the file's name as its source.
-    """
-    keyed = any(row.get(key) is not None for key in _RSRM_KEYS)
-    if "prompt" not in row and (keyed or "chosen" not in row and {"text", "image"} <= set(row)):
-        return rsrm_rows(row, where)
-    return [_with_source(row, where)]
-
-
-def rsrm_rows(row: Row, where: Where) -> Iterable[Row]:
-    """An [`Adapter`] for RSRM, the preference data of ScoreRS: one row of the documented form per rejected text.
-
-    JSON rows are `{question?, chosen, rejected, image_name | image_path}`, the images in a folder named like the file
-    without its suffix; without image keys a row is text-only. Parquet rows are `image` = `{bytes, path}` and `text` =
-    a JSON string with `chosen`, `rejected` and possibly `question`.
-    """
-    data = row
-    if "chosen" not in row and "text" in row:
-        try:
-            data = json.loads(row["text"])
-        except (TypeError, ValueError) as error:
-            raise DataError(f"`text` is not JSON ({first_line(error)}), expected chosen, rejected", "text") from None
-        if not isinstance(data, Mapping):
-            raise DataError(f"`text` holds {short(data)}, expected an object with chosen, rejected", "text")
-    image = row.get("image")
-    key = next((key for key in ("image_name", "image_path") if row.get(key) is not None), None)
-    if key is not None:
-        image = _rsrm_image(row[key], key, Path(where.file).with_suffix(""))
-    base = {k: data[k] for k in ("chosen", "margin", "source", "kind", "id") if data.get(k) is not None}
-    base |= {"prompt": data.get("question") or "", "image": image}
-    if "rejected" not in data:
-        return [_with_source(base, where)]
-    rejected = data["rejected"]
-    several = isinstance(rejected, list) and rejected and all(isinstance(text, str) for text in rejected)
-    return [_with_source({**base, "rejected": text}, where) for text in (rejected if several else [rejected])]
-
-
-def _rsrm_image(name: object, key: str, folder: Path) -> str:
-    if not isinstance(name, str) or not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise DataError(f"`{key}` is {short(name)}, expected a path inside the image folder", key)
-    if not folder.is_dir():
-        raise DataError(f"`{key}` names '{name}' but there is no image folder {folder}; put the images there", key)
-    return str(folder.absolute() / name)  # so that an image_root elsewhere does not move it
-
-
-def _with_source(row: Row, where: Where) -> Row:
-    # A row without `chosen` stays as it is: the message about it lists its columns.
-    named = row.get("source") is not None or "chosen" not in row
-    return row if named else {**row, "source": source_of(where.file)}

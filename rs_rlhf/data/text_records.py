@@ -50,9 +50,9 @@ def check_text(path: Path) -> None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
         raise DataError("is not UTF-8 text (UTF-16, or no text at all); save it as UTF-8")
     first = first_byte(path)
-    if path.suffix == ".jsonl" and first == b"[":
+    if path.suffix.lower() == ".jsonl" and first == b"[":
         raise DataError("is a list, expected one object a line; rename it to .json")
-    if path.suffix == ".json" and first not in (b"[", b""):
+    if path.suffix.lower() == ".json" and first not in (b"[", b""):
         advice = "rename a file with one object a line to .jsonl, or write the rows as a list"
         raise DataError(f"is not a JSON list of rows; {advice}")
 
@@ -63,9 +63,9 @@ def text_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True)
     `start` is 0 or the byte offset of a record, `stop` the one where the last record ends, -1 for the end of the file.
     `parse` says whether the values of JSON lines are wanted.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         return jsonl_records(path, start, stop, parse)
-    return (json_records if path.suffix == ".json" else csv_records)(path, start, stop)
+    return (json_records if path.suffix.lower() == ".json" else csv_records)(path, start, stop)
 
 
 def jsonl_records(path: Path, start: int = 0, stop: int = -1, parse: bool = True) -> Iterator[Record]:
@@ -192,7 +192,7 @@ def csv_head(path: Path) -> CsvHead:
     """
     with path.open("rb") as stream:
         line = stream.readline(CHUNK_BYTES).removeprefix(_BOM).decode("utf-8", "surrogateescape")
-    delimiter = "\t" if path.suffix == ".tsv" else max(",\t;", key=line.count)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",\t;", key=line.count)
     record = next(_csv_rows(path, 0, -1, delimiter), None)
     if record is None or isinstance(record.value, DataError):
         raise DataError("the first line cannot be read as the header of a CSV file; write the names of the columns")

@@ -20,10 +20,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, load_images
+from ..data.forms import known_rows
 from ..data.group import Row, completion_text, make_group, prompt_text, short, string_column
 from ..data.placed_images import stored_image
 from ..data.questions import QuestionRow, limited, read_questions
-from ..data.rows import image_folder, known_rows, open_rows
+from ..data.rows import image_folder, open_rows
 from ..errors import DataError, RSRLHFError
 from ..imagery.identity import source_key
 from ..metrics.boxes import grounding_verdict

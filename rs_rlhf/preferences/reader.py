@@ -7,30 +7,33 @@ Left out: the formats of files (`data/rows.py`), the schema of a row (`schema`),
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..data.columns import parse_columns
+from ..data.forms import known_rows
 from ..data.group import Row, string_column
 from ..data.row_cache import bytes_and_path, cached, message_features
-from ..data.rows import RSRM, Where, common_folder, image_folder, known_rows, open_rows, parts_of, split_paths
+from ..data.rows import RSRM, Where, common_folder, image_folder, open_rows, parts_of, split_paths
 from ..errors import DataError
 from .schema import Inspection, inspect_row
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-FORM_VERSION = 1  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
+FORM_VERSION = 2  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
 
 
 def read_groups(
-    path: str, split: str | None = None, folder: str | None = None
+    path: str, split: str | None = None, folder: str | None = None, columns: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Where, Row, Inspection]]:
     """Yields every row of preferences with its place, as a group or with all its problems.
 
-    Path and split are those of [`open_rows`]; RSRM rows are recognised, see [`known_rows`]. Relative image paths start
-    from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised.
+    Path, split and columns are those of [`open_rows`]; other forms are recognised, see [`known_rows`]. Relative image
+    paths start from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised.
     """
-    for where, row in open_rows(path, split, known_rows, on_error="return"):
+    reading: dict[str, Any] = {"image_root": folder, "columns": columns}
+    for where, row in open_rows(path, split, known_rows, on_error="return", **reading):
         if isinstance(row, DataError):
             yield where, {}, Inspection([row])
             continue
@@ -45,14 +48,15 @@ def load_preferences(
     path_or_paths: str | os.PathLike | Sequence[str | os.PathLike],
     split: str | None = None,
     image_root: str | os.PathLike | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Loads preference files as one data set in the normal form, so that rows of any shape and file fit together.
 
     Columns: `prompt`, `chosen` (messages), `rejected` (list of completions), `images` (`{bytes, path}`),
     `margin`, `source` (by default the file's stem), `kind`, `id`, `row`, `where` (the row in its file).
     `group_from_row` of such a row equals that of the raw row. The rows are written once to the `datasets` cache.
-    RSRM rows (no `prompt`, but `question`, `image_name` or `image_path`; or Parquet `text` + `image`) are recognised
-    by their keys, see [`rsrm_rows`]; `rsrm:PATH` reads a text-only file without these keys as RSRM.
+    Rows of other forms are told apart by content, see [`~rs_rlhf.data.forms`]; `rsrm:PATH` reads a text-only file
+    without a `question` as RSRM.
 
     Args:
         path_or_paths (`str`, path or list): Files, folders or Hub ids as for [`open_rows`]; several as a list or
@@ -62,18 +66,24 @@ def load_preferences(
         image_root (`str`, *optional*): Relative image paths become absolute paths below it; by default they stay
             as written, and [`ImageOptions`]'s `image_root` or the working folder applies.
 
+        columns (`dict`, *optional*): Columns by the fields that they hold, such as `{"image": "tile", "chosen":
+            "better"}`; the images' column is found by its values otherwise.
+
     Raises:
         DataError: At the first bad row or file; `rs-rlhf data check` lists them all.
     """
     files = tuple(split_paths(path_or_paths))
     root = None if image_root is None else os.path.abspath(image_root)  # the reader may join its own root again
     stamps = [(part.name, part.stamp) for file in files for part in parts_of(file.removeprefix(RSRM), split)]
-    arguments = {"files": files, "split": split, "image_root": root}
-    return cached(_normal_rows, _features(), arguments, [files, stamps, split, root, FORM_VERSION])
+    arguments = {"files": files, "split": split, "image_root": root, "columns": parse_columns(columns)}
+    return cached(_normal_rows, _features(), arguments, [stamps, arguments, FORM_VERSION])
 
 
 def load_with_images(
-    names: str | Sequence[str], split: str | None = None, image_root: str | None = None
+    names: str | Sequence[str],
+    split: str | None = None,
+    image_root: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, str]:
     """Loads preference files as `rs-rlhf reward` and `rs-rlhf eval preferences` do, with the root of their images.
 
@@ -84,15 +94,17 @@ def load_with_images(
 
     files = split_paths(names)
     if image_root is not None:
-        return load_preferences(files, split), image_root
+        return load_preferences(files, split, image_root, columns), image_root
     root = common_folder(files)
-    return concatenate_datasets([load_preferences(file, split, image_folder(file)) for file in files]), root
+    return concatenate_datasets([load_preferences(file, split, image_folder(file), columns) for file in files]), root
 
 
-def _normal_rows(files: Sequence[str], split: str | None, image_root: str | None) -> Iterator[dict[str, Any]]:
+def _normal_rows(
+    files: Sequence[str], split: str | None, image_root: str | None, columns: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
     empty = True
     for file in files:
-        for where, row, inspection in read_groups(file, split, image_root):
+        for where, row, inspection in read_groups(file, split, image_root, columns):
             if inspection.group is None:
                 raise inspection.errors[0]
             group, empty = inspection.group, False

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..data.columns import image_column
-from ..data.group import Group, Row, build_group, completion_text, image_sources, short, string_column
+from ..data.forms import no_preference
+from ..data.group import Group, Row, build_group, check_texts, completion_text, image_sources, short, string_column
 from ..errors import DataError
 from ..imagery.sources import ImageSource
 
@@ -79,6 +80,7 @@ def inspect_row(row: Row, row_number: int = -1, where: str = "") -> Inspection:
         return result
     group = attempt(build_group, row.get("prompt"), list(keyed.values()), list(keyed), images, meta)
     if group is not None:
+        attempt(check_texts, group, list(keyed))
         for key, completion in zip(keyed, group.completions, strict=True):
             attempt(_check_completion, key, completion)
         result.images = group.images
@@ -90,11 +92,7 @@ def _completions(row: Row) -> dict[str, Any]:
     """The completions by the names that they have in messages, chosen first."""
     missing = [key for key in ("chosen", "rejected") if key not in row]
     if missing:
-        raise DataError(
-            f"no column {' and '.join(f'`{key}`' for key in missing)}; the columns are "
-            f"{', '.join(map(str, row)) or 'none'}, expected {COLUMNS}; rename them",
-            missing[0],
-        )
+        raise no_preference(row)
     chosen, rejected = row["chosen"], row["rejected"]
     if not isinstance(chosen, str) and not _is_conversation(chosen):
         raise DataError(f"`chosen` is {short(chosen)}, expected one text or one list of messages", "chosen")
@@ -115,10 +113,7 @@ def _is_conversation(value: object) -> bool:
 
 
 def _check_completion(key: str, completion: list[dict]) -> None:
-    text = completion_text(completion)
-    if not text.strip():
-        raise DataError(f"`{key}` is empty, expected a text; remove the row", key)
-    if "<image>" in text:
+    if "<image>" in completion_text(completion):
         raise DataError(f"`{key}` has an image placeholder; images belong to the prompt, move or remove it", key)
 
 

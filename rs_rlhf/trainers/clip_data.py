@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .. import __version__
+from ..data.columns import ColumnOptions, parse_columns
 from ..data.image_text_dataset import ImageTexts, open_image_texts
 from ..data.questions import QuestionRow
 from ..data.row_cache import bytes_and_path, stored_rows
@@ -83,8 +84,7 @@ def load_pairs(
     split: str | None = None,
     *,
     image_root: str | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> ImageTextPairs:
@@ -93,7 +93,7 @@ def load_pairs(
     The rows are written once to the `datasets` cache. A [`DataError`] names the file and row that cannot be used or
     has not one image, or the splits of a folder if none is named.
     """
-    reading = {"image_root": image_root, "image_column": image_column, "text_column": text_column}
+    reading: dict[str, Any] = {"image_root": image_root, "columns": parse_columns(columns)}
     if split is None:
         _refuse_mixed_splits(open_image_texts(path, **reading))
     text = datasets.Value("string")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ..data.columns import ColumnOptions
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
 from ..options import option
@@ -33,7 +34,7 @@ class TrainingOptions(ImageArguments):
 
 
 @dataclass(kw_only=True)
-class RewardScriptArguments:
+class RewardScriptArguments(ColumnOptions):
     """Data of `rs-rlhf reward`."""
 
     dataset_name: str | None = option(None, "Preference files, a folder or a Hub id; several are separated by commas.")
@@ -84,8 +85,11 @@ class RewardOptions(TrainingOptions):
 
 
 @dataclass(kw_only=True)
-class SFTScriptArguments:
-    """Data of `rs-rlhf sft`."""
+class SFTScriptArguments(ColumnOptions):
+    """Data of `rs-rlhf sft`.
+
+    `--text_column captions` trains on the captions of labelled images alone, which are asked for their class otherwise.
+    """
 
     dataset_name: str | None = option(
         None,
@@ -99,12 +103,6 @@ class SFTScriptArguments:
         None, "Split to evaluate on, if eval_strategy asks for it; by default 'test', and all of an eval_dataset_name."
     )
     eval_dataset_name: str | None = option(None, "Data to evaluate on, as for dataset_name, which is the default.")
-    image_column: str | None = option(None, "Column of the image or images; by default told by its name.")
-    text_column: str | None = option(
-        None,
-        "Column of the texts; by default told by its name. 'captions' trains on the captions of labelled "
-        "images alone, which are otherwise asked for their class too.",
-    )
     max_train_samples: int | None = option(None, "Training rows (images, conversations) at most, drawn by seed.")
 
 
@@ -122,7 +120,7 @@ class SFTOptions(TrainingOptions):
 
 
 @dataclass(kw_only=True)
-class GRPOScriptArguments:
+class GRPOScriptArguments(ColumnOptions):
     """Data and rewards of `rs-rlhf grpo`."""
 
     dataset_name: str | None = option(
@@ -194,15 +192,13 @@ class GRPOOptions(TrainingOptions):
 
 
 @dataclass(kw_only=True)
-class ClipScriptArguments:
+class ClipScriptArguments(ColumnOptions):
     """Data of `rs-rlhf clip`, and the benchmarks to evaluate on."""
 
     dataset_name: str | None = option(
         None, "Image-text file, folder of them or Hub id, as for `rs-rlhf score --input`."
     )
     dataset_train_split: str | None = option(None, "Split of a folder or Hub id to train on. By default all of it.")
-    image_column: str | None = option(None, "Column of the images, if it has another name.")
-    text_column: str | None = option(None, "Column of the texts, if it has another name.")
     max_train_samples: int | None = option(None, "Training rows at most, drawn by seed.")
     eval_tasks: list[str] | None = option(
         None,

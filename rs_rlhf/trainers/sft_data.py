@@ -8,18 +8,18 @@ Left out: data-set mixtures and streaming.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, Value
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
-from ..data.columns import MORE_THAN_CAPTIONS
+from ..data.columns import MORE_THAN_CAPTIONS, ColumnOptions, Columns, parse_columns
 from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
 from ..data.row_cache import bytes_and_path, message_features, stored_rows
-from ..data.rows import FORMATS, draw_rows
+from ..data.rows import FORMATS, draw_rows, format_of
 from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
 
@@ -35,7 +35,7 @@ def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -
     afterwards.
     """
     name, split = str(script_args.dataset_name), script_args.dataset_train_split
-    reading: dict[str, Any] = {"image_column": script_args.image_column, "text_column": script_args.text_column}
+    reading: dict[str, Any] = {"columns": script_args.named_columns()}
     reading["image_root"], training_args.image_root = training_args.image_root, None
     limit: dict[str, Any] = {"limit": script_args.max_train_samples, "seed": training_args.seed}
     train_set = load_rows(name, split or default_split(name), **reading, **limit)
@@ -49,7 +49,7 @@ def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -
 def default_split(path: str) -> str | None:
     """Returns `"train"` for a folder that has files, or else a sub-folder, of that split."""
     folder = Path(path)
-    files = [file.name for file in (*folder.glob("*"), *folder.glob("data/*")) if file.suffix in FORMATS]
+    files = [file.name for file in (*folder.glob("*"), *folder.glob("data/*")) if file.suffix.lower() in FORMATS]
     given = any(name.startswith("train") for name in files) if files else (folder / "train").is_dir()
     return "train" if given else None
 
@@ -59,8 +59,7 @@ def load_rows(
     split: str | None = None,
     *,
     image_root: str | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
     labels_only: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -79,8 +78,8 @@ def load_rows(
         split (`str`, *optional*): Split of a folder; by default all of it.
         image_root (`str`, *optional*): Folder that image paths start from; by default each file's own, or that of
             `curation.json`.
-        image_column, text_column (`str`, *optional*): Columns of the image and of the texts, for the second way; by
-            default told by their names.
+        columns (`dict`, *optional*): Columns by the fields that they hold, such as `{"image": "filename"}`; a named
+            column of texts makes it the second way.
         labels_only (`bool`): Labelled images are only asked for their class (for evaluation).
         limit (`int`, *optional*): Images or conversations at most, drawn by `seed`.
         seed (`int`): Seed of the draw.
@@ -88,10 +87,9 @@ def load_rows(
     Raises:
         DataError, ImageError: Nothing to read, or a row that cannot be used; names file and row.
     """
-
-    reading = {"image_root": image_root, "image_column": image_column, "text_column": text_column}
-    if holds_labelled_images(path, split, {image_column, text_column}):
-        rows = load_images(path, split, image_root=image_root)
+    reading: dict[str, Any] = {"image_root": image_root, "columns": parse_columns(columns)}
+    if holds_labelled_images(path, split, columns):
+        rows = load_images(path, split, **reading)
         return Dataset.from_list(conversation_rows([rows[i] for i in draw_rows(len(rows), limit, seed)], labels_only))
     texts = _load_texts(path, split, reading)
     if not len(texts):
@@ -101,41 +99,45 @@ def load_rows(
     return texts if len(kept) > numbers[-1] else texts.select([i for i, row in enumerate(numbers) if row in kept])
 
 
-def holds_labelled_images(path: str, split: str | None = None, named: Collection[str | None] = ()) -> bool:
+def holds_labelled_images(path: str, split: str | None = None, named: Mapping[str, str] | None = None) -> bool:
     """Whether data are labelled images, by the rule of [`load_rows`]; reads JSON lines until it is certain."""
     root = Path(path)
-    if (root / "curation.json").exists() or not root.exists():
+    columns = Columns(parse_columns(named))
+    if (root / "curation.json").exists() or not root.exists() or columns.text or columns.text_only:
         return False
     files = split_files(root, split) if root.is_dir() else [root]
     if not files:  # images by class, if there is nothing else to read
         others = [*root.glob(f"{split or ''}*"), *root.glob("data/*"), *root.glob("*.arrow")]
-        others = [file for file in others if file.suffix in (*FORMATS, ".arrow")]
+        others = [file for file in others if file.suffix.lower() in (*FORMATS, ".arrow")]
         # A .json that is no list holds settings, such as `dataset_info.json`.
-        return all(file.suffix == ".json" and first_byte(file) != b"[" for file in others)
-    columns: set[str] = set()
+        return all(file.suffix.lower() == ".json" and first_byte(file) != b"[" for file in others)
+    fields = {column: name for name, column in columns.given.items()}
+    found: set[str] = set()
     for file in files:
         for keys in _keys(file):
-            if keys & {*MORE_THAN_CAPTIONS, *named}:
+            keys = {fields.get(key, key) for key in keys}
+            if keys & MORE_THAN_CAPTIONS:
                 return False
-            columns |= keys
-    return "label" in columns
+            found |= keys
+    return "label" in found
 
 
 def _keys(file: Path) -> Iterator[set[str]]:
     """The columns of a file; of JSON lines those that each row gives a value to, as far as they can be read."""
-    if file.suffix == ".parquet":
+    format = format_of(file)
+    if format == "parquet":
         import pyarrow.parquet
 
         try:
             yield set(pyarrow.parquet.read_schema(file).names)
         except (OSError, ValueError):
             return  # the reader will say so
-    elif file.suffix in (".csv", ".tsv"):
+    elif format == "csv":
         try:
             yield set(csv_head(file).columns)
         except DataError:
             return  # as above
-    elif file.suffix == ".jsonl":
+    elif format == "jsonl":
         for record in jsonl_records(file):
             if isinstance(record.value, DataError):
                 return  # as above
@@ -143,7 +145,7 @@ def _keys(file: Path) -> Iterator[set[str]]:
             yield {key for key, value in row.items() if value is not None}
 
 
-def _load_texts(path: str, split: str | None, reading: dict[str, str | None]) -> Dataset:
+def _load_texts(path: str, split: str | None, reading: dict[str, Any]) -> Dataset:
     columns = message_features("prompt", "completion")
     features = Features(columns | {"row": Value("int64"), "where": Value("string")})
     return stored_rows(text_rows, features, path, split, reading, FORM_VERSION)

@@ -1,0 +1,284 @@
+"""Forms of rows: what other projects write, told apart by content, as rows of the documented form.
+
+Preferences become rows with `prompt`, `chosen` and `rejected`, as TRL writes them; questions become rows with `prompt`
+and, where the answer is known, `solution`. The forms are those of TRL, RSRM (the preference data of ScoreRS),
+LLaMA-Factory, ms-swift, LLaVA and ShareGPT, lists of responses with their ranks, and two outputs with a preference.
+
+Left out: rows of captions (`image_text`), and the names of columns (`columns`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from .columns import (
+    PREFERENCE_COLUMNS,
+    QUESTION_COLUMNS,
+    TEXT_COLUMNS,
+    TURN_COLUMNS,
+    is_image,
+    listed,
+    question_and_answer,
+    text_column,
+)
+from .group import Row, completion_text, first_line, make_group, short, turns_of
+
+if TYPE_CHECKING:
+    from .rows import Where
+
+_LISTS = ("response", "responses", "completions", "candidates", "generations", "answers", "outputs", "texts")
+_RANKS = ("human_ranking", "ranking", "rankings", "ranks", "rank")
+_CHOICES = ("preference", "preferred", "human_preference", "winner", "choice", "better")
+_SIDES = (("1", "2"), ("a", "b"), ("0", "1"))
+_READ = {*TEXT_COLUMNS, *PREFERENCE_COLUMNS, *_LISTS, *_RANKS, "system", "history", "input"} - {"margin"}
+
+
+def form_of(row: Row) -> str:
+    """Returns the name of a row's form, as `"preferences (ms-swift)"`; `""` if it has none."""
+    for name, (holds, _) in _PREFERENCES.items():
+        if holds(row):
+            return f"preferences ({name})"
+    key = text_column(row)
+    if key in TURN_COLUMNS:
+        turns = turns_of(row[key]) if isinstance(row[key], Mapping) else row[key]
+        spoken = isinstance(turns, (list, tuple)) and turns and isinstance(turns[0], Mapping) and "from" in turns[0]
+        return f"conversations ({'LLaVA, ShareGPT' if spoken else 'messages'})"
+    if asked := question_and_answer(row):
+        return " + ".join(asked)
+    if key is not None:
+        return "captions" if key in ("captions", "caption", "txt") else f"captions ({key})"
+    return "prompts" if any(row.get(key) is not None for key in QUESTION_COLUMNS) else ""
+
+
+def is_preference(row: Row) -> bool:
+    """Whether a row is of one of the forms of preferences."""
+    return any(holds(row) for holds, _ in _PREFERENCES.values())
+
+
+def known_rows(row: Row, where: Where) -> Iterable[Row]:
+    """An [`Adapter`] for preferences of any form; a row of no such form stays as it is.
+
+    A row with `chosen` but without `source` gets the file's name as its source.
+    """
+    convert = next((convert for holds, convert in _PREFERENCES.values() if holds(row)), None)
+    rows = [row] if convert is None else convert(row)
+    # A row without `chosen` stays as it is: the message about it lists its columns.
+    return [{**row, "source": where.source} if "chosen" in row and row.get("source") is None else row for row in rows]
+
+
+def question_rows(row: Row, where: Where) -> Iterable[Row]:
+    """An [`Adapter`] for questions: preferences lose their texts, conversations and answers become a `solution`."""
+    if is_preference(row):
+        return [{**other, "prompt": _prompt_of(other)} for other in list(known_rows(row, where))[:1]]
+    if row.get("prompt") is not None:
+        return [row]
+    if turns := next((key for key in TURN_COLUMNS if row.get(key) is not None), None):
+        messages = make_group(row_prompt(row), [], where=str(where)).prompt
+        before, last = messages[:-1], messages[-1:]
+        if last[0]["role"] != "assistant":
+            return [{**row, "prompt": messages}]
+        return [{"solution": completion_text(last), **_without(row, turns), "prompt": before}]
+    if not any(row.get(key) is not None for key in QUESTION_COLUMNS):
+        if (asked := question_and_answer(row)) is None:
+            return [row]
+        return [{"solution": row[asked[1]], **_without(row, *asked), "prompt": row[asked[0]]}]
+    asked = question_and_answer(row)
+    answer = {} if asked is None else {"solution": row[asked[1]]}
+    return [{**answer, **row, "prompt": row_prompt(row)}]
+
+
+def rsrm_rows(row: Row, where: Where) -> Iterable[Row]:
+    """An [`Adapter`] for RSRM, the preference data of ScoreRS: one row of the documented form per rejected text.
+
+    JSON rows are `{question?, chosen, rejected, image_name | image_path}`, the images in a folder named like the file
+    without its suffix; without image keys a row is text-only. Parquet rows are `image` = `{bytes, path}` and `text` =
+    a JSON string with `chosen`, `rejected` and possibly `question`.
+    """
+    return [{"source": where.source, **made} for made in _rsrm(row)]
+
+
+def _rsrm(row: Row) -> list[Row]:
+    data = row
+    if "chosen" not in row and "text" in row:
+        try:
+            data = json.loads(row["text"])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"`text` is not JSON ({first_line(error)}), expected chosen, rejected", "text") from None
+        if not isinstance(data, Mapping):
+            raise DataError(f"`text` holds {short(data)}, expected an object with chosen, rejected", "text")
+    base = {**_rest(row), **_rest(data), "prompt": data.get("question") or ""}
+    base |= {"chosen": data["chosen"]} if data.get("chosen") is not None else {}
+    if "rejected" not in data:
+        return [base]
+    rejected = data["rejected"]
+    several = isinstance(rejected, list) and rejected and all(isinstance(text, str) for text in rejected)
+    return [{**base, "rejected": text} for text in (rejected if several else [rejected])]
+
+
+def _is_rsrm(row: Row) -> bool:
+    if "prompt" in row or "messages" in row or "conversations" in row:
+        return False
+    if "chosen" not in row:
+        return isinstance(row.get("text"), str) and row["text"].lstrip().startswith("{") and "image" in row
+    return row.get("question") is not None
+
+
+def _ranking(row: Row) -> list[Row]:
+    """A row for all responses, best to worst; if some share a rank, a row for every pair that does not."""
+    (listed_in, texts), (key, ranks) = _list_of(row, _LISTS), _list_of(row, _RANKS)
+    numbers = [rank for rank in ranks if isinstance(rank, (int, float)) and not isinstance(rank, bool)]
+    if len(numbers) != len(texts) or len(ranks) != len(texts):
+        raise DataError(f"`{key}` is {short(ranks)}, expected a rank for each of the {len(texts)} responses", key)
+    order = sorted(zip(numbers, texts, strict=True), key=lambda pair: pair[0])
+    base = {**_rest(row), "prompt": row_prompt(row)}
+    if len(set(numbers)) == len(numbers) > 1:
+        return [{**base, "chosen": order[0][1], "rejected": [text for _, text in order[1:]]}]
+    pairs = [(a, b) for (one, a), (two, b) in combinations(order, 2) if one < two]
+    if not pairs:
+        raise DataError(f"`{key}` is {short(ranks)}: no response of `{listed_in}` is better; remove the row", key)
+    return [{**base, "chosen": better, "rejected": worse} for better, worse in pairs]
+
+
+def _two_outputs(row: Row) -> list[Row]:
+    first, second = _pair_of(row) or ("", "")
+    key = next(key for key in _CHOICES if key in row)
+    chosen = _chosen_side(row[key], first, second)
+    if chosen is None:
+        expected = f"expected {first[-1]} or {second[-1]}, or the name of the column"
+        raise DataError(f"`{key}` is {short(row[key])}, {expected}; remove a row without a preference", key)
+    better, worse = (first, second) if chosen == 0 else (second, first)
+    rest = _without(_rest(row), first, second, key)
+    return [{**rest, "prompt": row_prompt(row), "chosen": _turns(row[better]), "rejected": _turns(row[worse])}]
+
+
+def _chosen_side(value: object, first: str, second: str) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    word = str(value).strip().lower()
+    for side, name in enumerate((first, second)):
+        if word in (name.lower(), name[-1].lower()) or word in (f"model_{name[-1].lower()}", f"model {name[-1]}"):
+            return side
+    return {"1": 0, "2": 1}.get(word) if first[-1].lower() == "a" else None
+
+
+def _pair_of(row: Row) -> tuple[str, str] | None:
+    """Two columns of texts, or of one turn each, whose names differ in their last sign only."""
+    for one, two in _SIDES:
+        for key in row:
+            other = f"{key[:-1]}{two.upper() if key[-1:].isupper() else two}" if key else ""
+            texts = [row.get(name) for name in (key, other)]
+            spoken = all(isinstance(text, (str, Mapping, list)) and text and not is_image(text) for text in texts)
+            if key[-1:].lower() == one and other in row and spoken:
+                return key, other
+    return None
+
+
+def _list_of(row: Row, names: Sequence[str]) -> tuple[str, Any]:
+    return next(((key, row[key]) for key in names if isinstance(row.get(key), (list, tuple))), ("", None))
+
+
+def _swift(row: Row) -> list[Row]:
+    """ms-swift: the last turn of `messages`, or `response`, is the chosen one."""
+    if row.get("rejected_images") is not None:
+        raise DataError("`rejected_images` is not read: both texts are about the same images", "rejected_images")
+    base = _rest(row)
+    if row.get("messages") is None:
+        return [{**base, "prompt": row_prompt(row), "chosen": row["response"], "rejected": row["rejected_response"]}]
+    if row.get("rejected_messages") is not None:
+        return [{**base, "chosen": row["messages"], "rejected": row["rejected_messages"]}]
+    turns = _turns(row["messages"])
+    if not isinstance(turns, (list, tuple)) or not turns:
+        raise DataError(f"`messages` is {short(turns)}, expected turns that end with the chosen one", "messages")
+    return [{**base, "prompt": list(turns[:-1]), "chosen": list(turns[-1:]), "rejected": row["rejected_response"]}]
+
+
+def _factory(row: Row) -> list[Row]:
+    """LLaMA-Factory: turns and two answers, or an instruction with two answers, in older files as a list."""
+    chosen, rejected = (row["chosen"], row["rejected"]) if "chosen" in row else row["output"]
+    return [{**_rest(row), "prompt": row_prompt(row), "chosen": _turns(chosen), "rejected": _turns(rejected)}]
+
+
+def _is_factory(row: Row) -> bool:
+    if {"chosen", "rejected"} <= set(row):
+        spoken = any(row.get(key) is not None for key in TURN_COLUMNS)
+        return spoken or row.get("instruction") is not None and row.get("prompt") is None
+    output = row.get("output")
+    pair = isinstance(output, (list, tuple)) and len(output) == 2 and all(isinstance(text, str) for text in output)
+    return pair and row.get("instruction") is not None
+
+
+def _trl(row: Row) -> list[Row]:
+    """TRL, also with its prompt under another name."""
+    if "prompt" in row or not any(row.get(key) is not None for key in QUESTION_COLUMNS):
+        return [row]
+    return [{**row, "prompt": row_prompt(row)}]
+
+
+def _rest(row: Row) -> dict[str, Any]:
+    """What a row holds beside its texts."""
+    return _without(row, *_READ)
+
+
+def _turns(value: Any) -> Any:
+    return turns_of(value) if isinstance(value, Mapping) else value
+
+
+def _without(row: Row, *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
+
+
+def row_prompt(row: Row) -> Any:
+    """Returns the prompt of a row: its turns, or its question after those of a `system` text and a `history`."""
+    if key := next((key for key in TURN_COLUMNS if row.get(key) is not None), None):
+        turns = _turns(row[key])
+        system = row.get("system")
+        if isinstance(turns, (list, tuple)) and isinstance(system, str) and system:
+            return [{"role": "system", "content": system}, *turns]
+        return turns
+    question = next((row[key] for key in QUESTION_COLUMNS if row.get(key) is not None), None)
+    more = row.get("input")
+    if isinstance(question, str) and isinstance(more, str) and more:
+        question = f"{question}\n{more}"
+    system, history = row.get("system"), row.get("history")
+    if not isinstance(question, str) or not (system or history):
+        return question
+    turns = [{"role": "system", "content": system}] if system else []
+    for asked, answered in history or ():
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*turns, {"role": "user", "content": question}]
+
+
+def _prompt_of(row: Row) -> Any:
+    """The prompt of preferences, also of whole conversations."""
+    if row.get("prompt") is not None or isinstance(row.get("chosen"), str):
+        return row.get("prompt")
+    rejected = row["rejected"]
+    several = isinstance(rejected, (list, tuple)) and rejected and isinstance(rejected[0], (list, tuple))
+    return make_group(None, [row["chosen"], *(rejected if several else [rejected])]).prompt
+
+
+_PREFERENCES: dict[str, tuple[Callable[[Row], bool], Callable[[Row], list[Row]]]] = {
+    "RSRM": (_is_rsrm, _rsrm),
+    "LLaMA-Factory": (_is_factory, _factory),
+    "ms-swift": (lambda row: row.get("rejected_response", row.get("rejected_messages")) is not None, _swift),
+    "ranked responses": (lambda row: bool(_list_of(row, _LISTS)[0] and _list_of(row, _RANKS)[0]), _ranking),
+    "TRL": (lambda row: {"chosen", "rejected"} <= set(row), _trl),
+    "two outputs": (lambda row: any(key in row for key in _CHOICES) and _pair_of(row) is not None, _two_outputs),
+}
+
+
+def no_preference(row: Row) -> DataError:
+    """Returns the error about a row of no form of preferences."""
+    missing = [key for key in ("chosen", "rejected") if key not in row]
+    named = " and ".join(f"`{key}`" for key in missing)
+    near = next((key for key in PREFERENCE_COLUMNS if key in row), "")
+    form = form_of(row)
+    nearest = f", the row looks like {form}" if form and not near else ""
+    advice = "name the columns, as in --columns chosen=COLUMN rejected=COLUMN"
+    return DataError(f"no column {named}; the columns are {listed(row)}{nearest}; {advice}", missing[0])
