@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from .group import Row
 
 IMAGE_COLUMNS = ("image", "images", "filepath", "jpg", "jpeg", "png", "webp", "tif", "tiff")
+# Names that say that the data were meant to have images, should the values not look like some.
+CLAIMED_COLUMNS = (
+    *IMAGE_COLUMNS,
+    *"image_name image_path image_file image_url image_bytes img img_path img_name file_name filename".split(),
+)
 TURN_COLUMNS = ("conversations", "messages")
 QUESTION_COLUMNS = ("prompt", "question", "query", "instruction")
 ANSWER_COLUMNS = ("completion", "answer", "response", "output", "ground_truth")
@@ -86,7 +91,11 @@ class Columns:
             taken |= {*IMAGE_COLUMNS}
         fields = {key: value for key, value in row.items() if key not in taken}
         if self.text_only:
-            fields = {key: value for key, value in fields.items() if key in _PROSE or not is_image(value)}
+            fields = {
+                key: value
+                for key, value in fields.items()
+                if key not in CLAIMED_COLUMNS and (key in _PROSE or not is_image(value))
+            }
         for name, column in self.given.items():
             if column and column not in row:
                 reason = f"no column `{column}`, which is named for `{name}`; the columns are {listed(row)}"
@@ -113,8 +122,8 @@ def is_image(value: object) -> bool:
 def image_column(row: Row, root: str = "") -> str | None:
     """Returns the column of the image or images, `None` for a text-only row; a null counts as missing.
 
-    With a `root`, a text that names a file in it is an image as well, whatever its suffix. [`DataError`] if several
-    columns hold images, and no name tells which one is meant.
+    With a `root`, a text that names an image file in it is an image as well, whatever its suffix. [`DataError`] if
+    several columns hold images, and no name tells which one is meant.
     """
     known = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
     if any(row[key] == [] for key in known if isinstance(row[key], (list, tuple))):
@@ -128,7 +137,8 @@ def image_column(row: Row, root: str = "") -> str | None:
         likely = [key for key in others if _is_file(row[key], root)]
     if likely:
         return _one_of(row, likely)
-    return _one_of(row, known) if known else None
+    claimed = [key for key in CLAIMED_COLUMNS if row.get(key) is not None]
+    return _one_of(row, known or claimed) if claimed else None
 
 
 def _one_of(row: Row, keys: Sequence[str]) -> str:
@@ -153,7 +163,11 @@ def _is_name(value: Any) -> bool:
 def _is_file(value: object, root: str) -> bool:
     if not isinstance(value, str) or not 0 < len(value) < 256 or "\n" in value or "\0" in value:
         return False
-    return os.path.isfile(os.path.join(root, value))
+    path = os.path.join(root, value)
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return is_image(file.read(16))
 
 
 def find_columns(rows: Iterable[Row], columns: Mapping[str, str] | Columns | None = None, root: str = "") -> Columns:
@@ -174,7 +188,7 @@ def find_columns(rows: Iterable[Row], columns: Mapping[str, str] | Columns | Non
     if {"image", "images"} & set(known.given):
         return known
     keys = {image_column(known.of(row), root) for row in rows} - {None}
-    if not keys or keys & set(IMAGE_COLUMNS):
+    if not keys or keys & set(CLAIMED_COLUMNS):
         return known
     first, *more = sorted(map(str, keys))
     if more:

@@ -141,8 +141,8 @@ def _source(source: object, key: str) -> ImageSource:
     raise DataError(f"`{key}` holds {short(source)}, {expected}", key)
 
 
-def _messages(value: object, key: str, role: str) -> list[dict]:
-    """Messages in the normal form, images still inside their parts; a string becomes one message of `role`."""
+def messages_of(value: object, key: str, role: str) -> list[dict]:
+    """Returns messages in the normal form, images still inside their parts; a string becomes one message of `role`."""
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
     if isinstance(value, Mapping):
@@ -185,7 +185,7 @@ def build_group(
     prompt: object, completions: Sequence[object], keys: Sequence[str], images: list[ImageSource], meta: Row
 ) -> Group:
     """As [`make_group`], from checked images; `keys` are the completions' names in messages."""
-    normal = [_messages(value, key, "assistant") for key, value in zip(keys, completions, strict=True)]
+    normal = [messages_of(value, key, "assistant") for key, value in zip(keys, completions, strict=True)]
     text = prompt or "" if prompt is None or isinstance(prompt, str) else None
     if text is not None and any(m and m[0]["role"] != "assistant" for m in normal):
         messages, normal = _split_prompt(normal)
@@ -193,7 +193,7 @@ def build_group(
             reason = "`prompt` is not part of the prompt turns in `chosen` and `rejected`; remove those turns or it"
             raise DataError(reason, "prompt")
     else:
-        messages = _messages(prompt if text is None else text, "prompt", "user")
+        messages = messages_of(prompt if text is None else text, "prompt", "user")
     for key, completion in zip(keys, normal, strict=True):
         if not completion or completion[0]["role"] != "assistant":
             start = f"begins with a {completion[0]['role']!r} turn" if completion else "has no messages"
@@ -267,18 +267,19 @@ def turns_of(value: Mapping) -> object:
     return [value]
 
 
-def check_texts(group: Group, keys: Sequence[str]) -> None:
-    """Refuses texts of data that are empty, cannot be encoded, or hold the place of something that is not read.
+def check_text(text: str, key: str) -> None:
+    """Refuses a text of data that cannot be encoded, or holds the place of something that is not read."""
+    check_encodable(text, key)
+    if media := _MEDIA.search(text):
+        raise DataError(f"`{key}` has the placeholder {media[0]}, which is not read; remove the row", key)
 
-    `keys` are the columns of the completions, for messages.
-    """
-    for key, completion in [("prompt", group.prompt), *zip(keys, group.completions, strict=True)]:
-        text = completion_text(completion)
-        check_encodable(text, key)
-        if key != "prompt" and not text.strip():
-            raise DataError(f"`{key}` is empty, expected a text; write it or remove the row", key)
-        if media := _MEDIA.search(text):
-            raise DataError(f"`{key}` has the placeholder {media[0]}, which is not read; remove the row", key)
+
+def check_completion(completion: Sequence[Mapping], key: str) -> None:
+    """Refuses a completion of data that is empty, or is no text, see [`check_text`]."""
+    text = completion_text(completion)
+    if not text.strip():
+        raise DataError(f"`{key}` has an empty text; write it or remove it", key)
+    check_text(text, key)
 
 
 def check_encodable(text: str, key: str) -> None:

@@ -36,10 +36,11 @@ from .group import (
     ImageSource,
     Message,
     Row,
-    as_message,
-    check_texts,
+    check_completion,
+    check_text,
     completion_text,
     make_group,
+    messages_of,
     short,
     turns_of,
 )
@@ -102,15 +103,16 @@ def image_text_row(
         row.source, row.label = as_word(fields.get("source")) or source, as_word(label_of(fields, labels))
         meta: dict[str, Any] = {"source": row.source, "row": int(number) if number.isdecimal() else -1, "where": where}
         key = image_column(fields, root)
-        form = _form(fields, columns.text)
+        form = _form(fields, columns)
         given = None if key is None else fields[key]
         row.whole = form.turns is not None
         if form.turns is None:
             groups = [make_group(form.prompt, form.texts, given, **meta)]
         else:
             groups = _conversation(form.turns, form.start, given, meta)
-        for group in groups:
-            check_texts(group, [form.column] * len(group.completions))
+        check_text(completion_text(groups[-1].prompt), form.question)  # it has the prompts of all turns
+        for completion in [completion for group in groups for completion in group.completions]:
+            check_completion(completion, form.column)
         # The last group has every image that any group has, in the order of the placeholders.
         for image in groups[-1].images:
             if isinstance(image, str) and URL.match(image):
@@ -140,7 +142,7 @@ def with_texts(row: Row, kept: Collection[int], columns: Columns | None = None) 
     """
     key, columns = text_list(row, columns), (columns or Columns()).texts
     count = 1 if key is None else len(row[key])
-    if key is None and (form := _form(columns.of(row), columns.text)).turns is not None:
+    if key is None and (form := _form(columns.of(row), columns)).turns is not None:
         count = sum(turn.get("role") == "assistant" for turn in form.turns[form.start :])
     if set(kept) == set(range(count)):
         return row
@@ -158,8 +160,8 @@ def _turns(value: object) -> TypeGuard[Sequence[Row]]:
 class _Form:
     """The texts of a row that answer one prompt, or the turns of a conversation, images still in their parts.
 
-    `column` is at fault if a text cannot be used. Turns before `start` are a prompt, whose assistant turns are no
-    answers.
+    `column` or `question` is at fault if a text cannot be used. Turns before `start` are a prompt, whose assistant
+    turns are no answers.
     """
 
     column: str
@@ -167,6 +169,7 @@ class _Form:
     prompt: str = ""
     turns: list[Message] | None = None
     start: int = 0
+    question: str = "prompt"
 
 
 def check_form(row: Row, columns: Columns) -> None:
@@ -179,8 +182,8 @@ def check_form(row: Row, columns: Columns) -> None:
         raise no_text(row)
 
 
-def _form(row: Row, named_text: str | None) -> _Form:
-    key = named_text or text_column(row)
+def _form(row: Row, columns: Columns) -> _Form:
+    key = columns.text or text_column(row)
     if key is None:
         named = [column for column in (*TURN_COLUMNS, *ANSWER_COLUMNS, *CAPTION_COLUMNS) if column in row]
         if not named:
@@ -188,12 +191,13 @@ def _form(row: Row, named_text: str | None) -> _Form:
         reason = f"`{named[0]}` is null or its question is; write it or remove the row"
         raise DataError(f"the text is missing: {reason}", named[0])
     value = row.get(key)
-    if named_text is not None:
+    if columns.text is not None:
+        name = columns.given[key]
         if _turns(value) or isinstance(value, Mapping):
-            return _Form(key, turns=_messages(value, key))
-        return _Form(key, _texts(value, key))
+            return _Form(name, turns=_messages(value, name), question=name)
+        return _Form(name, _texts(value, name))
     if key in TURN_COLUMNS:
-        return _Form("conversation", turns=_messages(value, key))
+        return _Form(key, turns=_messages(value, key), question=key)
     if asked := question_and_answer(row):
         return _pair(asked[0], value if key == "text" else row_prompt(row), asked[1], row[asked[1]])
     if key == "captions" and isinstance(value, str):
@@ -209,13 +213,14 @@ def _pair(key: str, question: object, answer_key: str, answer: object) -> _Form:
         question = [{"role": "user", "content": question}] if isinstance(question, str) else question
         answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
         before = _messages(question, key)
-        return _Form("conversation", turns=[*before, *_messages(answer, answer_key)], start=len(before))
+        turns = [*before, *_messages(answer, answer_key)]
+        return _Form(answer_key, turns=turns, start=len(before), question=key)
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         answer = str(answer)
     if not isinstance(question, str) or not isinstance(answer, str):
         name, value = (answer_key, answer) if isinstance(question, str) else (key, question)
         raise DataError(f"`{name}` is {short(value)}, expected a text; write it as one", name)
-    return _Form(answer_key, [answer], question)
+    return _Form(answer_key, [answer], question, question=key)
 
 
 def _texts(value: object, key: str) -> list[str]:
@@ -228,12 +233,12 @@ def _texts(value: object, key: str) -> list[str]:
 
 
 def _messages(value: object, key: str) -> list[Message]:
-    """Turns, which [`make_group`] checks."""
+    """Turns in the normal form."""
     turns = turns_of(value) if isinstance(value, Mapping) else value
     if not _turns(turns):
         expected = "expected a list of turns {from, value} or {role, content}"
         raise DataError(f"`{key}` is {short(value)}, {expected}", key)
-    return [dict(as_message(turn)) for turn in turns]
+    return messages_of(turns, key, "user")
 
 
 def _conversation(turns: list[Message], start: int, images: object, meta: Mapping[str, Any]) -> list[Group]:

@@ -14,6 +14,7 @@ import os
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -137,7 +138,9 @@ class ImageTexts:
             count = HEAD // 10 if self.format in (*PACKED, "dataset") else HEAD
             start = unit.start if self.streaming else 0
             first = self._raw_rows(Unit(unit.file, 0, count, start, -1), self.files.get(unit.file))
-            rows = [row for row in islice(first, count) if isinstance(row, Mapping)]
+            rows: list[Any] = []
+            with suppress(DataError):  # the reader will say so, after the rows before the damage
+                rows += (row for row in islice(first, count) if isinstance(row, Mapping))
             self._found[unit.file] = find_columns(rows, self.columns, self.root)
         return self._found[unit.file]
 

@@ -18,7 +18,7 @@ from ..imagery.identity import source_key
 from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
 from .columns import image_column
 from .forms import question_rows
-from .group import Group, Message, Row, check_texts, make_group, short, string_column
+from .group import Group, Message, Row, check_text, completion_text, make_group, short, string_column
 from .placed_images import StoredImage, place_images, stored_image
 from .rows import draw_rows, image_folder, is_hub_id, naming, open_rows
 
@@ -113,7 +113,7 @@ def _asked_in(file: str | Path, split: str | None, reading: Row, open_ended: boo
         with naming(where):
             key = image_column(row, root)
             group = make_group(row["prompt"], [], None if key is None else row[key], where=str(where))
-            check_texts(group, [])
+            check_text(completion_text(group.prompt), "prompt")
         images = [stored_image(source, where, root) for source in group.images]
         group.images, stem = [*images], PurePath(where.file).stem
         group.source = row.get("source") or stem

@@ -14,7 +14,17 @@ from typing import Any, TypeVar
 
 from ..data.columns import image_column
 from ..data.forms import no_preference
-from ..data.group import Group, Row, build_group, check_texts, completion_text, image_sources, short, string_column
+from ..data.group import (
+    Group,
+    Row,
+    build_group,
+    check_completion,
+    check_text,
+    completion_text,
+    image_sources,
+    short,
+    string_column,
+)
 from ..errors import DataError
 from ..imagery.sources import ImageSource
 
@@ -80,7 +90,7 @@ def inspect_row(row: Row, row_number: int = -1, where: str = "") -> Inspection:
         return result
     group = attempt(build_group, row.get("prompt"), list(keyed.values()), list(keyed), images, meta)
     if group is not None:
-        attempt(check_texts, group, list(keyed))
+        attempt(check_text, completion_text(group.prompt), "prompt")
         for key, completion in zip(keyed, group.completions, strict=True):
             attempt(_check_completion, key, completion)
         result.images = group.images
@@ -113,6 +123,7 @@ def _is_conversation(value: object) -> bool:
 
 
 def _check_completion(key: str, completion: list[dict]) -> None:
+    check_completion(completion, key)
     if "<image>" in completion_text(completion):
         raise DataError(f"`{key}` has an image placeholder; images belong to the prompt, move or remove it", key)
 

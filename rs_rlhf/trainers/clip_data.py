@@ -20,7 +20,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .. import __version__
-from ..data.columns import ColumnOptions, parse_columns
+from ..data.columns import parse_columns
 from ..data.image_text_dataset import ImageTexts, open_image_texts
 from ..data.questions import QuestionRow
 from ..data.row_cache import bytes_and_path, stored_rows

@@ -88,7 +88,7 @@ class RewardOptions(TrainingOptions):
 class SFTScriptArguments(ColumnOptions):
     """Data of `rs-rlhf sft`.
 
-    `--text_column captions` trains on the captions of labelled images alone, which are asked for their class otherwise.
+    `--text_column captions` trains on the captions of labelled images alone, which are else asked for their class.
     """
 
     dataset_name: str | None = option(

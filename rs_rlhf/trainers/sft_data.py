@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, Features, Value
 
 from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
-from ..data.columns import MORE_THAN_CAPTIONS, ColumnOptions, Columns, parse_columns
+from ..data.columns import MORE_THAN_CAPTIONS, Columns, parse_columns
 from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
 from ..data.row_cache import bytes_and_path, message_features, stored_rows

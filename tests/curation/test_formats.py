@@ -141,7 +141,7 @@ def test_uncompressed_parquet_without_hf_metadata(tmp_path):
     (tmp_path / "in").mkdir()
     table = pa.table({"say": [["a", "b"], ["c"], ["d", "e"]], "image": [png(i) for i in range(3)]})
     pq.write_table(table, tmp_path / "in" / "x.parquet", compression="none")
-    data = open_image_texts(tmp_path / "in", text_column="say")
+    data = open_image_texts(tmp_path / "in", columns={"text": "say"})
     write(data, lambda row_id: {1} if row_id != "x.parquet:1" else None, tmp_path / "out")
     kept = pq.read_table(tmp_path / "out" / "x.parquet")
     assert kept.to_pylist() == [{"say": ["b"], "image": png(0)}, {"say": ["e"], "image": png(2)}]

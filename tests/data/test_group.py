@@ -67,7 +67,7 @@ def test_the_normal_form_is_a_fixed_point():
         ([{"role": "human", "content": "Q"}], ["x"], None, "unknown role 'human', expected system, user"),
         ([user({"type": "video"})], ["x"], None, "`prompt` has the part {'type': 'video'}"),
         ([user({"type": "text", "text": None})], ["x"], None, "expected .* a string"),
-        ([{"role": "user"}], ["x"], None, "expected messages {role, content}"),
+        ([{"role": "user"}], ["x"], None, "expected turns {role, content}"),
         ([{"role": "user", "content": 3}], ["x"], None, "the content 3 .int."),
         (5, ["x"], None, "`prompt` is 5 .int., expected a string or a list of messages"),
         ("Q", [[{**assistant("x"), "tool_calls": [{}]}]], None, "`tool_calls`, which is not read"),

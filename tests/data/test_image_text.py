@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers import picture
 
+from rs_rlhf.data.columns import Columns
 from rs_rlhf.data.group import completion_text, prompt_text
 from rs_rlhf.data.image_text import image_text_row, text_list, with_texts
 from rs_rlhf.errors import DataError
@@ -59,12 +60,12 @@ def test_one_text(root, key):
 
 def test_named_columns(root):
     raw = {"pic": ["a.png", "b.png"], "say": ["x", "y"], "caption": "not this", "image": "nothere.png"}
-    row = made(raw, root, image_column="pic", text_column="say")
+    row = made(raw, root, columns=Columns({"image": "pic", "text": "say"}))
     assert row.texts == ["x", "y"] and seen(row.groups[0])[1] == ["a.png", "b.png"]
-    assert made({"say": "x"}, root, text_column="say").texts == ["x"]
+    assert made({"say": "x"}, root, columns=Columns({"text": "say"})).texts == ["x"]
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-    assert made({"say": turns}, root, text_column="say").whole
-    assert made({"img": None, "caption": "x"}, root, image_column="img").images == []
+    assert made({"say": turns}, root, columns=Columns({"text": "say"})).whole
+    assert made({"img": None, "caption": "x"}, root, columns=Columns({"image": "img"})).images == []
 
 
 def test_question_and_answer(root):
@@ -170,8 +171,18 @@ BAD = [
     ({"image": "", "caption": "x"}, "`images` holds '' (str), expected a path"),
     ({"image": 3, "caption": "x"}, "`images` holds 3 (int), expected a path"),
     ({"image": ["a.png", None], "caption": "x"}, "`images` holds null, expected a path"),
-    ({"image": "a.png", "images": ["b.png"], "caption": "x"}, "both `image` and `images` hold images; name one with"),
-    ({"image_path": "a.png", "caption": "x"}, "`image_path` is not read by itself; say that it holds the image with"),
+    (
+        {"image": "a.png", "images": ["b.png"], "caption": "x"},
+        "both `image` and `images` hold images; name one of them with",
+    ),
+    ({"image_path": "no", "caption": "x"}, "image 'no': no such file under image_root"),
+    ({"before": "a.png", "after": "b.png", "caption": "x"}, "both `before` and `after` hold images; name one of them"),
+    ({"caption": "a <video> of it"}, "`caption` has the placeholder <video>, which is not read"),
+    ({"question": "<audio>Q", "answer": "x"}, "`question` has the placeholder <audio>, which is not read"),
+    (
+        {"prompt": "Q", "chosen": "x", "rejected": "y"},
+        "preferences (TRL), of which it is not said which text is meant",
+    ),
     ({"caption": 3}, "`caption` is 3 (int), expected a text; several are a list `captions`"),
     ({"caption": ["x"]}, "`caption` is ['x'] (list), expected a text; several are a list `captions`"),
     ({"captions": "x"}, "`captions` is one text, expected a list of texts; a single one is `caption`"),
@@ -179,19 +190,22 @@ BAD = [
     ({"captions": ["x", 1]}, "`captions` is ['x', 1] (list), expected a text, a list of texts or a list of turns"),
     ({"captions": ["x", " "]}, "`captions` has an empty text; write it or remove it"),
     ({"caption": "\ud800x"}, "`caption` has characters that are no text (not UTF-8, or half a surrogate pair)"),
-    ({"question": "Q", "answer": 3}, "`answer` is 3 (int), expected a text; write it as one"),
-    ({"question": "\udcff", "answer": "x"}, "`answer` has characters that are no text"),
+    ({"question": "Q", "answer": True}, "`answer` is True (bool), expected a text; write it as one"),
+    ({"question": "\udcff", "answer": "x"}, "`question` has characters that are no text"),
     ({"conversations": []}, "`conversations` is [] (list), expected a list of turns {from, value} or"),
     ({"conversations": "hi"}, "`conversations` is 'hi' (str), expected a list of turns"),
     (
         {"conversations": [{"from": "bot", "value": "x"}]},
-        "`conversations` has a turn from 'bot' (str), expected one of human, gpt, user, assistant, system",
+        "`conversations` has the unknown role 'bot', expected system, user, assistant, tool",
     ),
-    ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "`conversations` has a turn from ['gpt'] (list)"),
-    ({"conversations": [{"from": "gpt", "value": 3}]}, "`conversations` has a turn with the value 3 (int)"),
-    ({"conversations": [{"value": "x"}]}, "expected messages {role, content}"),
+    (
+        {"conversations": [{"from": ["gpt"], "value": "x"}]},
+        "`conversations` holds {'from': ['gpt'], 'value': 'x'} (dict), expected turns",
+    ),
+    ({"conversations": [{"from": "gpt", "value": 3}]}, "`conversations` has the content 3 (int)"),
+    ({"conversations": [{"value": "x"}]}, "expected turns {role, content} or {from, value}"),
     ({"conversations": [HUMAN]}, "the conversation has no assistant turn, so nothing to score"),
-    ({"conversations": [HUMAN, {"from": "gpt", "value": " "}]}, "`conversation` has an empty text"),
+    ({"conversations": [HUMAN, {"from": "gpt", "value": " "}]}, "`conversations` has an empty text"),
     ({"conversations": [{"from": "human", "value": "<image>"}, GPT]}, "1 image placeholder in the prompt but 0"),
     (
         {"conversations": [HUMAN, GPT, {"from": "human", "value": "<image>"}, GPT], "image": ["a.png", "b.png"]},
@@ -211,11 +225,15 @@ def test_messages_of_bad_rows(root, raw, message):
 
 
 def test_messages_with_named_columns(root):
-    assert error_of({"caption": "x"}, root, image_column="img") == (
-        "no column `img`, which image_column names; the columns are caption; name one of them"
+    assert error_of({"caption": "x"}, root, columns=Columns({"image": "img"})) == (
+        "no column `img`, which is named for `image`; the columns are caption; name one of them"
     )
-    assert "no column `cap`, which text_column names" in error_of({"caption": "x"}, root, text_column="cap")
-    assert "`cap` is null, expected a text, a list of texts" in error_of({"cap": None}, root, text_column="cap")
+    assert "no column `cap`, which is named for `text`" in error_of(
+        {"caption": "x"}, root, columns=Columns({"text": "cap"})
+    )
+    assert "`cap` is null, expected a text, a list of texts" in error_of(
+        {"cap": None}, root, columns=Columns({"text": "cap"})
+    )
     damaged = DataError("not JSON (oops); write one object a line")
     assert error_of(damaged, root) == damaged.detail
 
@@ -225,7 +243,10 @@ def test_keeping_some_texts():
     assert with_texts(row, {0, 2}) == {"id": 1, "captions": ["x", "z"], "other": [1, 2, 3]}
     assert list(with_texts(row, {1})) == list(row) and len(row["captions"]) == 3
     assert with_texts(row, {0, 1, 2}) is row
-    assert with_texts({"say": ["x", "y"], "captions": ["k"]}, {1}, "say") == {"say": ["y"], "captions": ["k"]}
+    assert with_texts({"say": ["x", "y"], "captions": ["k"]}, {1}, Columns({"text": "say"})) == {
+        "say": ["y"],
+        "captions": ["k"],
+    }
     single, turns = {"caption": "x"}, {"conversations": [HUMAN, GPT, HUMAN, GPT], "captions": ["x"]}
     assert with_texts(single, {0}) is single and with_texts(turns, {0, 1}) is turns
     pair = {"prompt": [{"role": "assistant", "content": "x"}], "completion": "y"}

@@ -262,7 +262,7 @@ def test_shard_members(tmp_path):
 def test_named_members(tmp_path):
     members = [("0.left.png", png(0)), ("0.right.png", png(1)), ("0.long.md", b"long text"), ("0.txt", b"short")]
     tar_of(tmp_path / "x.tar", members)
-    row = next(iter(open_image_texts(tmp_path / "x.tar", image_column="right.png", text_column="long.md")))
+    row = next(iter(open_image_texts(tmp_path / "x.tar", columns={"image": "right.png", "text": "long.md"})))
     assert row.texts == ["long text"] and row.images == [{"bytes": png(1), "path": "0.right.png"}]
 
 
@@ -353,12 +353,12 @@ def test_dataset_in_memory_and_splits(layouts, tmp_path):
 def test_parquet_with_paths_and_bytes(tmp_path):
     write_images(tmp_path, 2)
     datasets.Dataset.from_dict({"img": ["0.png", "1.png"], "say": ["x", "y"]}).to_parquet(str(tmp_path / "p.parquet"))
-    found = list(open_image_texts(tmp_path / "p.parquet", image_column="img", text_column="say"))
+    found = list(open_image_texts(tmp_path / "p.parquet", columns={"image": "img", "text": "say"}))
     assert [row.images for row in found] == [[str(tmp_path / "0.png")], [str(tmp_path / "1.png")]]
     with pytest.raises(DataError, match="p.parquet: no text column; the columns are img, say, expected conv"):
-        open_image_texts(tmp_path / "p.parquet", image_column="img")
-    with pytest.raises(DataError, match="p.parquet: `img` is not read by itself; say that it holds the image with"):
-        open_image_texts(tmp_path / "p.parquet", text_column="say")
+        open_image_texts(tmp_path / "p.parquet", columns={"image": "img"})
+    found = list(open_image_texts(tmp_path / "p.parquet", columns={"text": "say"}))
+    assert [row.images for row in found] == [[str(tmp_path / "0.png")], [str(tmp_path / "1.png")]]
     datasets.Dataset.from_dict({"png": [png(0)], "text": ["x"]}).to_parquet(str(tmp_path / "b.parquet"))
     assert next(iter(open_image_texts(tmp_path / "b.parquet"))).images == [{"bytes": png(0), "path": None}]
 
@@ -371,8 +371,8 @@ def test_openclip_csv(tmp_path):
     where = f"{tmp_path}/t.csv, row "
     assert str(found[1].error).startswith(f"{where}1: image 'no.png': no such file under image_root")
     assert str(found[2].error).startswith(f"{where}2: 1 fields, expected the 2 of the header (filepath, title); put")
-    with pytest.raises(DataError, match="t.csv: no column `cap`, which text_column names; the columns are file"):
-        open_image_texts(tmp_path / "t.csv", text_column="cap")
+    with pytest.raises(DataError, match="t.csv: no column `cap`, which is named for `text`; the columns are file"):
+        open_image_texts(tmp_path / "t.csv", columns={"text": "cap"})
 
 
 def test_image_root(tmp_path):
@@ -393,7 +393,7 @@ def test_image_root(tmp_path):
     assert open_image_texts(tmp_path / "kept", image_root=tmp_path).root == str(tmp_path)
     (tmp_path / "named").mkdir()
     (tmp_path / "named" / "t.jsonl").write_text('{"image": "0.png", "said": "a river"}\n')
-    about = {"image_root": str(tmp_path / "pictures"), "text_column": "said"}
+    about = {"image_root": str(tmp_path / "pictures"), "columns": {"text": "said"}}
     (tmp_path / "named" / "curation.json").write_text(json.dumps(about))
     assert [row.texts for row in open_image_texts(tmp_path / "named")] == [["a river"]]
     with pytest.raises(DataError, match="nowhere: no such folder; correct image_root"):

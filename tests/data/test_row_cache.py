@@ -8,7 +8,7 @@ from rs_rlhf.data.row_cache import stored_rows
 from rs_rlhf.errors import DataError
 
 FEATURES = datasets.Features({"text": datasets.Value("string")})
-READING = {"image_root": None, "image_column": None, "text_column": None}
+READING = {"image_root": None, "columns": None}
 
 
 @pytest.fixture(autouse=True)

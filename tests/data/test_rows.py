@@ -7,6 +7,7 @@ import pytest
 from helpers.image_text_layouts import COUNT, LABELS, write_all
 from helpers.image_text_layouts import rows as layout_rows
 
+from rs_rlhf.data.forms import known_rows, rsrm_rows
 from rs_rlhf.data.rows import (
     HELD_OUT,
     Where,
@@ -14,9 +15,7 @@ from rs_rlhf.data.rows import (
     data_files,
     draw_rows,
     image_folder,
-    known_rows,
     open_rows,
-    rsrm_rows,
     source_of,
     split_of,
     split_paths,
@@ -146,23 +145,23 @@ def test_rsrm_rows_are_recognised_or_named(tmp_path):
     file = write(tmp_path / "some.json", json.dumps([plain, {"question": "Q?", **plain}]))
     assert [row for _, row in open_rows(file)] == [plain, {"question": "Q?", **plain}]
     made = [row for _, row in open_rows(file, adapter=known_rows)]
-    base = {"chosen": "a", "image": None, "source": "some"}
+    base = {"chosen": "a", "source": "some"}
     asked = [{**base, "prompt": "Q?", "rejected": text} for text in "bc"]
     assert made == [{**plain, "source": "some"}, *asked]
     assert [row for _, row in open_rows(f"rsrm:{file}")] == [{**row, "prompt": ""} for row in asked] + asked
-    where, row = Where(str(tmp_path / "vqa.json"), 0), {"chosen": "a", "rejected": "b", "image_name": "x.png"}
-    with pytest.raises(DataError, match="no image folder"):
-        list(rsrm_rows(row, where))
+    with pytest.raises(DataError) as error:
+        list(rsrm_rows({"text": "oops"}, Where(str(tmp_path / "vqa.json"), 0)))
+    assert error.value.key == "text"
+
+
+def test_images_in_a_folder_named_like_the_file(tmp_path):
+    file = write(tmp_path / "vqa.json", json.dumps([{"tile": "x.png", "caption": "a"}]))
+    assert next(open_rows(file))[1]["image"] == "x.png"
     (tmp_path / "vqa").mkdir()
-    assert list(rsrm_rows(row, where))[0]["image"] == str(tmp_path / "vqa" / "x.png")
-    for bad, key in (
-        ({"image_name": 3}, "image_name"),
-        ({"image_path": "../x.png"}, "image_path"),
-        ({"text": "oops"}, "text"),
-    ):
-        with pytest.raises(DataError) as error:
-            list(rsrm_rows(bad, where))
-        assert error.value.key == key
+    (tmp_path / "vqa" / "x.png").write_bytes(b"")
+    assert next(open_rows(file))[1]["image"] == str(tmp_path / "vqa" / "x.png")
+    (tmp_path / "x.png").write_bytes(b"")
+    assert next(open_rows(file))[1]["image"] == "x.png"
 
 
 def test_files_of_a_split(tmp_path):

@@ -52,8 +52,12 @@ def found(report):
     [
         ("{oops", "", "not JSON ("),
         ("[1]", "", "the row is [1] (list), expected an object"),
-        ({"prompt": "Q?"}, "chosen", "no column `chosen` and `rejected`; the columns are prompt, expected"),
-        (pair(chosen=""), "chosen", "`chosen` is empty"),
+        (
+            {"prompt": "Q?"},
+            "chosen",
+            "no column `chosen` and `rejected`; the columns are prompt, the row looks like prompts",
+        ),
+        (pair(chosen=""), "chosen", "`chosen` has an empty text"),
         (pair(rejected=[]), "rejected", "`rejected` is [] (list), expected one completion"),
         (pair(rejected="yes"), "rejected", "`chosen` and `rejected` are equal, expected different texts"),
         (pair(rejected=" YES\n"), "rejected", "are equal but for case and spaces"),

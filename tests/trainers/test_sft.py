@@ -322,7 +322,7 @@ def test_rows_of_every_form_are_read_from_one_file(folder, tmp_path):
     assert [len(images) for images in rows["images"]] == [2, 1, 1, 1, 0]
     assert load_rows(str(file), limit=2, seed=3)["row"][:] in ([0, 1, 1], [0, 2], [0, 3], [1, 1, 2], [1, 1, 3], [2, 3])
     assert len(load_rows(str(file), limit=9)) == 5
-    captions = load_rows(str(write(folder / "labelled.jsonl", MIXED[1])), text_column="captions")
+    captions = load_rows(str(write(folder / "labelled.jsonl", MIXED[1])), columns={"text": "captions"})
     assert [row["completion"][0]["content"][0]["text"] for row in captions] == ["a scene.", "trees."]
 
 
@@ -393,7 +393,7 @@ def test_the_merger_alone_is_trained_on_what_curate_has_kept(tiny_vlm, folder, r
         (["--trainable", "merger", "--use_peft"], "trainable cannot be combined with LoRA"),
         (["--trainable", "head"], "--trainable: invalid choice: 'head'"),
         (["--eval_strategy", "epoch", "--eval_dataset_name", "gone.jsonl"], "gone.jsonl: no such file or folder"),
-        (["--image_column", "photo"], "row 0: no column `photo`, which image_column names"),
+        (["--image_column", "photo"], "row 0: no column `photo`, which is named for `image`"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(flags, message, folder, capsys):
