@@ -99,7 +99,7 @@ def test_what_could_be_paired_in_two_ways_is_an_error_and_the_rest_is_read(tmp_p
 
 def test_a_named_extension_says_what_an_extension_is(tmp_path):
     path = shard(tmp_path / "a.tar", "a.5.png", "a.6.txt", "b.5.png", "b.6.txt")
-    assert read(path, text_column="6.txt") == [(["of a.6"], ["a.5.png"]), (["of b.6"], ["b.5.png"])]
+    assert read(path, columns={"text": "6.txt"}) == [(["of a.6"], ["a.5.png"]), (["of b.6"], ["b.5.png"])]
 
 
 def test_files_of_json_that_differ_are_an_error_unless_one_is_the_samples_own(tmp_path):
