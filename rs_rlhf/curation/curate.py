@@ -10,7 +10,6 @@ Left out: cuts by several scores at once, and choosing by looking (`rs-rlhf brow
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,7 @@ from .cut import KEPT, Cut, cut
 from .gallery import make_gallery
 from .options import CurateOptions
 from .report import FATES, make_report, markdown, page
-from .samples import Scored, compare_with, leave_out, read_scored
+from .samples import Scored, leave_out, read_scored
 from .shards import read_manifest
 from .writer import check_folder, read_ids, write_folder
 
@@ -44,22 +43,12 @@ def curate(options: CurateOptions, tell: Callable[[str], object] = print) -> Non
     sources = [scores, read_manifest(scores)["input"], *filter(None, [options.compare])]
     for folder, _ in options.cuts():
         check_folder(folder, options.overwrite, sources)
-    partial = options.allow_partial
-    scored = read_scored(scores, per=options.per, aggregate=options.aggregate, partial=partial)
-    compared = compare_with(scored, options.compare, options.aggregate, partial) if options.compare else ""
-    left = leave_out(
-        scored,
-        options.exclude_images_of,
-        exclude_near=options.exclude_near,
-        dedup=options.dedup,
-        distance=options.near_distance,
-        # Nothing is cached in a folder that only others may write to.
-        cache=scored.folder / "pictures" if os.access(scored.folder, os.W_OK) else None,
-    )
+    scored = read_scored(scores, options, options.compare)
+    left = leave_out(scored, options)
     made = [(folder, way, *_cut(scored, options, way)) for folder, way in options.cuts()]
     for folder, way, kept, cuts in made:
         samples = replace(scored.samples, status=np.where(kept, KEPT, scored.samples.status).astype(np.int8))
-        report = make_report(scored, samples, cuts, left, options, way, compared)
+        report = make_report(scored, samples, cuts, left, options, way)
         gallery = make_gallery(scored, samples, cuts, options.by, left.near, options.max_images_in_report)
         texts = {"report.md": markdown(report), "report.html": page(report, gallery)}
         about = _about(scored, report, options, way)

@@ -15,7 +15,7 @@ from ..data.group import completion_text, prompt_text
 from ..data.image_text import ImageTextRow
 from ..errors import ImageError
 from ..imagery.raster import read_image
-from ..runs.report_tables import TEXT, Images
+from ..runs.report_tables import Images, cut
 from ..runs.tables import thumbnail
 from .cut import DROPPED, KEPT, Cut, Samples
 from .figures import FATES
@@ -111,7 +111,7 @@ def _card(scored: Scored, samples: Samples, number: int, row: ImageTextRow) -> d
     parts = []
     for index, text_score in list(zip(indices, scores, strict=True))[:PARTS]:
         prompt, completion = answers[index] if index < len(answers) else ([], [])
-        asked, text = cut_off(prompt_text(prompt[-1:])), cut_off(completion_text(completion))
+        asked, text = cut(prompt_text(prompt[-1:])), cut(completion_text(completion))
         parts.append({"asked": asked, "text": text, "score": f"{text_score:.4g}" if count > 1 else ""})
     names = samples.sources[samples.source[number]], samples.labels[samples.label[number]]
     score = f"{samples.score[number]:.4g}"
@@ -125,8 +125,3 @@ def _card(scored: Scored, samples: Samples, number: int, row: ImageTextRow) -> d
         "about": " · ".join(filter(None, [*names, f"{samples.tokens[number]} tokens", row.row_id])),
         "fate": FATES[samples.status[number]],
     }
-
-
-def cut_off(text: str) -> str:
-    """Returns a text of at most [`TEXT`] characters."""
-    return text if len(text) <= TEXT else text[:TEXT] + " … (cut)"

@@ -9,7 +9,7 @@ Left out: moving the cut in the page (that is `rs-rlhf browse`), full-size image
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,13 @@ from .shards import reason
 LINES = 60  # rows of a table by source or class
 LISTED = 200  # rows of a list of what was left out
 LENGTH = 0.3  # Spearman's correlation of score and length from which the report warns
+# Keys of figures -> the columns that show them.
+STRATA = {"candidates": "to choose from", "kept": "kept", "score": "lowest kept"}
+STRATA |= {"equal_kept": "equal, kept", "equal_dropped": "equal, dropped"}
+GROUPS = {"samples": "samples", "candidates": "to choose from", "kept": "kept", "share": "share kept"}
+GROUPS |= {"mean": "mean score", "mean_kept": "mean of kept"}
+COUNTS = ("samples", "candidates", "kept", "equal_kept", "equal_dropped", "n")
+SPREAD = {"n": "samples"} | {name: name for name in ("mean", "min", "p10", "median", "p90", "max")}
 FATES = {
     "error": "no score",
     "excluded": "image is in an evaluation set",
@@ -55,7 +62,6 @@ def make_report(
     left: LeftOut,
     options: CurateOptions,
     way: Mapping[str, float],
-    compared: str,
 ) -> dict[str, Any]:
     """Collects what the report of a cut says.
 
@@ -64,7 +70,6 @@ def make_report(
         cuts (sequence of [`Cut`]): What the cut did in each stratum.
         left ([`LeftOut`]): What was dropped because of its picture.
         options ([`CurateOptions`]), way (`dict`): What was asked for, and the cut, such as `{"keep": 0.3}`.
-        compared (`str`): Name of the other scores, if there are any.
 
     Returns:
         `dict`: `title`, `facts` (name and text of each setting), `notes` (sentences), `sample` (what is kept or
@@ -75,11 +80,11 @@ def make_report(
     share = figures["samples"]["kept"] / max(sum(entry.candidates for entry in cuts), 1)
     return {
         "title": f"Curation of {Path(scored.manifest['input']).name}: {share:.1%} kept",
-        "facts": _facts(scored, options, way, compared),
+        "facts": _facts(scored, options, way),
         "notes": [*_notes(scored, figures, options), *left.notes],
         "sample": _sample(scored, options),
         "by": options.by,
-        "compared": compared,
+        "compared": scored.compared,
         "figures": figures,
         "lists": _lists(scored, left, figures),
     }
@@ -94,7 +99,7 @@ def _sample(scored: Scored, options: CurateOptions) -> str:
     return f"a whole conversation, {how}" + ("" if scored.complete.all() else "; of other rows, one text")
 
 
-def _facts(scored: Scored, options: CurateOptions, way: Mapping[str, float], compared: str) -> list[list[str]]:
+def _facts(scored: Scored, options: CurateOptions, way: Mapping[str, float]) -> list[list[str]]:
     split = scored.manifest.get("split")
     of = {"none": "", "source": " of every source", "label": " of every class"}[options.by]
     cut = f"the best {100 * way['keep']:g}%{of}" if "keep" in way else f"scores of {way['threshold']:g} and higher"
@@ -113,7 +118,7 @@ def _facts(scored: Scored, options: CurateOptions, way: Mapping[str, float], com
     if options.exclude_images_of:
         near = f", and images within {bits} of theirs" if options.exclude_near else ""
         facts.append(["Evaluation sets whose images are left out", ", ".join(options.exclude_images_of) + near])
-    return facts + ([["Compared with", compared]] if compared else [])
+    return facts + ([["Compared with", scored.compared]] if scored.compared else [])
 
 
 def _notes(scored: Scored, figures: Mapping[str, Any], options: CurateOptions) -> list[str]:
@@ -184,12 +189,21 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
         if n or name in ("all", "kept")
     ]
     text = f"A sample is what is kept or dropped together: {report['sample']}. A row counts wherever it has a sample."
-    columns = ["", "samples", "texts", "rows", "of all samples"]
-    tables = [Table("What became of the data", text, columns, fates), _strata(figures["strata"], report["by"])]
+    tables = [Table("What became of the data", text, ["", "samples", "texts", "rows", "of all samples"], fates)]
+    text = "The lowest score kept, and how many samples have exactly this score; the order of the data decides which "
+    text += "of them are kept."
+    largest = sorted(figures["strata"], key=lambda entry: -entry["candidates"])
+    tables.append(_table("The cut", text, "" if report["by"] == "none" else report["by"], STRATA, largest))
     for key, title in (("sources", "By source"), ("labels", "By class")):
         if figures[key]:
-            tables.append(_groups(figures[key], title, key[:-1]))
-    tables += [_spreads(figures["scores"], "Scores kept and dropped", ""), _lengths(figures)]
+            tables.append(_table(title, "", key[:-1], GROUPS, figures[key]))
+    rho = figures["length_spearman"]
+    text = "Tokens of a sample's texts, as the scorer's tokenizer counts them; words where it has none. Spearman's "
+    text += f"correlation of score and length {'cannot be told' if rho is None else f'is {rho:.3f}'}."
+    for key, title, about in (("scores", "Scores kept and dropped", ""), ("lengths", "Length", text)):
+        tables.append(
+            _table(title, about, "", SPREAD, [{"name": name, **part} for name, part in figures[key].items()])
+        )
     if figures["agreement"] is not None:
         tables.append(_agreement(figures["agreement"], report["compared"]))
     for dropped in report["lists"]:
@@ -200,46 +214,18 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _strata(strata: Sequence[Mapping[str, Any]], by: str) -> Table:
-    largest = sorted(strata, key=lambda entry: -entry["candidates"])
-    rows = _rows(largest, ("candidates", "kept", "score", "equal_kept", "equal_dropped"))
-    text = "The lowest score kept, and how many samples have exactly this score; the order of the data decides which "
-    text += f"of them are kept.{_cut_off(strata)}"
-    columns = ["" if by == "none" else by, "to choose from", "kept", "lowest kept", "equal, kept", "equal, dropped"]
-    return Table("The cut", text, columns, rows)
+def _table(
+    title: str, text: str, first: str, columns: Mapping[str, str], entries: Sequence[Mapping[str, Any]]
+) -> Table:
+    """A table with a row for each entry, under its name; too many of them are cut off."""
+    if len(entries) > LINES:
+        text = f"{text} The {LINES} largest of {len(entries)} are shown; curation.json has all.".strip()
 
+    def shown(key: str, value: Any) -> str:
+        return _share(value) if key == "share" else _count(value) if key in COUNTS else _number(value)
 
-def _groups(groups: Sequence[Mapping[str, Any]], title: str, what: str) -> Table:
-    rows = _rows(groups, ("samples", "candidates", "kept", "share", "mean", "mean_kept"))
-    columns = [what, "samples", "to choose from", "kept", "share kept", "mean score", "mean of kept"]
-    return Table(title, _cut_off(groups).strip(), columns, rows)
-
-
-def _rows(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
-    numbers = dict.fromkeys(("score", "mean", "mean_kept"), _number)
-    formats: Mapping[str, Callable[[Any], str]] = {"share": _share, **numbers}
-    return [
-        [entry["name"] or "(none)", *(formats.get(key, _count)(entry[key]) for key in keys)]
-        for entry in entries[:LINES]
-    ]
-
-
-def _cut_off(entries: Sequence[Any]) -> str:
-    return f" The {LINES} largest of {len(entries)} are shown; curation.json has all." if len(entries) > LINES else ""
-
-
-def _spreads(parts: Mapping[str, Mapping[str, Any]], title: str, text: str) -> Table:
-    columns = ["mean", "min", "p10", "median", "p90", "max"]
-    rows = [[name, _count(part["n"]), *(_number(part[key]) for key in columns)] for name, part in parts.items()]
-    return Table(title, text, ["", "samples", *columns], rows)
-
-
-def _lengths(figures: Mapping[str, Any]) -> Table:
-    rho = figures["length_spearman"]
-    correlation = "cannot be told" if rho is None else f"is {rho:.3f}"
-    text = "Tokens of a sample's texts, as the scorer's tokenizer counts them; words where it has none. "
-    text += f"Spearman's correlation of score and length {correlation}."
-    return _spreads(figures["lengths"], "Length", text)
+    rows = [[entry["name"] or "(none)", *(shown(key, entry[key]) for key in columns)] for entry in entries[:LINES]]
+    return Table(title, text, [first, *columns.values()], rows)
 
 
 def _agreement(agreement: Mapping[str, Any], name: str) -> Table:

@@ -10,7 +10,8 @@ Left out: near-duplicates of texts, and copies across several inputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..errors import DataError
 from ..imagery.sources import ImageOptions
 from ..scoring.load import READING_FLAGS
 from . import cut, near_duplicates
+from .options import CurateOptions, SampleOptions
 from .shards import existing_shards, missing_units, open_scored, read_manifest, read_scores, read_shard
 
 COLUMNS = ("row_id", "text_index", "score", "tokens", "image_hash", "error", "whole", "source", "label")
@@ -51,6 +53,7 @@ class Scored:
     images: np.ndarray  # int32 `(samples,)`: the image of each sample, an index into `image_names`
     image_names: pa.Array  # `image_hash` of every distinct image, `""` for none
     samples: cut.Samples  # those without a score are marked, all others could be kept
+    compared: str = ""  # the scorer of `samples.other`
 
     def image_numbers(self) -> np.ndarray:
         """Returns a number per sample, int64 `(samples,)`, the same for samples of one image; no image is unique."""
@@ -71,37 +74,32 @@ class Scored:
         return self.lines.select(["row_id", "text_index"]).take(pa.array(positions)).combine_chunks()
 
 
-def read_scored(folder: str | Path, *, per: str = "text", aggregate: str = "mean", partial: bool = False) -> Scored:
-    """Reads a folder that `rs-rlhf score` has written.
-
-    Args:
-        per (`str`): `"text"`: a conversation is one sample, other rows' texts are one sample each. `"row"`: every row
-            is one sample.
-        aggregate (`str`): How the scores of a sample's texts become one: `"mean"` or `"min"`.
-        partial (`bool`): Use the scores of a run that is not finished.
+def read_scored(folder: str | Path, options: SampleOptions | None = None, compare: str | Path | None = None) -> Scored:
+    """Reads a folder that `rs-rlhf score` has written, and beside it the folder `compare` of the same input.
 
     Raises:
-        DataError: No folder of scores, an unfinished one, or the input has changed since.
+        DataError: No folder of scores, an unfinished one, or the input has changed since; `compare` is of another.
     """
+    options = options or SampleOptions()
     manifest = read_manifest(folder)
-    table = read_scores(folder, COLUMNS, partial=partial)
+    table = read_scores(folder, COLUMNS, partial=options.allow_partial)
     inputs = open_scored(folder)
     if not len(table):
         raise DataError("holds no scores yet; resume `rs-rlhf score`", where=str(folder))
     ids = table["row_id"]
     starts = np.append(True, pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy())
     whole = table["whole"].to_numpy().astype(bool)
-    sample = cut.number_samples(starts, whole | (per == "row"))
+    sample = cut.number_samples(starts, whole | (options.per == "row"))
     scores = pc.fill_null(table["score"], float("nan")).to_numpy()
     images, image_names = _coded(table["image_hash"])
-    samples = _samples(table, starts, sample, scores, cut.sample_scores(sample, scores, whole, aggregate))
-    options = {name: manifest["scorer"].get(name) for name in READING_FLAGS}
-    return Scored(
+    samples = _samples(table, starts, sample, scores, cut.sample_scores(sample, scores, whole, options.aggregate))
+    reading = {name: manifest["scorer"].get(name) for name in READING_FLAGS}
+    scored = Scored(
         Path(folder),
         manifest,
         inputs,
         [Unit(**unit) for unit in manifest["units"]],
-        ImageOptions(**{name: value for name, value in options.items() if value is not None}),
+        ImageOptions(**{name: value for name, value in reading.items() if value is not None}),
         len(missing_units(manifest, folder)),
         table.select(["row_id", "text_index", "error"]),
         scores,
@@ -111,6 +109,9 @@ def read_scored(folder: str | Path, *, per: str = "text", aggregate: str = "mean
         image_names,
         samples,
     )
+    if compare:
+        _compare(scored, compare, options)
+    return scored
 
 
 def _samples(
@@ -147,10 +148,8 @@ def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     return coded.indices.to_numpy().astype(np.int32), coded.dictionary
 
 
-def compare_with(scored: Scored, folder: str | Path, aggregate: str = "mean", partial: bool = False) -> str:
-    """Adds other scores of the same input as `samples.other`; returns the name of their scorer. Scores of another
-    input are a [`DataError`].
-    """
+def _compare(scored: Scored, folder: str | Path, options: SampleOptions) -> None:
+    """Adds other scores of the same input as `samples.other`."""
     manifest = read_manifest(folder)
     for key in SAME_ROWS:
         if manifest.get(key) != scored.manifest.get(key):
@@ -160,14 +159,14 @@ def compare_with(scored: Scored, folder: str | Path, aggregate: str = "mean", pa
                 key,
                 str(folder),
             )
-    other = read_scores(folder, ("row_id", "text_index", "score"), partial=partial)
+    other = read_scores(folder, ("row_id", "text_index", "score"), partial=options.allow_partial)
     lines = scored.lines.select(["row_id", "text_index"])
     if not lines.equals(other.select(["row_id", "text_index"])):
         lines = lines.append_column("position", pa.array(np.arange(len(lines))))
         other = lines.join(other, ["row_id", "text_index"]).sort_by("position")
     scores = pc.fill_null(other["score"], float("nan")).to_numpy().astype(np.float32)
-    scored.samples.other = cut.sample_scores(scored.sample, scores, scored.complete, aggregate)
-    return scorer_name(manifest)
+    scored.samples.other = cut.sample_scores(scored.sample, scores, scored.complete, options.aggregate)
+    scored.compared = scorer_name(manifest)
 
 
 def scorer_name(manifest: Mapping[str, Any]) -> str:
@@ -239,38 +238,34 @@ class LeftOut:
     notes: list[str] = field(default_factory=list)
 
 
-def leave_out(
-    scored: Scored, excluded: Sequence[str], *, exclude_near: bool, dedup: str, distance: int, cache: Path | None
-) -> LeftOut:
-    """Marks samples whose image is in an evaluation set (`PATH` or `PATH:SPLIT`), then copies, then all but the best
-    of near-duplicate images; their `status` is changed.
-
-    `exclude_near` drops near-duplicates of evaluation images too, `dedup` is `"none"`, `"exact"` or `"near"`,
-    `distance` the bits by which perceptual hashes of near-duplicates differ at most, `cache` a folder that keeps what
-    is known of each picture.
+def leave_out(scored: Scored, options: CurateOptions) -> LeftOut:
+    """Marks samples whose image is in an evaluation set, then copies, then all but the best of near-duplicate images;
+    their `status` is changed.
     """
-    left = LeftOut()
-    evaluation = near_duplicates.look_at_evaluation(excluded, scored.options, exclude_near)
-    if excluded or dedup == "near":
-        pictures = _pictures(scored, dedup == "near" or exclude_near, cache, left)
-    if excluded:
+    left, near, distance = LeftOut(), options.exclude_near, options.near_distance
+    evaluation = near_duplicates.look_at_evaluation(options.exclude_images_of, scored.options, near)
+    if options.exclude_images_of or options.dedup == "near":
+        pictures = _pictures(scored, options.dedup == "near" or near, left)
+    if options.exclude_images_of:
         if evaluation.unread:
             left.notes.append(
                 "Evaluation images that could not be decoded and were compared by their bytes only: "
                 f"{evaluation.unread} of {evaluation.images}."
             )
-        matches = near_duplicates.find_in_evaluation(pictures, evaluation, distance if exclude_near else None)
+        matches = near_duplicates.find_in_evaluation(pictures, evaluation, distance if near else None)
         _leave_out_excluded(scored, matches, left)
-    if dedup != "none":
+    if options.dedup != "none":
         _leave_out_copies(scored)
-    if dedup == "near":
+    if options.dedup == "near":
         groups = near_duplicates.group_near_duplicates(pictures, distance)
         _leave_out_near(scored, _codes_of(scored, pictures["image_hash"]), groups, left)
     return left
 
 
-def _pictures(scored: Scored, near: bool, cache: Path | None, left: LeftOut) -> pa.Table:
+def _pictures(scored: Scored, near: bool, left: LeftOut) -> pa.Table:
     """What the images of all candidates look like, see [`near_duplicates.look_at_rows`]."""
+    # Nothing is cached in a folder that only others may write to.
+    cache = scored.folder / "pictures" if os.access(scored.folder, os.W_OK) else None
     candidates = np.flatnonzero(scored.samples.candidates())
     _, first = np.unique(scored.images[candidates], return_index=True)
     first = candidates[np.sort(first)]  # the first sample of every image, in the order of the data

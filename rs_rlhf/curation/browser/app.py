@@ -31,7 +31,7 @@ from ...options import option, to_flags
 from ...runs.page import render, source
 from ...scoring.http import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
 from ..options import SampleOptions
-from ..samples import compare_with, read_scored
+from ..samples import read_scored
 from .images import Pictures
 from .view import Filter, Position, Ranked, drawn, kept_of
 
@@ -297,10 +297,7 @@ def browse(options: BrowseOptions) -> None:
         raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
     listener = listen(options.host, options.port)
     print(f"Reading the scores in {options.scores} …", flush=True)
-    partial = options.allow_partial
-    scored = read_scored(options.scores, per=options.per, aggregate=options.aggregate, partial=partial)
-    other = compare_with(scored, options.compare, options.aggregate, partial) if options.compare else ""
-    ranked = Ranked(scored, other, options.curate_flags())
+    ranked = Ranked(read_scored(options.scores, options, options.compare), options.curate_flags())
     pictures = Pictures(ranked, options.rendering())
     if options.host not in LOCAL:
         print(f"rs-rlhf browse: whoever can reach {options.host} can read the data.", file=sys.stderr)

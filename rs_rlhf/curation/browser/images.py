@@ -19,7 +19,7 @@ from ...data.group import prompt_text
 from ...data.image_text import ImageTextRow
 from ...errors import DataError, ImageError, RequestError
 from ...imagery.raster import read_image
-from ..gallery import cut_off
+from ...runs.report_tables import cut
 from ..near_duplicates import read_rows
 from .view import TEXTS, Ranked
 
@@ -101,7 +101,7 @@ class Pictures:
         """
         row = self.row(number)
         # The last turn of each prompt: the answers before it are texts of the sample themselves.
-        prompts = [cut_off(prompt_text(group.prompt[-1:])) for group in row.groups for _ in group.completions]
+        prompts = [cut(prompt_text(group.prompt[-1:])) for group in row.groups for _ in group.completions]
         lines = self.ranked.sample(number)[1]
         return {
             "images": len(row.images),

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...errors import DataError
+from ...runs.report_tables import cut
 from .. import cut as cuts
 from ..figures import spearman
-from ..gallery import cut_off
 from ..samples import Scored, scorer_name
 from ..shards import existing_shards, read_shard
 
@@ -55,7 +55,7 @@ class Position:
 
 
 class Ranked:
-    """Scored samples sorted by score; compared with `scored.samples.other`, of the scorer `other`, if it is there.
+    """Scored samples sorted by score; compared with `scored.samples.other` if it is there.
 
     The `flags` are those with which `rs-rlhf curate` makes the same samples.
 
@@ -63,7 +63,7 @@ class Ranked:
         DataError: Shards were written since it was read.
     """
 
-    def __init__(self, scored: Scored, other: str = "", flags: Sequence[str] = ()) -> None:
+    def __init__(self, scored: Scored, flags: Sequence[str] = ()) -> None:
         # Not `scored` itself: its columns of text would be most of the memory.
         self.folder, self.manifest, self.options = scored.folder, scored.manifest, scored.options
         self.inputs, self.units, self.samples = scored.inputs, scored.units, scored.samples
@@ -85,7 +85,7 @@ class Ranked:
             Names(names, codes, codes[self.order], codes[first_of_row][row_order], self.scores)
             for codes, names in (self.samples.strata("source"), self.samples.strata("label"))
         )
-        self.other = None if self.samples.other is None else Compared(other, self)
+        self.other = None if self.samples.other is None else Compared(scored.compared, self)
         self._searching = threading.Lock()
         self.select = lru_cache(4)(self._select)
         self.matching = lru_cache(4)(self._matching)
@@ -190,7 +190,7 @@ class Ranked:
         lines = self.shard(shard).slice(start, min(TEXTS, end - begin)).to_pylist()
         for line in lines:
             for key in ("text", "error"):
-                line[key] = line[key] and cut_off(line[key])
+                line[key] = line[key] and cut(line[key])
         return self.shards[shard][0], lines, end - begin
 
 

@@ -23,7 +23,7 @@ from rs_rlhf.curation import cut as cuts
 from rs_rlhf.curation.browser import app as browse
 from rs_rlhf.curation.browser.images import Pictures
 from rs_rlhf.curation.browser.view import DRAWN, Ranked
-from rs_rlhf.curation.options import CurateOptions
+from rs_rlhf.curation.options import CurateOptions, SampleOptions
 from rs_rlhf.curation.samples import read_scored
 from rs_rlhf.curation.shards import read_scores
 from rs_rlhf.errors import RequestError
@@ -269,7 +269,7 @@ def test_comparing_two_scorers(page, scores, others):
 def test_conversations_by_their_worst_turn_and_rows_as_a_whole(scores):
     flags = ["--per", "row", "--aggregate", "min"]
     for aggregate, function in (("min", np.min), ("mean", np.mean)):
-        ranked = Ranked(read_scored(scores, aggregate=aggregate))
+        ranked = Ranked(read_scored(scores, SampleOptions(aggregate=aggregate)))
         assert ranked.scores.tolist() == [sample["score"] for sample in by_hand(scores, function)[1]]
     with Browsing(scores, *flags) as page:
         lines = [line for line in read_scores(scores).to_pylist() if line["score"] is not None]
