@@ -14,9 +14,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, ImageSource
 from ..runs.files import replacing
 from ..runs.progress import progress
+from ..scoring.base import ahead
 from .options import FARTHEST
 
 SCHEMA = pa.schema(
@@ -47,7 +46,6 @@ SCHEMA = pa.schema(
     ]
 )
 PART = 4096  # images after which their hashes are cached
-AT_ONCE = 64  # rows, which hold their encoded images
 _FLAT = np.array([0, 1 << 63], np.uint64)  # the hashes of a picture of a single colour
 _PAIRS = 1 << 22  # pairs compared at once: 32 MB
 
@@ -196,14 +194,13 @@ def look_at_rows(
             return line | {"error": str(error)}
         return line | ({"hashes": hashes} if near else {})
 
-    rows = read_rows(inputs, units, row_ids)
     tables = [known]
     lines: list[dict[str, Any]] = []
     try:
-        with progress(len(row_ids), 0, "decoding images") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-            while chunk := list(islice(rows, AT_ONCE)):
-                lines += pool.map(look, chunk)
-                advance(len(chunk))
+        with progress(len(row_ids), 0, "decoding images") as advance:
+            for line in ahead(look, read_rows(inputs, units, row_ids), os.cpu_count() or 1):
+                lines.append(line)
+                advance(1)
                 if len(lines) >= PART:
                     tables.append(_cache(lines, folder))
                     lines = []
@@ -256,31 +253,28 @@ def look_at_evaluation(sets: Sequence[str], options: ImageOptions, near: bool) -
     compared by its bytes.
     """
 
-    def look(row: Mapping[str, Any]) -> tuple[str, list[str], list[int]]:
+    def look(row: Mapping[str, Any]) -> tuple[str, str, list[str], list[int]]:
         where = row.get("where", row["id"])
         digest = encoded_hash(row["image"], where=where)
         for reading in (replace(options, image_root=None), ImageOptions()):
             try:
-                return digest, *_hashes_of([row["image"]], reading, where, near)
+                return row["id"], digest, *_hashes_of([row["image"]], reading, where, near)
             except ImageError:
                 continue
-        return digest, [], []
+        return row["id"], digest, [], []
 
     evaluation = Evaluation()
     hashes: list[int] = []
     for path in sets:
         rows = load_images(*split_of(path))
-        with progress(len(rows), 0, f"images of {path}") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(rows), AT_ONCE):
-                chunk = rows[start : start + AT_ONCE]
-                for row, (digest, contents, own_hashes) in zip(chunk, pool.map(look, chunk), strict=True):
-                    name = f"{path} {row['id']}"
-                    for content in (digest, *contents):
-                        evaluation.contents.setdefault(content, name)
-                    hashes += own_hashes
-                    evaluation.names += [name] * len(own_hashes)
-                    evaluation.unread += not contents
-                advance(len(chunk))
+        with progress(len(rows), 0, f"images of {path}") as advance:
+            for row_id, digest, contents, own_hashes in ahead(look, rows, os.cpu_count() or 1):
+                for content in (digest, *contents):
+                    evaluation.contents.setdefault(content, f"{path} {row_id}")
+                hashes += own_hashes
+                evaluation.names += [f"{path} {row_id}"] * len(own_hashes)
+                evaluation.unread += not contents
+                advance(1)
         evaluation.images += len(rows)
     evaluation.hashes = np.array(hashes, np.uint64)
     return evaluation

@@ -203,16 +203,15 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
         os.close(lock)
 
 
-def write_shard(shard: Path, columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
+def write_shard(shard: Path, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
     """Writes the scores of a unit, so that they are there whole or not at all, also after a power cut.
 
-    The columns are those of [`SCHEMA`]. The file keeps the facts: `rows`, `texts`, `start` and `stop` (in seconds).
+    The lines have the columns of [`SCHEMA`]. The file keeps the facts: `rows`, `texts`, `start`, `stop` (in seconds).
 
     Raises:
         DataError: It cannot be written, such as on a full disk; nothing of it is left.
     """
-    schema = SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()})
-    table = pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=schema)
+    table = pa.Table.from_pylist(lines, SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()}))
     with _writing(shard), files.replacing(shard, "wb") as file:
         pq.write_table(table, file, compression="zstd")
 

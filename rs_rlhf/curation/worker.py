@@ -27,7 +27,7 @@ from ..imagery.identity import encoded_hash, source_key
 from ..runs.files import drop_leftovers
 from ..runs.progress import progress
 from ..scoring.base import GroupScorer
-from .shards import SCHEMA, claimed, missing_units, reason, shard_path, write_shard
+from .shards import claimed, missing_units, reason, shard_path, write_shard
 
 POLL_SECONDS = 0.5
 FEWEST_ROWS = 100  # with fewer rows, a share of errors says little
@@ -86,9 +86,8 @@ class Work:
             count += len(rows)
             lines += score_rows(rows, self.scorer, self.count_tokens, self.num_workers)
         self._count_errors(count, lines, last)
-        columns = {name: [line[name] for line in lines] for name in SCHEMA.names}
         texts = sum(line["text"] is not None for line in lines)
-        write_shard(shard, columns, {"rows": count, "texts": texts, "start": start, "stop": time.time()})
+        write_shard(shard, lines, {"rows": count, "texts": texts, "start": start, "stop": time.time()})
         return count, texts
 
     def _read(self, number: int) -> Iterator[list[ImageTextRow]]:

@@ -209,7 +209,6 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         return real(source, *others)
 
     monkeypatch.setattr(near_duplicates, "read_image", stopped)
-    monkeypatch.setattr(near_duplicates, "AT_ONCE", 2)
     with pytest.raises(KeyboardInterrupt):
         look_at_rows(source, source.units(9), ids, names, ImageOptions(), near=False, folder=tmp_path / "kept")
     kept = sum(len(pq.read_table(file)) for file in (tmp_path / "kept").iterdir())

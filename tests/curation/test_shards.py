@@ -47,7 +47,7 @@ def settings_of(source, **scorer):
     }
 
 
-def columns(first, count, **other):
+def lines(first, count, **other):
     own = {
         "row_id": [f"rows.jsonl:{i}" for i in range(first, first + count)],
         "text_index": [0] * count,
@@ -60,7 +60,8 @@ def columns(first, count, **other):
         "source": ["rows"] * count,
         "label": [""] * count,
     }
-    return own | other
+    columns = own | other
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def facts(rows, start, stop):
@@ -89,7 +90,7 @@ def test_a_plan_is_made_once_and_kept(source, begun):
 
 def test_other_settings_are_refused_by_name(source, begun, tmp_path):
     folder, manifest = begun
-    write_shard(shard_path(folder, manifest, 2), columns(8, 2), facts(2, 0, 1))
+    write_shard(shard_path(folder, manifest, 2), lines(8, 2), facts(2, 0, 1))
 
     def refusal(**other):
         with pytest.raises(DataError) as error:
@@ -110,7 +111,7 @@ def test_the_same_model_by_another_path_is_the_same(source, tmp_path):
     known = settings_of(source, model="a/model", model_stamp="abc")
     manifest = plan(tmp_path / "o", known, lambda: source.units(4))
     assert plan(tmp_path / "o", settings_of(source, model="../a/model", model_stamp="abc"), lambda: []) == manifest
-    write_shard(shard_path(tmp_path / "o", manifest, 0), columns(0, 4), facts(4, 0, 1))
+    write_shard(shard_path(tmp_path / "o", manifest, 0), lines(0, 4), facts(4, 0, 1))
     with pytest.raises(DataError, match="scorer.model_stamp was 'abc', now 'abd'"):
         plan(tmp_path / "o", settings_of(source, model="a/model", model_stamp="abd"), lambda: [])
     hub = settings_of(source, model="owner/one", model_stamp=None)
@@ -151,14 +152,14 @@ def test_damaged_folders_are_told(source, tmp_path):
 
 def test_shards_come_back_in_order_and_complete(begun):
     folder, manifest = begun
-    write_shard(shard_path(folder, manifest, 2), columns(8, 2), facts(2, 10, 12))
-    write_shard(shard_path(folder, manifest, 0), columns(0, 4), facts(4, 0, 5))
+    write_shard(shard_path(folder, manifest, 2), lines(8, 2), facts(2, 10, 12))
+    write_shard(shard_path(folder, manifest, 0), lines(0, 4), facts(4, 0, 5))
     assert missing_units(manifest, folder) == [1]
     with pytest.raises(DataError, match="1 of 3 shards are missing; the same `rs-rlhf score` command resumes"):
         read_scores(folder)
     part = read_scores(folder, ["row_id", "score"], partial=True)
     assert part.column_names == ["row_id", "score"] and part["score"].to_pylist() == [0, 0.125, 0.25, 0.375, 1, 1.125]
-    write_shard(shard_path(folder, manifest, 1), columns(4, 4), facts(4, 4, 9))
+    write_shard(shard_path(folder, manifest, 1), lines(4, 4), facts(4, 4, 9))
     whole = read_scores(folder)
     assert whole.schema == SCHEMA and whole["row_id"].to_pylist() == [f"rows.jsonl:{i}" for i in range(10)]
     assert shard_facts(read_shard(shard_path(folder, manifest, 1))) == facts(4, 4, 9)
@@ -172,9 +173,9 @@ def test_the_summary_counts_reasons_and_the_time_that_was_worked(begun):
         "error": ["image 'a.png': no such file", None, "image 'b.png': no such file", "12 tokens"],
         "score": [None, 1.0, None, None],
     }
-    write_shard(shard_path(folder, manifest, 0), columns(0, 4, **errors), facts(4, 0, 5))
-    write_shard(shard_path(folder, manifest, 1), columns(4, 4), facts(4, 4, 9))
-    write_shard(shard_path(folder, manifest, 2), columns(8, 2), facts(2, 20, 21))
+    write_shard(shard_path(folder, manifest, 0), lines(0, 4, **errors), facts(4, 0, 5))
+    write_shard(shard_path(folder, manifest, 1), lines(4, 4), facts(4, 4, 9))
+    write_shard(shard_path(folder, manifest, 2), lines(8, 2), facts(2, 20, 21))
     summary = summarize(folder, manifest)
     assert (summary["rows"], summary["texts"], summary["failed_texts"], summary["shards"]) == (10, 7, 3, 3)
     assert (summary["seconds"], summary["process_seconds"], summary["texts_per_second"]) == (10, 11, 1)
@@ -194,7 +195,7 @@ def test_reasons_leave_out_what_differs():
 def test_a_damaged_shard_is_named_and_can_be_made_anew(begun):
     folder, manifest = begun
     for i, (first, count) in enumerate([(0, 4), (4, 4), (8, 2)]):
-        write_shard(shard_path(folder, manifest, i), columns(first, count), facts(count, 0, 1))
+        write_shard(shard_path(folder, manifest, i), lines(first, count), facts(count, 0, 1))
     shard = shard_path(folder, manifest, 1)
     shard.write_bytes(shard.read_bytes()[:-40])
     for read in (read_scores, lambda folder: summarize(folder, manifest)):
@@ -249,7 +250,7 @@ from rs_rlhf.curation.shards import SCHEMA, write_shard, write_json
 from rs_rlhf.errors import DataError
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-texts = {name: [None] * 500 for name in SCHEMA.names} | {"text": [f"{i ** 9}" for i in range(500)]}
+texts = [dict.fromkeys(SCHEMA.names) | {"text": f"{i ** 9}"} for i in range(500)]
 for write in (lambda: write_shard(folder / "scores-00000-of-00001.parquet", texts, {}),
               lambda: write_json(folder / "summary.json", {"a": "b" * 5000})):
     try:
