@@ -54,7 +54,6 @@ def main(demo: DemoOptions) -> None:
     train_captioner(out, demo)
     before = _report(out, out / "start", demo.seed)
     _say("3/6", "training the score model on preference pairs and the captioner's own mistakes")
-    sample_mistakes(out, demo)
     train_score_model(out, demo)
     _say("4/6", "scoring held-out pairs")
     after = _report(out, out / "reward", demo.seed)
@@ -95,12 +94,11 @@ def prepare(out: Path, demo: DemoOptions) -> None:
     from ..data import scenes
     from ..data.captioned_images import image_texts
     from ..models.tiny_vlm import save_tiny_vlm
-    from .data.pairs import PairsOptions, make_pairs
 
-    scenes.write_scenes(str(out / "scenes"), demo.train_scenes, demo.validation_scenes, demo.seed, 112)
+    folder = out / "scenes"
+    scenes.write_scenes(str(folder), demo.train_scenes, demo.validation_scenes, demo.seed, 112)
     for split, seed in (("train", demo.seed), ("validation", demo.seed + 1)):
-        output = out / "scenes" / f"{split}_pairs.jsonl"
-        make_pairs(PairsOptions(input=str(out / "scenes"), split=split, seed=seed, output=output))
+        _run("data pairs", input=folder, split=split, seed=seed, output=folder / f"{split}_pairs.jsonl")
     save_tiny_vlm(
         out / "init",
         hidden_size=96,
@@ -111,14 +109,19 @@ def prepare(out: Path, demo: DemoOptions) -> None:
         min_pixels=112 * 112,
         max_pixels=112 * 112,
         vocab_size=800,
-        texts=image_texts(f"{out / 'scenes'}:train"),
+        texts=image_texts(f"{folder}:train"),
     )
 
 
-def _options(out: Path, demo: DemoOptions, steps: int) -> dict[str, Any]:
-    """Options common to both trainings."""
-    return {
-        "output_dir": str(out),
+def _run(command: str, **options: object) -> None:
+    """Runs a command with flags of these names."""
+    run(command, [text for name, value in options.items() for text in (f"--{name}", str(value))])
+
+
+def _train(command: str, out: Path, demo: DemoOptions, steps: int, **options: object) -> None:
+    """Runs a training command with the options that all of them share, and those that are given."""
+    common: dict[str, object] = {
+        "output_dir": out,
         "max_steps": steps,
         "per_device_train_batch_size": demo.batch_size,
         "per_device_eval_batch_size": 2 * demo.batch_size,
@@ -135,95 +138,70 @@ def _options(out: Path, demo: DemoOptions, steps: int) -> dict[str, Any]:
         "report_to": "none",
         "seed": demo.seed,
     }
+    _run(command, **common | options)
 
 
 def train_captioner(out: Path, demo: DemoOptions) -> None:
     """Trains the captioner, and saves it with a new head as the score model's start."""
     import torch
     from transformers import AutoProcessor
-    from trl import ModelConfig
 
     from ..models.score_model import ScoreModel
-    from ..trainers.options import SFTScriptArguments
-    from ..trainers.sft import VisionSFTConfig
-    from . import sft as train_sft
 
-    options = VisionSFTConfig(**_options(out / "captioner", demo, demo.captioner_steps), augment=True)
-    script = SFTScriptArguments(dataset_name=str(out / "scenes"))
-    train_sft.main(script, options, ModelConfig(model_name_or_path=str(out / "init")))
+    data = {"dataset_name": out / "scenes", "model_name_or_path": out / "init"}
+    _train("sft", out / "captioner", demo, demo.captioner_steps, **data, augment=True)
     torch.manual_seed(demo.seed)
     ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
     AutoProcessor.from_pretrained(out / "captioner").save_pretrained(out / "start")
 
 
-def sample_mistakes(out: Path, demo: DemoOptions) -> None:
-    """Samples the captioner on the training scenes; its wrong answers, and other classes, become rejected."""
-    from ..preferences.mistakes import SamplePairsOptions, sample_pairs
-
+def train_score_model(out: Path, demo: DemoOptions) -> None:
+    """Samples the captioner on the training scenes; its wrong answers, and other classes, are among the rejected."""
     scenes = out / "scenes"
-    options = SamplePairsOptions(
-        policy=str(out / "captioner"),
-        input=str(scenes),
-        split="train",
-        output=scenes / "train_mistakes.jsonl",
-        form="list",
-        choices_extra=4,
-        max_new_tokens=12,
-        seed=demo.seed,
-    )
-    sample_pairs(options)
+    pairs, mistakes = scenes / "train_pairs.jsonl", scenes / "train_mistakes.jsonl"
+    sampled = {"policy": out / "captioner", "input": scenes, "split": "train", "output": mistakes, "form": "list"}
+    _run("data sample-pairs", **sampled, choices_extra=4, max_new_tokens=12, seed=demo.seed)
+    data = {"dataset_name": f"{pairs},{mistakes}", "model_name_or_path": out / "start", "ranked_rejected": False}
+    _train("reward", out / "reward", demo, demo.reward_steps, **data, learning_rate=1e-3)
 
 
 def train_policy(out: Path, demo: DemoOptions) -> None:
     """Trains the captioner by GRPO with the score model; the scenes' classes are only looked at by the audit."""
-    from trl import ModelConfig
-
-    from ..trainers.grpo import VisionGRPOConfig
-    from ..trainers.options import GRPOScriptArguments
-    from . import grpo as train_grpo
-
-    common = _options(out / "grpo", demo, demo.grpo_steps)
-    common |= {"learning_rate": 2e-4, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 5}
-    common |= {"per_device_train_batch_size": 64, "num_generations": 8, "max_completion_length": 12, "beta": 0.02}
-    options = VisionGRPOConfig(
-        **common | {"eval_strategy": "steps", "eval_steps": max(1, demo.grpo_steps // 3), "eval_on_start": True},
+    _train(
+        "grpo",
+        out / "grpo",
+        demo,
+        demo.grpo_steps,
+        model_name_or_path=out / "captioner",
+        score_model=out / "reward",
+        dataset_name=out / "scenes",
+        dataset_train_split="train",
+        dataset_test_split="validation",
+        learning_rate=2e-4,
+        lr_scheduler_type="constant_with_warmup",
+        logging_steps=5,
+        per_device_train_batch_size=64,
+        num_generations=8,
+        max_completion_length=12,
+        beta=0.02,
+        eval_strategy="steps",
+        eval_steps=max(1, demo.grpo_steps // 3),
+        eval_on_start=True,
         num_generations_eval=1,
-        score_model=str(out / "reward"),
         validation_prompts=demo.validation_scenes,
         audit_steps=10,
     )
-    script = GRPOScriptArguments(
-        dataset_name=str(out / "scenes"),
-        dataset_train_split="train",
-        dataset_test_split="validation",
-    )
-    train_grpo.main(script, options, ModelConfig(model_name_or_path=str(out / "captioner")))
 
 
 def evaluate_policy(out: Path, demo: DemoOptions) -> None:
     """Evaluates on the held-out scenes with `rs-rlhf eval` and `rs-rlhf best-of-n`; the run's report shows it."""
-    asked = ["--task", "scenes", "--data_root", str(out)]
+    asked = {"task": "scenes", "data_root": out}
     for name, model in (("base policy", "captioner"), ("with GRPO", "grpo")):
-        run("eval run", ["--model", str(out / model), *asked, "--out", str(out / "grpo" / "eval" / name)])
-    sampled = ["-n", "8", "--temperature", "1", "--top_p", "1", "--max_new_tokens", "12", "--seeds", str(demo.seed)]
+        _run("eval run", model=out / model, **asked, out=out / "grpo" / "eval" / name)
     place = out / "grpo" / "eval" / "best of n, base policy"
-    models = ["--policy", str(out / "captioner"), "--score_model", str(out / "reward")]
-    run("best-of-n", [*models, *asked, *sampled, "--out", str(place)])
+    sampling = {"n": 8, "temperature": 1, "top_p": 1, "max_new_tokens": 12, "seeds": demo.seed}
+    _run("best-of-n", policy=out / "captioner", score_model=out / "reward", **asked, **sampling, out=place)
     shutil.copy(place / "best_of_n.png", out / "best_of_n.png")
-
-
-def train_score_model(out: Path, demo: DemoOptions) -> None:
-    """Trains the score model."""
-    from trl import ModelConfig
-
-    from ..trainers.options import RewardScriptArguments
-    from ..trainers.reward import VisionRewardConfig
-    from . import reward as train_reward
-
-    options = _options(out / "reward", demo, demo.reward_steps) | {"learning_rate": 1e-3, "ranked_rejected": False}
-    files = [str(out / "scenes" / name) for name in ("train_pairs.jsonl", "train_mistakes.jsonl")]
-    script = RewardScriptArguments(dataset_name=",".join(files))
-    train_reward.main(script, VisionRewardConfig(**options), ModelConfig(model_name_or_path=str(out / "start")))
 
 
 def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:
