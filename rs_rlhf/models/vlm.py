@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     return model, path
 
 
-def hub_config(path: str, kwargs: dict[str, Any]) -> PreTrainedConfig:
+def hub_config(path: str, kwargs: Mapping[str, Any]) -> PreTrainedConfig:
     """Loads a checkpoint's config with those of `from_pretrained`'s arguments that choose a revision and a cache."""
     from transformers import AutoConfig
 

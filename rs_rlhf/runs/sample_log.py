@@ -40,7 +40,11 @@ class SampleLog:
             cut_torn_line(path)
         entries = read_lines(path) if path.exists() else []
         if entries and entries[0] != head and not anew:
-            self._refuse(entries[0]["settings"], head["settings"])
+            old, new = entries[0]["settings"], head["settings"]
+            differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+            changes = ", ".join(f"{key} ({old.get(key)!r:.40} then, {new.get(key)!r:.40} now)" for key in differ)
+            told = f"{path} was begun with other settings: {changes}; delete it, set them back, or pass --overwrite."
+            raise OptionError(told, differ[0])
         if not entries or entries[0] != head:
             path.write_bytes(b"")
             append_lines(path, [head])
@@ -56,14 +60,6 @@ class SampleLog:
     def beside(cls, output: Path, settings: Mapping[str, Any], by: str = "", anew: bool = False) -> SampleLog:
         """Opens the log of an output, `OUTPUT.partial`."""
         return cls(output.with_name(output.name + ".partial"), settings, by, anew)
-
-    def _refuse(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        changes = ", ".join(f"{key} ({old.get(key)!r:.40} then, {new.get(key)!r:.40} now)" for key in differ)
-        raise OptionError(
-            f"{self.path} was begun with other settings: {changes}; delete it, set them back, or pass --overwrite.",
-            differ[0],
-        )
 
     def add_answers(self, rows: Sequence[int], answers: Sequence[Sequence[str]]) -> None:
         """Records a batch."""

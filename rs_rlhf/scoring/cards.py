@@ -86,10 +86,9 @@ def not_loaded(path: str, error: OSError) -> DeclarationError:
 
 def refuse_headless(path: str, kwargs: Mapping[str, Any]) -> None:
     """Refuses a checkpoint whose architecture has no score head."""
-    from transformers import AutoConfig
+    from ..models.vlm import hub_config
 
-    hub = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token", "cache_dir") if k in kwargs}
-    architectures = AutoConfig.from_pretrained(path, **hub).architectures or []
+    architectures = hub_config(path, kwargs).architectures or []
     if not {"ScoreModel", "Qwen2Reward"} & set(architectures):
         raise ModelError(
             f"{path} is not a score model (architectures {architectures}): its head would be random. Train one with "

@@ -27,6 +27,7 @@ from ..imagery.identity import source_key
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
 from ..models.pixel_budget import fit_pixel_budget
+from ..models.policies.chat_client import retry_after
 from .base import ScoreTexts, ahead, raise_first, scoring_progress
 from .cards import filled_options
 from .http import TOKEN, error_from, needs_options, sentence_of
@@ -240,7 +241,7 @@ class RemoteScorer(ScoreTexts):
                     raise ScorerUnavailable(cause)
                 if reply.status_code < 500 and reply.status_code not in (408, 429):
                     raise DataError(f"the reward server refused the request ({reply.status_code}): {_reason(reply)}")
-                wait = max(wait, _retry_after(reply))
+                wait = max(wait, retry_after(reply.headers))
         raise ScorerUnavailable(f"no reward server answered in {self.retries + 1} tries; the last: {cause}")
 
     def _connections(self) -> httpx.Client:
@@ -279,10 +280,3 @@ def _reason(reply: httpx.Response) -> str:
         return sentence_of(json.loads(reply.content)["error"])
     except (ValueError, KeyError, TypeError):
         return sentence_of(reply.reason_phrase or "no reason given")
-
-
-def _retry_after(reply: httpx.Response) -> float:
-    try:
-        return max(0.0, float(reply.headers.get("retry-after", 0)))
-    except ValueError:
-        return 0.0

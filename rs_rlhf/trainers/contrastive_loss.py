@@ -202,6 +202,3 @@ def _replayed(state: tuple[torch.Tensor, torch.Tensor | None], inputs: Mapping[s
         if state[1] is not None:
             torch.get_device_module(device).set_rng_state(state[1], device)
         yield
-
-
-__all__ = ["MAX_LOG_SCALE", "cached_backward", "contrastive_loss", "encode", "gather", "same_pairs"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate.utils import is_peft_model
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_utils import TrainOutput
@@ -82,34 +82,14 @@ class VisionTrainerMixin(ResumeMixin):
 
     eval_collator: DataCollator
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Puts the collator that does not augment in place."""
-        train_collator, self.data_collator = self.data_collator, self.eval_collator
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Gives the loaders of evaluation and `predict` the collator that does not augment."""
+        train_collator = self.data_collator
+        self.data_collator = train_collator if kwargs.get("is_training") else self.eval_collator
         try:
-            yield
+            return super()._get_dataloader(*args, **kwargs)
         finally:
             self.data_collator = train_collator
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Returns the evaluation loader, whose collator does not augment."""
-        with self._evaluating():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Returns the loader of `predict`, whose collator does not augment."""
-        with self._evaluating():
-            return super().get_test_dataloader(test_dataset)
-
-    def fresh_eval_dataloader(self, dataset: Dataset) -> DataLoader:
-        """Returns a loader of this data set; with persistent workers `get_eval_dataloader` gives its first one."""
-        with self._evaluating():
-            return self._get_dataloader(
-                dataset=dataset,
-                description="Evaluation",
-                batch_size=self.args.eval_batch_size,
-                sampler_fn=self._get_eval_sampler,  # type: ignore[arg-type]
-            )
 
 
 class HasEpoch(Protocol):

@@ -281,7 +281,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
         if not len(shuffled):
             return None
         self._records["eval"] = []
-        for inputs in self.fresh_eval_dataloader(shuffled):
+        for inputs in self.get_test_dataloader(shuffled):
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
                 scores, _ = self._score(self.model_wrapped if self.is_deepspeed_enabled else self.model, inputs)

@@ -356,7 +356,7 @@ def test_shuffle_gap_with_persistent_workers(images, tiny_vlm, tmp_path):
     trainer = VisionRewardTrainer(tiny_vlm, options, train_dataset=data, eval_dataset=data)
     list(trainer.get_eval_dataloader())
     shuffled = ShuffledImages(trainer.eval_dataset, limit=100, seed=0)
-    loader = trainer.fresh_eval_dataloader(shuffled)
+    loader = trainer.get_test_dataloader(shuffled)
     assert loader.dataset is shuffled and loader.collate_fn is trainer.eval_collator
 
 

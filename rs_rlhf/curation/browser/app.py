@@ -64,15 +64,6 @@ class BrowseOptions(SampleOptions, RenderingOptions):
         None, "Images of more pixels are refused before they are decoded; by default as when they were scored."
     )
 
-    def rendering(self) -> dict[str, Any]:
-        """Returns the image options that are set; they override those of the scores."""
-        names = RenderingOptions.__dataclass_fields__
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def curate_flags(self) -> list[str]:
-        """Returns the flags with which `rs-rlhf curate` cuts the same samples."""
-        return to_flags(self, [field.name for field in fields(SampleOptions)])
-
 
 def _parameters(request: Any, *known: str) -> dict[str, str]:
     query: Mapping[str, str] = request.query_params
@@ -297,8 +288,10 @@ def browse(options: BrowseOptions) -> None:
         raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
     listener = listen(options.host, options.port)
     print(f"Reading the scores in {options.scores} …", flush=True)
-    ranked = Ranked(read_scored(options.scores, options, options.compare), options.curate_flags())
-    pictures = Pictures(ranked, options.rendering())
+    flags = to_flags(options, [field.name for field in fields(SampleOptions)])
+    ranked = Ranked(read_scored(options.scores, options, options.compare), flags)
+    rendering = {field.name: getattr(options, field.name) for field in fields(RenderingOptions)}
+    pictures = Pictures(ranked, {name: value for name, value in rendering.items() if value is not None})
     if options.host not in LOCAL:
         print(f"rs-rlhf browse: whoever can reach {options.host} can read the data.", file=sys.stderr)
     _serve(create_app(ranked, pictures, options.host not in LOCAL), listener, ranked.title)

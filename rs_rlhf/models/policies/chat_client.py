@@ -88,7 +88,7 @@ class ChatClient:
                 detail = f"answers {status} ({error.response.text.strip()[:200] or error.response.reason_phrase})"
                 if status < 500 and status not in (408, 429):
                     raise EndpointError(f"{self.address} {detail}", status) from None
-                asked_wait = _seconds(error.response.headers.get("retry-after"))
+                asked_wait = retry_after(error.response.headers)
             except APIConnectionError as error:
                 cause = error.__cause__ or error
                 detail, status, asked_wait = f"cannot be reached ({type(cause).__name__}: {cause})", None, 0.0
@@ -139,8 +139,9 @@ def _content(reply: str, address: str) -> str:
     return content
 
 
-def _seconds(value: str | None) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Returns the seconds that a server asks a client to wait; 0 if it does not, or in another form."""
     try:
-        return max(0.0, float(value or 0))
+        return max(0.0, float(headers.get("retry-after", 0)))
     except ValueError:
         return 0.0
