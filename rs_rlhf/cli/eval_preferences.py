@@ -37,7 +37,7 @@ def main(options: EvalPreferencesOptions) -> None:
 
     data, root = load_with_images(options.preferences, options.split, options.image_root)
     data = data.select(draw_rows(len(data), options.limit, options.seed))
-    image_options = replace(options.image_options(), image_root=root)
+    image_options = replace(options.reader_options(), image_root=root)
     scorer = load_scorer(options.model, image_options, token_budget=options.token_budget)
     groups = [group_from_row(row) for row in data]
     report = evaluate_preferences(

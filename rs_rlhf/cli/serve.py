@@ -58,7 +58,7 @@ def main(options: ServeOptions) -> None:
 
     names = ("device", "prompt_form", "min_pixels", "max_pixels", "token_budget")
     given = {name: getattr(options, name) for name in names} | ({"dtype": options.dtype} if options.dtype else {})
-    scorer = Scorer.from_pretrained(options.model, image_options=options.image_options(), **given)
+    scorer = Scorer.from_pretrained(options.model, image_options=options.reader_options(), **given)
     scorer.collator.max_length = options.max_length
     token = os.environ.get(TOKEN) or None
     if token is None and options.host not in LOCAL:

@@ -41,7 +41,7 @@ class ScoreStage:
 
     def __init__(self, options: Mapping[str, Any], id_column: str, image_root: str, source: str) -> None:
         parsed = stage_options(options)
-        self.scorer = load_scorer(parsed, parsed.image_options(), process_device())
+        self.scorer = load_scorer(parsed, parsed.reader_options(), process_device())
         self.count_tokens = token_counter(self.scorer)
         self.columns = Columns(parsed.named_columns())
         self.num_workers = parsed.num_workers

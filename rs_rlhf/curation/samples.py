@@ -24,8 +24,7 @@ import pyarrow.compute as pc
 from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import ImageTexts, Unit
 from ..errors import DataError
-from ..imagery.sources import ImageOptions
-from ..scoring.load import READING_FLAGS
+from ..imagery.options import RENDERING, ImageOptions
 from . import cut, near_duplicates
 from .options import CurateOptions, SampleOptions
 from .shards import existing_shards, missing_units, open_scored, read_manifest, read_scores, read_shard
@@ -93,7 +92,7 @@ def read_scored(folder: str | Path, options: SampleOptions | None = None, compar
     scores = pc.fill_null(table["score"], float("nan")).to_numpy()
     images, image_names = _coded(table["image_hash"])
     samples = _samples(table, starts, sample, scores, cut.sample_scores(sample, scores, whole, options.aggregate))
-    reading = {name: manifest["scorer"].get(name) for name in READING_FLAGS}
+    reading = {name: manifest["scorer"].get(name) for name in RENDERING}
     scored = Scored(
         Path(folder),
         manifest,

@@ -81,7 +81,7 @@ class ScoreOptions(ScorerOptions, RenderingOptions, ColumnOptions):
         if self.image_root is not None:
             settings["image_root"] = os.path.abspath(self.image_root)
         settings["columns"] = self.named_columns() or None
-        return settings | {"scorer": scorer_settings(self, self.image_options()), "stamp": stamp}
+        return settings | {"scorer": scorer_settings(self, self.reader_options()), "stamp": stamp}
 
 
 def stage_options(given: Mapping[str, Any]) -> ScoreOptions:
@@ -126,7 +126,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
             return _conclude(folder)
     # If it does not load, nothing is written. The reader needs no root: paths have been resolved inside theirs.
     device = process_device() if options.scorer in READ_BY["model"] else None  # the baselines do without torch
-    scorer = load_scorer(options, options.image_options(), device)
+    scorer = load_scorer(options, options.reader_options(), device)
     with planned(folder, settings, units) as manifest:
         counter, workers = token_counter(scorer), options.num_workers
         Work(source, manifest, folder, scorer, counter, workers, options.max_error_fraction).run()

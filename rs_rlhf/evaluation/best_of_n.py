@@ -39,7 +39,7 @@ TASKS = ("classification", "vqa", "choice")  # what has one short right answer
 SETTINGS = (
     *("policy", "limit", "n", "temperature", "top_p", "max_new_tokens", "token_budget"),
     *("dtype", "min_pixels", "max_pixels", "core_only"),
-    *("image_hosts", "max_image_pixels", "bands", "stretch", "stretch_range", "nodata"),
+    *("image_hosts", "max_image_pixels", "bands", "stretch", "stretch_range", "nodata", "image_options"),
 )
 METHODS = {
     "score": "best score",
@@ -62,7 +62,7 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     sizes, benchmark = _checked(options)
     paths = data_paths(options.data, [benchmark.name])
     task = read_task(benchmark, options.data_root, paths, core_only=options.core_only, limit=options.limit)
-    settings = {name: getattr(options, name) for name in SETTINGS}
+    settings = options.recorded(SETTINGS)
     settings |= {"policy_hash": model_stamp(options.policy)}
     settings |= {"task": benchmark.name, "dataset_hash": task.data_hash}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _sample(rows: Sequence[QuestionRow], settings: Settings, files: dict[int, Pa
             continue
         policy = policy or load_policy(
             options.policy,
-            image_options=options.image_options(),
+            image_options=options.reader_options(),
             min_pixels=options.min_pixels,
             max_pixels=options.max_pixels,
             dtype=options.dtype,
@@ -164,7 +164,7 @@ def _scored(
         log = SampleLog(path, {**settings, "seed": seed}, by)
         if len(log.scores) < len(rows):
             chosen = ScorerOptions(scorer=kind, model=model, dtype=options.dtype)
-            scorer = scorer or load_scorer(chosen, options.image_options())
+            scorer = scorer or load_scorer(chosen, options.reader_options())
             what = "CLIP scores" if kind == "clip" else "Scoring"
             score_answers(log, groups, scorer, f"{what}, seed {seed}")
         scores[seed] = [log.scores[i] for i in range(len(rows))]

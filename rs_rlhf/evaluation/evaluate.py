@@ -93,7 +93,7 @@ def _checked(options: EvalOptions) -> tuple[list[Benchmark], str]:
 
 
 def _load(model_type: str, options: EvalOptions) -> Any:
-    model, image_options = str(options.model), options.image_options()  # without a root: paths are whole by now
+    model, image_options = str(options.model), options.reader_options()  # without a root: paths are whole by now
     pixels: dict[str, Any] = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
     if model_type == "vlm":
         from ..models.policies.load import load_policy
@@ -117,7 +117,7 @@ def _load(model_type: str, options: EvalOptions) -> Any:
 def _load_scorer(model: str, options: EvalOptions, **pixels: Any) -> Any:
     from ..scoring.load import load_scorer
 
-    return load_scorer(model, options.image_options(), dtype=options.dtype, **pixels)
+    return load_scorer(model, options.reader_options(), dtype=options.dtype, **pixels)
 
 
 def _protocol(model_type: str, model: Loaded, scorer: Loaded | None, task: Task, options: EvalOptions) -> Protocol:
@@ -126,7 +126,7 @@ def _protocol(model_type: str, model: Loaded, scorer: Loaded | None, task: Task,
     if model_type == "clip":
         return clip_protocol(task.benchmark, model, task.rows, options.batch_size or 64)
     if model_type == "score":
-        return score_protocol(task.benchmark, model, options.seed, options.image_options())
+        return score_protocol(task.benchmark, model, options.seed, options.reader_options())
     thinks = options.system_prompt == "think-answer"
     longest = options.max_new_tokens or (1024 if thinks else task.benchmark.max_new_tokens)
     sampling = SamplingOptions.from_command(options, max_new_tokens=longest)

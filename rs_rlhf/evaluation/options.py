@@ -42,10 +42,8 @@ class BenchmarkOptions(DataOptions, PixelOptions, ReadingOptions):
 
     def reading(self) -> dict[str, Any]:
         """Returns the options of reading images that differ from their defaults."""
-        given = {entry.name: getattr(self, entry.name) for entry in fields(ReadingOptions)}
-        return {
-            entry.name: given[entry.name] for entry in fields(ReadingOptions) if given[entry.name] != entry.default
-        }
+        defaults = {entry.name: entry.default for entry in fields(ReadingOptions)}
+        return {name: value for name, value in self.recorded(list(defaults)).items() if value != defaults[name]}
 
 
 @dataclass(kw_only=True)

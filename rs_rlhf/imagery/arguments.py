@@ -6,11 +6,12 @@ inherit [`ImageArguments`], so that a recipe can set them. Left out: anything th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from ..options import option
-from .sources import ImageOptions
+from .options import ImageOptions, read_sensors
 
 
 @dataclass(kw_only=True)
@@ -24,8 +25,14 @@ class RenderingOptions:
         None, "Percentiles (default 2 98), or the values mapped to 0 and 255 if fixed."
     )
     nodata: float | None = option(None, "Value of missing pixels; by default what the file says.")
+    image_options: str | None = option(
+        None,
+        "YAML file of how the images of each sensor are read: names, and below each `path` (patterns), `bands`, "
+        "`stretch`, `stretch_range` and `nodata`. Other images are read as the other options say.",
+        metavar="FILE",
+    )
 
-    def image_options(self) -> ImageOptions:
+    def reader_options(self) -> ImageOptions:
         """Returns the reader's options.
 
         Raises:
@@ -37,6 +44,22 @@ class RenderingOptions:
             stretch=self.stretch,
             stretch_range=cast("Any", tuple(self.stretch_range)) if self.stretch_range else None,  # its length: there
             nodata=self.nodata,
+            sensors=self._sensors(),
+        )
+
+    def _sensors(self) -> Any:
+        given: Any = self.image_options  # also what `recorded` gave
+        return read_sensors(given) if isinstance(given, str) else given
+
+    def recorded(self, names: Sequence[str]) -> dict[str, Any]:
+        """Returns the named options for a record of what was done, such as the head of a log.
+
+        `image_options` is recorded by what the file says, which may change, and left out if it is not given.
+        """
+        values = {name: getattr(self, name) for name in names}
+        sensors = ImageOptions(sensors=self._sensors()).recorded()["sensors"] if "image_options" in names else None
+        return {name: value for name, value in values.items() if name != "image_options"} | (
+            {"image_options": sensors} if sensors else {}
         )
 
 
@@ -49,10 +72,10 @@ class ReadingOptions(RenderingOptions):
     )
     image_hosts: list[str] | None = option(None, "Hosts that image URLs may be fetched from. By default none.")
 
-    def image_options(self) -> ImageOptions:
-        """Returns the reader's options, as [`RenderingOptions.image_options`]."""
+    def reader_options(self) -> ImageOptions:
+        """Returns the reader's options, as [`RenderingOptions.reader_options`]."""
         return replace(
-            super().image_options(), image_root=self.image_root, allowed_hosts=tuple(self.image_hosts or ())
+            super().reader_options(), image_root=self.image_root, allowed_hosts=tuple(self.image_hosts or ())
         )
 
 

@@ -282,6 +282,7 @@ def read_image(source: ImageSource, options: ImageOptions = DEFAULTS, where: str
         ImageError: The image is missing, forbidden, too large, damaged, or needs a choice of bands or stretch.
     """
     found, name = locate(source, options, where)
+    options = options.of_image(source)
     if isinstance(found, np.ndarray):
         return render(_from_array(found, options, name), options, name)
     if not isinstance(found, Image.Image):

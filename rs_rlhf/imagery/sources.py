@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPMessage
 from pathlib import Path
 from typing import IO
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
+from .options import DEFAULTS, ImageOptions
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
 """A path or URL, a PIL image, an array `(H, W)` or `(H, W, C)`, encoded bytes, or HF datasets' `{"bytes", "path"}`."""
@@ -29,86 +29,8 @@ Located = Path | bytes | Image.Image | np.ndarray
 """An existing file, encoded bytes, a picture or an array."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k")
-STRETCHES = ("percentile", "fixed")
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are found and turned into RGB.
-
-    Args:
-        image_root: Folder that relative paths start from and that no path may leave. `None`: paths are used as given.
-        allowed_hosts: Host names that `http(s)://` images may come from. Empty: no downloads.
-        max_image_pixels: Largest width x height, in pixels; a larger image is refused before it is decoded.
-        bands: The bands to show, 1-based as in GDAL: three for R, G, B, or one for gray. Exactly these bands are
-            shown, so an alpha band is then not applied (which also rescues a near-infrared band flagged as alpha).
-        stretch: `"percentile"`, `"fixed"`, or `None` for 8-bit values as they are.
-        stretch_range: The two percentiles (default 2 and 98, per band), or for `"fixed"` the two values that become
-            0 and 255.
-        nodata: Value that stands for "no data", over the file's own. A pixel is nodata when every shown band has
-            it, or any is NaN or infinite; it is left out of the percentiles and painted black.
-
-    Raises:
-        ImageError: An option is of the wrong kind or contradicts another.
-    """
-
-    image_root: str | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    max_image_pixels: int = 100_000_000
-    bands: tuple[int, ...] | None = None
-    stretch: str | None = None
-    stretch_range: tuple[float, float] | None = None
-    nodata: float | None = None
-
-    def __post_init__(self) -> None:
-        """Validate, and turn the lists that YAML gives into tuples."""
-        if self.image_root is not None:
-            object.__setattr__(self, "image_root", os.fspath(self.image_root))
-        for field in ("allowed_hosts", "bands", "stretch_range"):
-            value = getattr(self, field)
-            if isinstance(value, list):
-                object.__setattr__(self, field, tuple(value))
-            elif value is not None and not isinstance(value, tuple):
-                raise ImageError(f"image option `{field}` must be a list, got {value!r}")
-        for host in self.allowed_hosts:
-            if not isinstance(host, str) or not re.fullmatch(r"[\w.-]+", host):
-                raise ImageError(f"image option `allowed_hosts` takes bare host names (`example.org`), got {host!r}")
-        object.__setattr__(self, "allowed_hosts", tuple(host.lower() for host in self.allowed_hosts))
-        if type(self.max_image_pixels) is not int or self.max_image_pixels < 1:
-            raise ImageError(f"image option `max_image_pixels` must be a whole number, got {self.max_image_pixels!r}")
-        if self.bands is not None:
-            whole = all(type(band) is int and band >= 1 for band in self.bands)
-            if not whole or len(self.bands) not in (1, 3):
-                raise ImageError(
-                    f"image option `bands` takes one or three band numbers counted from 1, got {list(self.bands)}"
-                )
-        if self.nodata is not None and not _is_number(self.nodata):
-            raise ImageError(f"image option `nodata` must be a number, got {self.nodata!r}")
-        self._check_stretch()
-
-    def _check_stretch(self) -> None:
-        if self.stretch is not None and self.stretch not in STRETCHES:
-            raise ImageError(f"image option `stretch` must be one of {', '.join(STRETCHES)}, got {self.stretch!r}")
-        span = self.stretch_range
-        if span is None:
-            if self.stretch == "fixed":
-                raise ImageError("image option `stretch: fixed` needs `stretch_range: [low, high]`")
-            return
-        if self.stretch is None:
-            raise ImageError(f"image option `stretch_range` needs `stretch`, one of {', '.join(STRETCHES)}")
-        if len(span) != 2 or not all(_is_number(v) and np.isfinite(v) for v in span) or span[0] >= span[1]:
-            raise ImageError(f"image option `stretch_range` must be two numbers [low, high], got {list(span)}")
-        if self.stretch == "percentile" and not 0 <= span[0] < span[1] <= 100:
-            raise ImageError(f"image option `stretch_range` must lie in 0..100 for percentiles, got {list(span)}")
-
-
-DEFAULTS = ImageOptions()
 
 
 def resolve_path(path: str | os.PathLike, options: ImageOptions = DEFAULTS, where: str = "") -> Path:

@@ -62,7 +62,7 @@ class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
 
     def resolved_image_options(self) -> ImageOptions:
         """Returns how images are read whose paths have been resolved inside their root."""
-        return replace(self.image_options(), image_root=None)
+        return replace(self.reader_options(), image_root=None)
 
     def questions(self) -> list[QuestionRow]:
         """Reads the questions; see [`read_questions`]."""
@@ -107,7 +107,7 @@ def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log:
 
 def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLog:
     """Opens the log of a command; with `--overwrite` one with other settings is started anew."""
-    settings = {key: getattr(options, key) for key in _SETTINGS}
+    settings = options.recorded(_SETTINGS)
     content = hashlib.sha256()
     for row in rows:
         images = [source_key(image) for image in row.group.images]

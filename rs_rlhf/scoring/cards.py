@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import declarations
 from ..errors import DeclarationError, ModelError, OptionError
-from ..imagery.sources import ImageOptions
+from ..imagery.options import ImageOptions
+from .http import needs_options
 
 if TYPE_CHECKING:
     from .scorer import Scorer
@@ -33,6 +34,7 @@ class RewardModelCard:
     stretch: str | None = None
     stretch_range: list[float] | None = None
     nodata: float | None = None
+    sensors: dict[str, Any] | None = None
     description: str = ""  # one line about it
 
     def __post_init__(self) -> None:
@@ -43,15 +45,20 @@ class RewardModelCard:
         self.image_options()  # refuses what images cannot be read with
 
     def image_options(self, given: ImageOptions | None = None) -> ImageOptions:
-        """Returns `given`, with the model's own `bands`, `stretch` (and its range) and `nodata` if it has none."""
+        """Returns `given`, filled with the model's own, see [`filled_options`]."""
         return filled_options(given or ImageOptions(), vars(self))
 
 
 def filled_options(given: ImageOptions, model: Mapping[str, Any]) -> ImageOptions:
-    """Returns image options with a model's `bands`, `stretch`, `stretch_range` and `nodata` in place of `None`."""
+    """Returns image options with a model's `bands`, `stretch`, `stretch_range` and `nodata` in place of `None`.
+
+    A model's `sensors` hold if none of these are given.
+    """
     missing = {name: model[name] for name in ("bands", "nodata") if getattr(given, name) is None}
     if given.stretch is None:
         missing |= {name: model[name] for name in ("stretch", "stretch_range")}
+    if not needs_options(given):
+        missing["sensors"] = model.get("sensors") or ()
     return replace(given, **missing)
 
 
@@ -135,12 +142,16 @@ def model_settings(scorer: Scorer) -> dict[str, Any]:
     from ..models.pixel_budget import pixel_budget, resize_factor
 
     low, high = pixel_budget(scorer.processor)
-    options = asdict(scorer.collator.image_options)
+    options = {
+        name: value for name, value in scorer.collator.image_options.recorded().items() if name != "max_image_pixels"
+    }
+    if options["sensors"] is None:
+        del options["sensors"]
     return {
         "positions": scorer.model.config.positions,
         "output_activation": scorer.model.config.output_activation,
         "dtype": str(scorer.model.dtype).removeprefix("torch."),
         "prompt_form": scorer.collator.prompt_form,
         "pixel_budget": {"min_pixels": low, "max_pixels": high, "factor": resize_factor(scorer.processor)},
-        "image_options": {name: options[name] for name in ("bands", "stretch", "stretch_range", "nodata")},
+        "image_options": options,
     }

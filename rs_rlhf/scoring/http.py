@@ -57,7 +57,8 @@ def sentence_of(error: Exception | str, limit: int = 500) -> str:
 
 def needs_options(options: ImageOptions) -> bool:
     """Whether the options change what a plain 8-bit image looks like."""
-    return options.bands is not None or options.stretch is not None or options.nodata is not None
+    given = (options.bands, options.stretch, options.nodata)
+    return bool(options.sensors) or any(value is not None for value in given)
 
 
 def load_json(body: bytes) -> object:

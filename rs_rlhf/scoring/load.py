@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, RenderingOptions
-from ..imagery.sources import ImageOptions
+from ..imagery.options import RENDERING, ImageOptions
 from ..options import option
 from .base import GroupScorer
 from .cards import find_card, model_stamp
@@ -116,8 +116,7 @@ def scorer_settings(options: ScorerOptions, image_options: ImageOptions) -> dict
         settings |= {"model_stamp": model_stamp(card.model), "revision": card.revision, "positions": card.positions}
         for name in ("prompt_form", "min_pixels", "max_pixels"):
             settings[name] = getattr(options, name) or getattr(card, name)
-    seen = options.scorer in READ_BY["dtype"]
-    return settings | {name: getattr(image_options, name) if seen else None for name in READING_FLAGS}
+    return settings | (image_options.recorded() if options.scorer in READ_BY["dtype"] else dict.fromkeys(RENDERING))
 
 
 def token_counter(scorer: GroupScorer) -> Callable[[Sequence[str]], list[int]]:

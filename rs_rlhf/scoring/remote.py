@@ -191,6 +191,7 @@ class RemoteScorer(ScoreTexts):
         card = self.model()
         rendered = getattr(source, "mode", "") == "RGB"  # a picture already: its bands have been chosen
         options = self.image_options if rendered else filled_options(self.image_options, card["image_options"])
+        options = options.of_image(source)
         located, _ = locate(source, options, where)
         if isinstance(located, bytes | Path) and not needs_options(options):
             content = located if isinstance(located, bytes) else located.read_bytes()

@@ -49,7 +49,7 @@ class Service:
         self.card["limits"] = numbers | {"image_pixels": self.options.max_image_pixels}
         # Images that need bands or a stretch are read on arrival; what the scorer sees is plain.
         scorer.collator.image_options = replace(
-            self.options, bands=None, stretch=None, stretch_range=None, nodata=None, allowed_hosts=()
+            self.options, bands=None, stretch=None, stretch_range=None, nodata=None, sensors=(), allowed_hosts=()
         )
         self.metrics = Metrics()
         self.batcher = Batcher(scorer, max_pending, self.metrics.batch)

@@ -146,7 +146,7 @@ class ClipTrainer(ResumeMixin, Trainer):
         if args.eval_strategy != "no" and not eval_tasks:
             raise OptionError("eval_strategy asks for evaluation; give --eval_tasks, or set it to no.", "eval_tasks")
         # Paths have been resolved inside their root by now.
-        self.reading = replace(args.image_options(), image_root=None)
+        self.reading = replace(args.reader_options(), image_root=None)
         collator = ClipCollator(
             clip, self.reading, keys=args.mask_duplicates, augment=args.augment, seed=args.data_seed or args.seed
         )

@@ -147,7 +147,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         Raises:
             ImageError: An image cannot be read; names the file.
         """
-        options = self.args.image_options()
+        options = self.args.reader_options()
         read: dict[object, PIL.Image.Image] = {}
 
         def picture(source: ImageSource) -> PIL.Image.Image:

@@ -192,10 +192,10 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
         """Sets the collator of training, and returns that of evaluation, which does not augment."""
         args = self.args
         options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
-        layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
+        layout = GroupCollator(processing_class, args.reader_options(), augment=args.augment, **options)
         self.data_collator = PreferenceCollator(layout, args.image_blind)
         self.add_callback(SetEpoch(layout))
-        plain = GroupCollator(processing_class, args.image_options(), **options)
+        plain = GroupCollator(processing_class, args.reader_options(), **options)
         return PreferenceCollator(plain, args.image_blind)
 
     def keep_rows(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
@@ -277,7 +277,7 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
         """Accuracy with the right images minus accuracy with another row's, on the same rows."""
         if not self.args.shuffle_gap_samples or self.args.image_blind:
             return None
-        shuffled = ShuffledImages(dataset, self.args.shuffle_gap_samples, self.args.seed, self.args.image_options())
+        shuffled = ShuffledImages(dataset, self.args.shuffle_gap_samples, self.args.seed, self.args.reader_options())
         if not len(shuffled):
             return None
         self._records["eval"] = []

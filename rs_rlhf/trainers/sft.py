@@ -148,8 +148,8 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
             raise OptionError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
         options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
-        layout = GroupCollator(processing_class, args.image_options(), augment=args.augment, **options)
-        self.eval_collator = SFTCollator(GroupCollator(processing_class, args.image_options(), **options))
+        layout = GroupCollator(processing_class, args.reader_options(), augment=args.augment, **options)
+        self.eval_collator = SFTCollator(GroupCollator(processing_class, args.reader_options(), **options))
         super().__init__(args=args, processing_class=processing_class, data_collator=SFTCollator(layout), **kwargs)
         if args.trainable == "merger":
             train_merger(self.model)

@@ -51,7 +51,7 @@ def _row(row: Mapping[str, Any], record: Mapping[str, Any], step: int, args: Vis
     worst = max(range(1, len(record["scores"])), key=lambda i: record["scores"][i])
     image = None
     if group.images and not args.image_blind:
-        image = thumbnail(read_image(group.images[0], args.image_options(), group.where))
+        image = thumbnail(read_image(group.images[0], args.reader_options(), group.where))
     return {
         "step": step,
         "chosen_score": record["scores"][0],

@@ -21,14 +21,14 @@ def test_flags_reach_the_reader_and_come_back():
         stretch_range=(0.0, 9.0),
         nodata=0.0,
     )
-    assert options.image_options() == expected
+    assert options.reader_options() == expected
     assert parse(ReadingOptions, to_flags(options), "x") == options and to_flags(ReadingOptions()) == []
-    assert ReadingOptions().image_options() == RenderingOptions().image_options() == ImageOptions()
+    assert ReadingOptions().reader_options() == RenderingOptions().reader_options() == ImageOptions()
 
 
 def test_options_that_do_not_go_together_are_refused():
     with pytest.raises(ImageError, match="needs `stretch_range"):
-        RenderingOptions(stretch="fixed").image_options()
+        RenderingOptions(stretch="fixed").reader_options()
 
 
 def test_every_option_has_a_help_and_reading_names_those_of_the_reader():

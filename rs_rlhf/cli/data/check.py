@@ -22,7 +22,7 @@ class CheckOptions(ReadingOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the report; returns 1 if there are problems, else 0."""
     options = parse(CheckOptions, argv, "rs-rlhf data check")
-    images, most = options.image_options(), options.max_problems
+    images, most = options.reader_options(), options.max_problems
     report = check_files(options.files, options=images, eval_files=options.eval, max_problems=most)
     print(format_report(report))
     return 1 if report.total_problems else 0

@@ -290,7 +290,8 @@ def browse(options: BrowseOptions) -> None:
     print(f"Reading the scores in {options.scores} …", flush=True)
     flags = to_flags(options, [field.name for field in fields(SampleOptions)])
     ranked = Ranked(read_scored(options.scores, options, options.compare), flags)
-    rendering = {field.name: getattr(options, field.name) for field in fields(RenderingOptions)}
+    rendering = options.recorded([field.name for field in fields(RenderingOptions)])
+    rendering["sensors"] = rendering.pop("image_options", None)
     pictures = Pictures(ranked, {name: value for name, value in rendering.items() if value is not None})
     if options.host not in LOCAL:
         print(f"rs-rlhf browse: whoever can reach {options.host} can read the data.", file=sys.stderr)
