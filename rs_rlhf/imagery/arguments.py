@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from ..options import option
-from .options import ImageOptions, read_sensors
+from .options import ImageOptions
 
 
 @dataclass(kw_only=True)
@@ -44,12 +44,8 @@ class RenderingOptions:
             stretch=self.stretch,
             stretch_range=cast("Any", tuple(self.stretch_range)) if self.stretch_range else None,  # its length: there
             nodata=self.nodata,
-            sensors=self._sensors(),
+            sensors=cast("Any", self.image_options),  # the file's name, or what `recorded` gave
         )
-
-    def _sensors(self) -> Any:
-        given: Any = self.image_options  # also what `recorded` gave
-        return read_sensors(given) if isinstance(given, str) else given
 
     def recorded(self, names: Sequence[str]) -> dict[str, Any]:
         """Returns the named options for a record of what was done, such as the head of a log.
@@ -57,10 +53,9 @@ class RenderingOptions:
         `image_options` is recorded by what the file says, which may change, and left out if it is not given.
         """
         values = {name: getattr(self, name) for name in names}
-        sensors = ImageOptions(sensors=self._sensors()).recorded()["sensors"] if "image_options" in names else None
-        return {name: value for name, value in values.items() if name != "image_options"} | (
-            {"image_options": sensors} if sensors else {}
-        )
+        if values.pop("image_options", None) is not None:
+            values["image_options"] = self.reader_options().recorded()["sensors"]
+        return values
 
 
 @dataclass(kw_only=True)

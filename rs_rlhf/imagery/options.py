@@ -41,9 +41,8 @@ class ImageOptions:
             0 and 255.
         nodata: Value that stands for "no data", over the file's own. A pixel is nodata when every shown band has
             it, or any is NaN or infinite; it is left out of the percentiles and painted black.
-        sensors: How the images of each sensor are read, as a tuple of [`Sensor`], or a mapping as in the YAML file
-            (see [`read_sensors`]). The first that matches an image replaces `bands`, `stretch`, `stretch_range` and
-            `nodata`.
+        sensors: How the images of each sensor are read: a tuple of [`Sensor`], or a YAML file or its content (see
+            [`read_sensors`]). The first that matches an image replaces `bands`, `stretch`, `stretch_range`, `nodata`.
 
     Raises:
         ImageError: An option is of the wrong kind or contradicts another.
@@ -61,7 +60,8 @@ class ImageOptions:
     def __post_init__(self) -> None:
         """Validate, and turn the lists and mappings that YAML gives into tuples."""
         if not isinstance(self.sensors, tuple):
-            object.__setattr__(self, "sensors", _sensors(self.sensors))
+            given = read_sensors(self.sensors) if isinstance(self.sensors, str | os.PathLike) else self.sensors
+            object.__setattr__(self, "sensors", _sensors(given))
         if self.image_root is not None:
             object.__setattr__(self, "image_root", os.fspath(self.image_root))
         for field in ("allowed_hosts", "bands", "stretch_range"):
@@ -193,7 +193,7 @@ def _sensors(content: object) -> tuple[Sensor, ...]:
     """Returns the sensors of a YAML file's mapping, or of a recorded list; `None` is none."""
     if content is None or content == []:
         return ()
-    if isinstance(content, list):
+    if isinstance(content, list) and all(isinstance(sensor, Mapping) and "name" in sensor for sensor in content):
         content = {sensor["name"]: {key: sensor[key] for key in sensor if key != "name"} for sensor in content}
     if not isinstance(content, Mapping) or not content:
         raise ImageError(f"holds {type(content).__name__}, expected sensors by name, each with its `path`")

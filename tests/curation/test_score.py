@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import ROOT, picture
 
-from rs_rlhf import Scorer
+from rs_rlhf import ImageOptions, Scorer
 from rs_rlhf.cli import main as cli
+from rs_rlhf.curation.samples import read_scored
 from rs_rlhf.curation.shards import missing_units, read_manifest, read_scores
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.models.tiny_clip import save_tiny_clip
@@ -153,6 +154,24 @@ def test_finished_shards_are_not_scored_again(data, tmp_path, capsys):
     score(*options)  # finished: nothing is loaded or written
     assert (tmp_path / "o" / "summary.json").stat().st_mtime_ns == summary
     assert f"{ROWS} rows: {len(whole)} texts scored" in capsys.readouterr().out
+
+
+def test_a_changed_file_of_image_options_is_another_run(data, score_model_path, tmp_path, capsys):
+    file, out = tmp_path / "options.yaml", tmp_path / "o"
+    file.write_text("s2: {path: '*.png', bands: [3, 2, 1]}")
+    options = ("--input", data, "--model", score_model_path, "--limit", 2, "--output", out)
+    score(*options, "--image_options", file)
+    score(*options, "--image_options", file)
+    swapped = read_scores(out)["score"].to_pylist()
+    bands = ("--input", data, "--model", score_model_path, "--limit", 2, "--bands", 3, 2, 1)
+    score(*bands, "--output", tmp_path / "bands")
+    assert swapped == read_scores(tmp_path / "bands")["score"].to_pylist()
+    assert read_scored(out).options == ImageOptions(sensors=file)
+    file.write_text("s2: {path: '*.png', bands: [1, 2, 3]}")
+    capsys.readouterr()
+    for changed in ((), ("--image_options", file)):
+        score(*options, *changed, expect=1)
+        assert "holds scores of another run: scorer.sensors was [" in capsys.readouterr().err
 
 
 def test_a_finished_run_loads_no_model(data, scored, score_model_path, monkeypatch, capsys):

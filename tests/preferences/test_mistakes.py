@@ -223,6 +223,10 @@ def test_killed_run_goes_on(scenes, tiny_vlm, tmp_path, capsys):
     capsys.readouterr()
     with pytest.raises(OptionError, match="begun with other settings: temperature \\(1.0 then, 0.5 now\\)"):
         main([*line, "--output", str(killed), "--temperature", "0.5"])
+    (tmp_path / "options.yaml").write_text("s1: {path: '*_vv.tif', bands: [1]}")
+    with pytest.raises(OptionError) as error:
+        main([*line, "--output", str(killed), "--image_options", str(tmp_path / "options.yaml")])
+    assert error.value.key == "image_options"
     assert main([*line, "--output", str(killed)]) == 0
     assert "already: answers to" in capsys.readouterr().out
     assert killed.read_bytes() == whole.read_bytes() and not partial.exists()

@@ -23,6 +23,10 @@ def test_a_named_model_says_how_its_images_are_read():
     card = RewardModelCard("m", "MIT", "r", bands=[4, 3, 2], stretch="percentile", stretch_range=[1, 99], nodata=0)
     options = card.image_options()
     assert (options.bands, options.stretch_range, options.nodata) == ((4, 3, 2), (1, 99), 0)
+    sensors = {"s1": {"path": "s1/*", "bands": [1]}}
+    radar = RewardModelCard("m", "MIT", "r", sensors=sensors)
+    assert radar.image_options() == ImageOptions(sensors=sensors)
+    assert not radar.image_options(ImageOptions(bands=(1,))).sensors  # what is given holds for all images
     given = card.image_options(ImageOptions(image_root="x", bands=(1,), stretch="fixed", stretch_range=(0, 5)))
     assert (given.image_root, given.bands, given.stretch, given.stretch_range) == ("x", (1,), "fixed", (0, 5))
     with pytest.raises(ImageError, match="`bands` takes one or three"):

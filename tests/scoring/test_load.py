@@ -54,6 +54,9 @@ def test_settings_hold_what_a_score_depends_on(score_model_path):
     assert settings == scorer_settings(
         ScorerOptions(model=score_model_path, token_budget=9), ImageOptions(bands=(3, 2, 1))
     )
+    sensors = ImageOptions(bands=(3, 2, 1), sensors={"s1": {"path": "s1/*", "bands": [1]}})
+    recorded = scorer_settings(ScorerOptions(model=score_model_path), sensors)
+    assert recorded == settings | {"sensors": [{"name": "s1", "path": ["s1/*"], "bands": [1]}]}
     for other in (ScorerOptions(model=score_model_path, dtype="bfloat16"), ScorerOptions(scorer="random", seed=1)):
         assert scorer_settings(other, ImageOptions()) != settings
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
 from rs_rlhf.errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUnavailable
+from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.scoring.cards import model_hash
 from rs_rlhf.scoring.remote import RemoteScorer
 
@@ -106,6 +107,29 @@ def test_the_servers_image_options_are_applied_once(score_model_path, tmp_path):
         (sent,) = httpx.post(f"{served.url}/v1/score", json=request).json()["scores"]
     assert far == pytest.approx(expected[0], abs=1e-5)
     assert sent == pytest.approx(expected[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_each_image_of_a_group_is_read_by_its_sensor(score_model_path, tmp_path, side):
+    optical, radar = geotiff(tmp_path / "s2.tif", 4, "uint16"), geotiff(tmp_path / "s1.tif", 2, "uint16")
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        "s2: {path: s2.*, bands: [4, 3, 2], stretch: percentile}\ns1: {path: s1.*, bands: [2], stretch: percentile}"
+    )
+    local = Scorer.from_pretrained(score_model_path, device="cpu", image_options=ImageOptions(sensors=file))
+    read = [ImageOptions(**BANDS), ImageOptions(bands=(2,), stretch="percentile")]
+    pictures = [read_image(*pair) for pair in zip((optical, radar), read, strict=True)]
+    groups = [make_group("Compare.", TEXTS, [optical, radar])]
+    (expected,) = Scorer.from_pretrained(score_model_path, device="cpu").score_groups(
+        [make_group("Compare.", TEXTS, pictures)]
+    )
+    same(local.score_groups(groups), [expected], 1e-6)
+    flags, options = (["--image_options", str(file)], None) if side == "server" else ([], ImageOptions(sensors=file))
+    with Served(score_model_path, *flags, "--image_root", str(tmp_path)) as served:
+        same(RemoteScorer(served.url, image_options=options).score_groups(groups), [expected])
+        if side == "server":
+            sent = {"prompt": "Compare.", "completions": TEXTS, "images": [{"path": "s2.tif"}, {"path": "s1.tif"}]}
+            same(httpx.post(f"{served.url}/v1/score", json={"groups": [sent]}).json()["scores"], [expected])
 
 
 def test_the_hash_is_the_models_wherever_it_lies(remote, score_model_path, tmp_path):
