@@ -54,7 +54,7 @@ class RenderingOptions:
         """
         values = {name: getattr(self, name) for name in names}
         if values.pop("image_options", None) is not None:
-            values["image_options"] = self.reader_options().recorded()["sensors"]
+            values["image_options"] = ImageOptions(sensors=cast("Any", self.image_options)).recorded()["sensors"]
         return values
 
 

@@ -382,6 +382,9 @@ def test_image_options_of_a_command_that_scored_without_them(tmp_path):
         Pictures(ranked).thumbnail(0, 0)
     shown = np.asarray(Image.open(io.BytesIO(Pictures(ranked, {"stretch": "percentile"}).thumbnail(0, 0))))
     assert shown.shape == (64, 64, 3) and shown.max() > 240 and shown.min() < 15
+    sensors = [{"name": "w", "path": "w.*", "stretch": "percentile"}]
+    again = Image.open(io.BytesIO(Pictures(ranked, {"sensors": sensors}).thumbnail(0, 0)))
+    assert np.array_equal(again, shown)
 
 
 # What is refused
