@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from .errors import DeclarationError, RSRLHFError
 
 FOLDERS = ("recipes", "reward_models", "eval", "accelerate_configs")
+KINDS = (*FOLDERS, "eval/profiles")  # a kind inside another one's folder is not of that one
 T = TypeVar("T")
 
 
@@ -25,7 +26,7 @@ def folder(kind: str) -> Path:
     """Returns the folder of a kind of declaration, in the checkout or in the installed package.
 
     Args:
-        kind (`str`): One of `recipes`, `reward_models`, `eval`, `accelerate_configs`.
+        kind (`str`): One of [`KINDS`].
     """
     package = Path(__file__).parent
     for place in (package / "declared" / kind, package.parent / kind):
@@ -42,7 +43,9 @@ def data_root() -> Path:
 def names(kind: str) -> list[str]:
     """Lists the declared names of a kind."""
     root = folder(kind)
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    known = sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    inner = tuple(f"{other}/" for other in KINDS if other.startswith(f"{kind}/"))
+    return [name for name in known if not f"{kind}/{name}".startswith(inner)]
 
 
 def find(kind: str, name_or_path: str) -> Path:
@@ -89,6 +92,37 @@ def load(kind: str, name_or_path: str, cls: type[T]) -> T:
     if not isinstance(values, Mapping):
         raise DeclarationError(f"{path}: expected keys and values, got {type(values).__name__}.")
     return from_mapping(values, cls, str(path))
+
+
+def check_type(key: str, declared: str, value: Any) -> None:
+    """Refuses a value of another type than declared: YAML reads an unquoted `yes` as true and `1` as a number.
+
+    Args:
+        key (`str`): The key, for the message.
+        declared (`str`): The field's annotation: `str`, `int` (at least 1), `list[str]`, `dict[str, str]`, with
+            `| None` for a text that may be missing.
+        value: Its value.
+
+    Raises:
+        DeclarationError: The value is of another type; says what was expected.
+    """
+
+    def expect(right: bool, what: str, wrong: object = value, verb: str = "is") -> None:
+        if not right:
+            raise DeclarationError(f"{key} {verb} {wrong!r:.80}, expected {what}", key)
+
+    quotes = "write it in quotes."
+    if declared.startswith("str"):
+        expect(isinstance(value, str) or (value is None and "None" in declared), f"a text; {quotes}")
+    elif declared == "int":
+        expect(type(value) is int and value >= 1, "a whole number of at least 1.")
+    elif declared.startswith("list"):
+        expect(isinstance(value, list), "a list.")
+    else:
+        expect(isinstance(value, dict), "names and their words.")
+    if declared in ("list[str]", "dict[str, str]"):
+        for text in value if isinstance(value, list) else (item for pair in value.items() for item in pair):
+            expect(isinstance(text, str), f"texts; {quotes}", text, "holds")
 
 
 def from_mapping(values: Mapping[str, Any], cls: type[T], where: str) -> T:

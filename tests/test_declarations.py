@@ -9,11 +9,11 @@ import yaml
 from rs_rlhf import declarations
 from rs_rlhf.errors import DeclarationError
 
-ALL = [(kind, name) for kind in declarations.FOLDERS for name in declarations.names(kind)]
+ALL = [(kind, name) for kind in declarations.KINDS for name in declarations.names(kind)]
 RECIPES = declarations.names("recipes")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in declarations.FOLDERS if kind != "eval"])
+@pytest.mark.parametrize("kind", declarations.KINDS)
 def test_the_folder_is_not_empty(kind):
     assert declarations.names(kind)
 

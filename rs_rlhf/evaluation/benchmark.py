@@ -18,7 +18,6 @@ from typing import Any
 from .. import declarations
 from ..declarations import did_you_mean
 from ..errors import DeclarationError, OptionError
-from ..metrics.boxes import BOX_UNITS
 from ..metrics.closed_answers import SCHEMES
 
 # Task -> the types of model that it can be put to, the usual one first.
@@ -61,15 +60,16 @@ class Benchmark:
         split (`str`, *optional*): Split of the data.
         annotations (`str`, *optional*): File or pattern of the annotations below `path`, for layouts that have them.
         images (`str`, *optional*): Folder of the images below `path`, for layouts that have one.
-        prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in. In the layout `rows` it
-            goes around the prompts, which must be texts then.
+        prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in, and `{box_request}`, how
+            the model that is evaluated is asked for a box (see `models.profiles`). In the layout `rows` it goes around
+            the prompts, which must be texts then.
         choices (`list[str]`): The well-formed answers of every question; by default those of the data.
         class_names (`dict[str, str]`): Class folder, label or type -> the words for it, if they differ.
         templates (`list[str]`): CLIP's prompts, with `{c}`; their text features are averaged.
         types (`list[str]`): Question types asked for; by default all.
         core_types (`list[str]`): The types that `--core_only` keeps (the subset that VLM papers report).
         numbers (`str`, *optional*): How numbers are bucketed before they are compared: `"rsvqa_lr"` or `"rsvqa_hr"`.
-        box_unit (`str`): Units of the boxes that models answer with, a key of `answers.BOX_UNITS`.
+        box_unit (`str`, *optional*): Refused, with what to write instead: see `models.profiles`.
         max_new_tokens (`int`): Longest answer.
         published (`list[dict]`): Figures from papers: `model`, `metric`, `value` (percent), `source`.
         name (`str`): The file's name; filled in on loading. It names the files of the output.
@@ -94,15 +94,23 @@ class Benchmark:
     types: list[str] = field(default_factory=list)
     core_types: list[str] = field(default_factory=list)
     numbers: str | None = None
-    box_unit: str = "0-1000"
+    box_unit: str | None = None
     max_new_tokens: int = 32
     published: list[dict[str, Any]] = field(default_factory=list)
     name: str = ""
 
     def __post_init__(self) -> None:
+        if self.box_unit is not None:
+            raise DeclarationError(
+                "box_unit is no longer a benchmark's: the unit that a model answers in is in its profile "
+                "(eval/profiles); take the key out, write {box_request} in the prompt where it asks for the box, and "
+                "give --profile NAME for a model whose type has none.",
+                "box_unit",
+            )
         for entry in fields(self):
-            _check_type(entry.name, str(entry.type), getattr(self, entry.name))
-        allowed = (("task", TASKS), ("layout", LAYOUTS), ("numbers", (None, *SCHEMES)), ("box_unit", BOX_UNITS))
+            declarations.check_type(entry.name, str(entry.type), getattr(self, entry.name))
+        _check_published(self.published)
+        allowed = (("task", TASKS), ("layout", LAYOUTS), ("numbers", (None, *SCHEMES)))
         for key, choices in allowed:
             if (value := getattr(self, key)) not in choices:
                 raise DeclarationError(f"{key} is {value!r}{did_you_mean(str(value), filter(None, choices))}", key)
@@ -123,31 +131,14 @@ class Benchmark:
                 )
 
 
-def _check_type(key: str, declared: str, value: Any) -> None:
-    """Refuses a value of another type than declared: YAML reads an unquoted `yes` as true and `1` as a number."""
-
-    def expect(right: bool, what: str, wrong: object = value, verb: str = "is") -> None:
-        if not right:
-            raise DeclarationError(f"{key} {verb} {wrong!r:.80}, expected {what}", key)
-
-    quotes = "write it in quotes."
-    if declared.startswith("str"):
-        expect(isinstance(value, str) or (value is None and "None" in declared), f"a text; {quotes}")
-    elif declared == "int":
-        expect(type(value) is int and value >= 1, "a whole number of at least 1.")
-    elif declared.startswith("list"):
-        expect(isinstance(value, list), "a list.")
-    else:
-        expect(isinstance(value, dict), "names and their words.")
-    if key == "published":
-        for figure in value:
-            whole = isinstance(figure, dict) and set(figure) == {"model", "metric", "value", "source"}
-            expect(whole, "model, metric, value and source.", figure, "holds")
-            expect(type(figure["value"]) in (int, float), "a number (percent).", figure["value"], "has the value")
-        return
-    texts: Iterable[Any] = value if isinstance(value, list) else ()
-    for text in (item for pair in value.items() for item in pair) if isinstance(value, dict) else texts:
-        expect(isinstance(text, str), f"texts; {quotes}", text, "holds")
+def _check_published(figures: Iterable[Any]) -> None:
+    for figure in figures:
+        if not (isinstance(figure, dict) and set(figure) == {"model", "metric", "value", "source"}):
+            detail = f"published holds {figure!r:.80}, expected model, metric, value and source."
+            raise DeclarationError(detail, "published")
+        if type(figure["value"]) not in (int, float):
+            detail = f"published has the value {figure['value']!r:.80}, expected a number (percent)."
+            raise DeclarationError(detail, "published")
 
 
 def load_benchmark(name_or_path: str) -> Benchmark:

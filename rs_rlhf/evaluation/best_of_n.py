@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..data.group import Group
 from ..data.questions import QuestionRow
 from ..errors import OptionError
 from ..metrics.best_of_n import curve_figures, question_curves, sizes_up_to
 from ..metrics.closed_answers import judge_answer
+from ..models.profiles import model_profile
 from ..runs.files import write_json, write_text
 from ..runs.progress import progress, versions
 from ..runs.sample_log import SampleLog
@@ -64,11 +66,14 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     task = read_task(benchmark, options.data_root, paths, core_only=options.core_only, limit=options.limit)
     settings = options.recorded(SETTINGS)
     settings |= {"policy_hash": model_stamp(options.policy)}
+    profile = model_profile(options.policy, options.profile)
     settings |= {"task": benchmark.name, "dataset_hash": task.data_hash}
+    settings |= profile.asks(benchmark.task) if profile else {}
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = dict.fromkeys(options.seeds)
     files = {seed: options.out / f"answers_{benchmark.name}_seed{seed}.jsonl" for seed in seeds}
-    _sample(task.rows, settings, files, options)
+    asked = [profile.ask(row.group, benchmark.task) if profile else row.group for row in task.rows]
+    _sample(asked, settings, files, options)
     answers, scores = _scored(task.rows, settings, files, options, options.score_model)
     clip = _scored(task.rows, settings, files, options, options.clip_model, "clip")[1] if options.clip_model else None
     judged = {
@@ -88,6 +93,7 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
         "task": benchmark.name,
         "title": benchmark.title,
         **{name: getattr(options, name) for name in ("policy", "score_model", "clip_model", "metric")},
+        "profile": profile and profile.name,
         "metric_version": benchmark.metric_version,
         "questions": len(task.rows),
         "n": options.n,
@@ -122,7 +128,7 @@ def _checked(options: BestOfNOptions) -> tuple[list[int], Benchmark]:
     return sizes, benchmark
 
 
-def _sample(rows: Sequence[QuestionRow], settings: Settings, files: dict[int, Path], options: BestOfNOptions) -> None:
+def _sample(groups: Sequence[Group], settings: Settings, files: dict[int, Path], options: BestOfNOptions) -> None:
     """Samples what the files do not hold yet; the policy is loaded once, if it is needed."""
     from ..models.policies.load import load_policy
     from ..models.policies.sampling import SamplingOptions
@@ -130,7 +136,7 @@ def _sample(rows: Sequence[QuestionRow], settings: Settings, files: dict[int, Pa
     policy = None
     for seed, path in files.items():
         log = SampleLog(path, {**settings, "seed": seed}, anew=options.overwrite)
-        if len(log.answers) == len(rows):
+        if len(log.answers) == len(groups):
             continue
         policy = policy or load_policy(
             options.policy,
@@ -140,8 +146,8 @@ def _sample(rows: Sequence[QuestionRow], settings: Settings, files: dict[int, Pa
             dtype=options.dtype,
         )
         sampling = SamplingOptions.from_command(options, seed=seed)
-        batches = policy.sample_batches([row.group for row in rows], sampling, done=set(log.answers))
-        with progress(len(rows), len(log.answers), f"Sampling, seed {seed}") as advance:
+        batches = policy.sample_batches(groups, sampling, done=set(log.answers))
+        with progress(len(groups), len(log.answers), f"Sampling, seed {seed}") as advance:
             for batch, texts in batches:
                 log.add_answers(batch, texts)
                 advance(len(batch))

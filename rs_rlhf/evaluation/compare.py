@@ -34,7 +34,7 @@ from .results import MEASURES, Figures, Record, Results, measured, models_of, re
 ALPHA = 0.05
 SHOWN = 200  # flips per task in the page
 ROUNDS = 2000
-OUTSIDE = ("pixel_budget", "seed")  # settings that `settings` does not hold
+OUTSIDE = ("pixel_budget", "seed", "profile")  # settings that `settings` does not hold
 MODEL = ("model", "model_hash", "dataset_hash")  # settings that are compared or checked anyway
 DIRECTIONS = ("right_to_wrong", "wrong_to_right")
 

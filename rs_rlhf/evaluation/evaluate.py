@@ -9,7 +9,7 @@ Left out: few-shot prompts (the published protocols have none).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..metrics.answers import THINK_ANSWER
+from ..models.profiles import Profile, is_endpoint, model_profile, no_profile
 from .benchmark import Benchmark, data_paths, load_benchmark, model_type_of
 from .options import EvalOptions
 from .protocols import clip_protocol, score_protocol, vlm_protocol
@@ -50,11 +51,12 @@ def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
         )
         for benchmark in benchmarks
     ]
+    profile = _profile(benchmarks, options) if model_type == "vlm" else None
     model = cache(lambda: _load(model_type, options))
     scorer = None if options.score_model is None else cache(lambda: _load_scorer(str(options.score_model), options))
     results: Results = {}
     for task in tasks:
-        protocol = _protocol(model_type, model, scorer, task, options)
+        protocol = _protocol(model_type, model, scorer, task, options, profile)
         settings = _settings(model_type, task.data_hash, options)
         name = task.benchmark.name
         done = run_task(name, task.rows, protocol, options.out, settings, state=state, overwrite=options.overwrite)
@@ -92,6 +94,17 @@ def _checked(options: EvalOptions) -> tuple[list[Benchmark], str]:
     return benchmarks, model_type
 
 
+def _profile(benchmarks: Sequence[Benchmark], options: EvalOptions) -> Profile | None:
+    """How the model is asked and writes boxes: the profile that is given, else that of its type; an [`OptionError`] if
+    a benchmark asks for boxes and there is none.
+    """
+    profile = model_profile(str(options.model), options.profile, options.endpoint)
+    grounding = next((benchmark.name for benchmark in benchmarks if benchmark.task == "grounding"), None)
+    if profile is None and grounding is not None:
+        raise OptionError(f"{grounding} asks for boxes: {no_profile(str(options.model))} (--profile).", "profile")
+    return profile
+
+
 def _load(model_type: str, options: EvalOptions) -> Any:
     model, image_options = str(options.model), options.reader_options()  # without a root: paths are whole by now
     pixels: dict[str, Any] = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
@@ -120,7 +133,14 @@ def _load_scorer(model: str, options: EvalOptions, **pixels: Any) -> Any:
     return load_scorer(model, options.reader_options(), dtype=options.dtype, **pixels)
 
 
-def _protocol(model_type: str, model: Loaded, scorer: Loaded | None, task: Task, options: EvalOptions) -> Protocol:
+def _protocol(
+    model_type: str,
+    model: Loaded,
+    scorer: Loaded | None,
+    task: Task,
+    options: EvalOptions,
+    profile: Profile | None,
+) -> Protocol:
     from ..models.policies.sampling import SamplingOptions
 
     if model_type == "clip":
@@ -130,7 +150,8 @@ def _protocol(model_type: str, model: Loaded, scorer: Loaded | None, task: Task,
     thinks = options.system_prompt == "think-answer"
     longest = options.max_new_tokens or (1024 if thinks else task.benchmark.max_new_tokens)
     sampling = SamplingOptions.from_command(options, max_new_tokens=longest)
-    return vlm_protocol(task.benchmark, model, sampling, THINK_ANSWER if thinks else None, scorer)
+    system_prompt, seen = THINK_ANSWER if thinks else None, not is_endpoint(str(options.model), options.endpoint)
+    return vlm_protocol(task.benchmark, model, sampling, system_prompt, scorer, profile, seen)
 
 
 def _settings(model_type: str, data_hash: str, options: EvalOptions) -> dict[str, Any]:

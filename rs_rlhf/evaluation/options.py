@@ -12,7 +12,10 @@ from ..options import option
 
 # Options that only some types of model read; others refuse them.
 READ_BY = dict.fromkeys(
-    ("temperature", "top_p", "max_new_tokens", "token_budget", "backend", "endpoint", "system_prompt", "score_model"),
+    (
+        *("temperature", "top_p", "max_new_tokens", "token_budget"),
+        *("backend", "endpoint", "system_prompt", "score_model", "profile"),
+    ),
     ("vlm",),
 ) | {"batch_size": ("vlm", "clip"), "min_pixels": ("vlm", "score"), "max_pixels": ("vlm", "score")}
 
@@ -38,6 +41,10 @@ class BenchmarkOptions(DataOptions, PixelOptions, ReadingOptions):
     overwrite: bool = option(False, "start again if the folder holds answers of other settings")
     token_budget: int = option(16384, "tokens of a batch with their answers at most")
     dtype: str | None = option(None, "such as bfloat16 (default: the checkpoint's)")
+    profile: str | None = option(
+        None,
+        "how the vlm writes boxes and is asked: a name in eval/profiles/, or a YAML file (default: that of its type)",
+    )
     image_root: str | None = field(default=None, init=False)  # a benchmark's images lie where its data are
 
     def reading(self) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..data.group import Group, completion_text, make_group
+from ..data.group import Group, completion_text, make_group, prompt_text
 from ..data.other_images import partners_of
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
 from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.accuracy import accuracy_figures
 from ..metrics.answers import extract_answer
-from ..metrics.boxes import grounding_figures, grounding_verdict
+from ..metrics.boxes import RESIZED, grounding_figures, grounding_verdict
 from ..metrics.closed_answers import judge_answer
 from ..metrics.intervals import bootstrap_interval
 from ..metrics.preferences import preference_report
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..models.clip import ClipModel
     from ..models.policies.policy import Policy
     from ..models.policies.sampling import SamplingOptions
+    from ..models.profiles import Profile
 
 SCORE_ROWS = 32  # groups of a batch of a score model's task: what a killed run loses at most
 
@@ -46,28 +47,45 @@ def vlm_protocol(
     sampling: SamplingOptions,
     system_prompt: str | None = None,
     scorer: Callable[[], GroupScorer] | None = None,
+    profile: Profile | None = None,
+    pixels_seen: bool = True,
 ) -> Protocol:
     """A model that answers in words, once a question, after the system prompt if there is one; a scorer also scores
     each answer. Policy and scorer are loaded when they are first needed.
+
+    The profile says how the model is asked and how it writes boxes, which grounding needs; `pixels_seen`, whether the
+    policy knows the size of an image as the model sees it (not behind an endpoint).
     """
 
     def answer(rows: Sequence[QuestionRow], share: tuple[int, int], done: set[int]) -> Batches:
-        groups = [_with_system(row.group, system_prompt) for row in rows]
+        asked = [profile.ask(row.group, benchmark.task) if profile else row.group for row in rows]
+        groups = [_with_system(group, system_prompt) for group in asked]
         model = policy()
         for places, texts in model.sample_batches(groups, sampling, share=share, done=done):
             outputs: list[Raw] = [
-                {"output": answers[0], "pixels": next(iter(model.pixels(groups[i])), None)}
+                {
+                    "prompt": prompt_text(asked[i].prompt),
+                    "output": answers[0],
+                    "pixels": next(iter(model.pixels(groups[i])), None),
+                }
                 for i, answers in zip(places, texts, strict=True)
             ]
             if scorer is not None:
-                scored = [_with_answers(rows[i].group, answers) for i, answers in zip(places, texts, strict=True)]
+                scored = [_with_answers(asked[i], answers) for i, answers in zip(places, texts, strict=True)]
                 for output, scores in zip(outputs, scorer().score_groups(scored, show_progress=False), strict=True):
                     output["score"] = scores[0]
             yield places, outputs
 
     def judge(row: QuestionRow, record: Raw) -> Raw:
         if benchmark.task == "grounding":
-            return grounding_verdict(record["output"], row.columns["boxes"], row.columns["size"], benchmark.box_unit)
+            if profile is None:
+                raise OptionError(f"{benchmark.name} asks for boxes; give the profile of the model.", "profile")
+            seen = record["pixels"]
+            if profile.unit == RESIZED and not pixels_seen:
+                seen = profile.seen_size(seen)
+            return grounding_verdict(
+                record["output"], row.columns["boxes"], row.columns["size"], profile.unit, profile.forms, seen
+            )
         if benchmark.task == "captions":
             return {"answer": " ".join(extract_answer(record["output"]).split()) or None}
         return judge_answer(record["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
@@ -79,7 +97,7 @@ def vlm_protocol(
             scores = [record["score"] for record in records]
             reported["metrics"] = {**reported.get("metrics", {}), "score": sum(scores) / len(scores)}
             reported["score_interval"] = list(bootstrap_interval(scores))
-        return reported
+        return {**reported, "profile": profile and profile.name}
 
     def load() -> None:
         policy()
@@ -87,8 +105,9 @@ def vlm_protocol(
             scorer()
 
     names = ("temperature", "top_p", "max_new_tokens", "seed", "token_budget", "batch_size")
-    settings = {name: getattr(sampling, name) for name in names}
-    return Protocol(answer, judge, figures, load, settings={**settings, "system_prompt": system_prompt})
+    settings: dict[str, Any] = {name: getattr(sampling, name) for name in names}
+    settings |= {"system_prompt": system_prompt, **(profile.asks(benchmark.task) if profile else {})}
+    return Protocol(answer, judge, figures, load, settings=settings)
 
 
 def _with_answers(group: Group, texts: Sequence[str]) -> Group:

@@ -131,7 +131,7 @@ def _check_judged(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
         elif benchmark.task == "grounding":
             boxes, size = row.columns.get("boxes") or [], row.columns.get("size", [1, 1])
             with _naming(row, "boxes"):
-                grounding_verdict("", boxes, size, benchmark.box_unit)
+                grounding_verdict("", boxes, size, "pixel")
         elif benchmark.task == "preference":
             if len(row.group.completions) < 2:
                 raise row.error("no texts to choose between; use the layout `preferences` or `pairs`", "chosen")
@@ -156,7 +156,7 @@ def dataset_hash(rows: Sequence[QuestionRow]) -> str:
     """Returns a SHA-256 of what is asked and of the right answers; it is the same wherever the data lie.
 
     Over ids, prompts, completions, right answers, captions, choices, types, boxes, and of every image its name and
-    size in bytes (of stored bytes: their own hash). How answers are parsed and compared (`numbers`, `box_unit`,
+    size in bytes (of stored bytes: their own hash). How answers are parsed and compared (`numbers`,
     `metric_version`) is not in it. Files are not read, so an image that was replaced by one of exactly as many bytes
     goes unnoticed.
 

@@ -1,4 +1,9 @@
-"""Boxes in answers: parsing, units, intersection over union, and the figures of grounding.
+"""Boxes in answers: reading them in the unit of the model that wrote them, intersection over union, and grounding.
+
+Models differ in form (`box_forms`) and unit, so a box is read with those of the model that wrote it; nothing is
+guessed from the numbers. What cannot be a box in that unit is unreadable, which is not the same as a wrong box. Two
+corners are a box in any order. A box written as corner, width and height looks like one of two corners, and is read as
+that.
 
 Left out: average precision of detection (the grounding benchmarks ask for named boxes, without a confidence).
 """
@@ -6,53 +11,131 @@ Left out: average precision of detection (the grounding benchmarks ask for named
 from __future__ import annotations
 
 import math
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..declarations import did_you_mean
 from ..errors import OptionError
 from .accuracy import accuracy_figures
 from .answers import extract_answer
+from .box_forms import PLAIN, Box, written_boxes
 from .intervals import bootstrap_interval, proportion
 
-_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
-_PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
-_BRACKETS = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
-# Units of a box's coordinates -> what a full side is; `None` is the side of the image in pixels.
-BOX_UNITS: dict[str, float | None] = {"pixel": None, "0-1000": 1000.0, "0-100": 100.0, "0-1": 1.0}
+RESIZED = "pixel of the resized image"
+# Units of a box's coordinates -> what a full side is; `None` is a size in pixels.
+BOX_UNITS: dict[str, float | None] = {
+    **{"pixel": None, RESIZED: None, "0-1000": 1000.0, "0-100": 100.0, "0-1": 1.0},
+    "0-1 of the padded square": 1.0,  # the image in the middle of a square of its longer side
+}
+SLACK = 0.01  # share of a side by which a box may leave the image, at least a pixel; it is then cut to the image
+NO_BOX = "no box in its form"
+BROKEN = "a polygon or a broken box"
+OUTSIDE = "a box outside of the image"
+OTHER_UNIT = "a box in another unit"
 BOX_AREAS = (("S", 32**2), ("M", 96**2), ("L", math.inf))  # pixels of the original image, up to and with the bound
 
-Box = tuple[float, float, float, float]
 
-
-def parse_boxes(text: str) -> list[Box]:
-    """Finds the boxes of a text, in its order: Qwen2-VL's `(x1,y1),(x2,y2)`, else `[x1, y1, x2, y2]`.
+def parse_boxes(text: str, forms: Sequence[str] = PLAIN) -> list[Box]:
+    """Finds the boxes of a text, in its order and as they are written: those of the first form that has any.
 
     Example:
         >>> parse_boxes("<|box_start|>(10,20),(30,40)<|box_end|>"), parse_boxes("[1, 2, 3.5, 4]")
         ([(10.0, 20.0, 30.0, 40.0)], [(1.0, 2.0, 3.5, 4.0)])
     """
-    found = _PAIRS.findall(text) or _BRACKETS.findall(text)
-    return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in found]
+    return [box.corners for box in written_boxes(text, forms) if box is not None]
 
 
-def to_unit(box: Box, unit: str, size: tuple[int, int] | None = None) -> Box:
-    """Brings a box to 0–1.
+def read_boxes(
+    output: str,
+    unit: str,
+    forms: Sequence[str],
+    size: Sequence[int] | None = None,
+    seen_size: Sequence[int] | None = None,
+) -> tuple[list[Box], str | None]:
+    """Reads the boxes of an answer.
 
     Args:
-        box (`tuple`): `(x1, y1, x2, y2)`.
-        unit (`str`): A key of [`BOX_UNITS`].
-        size (`tuple`, *optional*): `(width, height)` of the image in pixels, for `"pixel"`.
+        output (`str`): What the model wrote; boxes in thoughts are not read, see [`extract_answer`].
+        unit (`str`): Unit of the coordinates, a key of [`BOX_UNITS`]; coordinates with percent signs are in percent.
+        forms (sequence of `str`): Keys of [`FORMS`], the usual one first; the first that finds a box is read.
+        size (`(width, height)`, *optional*): Of the original image in pixels: for pixels, the padded square, and
+            turned boxes.
+        seen_size (`(width, height)`, *optional*): Of the resized image in pixels, for its unit.
+
+    Returns:
+        `tuple`: the boxes in shares (0–1) of the image's sides, `x1 <= x2` and `y1 <= y2`, a repeated one once; and
+        why they cannot be read ([`NO_BOX`], [`BROKEN`], [`OUTSIDE`], [`OTHER_UNIT`]), or `None`. One box that cannot
+        be read makes the answer unreadable. A turned box becomes the upright one around it.
 
     Raises:
-        OptionError: Pixels without a size.
+        OptionError: An unknown unit or form, or a size that is needed is missing.
+
+    Example:
+        >>> read_boxes("[[100, 200, 300, 400]]", "0-1000", ["brackets"])
+        ([(0.1, 0.2, 0.3, 0.4)], None)
+        >>> read_boxes("[100, 200, 300, 1500]", "0-1000", ["brackets"])
+        ([], 'a box outside of the image')
     """
+    left, top, width, height = _frame(unit, size, seen_size)
+    boxes = []
+    found = written_boxes(extract_answer(output), forms)
+    for box in found:
+        if box is None:
+            return [], BROKEN
+        x, y, w, h = (0.0, 0.0, 100.0, 100.0) if box.percent else (left, top, width, height)
+        if 0 < max(map(abs, box.corners)) <= 1 and min(w, h) >= 10:
+            return [], OTHER_UNIT
+        xs = sorted((corner - x) / w for corner in box.corners[::2])
+        ys = sorted((corner - y) / h for corner in box.corners[1::2])
+        for (low, high), side in ((xs, w), (ys, h)):
+            slack = max(SLACK, 1 / side if side > 1 else SLACK / side)  # below 1: of the padded square's side
+            if low < -slack - 1e-9 or high > 1 + slack + 1e-9:
+                return [], OUTSIDE
+        x1, y1, x2, y2 = _turned((xs[0], ys[0], xs[1], ys[1]), box.angle, size)
+        boxes.append((max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)))
+    distinct: dict[Box, Box] = {}
+    for each in boxes:
+        distinct.setdefault((round(each[0], 9), round(each[1], 9), round(each[2], 9), round(each[3], 9)), each)
+    return [*distinct.values()], None if found else NO_BOX
+
+
+def needs_size(unit: str) -> bool:
+    """Whether coordinates in a unit can only be read with the size of the image."""
+    return BOX_UNITS[unit] is None or "square" in unit
+
+
+def _frame(unit: str, size: Sequence[int] | None, seen_size: Sequence[int] | None) -> Box:
+    """The image's left, top, width and height, in a unit."""
+    if unit not in BOX_UNITS:
+        raise OptionError(f"the unit of boxes is {unit!r}{did_you_mean(unit, BOX_UNITS)}", "unit")
     side = BOX_UNITS[unit]
-    if side is None and size is None:
-        raise OptionError("boxes in pixels need the image's (width, height)")
-    width, height = (side, side) if side is not None else size  # type: ignore[misc]
-    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    if side is not None and not needs_size(unit):
+        return 0.0, 0.0, side, side
+    needed = seen_size if unit == RESIZED else size
+    if needed is None:
+        which = "resized" if unit == RESIZED else "original"
+        raise OptionError(f"boxes in the unit {unit!r} need (width, height) of the {which} image.", "size")
+    width, height = map(float, needed)
+    if side is None:
+        return 0.0, 0.0, width, height
+    longer = max(width, height)
+    return (1 - width / longer) / 2, (1 - height / longer) / 2, width / longer, height / longer
+
+
+def _turned(box: Box, angle: float, size: Sequence[int] | None) -> Box:
+    """The upright box around one that is turned by `angle` degrees about its centre, in pixels of the image."""
+    if not angle:
+        return box
+    if size is None:
+        raise OptionError("turned boxes need (width, height) of the original image.", "size")
+    (width, height), turn = size, math.radians(angle)
+    w, h = (box[2] - box[0]) * width, (box[3] - box[1]) * height
+    across = (abs(w * math.cos(turn)) + abs(h * math.sin(turn))) / width / 2
+    down = (abs(w * math.sin(turn)) + abs(h * math.cos(turn))) / height / 2
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return x - across, y - down, x + across, y + down
 
 
 def iou(first: Box, second: Box) -> float:
@@ -91,45 +174,50 @@ def paired_ious(answers: Sequence[Box], solutions: Sequence[Box], by_order: bool
     return [table[i][j] for i, j in zip(rows, columns, strict=True)]
 
 
-def grounding_verdict(output: str, boxes: Sequence[Sequence[float]], size: Sequence[int], unit: str) -> dict[str, Any]:
+def grounding_verdict(
+    output: str,
+    boxes: Sequence[Sequence[float]],
+    size: Sequence[int],
+    unit: str,
+    forms: Sequence[str] = PLAIN,
+    seen_size: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """Judges the boxes of an answer.
 
     An answer is right if every asked-for box has an IoU of at least 0.5 with its own (precision at IoU 0.5 if
     one box is asked for, as DIOR-RSVG and VRSBench report it). An answer with more or fewer boxes is wrong, all its
-    IoUs 0; the code of arXiv 2503.00743 compares the first boxes of such an answer.
+    IoUs 0; the code of arXiv 2503.00743 compares the first boxes of such an answer. A repeated box is one box, in the
+    answer and among the right ones.
 
     Args:
         output (`str`): What the model wrote; boxes in thoughts are not read, see [`extract_answer`].
         boxes (sequence of boxes): The right boxes `(x1, y1, x2, y2)`, in pixels of the original image. One without
             area is asked for all the same (VRSBench has some): its IoU is 0.
         size (`(width, height)`): Of the original image, in pixels.
-        unit (`str`): Unit of the answer's coordinates, a key of [`BOX_UNITS`].
+        unit, forms, seen_size: How the model writes boxes, see [`read_boxes`].
 
     Returns:
-        `dict`: `answer` (the answer's boxes in pixels, `None` if it has none), `boxes` (the right ones), `ious` (of
-        each right box, in the one-to-one pairing of the greatest total), `strict` (`bool`), `iou` (their mean) and
-        `upstream_compat` (`None`: the published rule is of words).
+        `dict`: `answer` (the answer's boxes in pixels, `None` if they cannot be read), `unreadable` (why, `None` if
+        they can), `boxes` (the right ones), `ious` (of each right box, in the one-to-one pairing of the greatest
+        total), `strict` (`bool`), `iou` (their mean) and `upstream_compat` (`None`: the published rule is of words).
 
     Raises:
-        OptionError: An unknown unit, or no right box.
+        OptionError: An unknown unit or form, no size of the resized image for its unit, or no right box.
 
     Example:
         >>> grounding_verdict("(0,0),(500,500)", [(0, 0, 50, 100)], (100, 200), "0-1000")["iou"]
         1.0
     """
-    if unit not in BOX_UNITS:
-        raise OptionError(f"the unit of boxes is {unit!r}, expected one of {', '.join(BOX_UNITS)}.")
-    right = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
+    right = list(dict.fromkeys((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes))
     if not right:
         raise OptionError("there are no right boxes, expected at least one [x1, y1, x2, y2]; add it.")
     width, height = size
-    found = []
-    for box in parse_boxes(extract_answer(output)):
-        x1, y1, x2, y2 = to_unit(box, unit, (width, height))
-        found.append((x1 * width, y1 * height, x2 * width, y2 * height))
+    shares, unreadable = read_boxes(output, unit, forms, (width, height), seen_size)
+    found = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in shares]
     ious = paired_ious(found, right) if len(found) == len(right) else [0.0] * len(right)
     return {
         "answer": [[round(side, 2) for side in box] for box in found] or None,
+        "unreadable": unreadable,
         "boxes": [list(box) for box in right],
         "ious": ious,
         "strict": all(iou >= 0.5 for iou in ious),
@@ -149,7 +237,7 @@ def grounding_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         above, and `metrics`: `precision@0.5` and `precision@0.7` (of boxes), `mean_iou` (of questions), and
         `precision@0.5_S`, `_M`, `_L` of the right boxes up to 32² pixels, up to 96², and above, in the original image
         (the areas of COCO and of arXiv 2503.00743; `None` if there are none); `mean_iou_interval` (95% bootstrap);
-        `areas`: `{"S", "M", "L": {"n", "accuracy", "interval"}}` of boxes.
+        `areas`: `{"S", "M", "L": {"n", "accuracy", "interval"}}` of boxes; `unreadable`: `{why: answers}`.
 
     Raises:
         OptionError: No records.
@@ -166,7 +254,9 @@ def grounding_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     metrics["mean_iou"] = fmean(means)
     metrics |= {f"precision@0.5_{name}": part["accuracy"] for name, part in areas.items()}
-    return {**figures, "metrics": metrics, "mean_iou_interval": list(bootstrap_interval(means)), "areas": areas}
+    unreadable = Counter(one["unreadable"] for one in records if one["unreadable"])
+    figures |= {"metrics": metrics, "mean_iou_interval": list(bootstrap_interval(means)), "areas": areas}
+    return figures | {"unreadable": dict(unreadable.most_common())}
 
 
 def _area(box: Sequence[float]) -> str:

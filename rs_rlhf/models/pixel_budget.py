@@ -54,7 +54,7 @@ def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, fa
         raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
     thin = f"image of {image.width}x{image.height} pixels is too long and thin"
     try:
-        width, height = _resized(image.width, image.height, factor, (min_pixels, max_pixels))
+        width, height = resized(image.width, image.height, factor, (min_pixels, max_pixels))
     except ValueError as error:
         raise ImageError(f"{thin}: {error}") from error
     if min(height, width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
@@ -74,12 +74,15 @@ def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -
     budget, factor = pixel_budget(processor), resize_factor(processor)
     sizes = image_sizes(group, options)
     try:
-        return [_resized(*size, factor, budget) for size in sizes]
+        return [resized(*size, factor, budget) for size in sizes]
     except ValueError as error:
         raise ImageError(str(error), where=row_name(group)) from None
 
 
-def _resized(width: int, height: int, factor: int, budget: tuple[int, int]) -> tuple[int, int]:
+def resized(width: int, height: int, factor: int, budget: tuple[int, int]) -> tuple[int, int]:
+    """Returns the `(width, height)` that an image is resized to: multiples of `factor`, the area within the budget; a
+    ValueError for one that is too long and thin.
+    """
     from qwen_vl_utils.vision_process import smart_resize
 
     height, width = smart_resize(height, width, factor, *budget)

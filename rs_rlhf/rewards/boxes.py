@@ -2,93 +2,175 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.group import make_group
 from ..declarations import did_you_mean
 from ..errors import DataError, ImageError, OptionError
 from ..imagery.raster import image_size
 from ..imagery.sources import ImageOptions
-from ..metrics.answers import extract_answer, message_text
-from ..metrics.boxes import BOX_UNITS, Box, paired_ious, parse_boxes, to_unit
+from ..metrics.answers import message_text
+from ..metrics.box_forms import PLAIN
+from ..metrics.boxes import BOX_UNITS, RESIZED, needs_size, paired_ious, read_boxes
+from ..models.profiles import Profile, load_profile, no_profile, processor_budget, profile_of_type
 from .columns import Columns, Rewards, Text, column, row_images
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+PUBLISHED = "qwen2-vl"  # profile of the models that the reward was published with
+SOLUTION_FORMS = ("pairs", "json", "geochat", "brackets")
+Size = tuple[int, int]
+Sizes = tuple[Size | None, Size | None]
 
 
 class IoUReward:
     """The published shaping of box answers (arXiv 2503.00743).
 
     0.5, split over the boxes of the solution, for every box with IoU above 0.5, and for every box 0.1, 0.2 or 0.5 more
-    above 0.6, 0.7 or 0.8; 0 if the number of boxes differs. One box gives at most 1, n boxes 0.5 + 0.5·n.
+    above 0.6, 0.7 or 0.8; 0 if the number of boxes differs. One box gives at most 1, n boxes 0.5 + 0.5·n. An answer
+    whose boxes cannot be read gives 0; TRL logs their share as `iou_reward/unreadable`.
+
+    How the policy writes boxes is in its profile: the one given, else that of the policy's type, which
+    `VisionGRPOTrainer` tells ([`IoUReward.use_policy`]). If neither is known, boxes are read as Qwen2-VL writes them,
+    as published, and a warning says so.
 
     Args:
-        answer_unit, solution_unit (`str`): Units of the coordinates: `"0-1000"` (Qwen2-VL), `"pixel"`, `"0-100"` or
-            `"0-1"`. Nothing is guessed from the numbers.
+        answer_unit (`str`, *optional*): In place of a profile: the unit of answers in plain brackets or pairs, a key
+            of `metrics.boxes.BOX_UNITS`.
+        solution_unit (`str`): Unit of the solutions' boxes, one of the same. Nothing is guessed from the numbers.
         pairing (`str`): `"best"` pairs boxes one to one for the greatest total IoU, `"order"` by place, as published.
         solution (`str`): Column of the solutions: a text with boxes, or a list of `[x1, y1, x2, y2]`.
-        image_options ([`ImageOptions`], *optional*): For pixels, which need the size of the `image` or `images`
+        image_options ([`ImageOptions`], *optional*): For units that need the size of the `image` or `images`
             column unless there is a column `size` of `(width, height)`.
+        profile (`str` or [`Profile`], *optional*): Name in `eval/profiles/`, a YAML file, or a profile.
+
+    Raises:
+        OptionError: An unknown unit or pairing, or both a unit and a profile.
+        DeclarationError: There is no such profile.
     """
 
     def __init__(
         self,
-        answer_unit: str = "0-1000",
+        answer_unit: str | None = None,
         solution_unit: str = "0-1000",
         pairing: str = "best",
         solution: str = "solution",
         image_options: ImageOptions | None = None,
+        profile: str | Profile | None = None,
     ) -> None:
         self.__name__ = "iou_reward"
-        for unit in (answer_unit, solution_unit):
-            if unit not in BOX_UNITS:
-                raise OptionError(f"unknown box unit {unit!r}{did_you_mean(unit, BOX_UNITS)}")
         if pairing not in ("best", "order"):
             raise OptionError(f"pairing must be 'best' or 'order', got {pairing!r}.", "pairing")
-        self.answer_unit, self.solution_unit, self.pairing = answer_unit, solution_unit, pairing
-        self.solution, self.image_options = solution, image_options or ImageOptions()
+        if answer_unit is not None and profile is not None:
+            raise OptionError("give answer_unit or profile, which has a unit, not both.", "answer_unit")
+        for name, unit in (("answer_unit", answer_unit), ("solution_unit", solution_unit)):
+            if unit is not None and unit not in BOX_UNITS:
+                raise OptionError(f"unknown box unit {unit!r}{did_you_mean(unit, BOX_UNITS)}", name)
+        if answer_unit == RESIZED:
+            raise OptionError("the unit alone does not say how images are resized; give a profile.", "answer_unit")
+        self.profile = load_profile(profile) if isinstance(profile, str) else profile
+        if answer_unit is not None:
+            self.profile = Profile("as told", answer_unit, [*PLAIN], "", "the caller")
+        self.solution_unit, self.pairing, self.solution = solution_unit, pairing, solution
+        self.image_options = image_options or ImageOptions()
+        self._model_type: str | None = None
+        self._budget: tuple[int, int, int] | None = None
 
-    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: object) -> Rewards:
-        """Rewards completions; a row without boxes in its solution, or without a size if one is needed: `None`."""
+    def use_policy(self, model_type: str, processor: ProcessorMixin | None = None) -> None:
+        """Tells the type of the policy, whose profile is used unless one is given, and its processor, whose pixel
+        budget says to what size the policy's images are resized.
+        """
+        self._model_type, self._budget = model_type, processor_budget(processor)
+        self.profile = self.profile or profile_of_type(model_type)
+
+    def __call__(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: object,
+    ) -> Rewards:
+        """Rewards completions; a row without boxes in its solution, or without a size if one is needed: `None`.
+
+        Raises:
+            OptionError: The policy's type is known, but has no profile, and none is given.
+        """
         solutions = column(columns, self.solution, self.__name__)
-        return [
-            self._reward(message_text(completion), _boxes(solution), self._size(prompts[i], columns, i))
-            for i, (completion, solution) in enumerate(zip(completions, solutions, strict=True))
-        ]
+        profile, rewards, unreadable = self._known_profile(), [], 0
+        for i, (completion, solution) in enumerate(zip(completions, solutions, strict=True)):
+            reward, why = self._reward(
+                message_text(completion), solution, profile, self._sizes(prompts[i], columns, i)
+            )
+            rewards.append(reward)
+            unreadable += why is not None
+        if log_metric is not None and rewards:
+            log_metric(f"{self.__name__}/unreadable", unreadable / len(rewards))
+        return rewards
 
-    def _reward(self, text: str, solution: list[Box], size: tuple[int, int] | None) -> float | None:
-        if not solution or (size is None and "pixel" in (self.answer_unit, self.solution_unit)):
-            return None
-        answer = parse_boxes(extract_answer(text))
-        if len(answer) != len(solution):
-            return 0.0
-        answer = [to_unit(box, self.answer_unit, size) for box in answer]
-        solution = [to_unit(box, self.solution_unit, size) for box in solution]
-        ious = paired_ious(answer, solution, by_order=self.pairing == "order")
+    def _known_profile(self) -> Profile:
+        if self.profile is None and self._model_type is not None:
+            raise OptionError(
+                f"{self.__name__} reads boxes: {no_profile(f'a {self._model_type}')} (profile).", "profile"
+            )
+        if self.profile is None:
+            warnings.warn(
+                f"{self.__name__} does not know the policy's type and reads boxes as {PUBLISHED} writes them; "
+                "give it a profile.",
+                stacklevel=3,
+            )
+            self.profile = load_profile(PUBLISHED)
+        return self.profile
+
+    def _reward(self, text: str, solution: Any, profile: Profile, sizes: Sizes) -> tuple[float | None, str | None]:
+        """The reward of an answer, and why its boxes cannot be read."""
+        if self._sized(profile) and sizes[0] is None:
+            return None, None
+        right = read_boxes(_solution_text(solution), self.solution_unit, SOLUTION_FORMS, *sizes)[0]
+        if not right:
+            return None, None
+        answer, unreadable = profile.read(text, *sizes)
+        if len(answer) != len(right):
+            return 0.0, unreadable
+        ious = paired_ious(answer, right, by_order=self.pairing == "order")
         steps = ((0.8, 0.5), (0.7, 0.2), (0.6, 0.1))
         bonus = math.fsum(next((more for level, more in steps if value > level), 0.0) for value in ious)
-        return 0.5 * sum(value > 0.5 for value in ious) / len(solution) + bonus
+        return 0.5 * sum(value > 0.5 for value in ious) / len(right) + bonus, None
 
-    def _size(self, prompt: Text, columns: Columns, i: int) -> tuple[int, int] | None:
-        if "pixel" not in (self.answer_unit, self.solution_unit):
-            return None
+    def _sized(self, profile: Profile) -> bool:
+        return profile.sized or needs_size(self.solution_unit)
+
+    def _sizes(self, prompt: Text, columns: Columns, i: int) -> Sizes:
+        """`(width, height)` of a row's image and of the image as the policy sees it, if they are needed and known."""
+        profile = self._known_profile()
+        if not self._sized(profile):
+            return None, None
         if columns.get("size") is not None and columns["size"][i] is not None:
             width, height = columns["size"][i]
-            return width, height
+        else:
+            try:
+                group = make_group(prompt, [], row_images(prompt, columns, i))
+                height, width = image_size(group.images[0], self.image_options)
+            except (DataError, ImageError, IndexError):
+                return None, None
+        if RESIZED not in (profile.unit, self.solution_unit):
+            return (width, height), None
         try:
-            group = make_group(prompt, [], row_images(prompt, columns, i))
-            height, width = image_size(group.images[0], self.image_options)
-        except (DataError, ImageError, IndexError):
-            return None
-        return width, height
+            return (width, height), profile.seen_size((width, height), self._budget)
+        except ValueError:  # too long and thin for the processor
+            return None, None
 
 
-def _boxes(solution: Any) -> list[Box]:
-    """Returns the boxes of a text, of one `[x1, y1, x2, y2]`, or of a list of these."""
+def _solution_text(solution: Any) -> str:
+    """Returns a solution as text: a text, one `[x1, y1, x2, y2]`, a list of these, or an object with `bbox_2d`."""
     if solution is None or isinstance(solution, str):
-        return parse_boxes(solution or "")
-    boxes = [solution] if any(isinstance(x, Real) for x in solution) else solution
-    if any(len(box) != 4 for box in boxes):
-        return []
-    return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
+        return solution or ""
+    boxes = [solution] if isinstance(solution, Mapping) or any(isinstance(x, Real) for x in solution) else solution
+    if any(not isinstance(box, Mapping) and len(box) != 4 for box in boxes):
+        return ""
+    return json.dumps(solution, default=list)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ..declarations import did_you_mean
-from ..errors import DeclarationError
+from ..errors import DeclarationError, OptionError
+from ..models.profiles import Profile
 from ..scoring.base import GroupScorer
 from .boxes import IoUReward
 from .columns import Rewards, Text, column, rows_of
 from .rules import ExactMatchReward, ThinkAnswerFormatReward
 from .score import ScoreReward
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 
 class RSReward:
@@ -23,8 +28,9 @@ class RSReward:
         score ([`ScoreReward`], `str` or [`GroupScorer`], *optional*): The score model, for `open_ended` rows; one that
             is not a `ScoreReward` yet becomes one with `relative_to_reference=True`.
         format_weight (`float`): Weight of the format.
-        iou ([`IoUReward`], *optional*): How boxes are read; by default 0–1000 on both sides, best pairing.
+        iou ([`IoUReward`], *optional*): How boxes are read; by default in best pairing, the solution's from 0 to 1000.
         solution (`str`): Column of solutions and references.
+        profile (`str` or [`Profile`], *optional*): How the policy writes boxes, see [`IoUReward`].
     """
 
     def __init__(
@@ -33,17 +39,25 @@ class RSReward:
         format_weight: float = 0.3,
         iou: IoUReward | None = None,
         solution: str = "solution",
+        profile: str | Profile | None = None,
     ) -> None:
         self.__name__ = "rs_reward"
+        if iou is not None and profile is not None:
+            raise OptionError("give the profile to the IoUReward, not both.", "profile")
         if score is not None and not isinstance(score, ScoreReward):
             score = ScoreReward(score, relative_to_reference=True, reference=solution)
         self.format_weight = format_weight
         self.format = ThinkAnswerFormatReward()
         self.accuracy: dict[str, Callable[..., Rewards] | None] = {
             "em": ExactMatchReward(solution),
-            "iou": iou or IoUReward(solution=solution),
+            "iou": iou or IoUReward(solution=solution, profile=profile),
             "open_ended": score,
         }
+
+    def use_policy(self, model_type: str, processor: ProcessorMixin | None = None) -> None:
+        """Tells the policy's type and processor to the box reward, see [`IoUReward.use_policy`]."""
+        if isinstance(self.accuracy["iou"], IoUReward):
+            self.accuracy["iou"].use_policy(model_type, processor)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: object) -> Rewards:
         """Rewards completions.

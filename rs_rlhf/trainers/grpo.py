@@ -29,6 +29,7 @@ from ..imagery.raster import ImageOptions, read_image
 from ..models.pixel_budget import set_pixel_budget
 from ..models.vision_sharing import share_vision
 from ..models.vlm import VISION_TOKENS
+from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..scoring.load import is_url, load_scorer
@@ -112,6 +113,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             processing_class=processing_class,
             **kwargs,
         )
+        for reward in rewards:
+            if isinstance(reward, IoUReward | RSReward):
+                reward.use_policy(self.accelerator.unwrap_model(self.model).config.model_type, processing_class)
         if self.score_reward is not None and args.score_model is not None:
             self.score_reward._scorer = self._place_score_model(args)
         for each in (self.model, self.ref_model):
@@ -219,8 +223,10 @@ def _rewards(args: VisionGRPOConfig, given: Reward | list[Reward] | None) -> tup
             shuffle_images=args.shuffle_reward_images,
             max_failed_fraction=args.max_failed_fraction,
         )
+    if args.profile is not None and args.reward != "rs":
+        raise OptionError("profile is read with reward 'rs' only; leave it out.", "profile")
     if args.reward == "rs":
-        rewards = [RSReward(score), *rewards]
+        rewards = [RSReward(score, profile=args.profile), *rewards]
     elif args.score_model is not None and score is not None:
         rewards = [score, *rewards]
     if not rewards:

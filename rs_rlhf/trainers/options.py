@@ -158,6 +158,11 @@ class GRPOOptions(TrainingOptions):
         "accuracy by the column `reward_type` (em, iou, open_ended), the score model judging open_ended rows.",
         choices=["score", "rs"],
     )
+    profile: str | None = option(
+        None,
+        "How the policy writes boxes, for reward 'rs': a name in eval/profiles/, or a YAML file; by default that of "
+        "its type.",
+    )
     score_model_placement: str = option(
         "replicated",
         "'replicated': the whole score model on each process's device; 'sharded': shared out by DeepSpeed "

@@ -56,7 +56,7 @@ def installed(tmp_path_factory):
 
 def test_declarations_are_found_inside_the_package(installed, tmp_path):
     code = "import rs_rlhf; from rs_rlhf import declarations as d; print(rs_rlhf.__file__)\n"
-    names = {kind: declarations.names(kind) for kind in declarations.FOLDERS}
+    names = {kind: declarations.names(kind) for kind in declarations.KINDS}
     code += f"for kind, known in {names!r}.items():\n"
     code += "    assert d.names(kind) == known, (kind, d.names(kind))\n"
     code += "    print(d.folder(kind))\n"

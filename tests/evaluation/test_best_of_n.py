@@ -104,6 +104,22 @@ def accuracy_of_the_best(data, path, which):
     return total / len(rows)
 
 
+def test_the_policy_is_asked_in_its_way_and_the_score_model_as_before(command, data, score_model_path, tmp_path, whole):
+    mine = {"title": "t", "unit": "pixel", "forms": ["pairs"], "request": "", "source": "s"}
+    (tmp_path / "mine.yaml").write_text(json.dumps(mine | {"prefixes": {"vqa": "[vqa] "}}))
+    options = ["--limit", 2, "--profile"]
+    results = {}
+    for name in (tmp_path / "mine.yaml", "fractions"):
+        out = tmp_path / name.stem if name != "fractions" else tmp_path / name
+        assert cli.main(command(out, score_model_path, *options, name)) == 0
+        results[out.name] = json.loads((out / "best_of_n.json").read_text())
+    assert [one["profile"] for one in results.values()] == ["mine", "fractions"]
+    assert results["mine"]["settings"]["prefix"] == "[vqa] " and "prefix" not in results["fractions"]["settings"]
+    asked, plain = (stored(tmp_path / name / "answers_asked_seed0.jsonl")[0] for name in results)
+    assert asked != plain
+    assert json.loads((whole / "best_of_n.json").read_text())["profile"] == "qwen2-vl"
+
+
 def test_the_files_hold_what_was_sampled_scored_and_reckoned(whole, data, scorer):
     assert sorted(path.name for path in whole.iterdir()) == [
         "answers_asked_seed0.jsonl",

@@ -6,7 +6,20 @@ import random
 import pytest
 from helpers import CASES
 
-from rs_rlhf.metrics.boxes import grounding_figures, grounding_verdict, iou, paired_ious, parse_boxes, to_unit
+from rs_rlhf.errors import OptionError
+from rs_rlhf.metrics.boxes import (
+    BROKEN,
+    NO_BOX,
+    OTHER_UNIT,
+    OUTSIDE,
+    RESIZED,
+    grounding_figures,
+    grounding_verdict,
+    iou,
+    paired_ious,
+    parse_boxes,
+    read_boxes,
+)
 from rs_rlhf.metrics.intervals import bootstrap_interval, wilson_interval
 
 GROUNDING = json.loads((CASES / "grounding.json").read_text())
@@ -33,13 +46,86 @@ def test_parse_boxes(text, boxes):
     assert parse_boxes(text) == boxes
 
 
-def test_units():
-    assert to_unit((100, 200, 500, 1000), "0-1000") == (0.1, 0.2, 0.5, 1.0)
-    assert to_unit((10, 10, 20, 40), "pixel", (100, 40)) == (0.1, 0.25, 0.2, 1.0)
-    assert to_unit((10, 25, 50, 100), "0-100") == (0.1, 0.25, 0.5, 1.0)
-    assert to_unit((0.1, 0.2, 0.3, 1), "0-1", (100, 40)) == (0.1, 0.2, 0.3, 1)
-    with pytest.raises(ValueError, match="width, height"):
-        to_unit((1, 2, 3, 4), "pixel")
+@pytest.mark.parametrize(
+    ("text", "unit", "box"),
+    [
+        ("[100, 200, 500, 1000]", "0-1000", (0.1, 0.2, 0.5, 1.0)),
+        ("[10, 10, 20, 40]", "pixel", (0.1, 0.25, 0.2, 1.0)),
+        ("[20, 20, 40, 80]", RESIZED, (0.1, 0.25, 0.2, 1.0)),
+        ("[10, 25, 50, 100]", "0-100", (0.1, 0.25, 0.5, 1.0)),
+        ("[0.1, 0.2, 0.3, 1]", "0-1", (0.1, 0.2, 0.3, 1)),
+        ("[0, 0.3, 1, 0.7]", "0-1 of the padded square", (0, 0, 1, 1)),  # bars of 30 pixels above and below
+        ("[0.5, 0.5, 0.75, 0.6]", "0-1 of the padded square", (0.5, 0.5, 0.75, 0.75)),
+        ("[10%, 20%, 30%, 40%]", "0-1000", (0.1, 0.2, 0.3, 0.4)),
+        ("[10%, 20%, 30%, 40%]", "pixel", (0.1, 0.2, 0.3, 0.4)),
+        ("[-5, 0, 1005, 1000]", "0-1000", (0, 0, 1, 1)),  # cut to the image
+        ("[0, 0, 101, 41]", "pixel", (0, 0, 1, 1)),
+        ("[0, 0, 0, 0]", "0-1000", (0, 0, 0, 0)),
+    ],
+)
+def test_a_box_is_read_in_the_unit_of_its_writer(text, unit, box):
+    boxes, unreadable = read_boxes(text, unit, ["brackets"], (100, 40), (200, 80))
+    assert boxes == [pytest.approx(box)] and unreadable is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "why"),
+    [
+        ("[100, 200, 300, 1500]", "0-1000", OUTSIDE),
+        ("[-20, 0, 300, 400]", "0-1000", OUTSIDE),
+        ("[0, 0, 103, 40]", "pixel", OUTSIDE),
+        ("[0, 0, 150, 40]", "pixel", OUTSIDE),
+        ("[0, 0, 250, 40]", RESIZED, OUTSIDE),
+        ("[10, 20, 30, 40]", "0-1", OUTSIDE),
+        ("[0.1, 0.2, 0.3, 0.4]", "0-1000", OTHER_UNIT),
+        ("[0.1, 0.2, 0.3, 0.4]", "pixel", OTHER_UNIT),
+        ("[10, 20, 30, 20, 30, 40, 10, 40]", "0-1000", BROKEN),
+        ("[1, 2, 30, 40] and [10, 20, 30, 20, 30, 40, 10, 40]", "0-1000", BROKEN),
+        ("[1, 2, 30, 40] [50, 60, 70, 8000]", "0-1000", OUTSIDE),  # one unreadable box is an unreadable answer
+        ("[10%, 20, 30%, 40]", "0-1000", BROKEN),
+        ("[1, 2, 3, 4, 0.9]", "0-1000", NO_BOX),
+        ("top left", "0-1000", NO_BOX),
+        ("<think>[1, 2, 30, 40]</think> there", "0-1000", NO_BOX),
+        ("<think>it is [1, 2, 30, 40]", "0-1000", NO_BOX),
+    ],
+)
+def test_what_cannot_be_a_box_in_the_unit_is_unreadable_and_says_why(text, unit, why):
+    assert read_boxes(text, unit, ["brackets"], (100, 40), (200, 80)) == ([], why)
+    verdict = grounding_verdict(text, [[0, 0, 50, 20]], (100, 40), unit, ["brackets"], (200, 80))
+    assert verdict["answer"] is None and verdict["unreadable"] == why and verdict["iou"] == 0
+    figures = grounding_figures([verdict, verdict])
+    assert figures["parse_failures"] == 1 and figures["unreadable"] == {why: 2}
+
+
+def test_a_box_after_the_thoughts_is_the_answer():
+    text = "<think>maybe [1, 2, 30, 40]</think><answer>[100, 200, 300, 400]</answer>"
+    assert read_boxes(text, "0-1000", ["brackets"]) == ([(0.1, 0.2, 0.3, 0.4)], None)
+
+
+@pytest.mark.parametrize(
+    ("unit", "sizes", "key"),
+    [("pixel", (None, (9, 9)), "size"), (RESIZED, ((9, 9), None), "size"), ("percent", ((9, 9), (9, 9)), "unit")],
+)
+def test_a_unit_that_is_not_known_or_a_size_that_is_missing_is_an_error(unit, sizes, key):
+    with pytest.raises(OptionError) as error:
+        read_boxes("[1, 2, 3, 4]", unit, ["brackets"], *sizes)
+    assert error.value.key == key
+
+
+def test_a_form_that_is_not_known_is_an_error():
+    with pytest.raises(OptionError) as error:
+        read_boxes("[1, 2, 3, 4]", "0-1000", ["bracket"])
+    assert error.value.key == "forms"
+
+
+def test_a_turned_box_needs_the_shape_of_the_image():
+    assert read_boxes("{<10><20><30><40>|<0>}", "0-100", ["geochat"]) == ([(0.1, 0.2, 0.3, 0.4)], None)
+    with pytest.raises(OptionError) as error:
+        read_boxes("{<10><20><30><40>|<45>}", "0-100", ["geochat"])
+    assert error.value.key == "size"
+    # a square of 20 pixels, turned by 45 degrees, is 20·√2 wide and high
+    ((x1, y1, x2, y2),), _ = read_boxes("{<40><40><60><60>|<-45>}", "0-100", ["geochat"], (100, 100))
+    assert (x2 - x1, y2 - y1) == pytest.approx((0.2 * 2**0.5, 0.2 * 2**0.5)) and x1 + x2 == pytest.approx(1)
 
 
 def test_iou():
@@ -125,10 +211,17 @@ def test_grounding_figures_without_boxes_of_a_size():
 
 
 def test_what_cannot_be_judged_is_refused():
-    with pytest.raises(ValueError, match="unit of boxes is 'percent', expected one of pixel, 0-1000"):
+    with pytest.raises(OptionError, match="unit of boxes is 'percent'. Choices: pixel"):
         grounding_verdict("", [[0, 0, 1, 1]], (10, 10), "percent")
-    with pytest.raises(ValueError, match="no right boxes"):
+    with pytest.raises(OptionError, match="no right boxes"):
         grounding_verdict("", [], (10, 10), "pixel")
+
+
+def test_a_right_box_that_is_repeated_is_one_box():
+    verdict = grounding_verdict(
+        "[0, 0, 9, 9] [0, 0, 5, 5]", [[0, 0, 9, 9], [0, 0, 5, 5], [0, 0, 9, 9]], (20, 20), "pixel"
+    )
+    assert verdict["ious"] == [1, 1] and verdict["boxes"] == [[0, 0, 9, 9], [0, 0, 5, 5]]
 
 
 def test_a_right_box_without_area_is_never_hit():

@@ -22,7 +22,7 @@ from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import ImageError
 from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
-from rs_rlhf.rewards import ScoreReward
+from rs_rlhf.rewards import IoUReward, ScoreReward
 from rs_rlhf.trainers import grpo as grpo_trainer
 from rs_rlhf.trainers.grpo import VISION_TOKENS, VisionGRPOConfig, VisionGRPOTrainer
 from rs_rlhf.trainers.grpo_data import load_prompts
@@ -95,6 +95,16 @@ def trainer_of(data, tiny_vlm, output_dir, reward_funcs=None, peft_config=None, 
     return VisionGRPOTrainer(
         tiny_vlm, reward_funcs, args=args, train_dataset=prompts, eval_dataset=evaluated, peft_config=peft_config
     )
+
+
+def test_the_rewards_of_boxes_are_told_how_the_policy_writes_them(data, tiny_vlm, tmp_path):
+    boxes, given = IoUReward(), IoUReward(profile="fractions")
+    trainer = trainer_of(data, tiny_vlm, tmp_path, [boxes, given], reward="rs", max_pixels=9 * 28 * 28)
+    mixed = trainer.reward_funcs[0].accuracy["iou"]
+    assert [reward.profile.name for reward in (mixed, boxes, given)] == ["qwen2-vl", "qwen2-vl", "fractions"]
+    assert boxes._budget == mixed._budget == (28, 56 * 56, 9 * 28 * 28)
+    trainer = trainer_of(data, tiny_vlm, tmp_path, reward="rs", profile="geochat")
+    assert trainer.reward_funcs[0].accuracy["iou"].profile.name == "geochat"
 
 
 FULL = {

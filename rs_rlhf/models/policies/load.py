@@ -10,6 +10,7 @@ import torch
 
 from ...errors import OptionError
 from ...imagery.raster import ImageOptions
+from ..profiles import is_endpoint
 from ..vlm import FAMILIES, load_vlm, set_family_budget
 from .endpoint import EndpointPolicy
 from .hf import HFPolicy
@@ -58,7 +59,7 @@ def load_policy(
     path, budget = str(path), {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if backend not in BACKENDS:
         raise OptionError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.", "backend")
-    if endpoint is None and path.startswith(("http://", "https://")):
+    if endpoint is None and is_endpoint(path):
         path, endpoint = "default", path
     given: dict[str, object] = {"device": device, "augment": augment or None}
     if endpoint is not None:
