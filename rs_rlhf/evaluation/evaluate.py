@@ -17,7 +17,8 @@ from typing import Any
 
 from ..errors import OptionError
 from ..metrics.answers import THINK_ANSWER
-from ..models.profiles import Profile, is_endpoint, model_profile, no_profile
+from ..models.policies.chat_client import is_endpoint
+from ..models.profiles import Profile, model_profile, no_profile
 from .benchmark import Benchmark, data_paths, load_benchmark, model_type_of
 from .options import EvalOptions
 from .protocols import clip_protocol, score_protocol, vlm_protocol

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from .. import declarations
 from ..data.group import Group
 from ..declarations import did_you_mean
-from ..errors import DeclarationError, ModelError
+from ..errors import DeclarationError, ImageError, ModelError
 from ..metrics.box_forms import FORMS
 from ..metrics.boxes import BOX_UNITS, RESIZED, Box, needs_size, read_boxes
 from .pixel_budget import pixel_budget, resize_factor, resized
+from .policies.chat_client import is_endpoint
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -91,10 +92,13 @@ class Profile:
 
     def seen_size(self, size: Sequence[int], budget: tuple[int, int, int] | None = None) -> tuple[int, int]:
         """Returns `(width, height)` that the processor resizes an image of a size to; `budget` is another one than the
-        declared: factor, fewest and most pixels. An image that it refuses is a ValueError.
+        declared: factor, fewest and most pixels. An [`ImageError`] says that the image is too long and thin.
         """
         factor, low, high = budget or tuple(self.resize[name] for name in RESIZE)
-        return resized(size[0], size[1], factor, (low, high))
+        try:
+            return resized(size[0], size[1], factor, (low, high))
+        except ValueError as error:
+            raise ImageError(f"image of {size[0]}x{size[1]} pixels: {error}") from None
 
     @property
     def sized(self) -> bool:
@@ -130,11 +134,6 @@ def profile_of_type(model_type: str | None) -> Profile | None:
     """Returns the declared profile of a type of model, `None` if there is none."""
     known = map(load_profile, declarations.names(KIND))
     return next((profile for profile in known if model_type in profile.model_types), None)
-
-
-def is_endpoint(model: str, endpoint: str | None = None) -> bool:
-    """Whether a model is behind an address, where nobody can look at its config or its processor."""
-    return endpoint is not None or model.startswith(("http://", "https://"))
 
 
 def model_profile(model: str, given: str | None = None, endpoint: str | None = None) -> Profile | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +74,13 @@ class IoUReward:
                 raise OptionError(f"unknown box unit {unit!r}{did_you_mean(unit, BOX_UNITS)}", name)
         if answer_unit == RESIZED:
             raise OptionError("the unit alone does not say how images are resized; give a profile.", "answer_unit")
-        self.profile = load_profile(profile) if isinstance(profile, str) else profile
+        self.given = load_profile(profile) if isinstance(profile, str) else profile
         if answer_unit is not None:
-            self.profile = Profile("as told", answer_unit, [*PLAIN], "", "the caller")
+            self.given = Profile("as told", answer_unit, [*PLAIN], "", "the caller")
         self.solution_unit, self.pairing, self.solution = solution_unit, pairing, solution
         self.image_options = image_options or ImageOptions()
         self._model_type: str | None = None
+        self._of_type: Profile | None = None
         self._budget: tuple[int, int, int] | None = None
 
     def use_policy(self, model_type: str, processor: ProcessorMixin | None = None) -> None:
@@ -87,7 +88,7 @@ class IoUReward:
         budget says to what size the policy's images are resized.
         """
         self._model_type, self._budget = model_type, processor_budget(processor)
-        self.profile = self.profile or profile_of_type(model_type)
+        self._of_type = profile_of_type(model_type)
 
     def __call__(
         self,
@@ -102,30 +103,35 @@ class IoUReward:
             OptionError: The policy's type is known, but has no profile, and none is given.
         """
         solutions = column(columns, self.solution, self.__name__)
-        profile, rewards, unreadable = self._known_profile(), [], 0
+        profile, rewards, unreadable = self.profile, [], 0
         for i, (completion, solution) in enumerate(zip(completions, solutions, strict=True)):
-            reward, why = self._reward(
-                message_text(completion), solution, profile, self._sizes(prompts[i], columns, i)
-            )
+            sizes = self._sizes(profile, prompts[i], columns, i)
+            reward, why = self._reward(message_text(completion), solution, profile, sizes)
             rewards.append(reward)
             unreadable += why is not None
         if log_metric is not None and rewards:
             log_metric(f"{self.__name__}/unreadable", unreadable / len(rewards))
         return rewards
 
-    def _known_profile(self) -> Profile:
-        if self.profile is None and self._model_type is not None:
-            raise OptionError(
-                f"{self.__name__} reads boxes: {no_profile(f'a {self._model_type}')} (profile).", "profile"
-            )
-        if self.profile is None:
+    @property
+    def profile(self) -> Profile:
+        """The profile that answers are read by.
+
+        Raises:
+            OptionError: The policy's type has none, and none is given.
+        """
+        known = self.given or self._of_type
+        if known is None and self._model_type is not None:
+            policy = f"a model of type {self._model_type}"
+            raise OptionError(f"{self.__name__} reads boxes: {no_profile(policy)} (profile).", "profile")
+        if known is None:
             warnings.warn(
                 f"{self.__name__} does not know the policy's type and reads boxes as {PUBLISHED} writes them; "
                 "give it a profile.",
                 stacklevel=3,
             )
-            self.profile = load_profile(PUBLISHED)
-        return self.profile
+            known = self._of_type = load_profile(PUBLISHED)
+        return known
 
     def _reward(self, text: str, solution: Any, profile: Profile, sizes: Sizes) -> tuple[float | None, str | None]:
         """The reward of an answer, and why its boxes cannot be read."""
@@ -145,9 +151,8 @@ class IoUReward:
     def _sized(self, profile: Profile) -> bool:
         return profile.sized or needs_size(self.solution_unit)
 
-    def _sizes(self, prompt: Text, columns: Columns, i: int) -> Sizes:
+    def _sizes(self, profile: Profile, prompt: Text, columns: Columns, i: int) -> Sizes:
         """`(width, height)` of a row's image and of the image as the policy sees it, if they are needed and known."""
-        profile = self._known_profile()
         if not self._sized(profile):
             return None, None
         if columns.get("size") is not None and columns["size"][i] is not None:
@@ -158,11 +163,11 @@ class IoUReward:
                 height, width = image_size(group.images[0], self.image_options)
             except (DataError, ImageError, IndexError):
                 return None, None
-        if RESIZED not in (profile.unit, self.solution_unit):
+        if RESIZED not in (profile.unit, self.solution_unit) or not (self._budget or profile.resize):
             return (width, height), None
         try:
             return (width, height), profile.seen_size((width, height), self._budget)
-        except ValueError:  # too long and thin for the processor
+        except ImageError:
             return None, None
 
 
@@ -170,7 +175,9 @@ def _solution_text(solution: Any) -> str:
     """Returns a solution as text: a text, one `[x1, y1, x2, y2]`, a list of these, or an object with `bbox_2d`."""
     if solution is None or isinstance(solution, str):
         return solution or ""
-    boxes = [solution] if isinstance(solution, Mapping) or any(isinstance(x, Real) for x in solution) else solution
-    if any(not isinstance(box, Mapping) and len(box) != 4 for box in boxes):
-        return ""
-    return json.dumps(solution, default=list)
+    solution = solution.tolist() if hasattr(solution, "tolist") else solution
+    if isinstance(solution, list | tuple):
+        boxes = [solution] if any(isinstance(x, Real) for x in solution) else solution
+        if any(isinstance(box, list | tuple) and len(box) != 4 for box in boxes):
+            return ""
+    return json.dumps(solution, default=str)

@@ -104,7 +104,9 @@ def accuracy_of_the_best(data, path, which):
     return total / len(rows)
 
 
-def test_the_policy_is_asked_in_its_way_and_the_score_model_as_before(command, data, score_model_path, tmp_path, whole):
+def test_the_policy_is_asked_in_its_way_and_the_score_model_as_before(
+    command, data, score_model_path, tmp_path, whole
+):
     mine = {"title": "t", "unit": "pixel", "forms": ["pairs"], "request": "", "source": "s"}
     (tmp_path / "mine.yaml").write_text(json.dumps(mine | {"prefixes": {"vqa": "[vqa] "}}))
     options = ["--limit", 2, "--profile"]

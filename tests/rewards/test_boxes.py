@@ -93,6 +93,8 @@ def test_a_solution_is_a_text_a_box_boxes_or_an_object():
         {"bbox_2d": [0, 0, 1000, 1000]},
     ):
         assert reward([asked()], [said(whole)], solution=[solution]) == [1.0]
+    for nothing in (3.0, True, {"label": "ship"}, [[1, 2, 3, 4], [5, 6]]):
+        assert reward([asked()], [said(whole)], solution=[nothing]) == [None]
     assert reward([asked()], [said(f"{whole} {whole}")], solution=[[[0, 0, 1000, 1000]] * 2]) == [1.0]  # one box
 
 
@@ -109,6 +111,9 @@ def test_the_policy_tells_how_boxes_are_read(tmp_path):
     assert mixed([asked()], [said(form)], solution=[BOX], size=[SIZE], reward_type=["iou"]) == [1.0]
     untold = IoUReward(solution_unit="pixel", profile="qwen2.5-vl")  # then of the declared budget
     assert untold([asked()], [said(text)], solution=[BOX], size=[SIZE]) == [0.0]
+    seen_too = IoUReward(solution_unit="pixel of the resized image")  # rows made for training Qwen2.5-VL
+    seen_too.use_policy("qwen2_5_vl")
+    assert seen_too([asked()], [said(text)], solution=[text], size=[SIZE]) == [1.0]
     given = IoUReward(profile="fractions")
     given.use_policy("qwen2_5_vl")
     assert given.profile.name == "fractions"
@@ -120,7 +125,7 @@ def test_a_policy_of_unknown_type_is_read_as_published_with_a_warning():
         assert reward([asked()], [said("(0,0),(9,9)")], solution=[[0, 0, 9, 9]]) == [1.0]
     told = IoUReward()
     told.use_policy("idefics3")
-    with pytest.raises(OptionError, match="a idefics3") as error:
+    with pytest.raises(OptionError, match="a model of type idefics3") as error:
         told([asked()], [said("(0,0),(9,9)")], solution=[[0, 0, 9, 9]])
     assert error.value.key == "profile"
     mixed = RSReward()
@@ -135,6 +140,7 @@ def test_a_policy_of_unknown_type_is_read_as_published_with_a_warning():
         ({"answer_unit": "pixel", "profile": "brackets"}, "answer_unit"),
         ({"answer_unit": "pixel of the resized image"}, "answer_unit"),
         ({"solution_unit": "percent"}, "solution_unit"),
+        ({"answer_unit": "percent"}, "answer_unit"),
     ],
 )
 def test_units_and_profiles_that_cannot_be_meant_are_refused(given, key):

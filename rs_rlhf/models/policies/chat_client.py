@@ -34,6 +34,11 @@ def endpoint_address(url: str) -> str:
     return url.rstrip("/").removesuffix(_PATH)
 
 
+def is_endpoint(model: str, endpoint: str | None = None) -> bool:
+    """Whether a model is behind an address, where nobody can look at its config or its processor."""
+    return endpoint is not None or model.startswith(("http://", "https://"))
+
+
 class ChatClient:
     """A client that any number of threads may use; a context manager.
 

@@ -10,8 +10,8 @@ import torch
 
 from ...errors import OptionError
 from ...imagery.raster import ImageOptions
-from ..profiles import is_endpoint
 from ..vlm import FAMILIES, load_vlm, set_family_budget
+from .chat_client import is_endpoint
 from .endpoint import EndpointPolicy
 from .hf import HFPolicy
 from .policy import Policy
