@@ -52,16 +52,14 @@ COMMANDS = {
     ),
     "best-of-n": Command("sample N answers a question and let the score model choose", "cli.best_of_n:main", RESUME),
     "eval run": Command(
-        "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval_run:main", RESUME
+        "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval:run", RESUME
     ),
-    "eval compare": Command("compare two evaluations, question by question", "cli.eval_compare:main"),
-    "eval export": Command(
-        "write an evaluation as lm-evaluation-harness does, or log it to W&B", "cli.eval_export:main"
-    ),
-    "eval preferences": Command("measure a score model on preference files", "cli.eval_preferences:main"),
-    "report": Command("write one HTML page about a training run, without W&B", "cli.report:main"),
-    "plot": Command("draw the learning curve of a training run", "cli.plot:main"),
-    "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.dashboard:main"),
+    "eval compare": Command("compare two evaluations, question by question", "cli.eval:compare_runs"),
+    "eval export": Command("write an evaluation as lm-evaluation-harness does, or log it to W&B", "cli.eval:export"),
+    "eval preferences": Command("measure a score model on preference files", "cli.eval:preferences"),
+    "report": Command("write one HTML page about a training run, without W&B", "cli.runs:report"),
+    "plot": Command("draw the learning curve of a training run", "cli.runs:plot"),
+    "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.runs:dashboard"),
     "data check": Command("list every problem of preference files", "cli.data.check:main"),
     "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.pairs:make_pairs"),
     "data sample-pairs": Command(

@@ -1,0 +1,82 @@
+"""Commands on training runs: `rs-rlhf report`, `rs-rlhf plot` and `rs-rlhf dashboard`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..options import option
+from ..runs.report import CAPS, write_report
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.workspaces import Workspace
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Write one HTML page about a training run, without W&B."""
+
+    run: Path = option(help="output_dir of the run", positional=True, metavar="RUN_DIR")
+    output: Path | None = option(
+        None, "HTML file to write (default: RUN_DIR/report.html)", metavar="FILE", writes="file"
+    )
+
+
+ReportOptions.__doc__ = f"{ReportOptions.__doc__} {CAPS}"
+
+
+def report(options: ReportOptions) -> None:
+    """Writes the page and prints its warnings."""
+    output = options.output or options.run / "report.html"
+    page = write_report(options.run, output)
+    for line in page["warnings"]:
+        print(f"Warning: {line}")
+    print(f"Report -> {output}")
+
+
+@dataclass(kw_only=True)
+class PlotOptions:
+    """Draw the learning curve of a training run."""
+
+    run: Path = option(help="output_dir of the run", positional=True)
+    output: Path | None = option(None, "PNG to write (default: RUN/learning_curve.png)", writes="file")
+
+
+def plot(options: PlotOptions) -> None:
+    """Draws the curve."""
+    from ..runs.plots import plot_run
+
+    output = options.output or options.run / "learning_curve.png"
+    plot_run(options.run, output)
+    print(f"Learning curve -> {output}")
+
+
+@dataclass(kw_only=True)
+class DashboardOptions:
+    """Lay out a W&B workspace for the runs of a project."""
+
+    entity: str = option(help="W&B user or team")
+    project: str = option(help="W&B project")
+    name: str = option("RLHF", "name of the workspace and of the report")
+    report: bool = option(False, "write a W&B report with the same panels as well")
+    dry_run: bool = option(False, "print what would be made as JSON; needs no network")
+
+
+def dashboard(options: DashboardOptions) -> None:
+    """Saves the workspace and the report, or prints them."""
+    from ..runs.dashboard import build_report, build_workspace, save, specification
+
+    of = (options.entity, options.project, options.name)
+    made: dict[str, Workspace | Report] = {"workspace": build_workspace(*of)}
+    if options.report:
+        made["report"] = build_report(*of)
+    if options.dry_run:
+        specs = {name: specification(board) for name, board in made.items()}
+        print(json.dumps({"entity": options.entity, "project": options.project} | specs, indent=2))
+        return
+    for board in made.values():
+        save(board)
+        print(f"{type(board).__name__} -> {board.url}")
