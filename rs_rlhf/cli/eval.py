@@ -1,4 +1,4 @@
-"""Evaluation commands: `rs-rlhf eval run`, `compare`, `export` and `preferences`."""
+"""Evaluation commands: `rs-rlhf eval run`, `compare`, `export` and `preferences`, and `rs-rlhf best-of-n`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import OptionError
-from ..evaluation.options import DataOptions, EvalOptions
+from ..evaluation.options import BestOfNOptions, DataOptions, EvalOptions
 from ..imagery.arguments import ReadingOptions
 from ..options import option
 
@@ -129,3 +129,14 @@ def preferences(options: EvalPreferencesOptions) -> None:
     if options.output:
         write_json(options.output, report)
         print(f"Report written to {options.output}", file=sys.stderr)
+
+
+def best_of_n(options: BestOfNOptions) -> None:
+    """Writes `best_of_n.json`, `.md` and `.png`, and prints the table."""
+    from ..evaluation.best_of_n import markdown, run_best_of_n, write
+    from ..runs.tables import print_markdown
+
+    results = run_best_of_n(options)
+    write(results, options.out)
+    print_markdown(markdown(results))
+    print(f"\nBest of n -> {options.out / 'best_of_n.json'}, .md, .png")

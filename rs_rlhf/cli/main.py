@@ -50,7 +50,7 @@ COMMANDS = {
     "browse": Command(
         "look through scored data and move the cut, in a browser", "curation.browser.app:browse", STOPPED
     ),
-    "best-of-n": Command("sample N answers a question and let the score model choose", "cli.best_of_n:main", RESUME),
+    "best-of-n": Command("sample N answers a question and let the score model choose", "cli.eval:best_of_n", RESUME),
     "eval run": Command(
         "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval:run", RESUME
     ),
@@ -61,15 +61,15 @@ COMMANDS = {
     "plot": Command("draw the learning curve of a training run", "cli.runs:plot"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.runs:dashboard"),
     "data check": Command("list every problem of preference files", "cli.data.check:main"),
-    "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.pairs:make_pairs"),
+    "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.make:make_pairs"),
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "preferences.mistakes:sample_pairs", RESUME
     ),
     "data dpo": Command(
         "order candidate answers by a score model, for TRL's DPOTrainer", "preferences.dpo:write_dpo", RESUME
     ),
-    "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.damage:main"),
-    "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.scenes:main"),
+    "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.make:write_damaged"),
+    "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.make:write_scenes"),
     "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_models:write_clip"),
     "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_models:write_vlm"),
     "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),

@@ -1,4 +1,4 @@
-"""The `rs-rlhf data` commands: one thin module each.
+"""The `rs-rlhf data` commands, from options to a call.
 
 Logic does not live here (`data`, `preferences`).
 """

@@ -1,4 +1,4 @@
-"""`rs-rlhf data pairs`: preference pairs made from captioned or labelled images, each with a known kind of damage."""
+"""Data that is made: `rs-rlhf data scenes` (images), `data pairs` (preferences) and `data damage` (a noisy pool)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ from ...errors import OptionError
 from ...options import option
 from ...preferences.damage import KINDS, NEEDS, build_pairs
 from ...preferences.lists import LIST_KINDS, build_lists
+from ...preferences.noisy_pool import CAPTION_DAMAGE, damaged_rows
+
+
+@dataclass(kw_only=True)
+class ScenesOptions:
+    """Write made-up overhead scenes with captions and classes."""
+
+    path: str = option(
+        help="folder to write to: images, train.jsonl, validation.jsonl",
+        positional=True,
+        metavar="FOLDER",
+        writes="folder",
+    )
+    n_train: int = option(1000, "training scenes")
+    n_validation: int = option(200, "validation scenes")
+    seed: int = option(0, "seed of the data")
+    size: int = option(112, "edge of an image in pixels")
+
+
+def write_scenes(options: ScenesOptions) -> None:
+    """Writes the scenes; see [`rs_rlhf.data.scenes.write_scenes`]."""
+    from ...data import scenes
+
+    scenes.write_scenes(options.path, options.n_train, options.n_validation, options.seed, options.size)
+    print(f"{options.n_train} training and {options.n_validation} validation scenes -> {options.path}")
 
 
 @dataclass(kw_only=True)
@@ -56,3 +81,27 @@ def make_pairs(options: PairsOptions) -> None:
     print(f"{'kind':<16}{'pairs':>8}{'skipped':>9}  needs")
     for kind in kinds:
         print(f"{kind:<16}{stats['made'][kind]:>8}{stats['skipped'][kind]:>9}  {NEEDS[kind]}")
+
+
+@dataclass(kw_only=True)
+class DamageOptions(InputOptions, OutputOptions):
+    """Make image-text rows from captioned images, with a known share of damaged texts."""
+
+    rate: float = option(0.5, "chance of a text to be damaged")
+    kinds: str = option(",".join(CAPTION_DAMAGE), "comma-separated kinds of damage of captions")
+    questions: bool = option(False, "also ask for the scene class of each image")
+
+
+def write_damaged(options: DamageOptions) -> None:
+    """Writes the rows and prints how many of each kind there are."""
+    check_output(options.output, options.overwrite)
+    rows, checked = options.read()
+    kinds = [kind.strip() for kind in options.kinds.split(",") if kind.strip()]
+    made = list(
+        damaged_rows(numbered(rows), options.rate, seed=options.seed, kinds=kinds, questions=options.questions)
+    )
+    options.write(made, rows, checked, "images", "rows")
+    counts = Counter((row["source"], row["damage"] or "clean") for row in made)
+    totals = Counter(row["source"] for row in made)
+    for (source, damage), count in sorted(counts.items()):
+        print(f"{source:<10}{damage:<16}{count:>8}{count / totals[source]:>8.1%}")
