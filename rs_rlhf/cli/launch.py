@@ -139,12 +139,7 @@ def launch_options() -> set[str]:
 
 
 def launch_arguments(command: str, config: str | None, flags: Sequence[str], launch_flags: Sequence[str]) -> list[str]:
-    """Returns the arguments of `accelerate launch` for a training command.
-
-    Args:
-        command (`str`): The command's name, such as `"reward"`.
-        config (`str`, *optional*): Path of the recipe.
-        flags, launch_flags (sequences of `str`): See [`split_arguments`].
+    """Returns the arguments of `accelerate launch` for a training command, given those of [`split_arguments`].
 
     Example:
         >>> launch_arguments("reward", "a.yaml", ["--seed", "1"], ["--num_processes", "2"])

@@ -65,11 +65,7 @@ def make_report(
 ) -> dict[str, Any]:
     """Collects what the report of a cut says.
 
-    Args:
-        scored ([`Scored`]), samples ([`Samples`]): The scores, and their samples with their final `status`.
-        cuts (sequence of [`Cut`]): What the cut did in each stratum.
-        left ([`LeftOut`]): What was dropped because of its picture.
-        options ([`CurateOptions`]), way (`dict`): What was asked for, and the cut, such as `{"keep": 0.3}`.
+    The samples have their final `status`; `way` is the cut, such as `{"keep": 0.3}`.
 
     Returns:
         `dict`: `title`, `facts` (name and text of each setting), `notes` (sentences), `sample` (what is kept or

@@ -83,19 +83,10 @@ def save_tiny_clip(
     options: TinyClipOptions | None = None,
     **sizes: Any,
 ) -> str:
-    """Writes a random tiny dual encoder with its processor, loadable with `from_pretrained`.
+    """Writes a random tiny dual encoder with its processor, loadable with `from_pretrained`, and returns the path.
 
-    Args:
-        path (`str`): Folder to write.
-        texts (iterable of `str`, *optional*): Texts that the tokenizer is trained on.
-        options ([`TinyClipOptions`], *optional*): Family, sizes and seed.
-        **sizes: Fields of [`TinyClipOptions`], in place of `options`.
-
-    Returns:
-        `str`: `path`.
-
-    Raises:
-        OptionError: An unknown family, or sizes that do not go together.
+    The tokenizer is trained on the texts; `sizes` are fields of [`TinyClipOptions`], in place of `options`. An unknown
+    family, or sizes that do not go together, are an [`OptionError`].
     """
     import torch
     import transformers

@@ -132,19 +132,10 @@ def save_tiny_vlm(
     texts: Iterable[str] | None = None,
     **sizes: Any,
 ) -> str:
-    """Writes a random tiny VLM with processor, tokenizer and chat template, loadable with `from_pretrained`.
+    """Writes a random tiny VLM with its processor, loadable with `from_pretrained`, and returns the path.
 
-    Args:
-        path (`str`): Folder to write.
-        options ([`TinyVLMOptions`], *optional*): Family, sizes and seed.
-        texts (iterable of `str`, *optional*): Texts that the tokenizer is trained on.
-        **sizes: Fields of [`TinyVLMOptions`], in place of `options`.
-
-    Returns:
-        `str`: `path`.
-
-    Raises:
-        OptionError: An unknown family.
+    The tokenizer is trained on the texts; `sizes` are fields of [`TinyVLMOptions`], in place of `options`. An unknown
+    family is an [`OptionError`].
     """
     import torch
     import transformers

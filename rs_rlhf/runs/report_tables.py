@@ -93,19 +93,12 @@ def spread(entries: Sequence[T], count: int) -> list[T]:
 
 @dataclass
 class SampleTables:
-    """What the Parquet tables of a run hold, as plain values for the page.
+    """What the Parquet tables of a run hold, as plain values for the page."""
 
-    Args:
-        tables (`list[dict]`): Tables with a step to choose: `title`, `columns`, `steps`.
-        samples (`list[dict]`): Tables of fixed prompts: `title`, `steps`, `rows`; see [`followed`].
-        histograms (`list[dict]`): Of [`histogram`], one for each column of rewards or scores.
-        notes (`list[str]`): What could not be read.
-    """
-
-    tables: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    histograms: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)  # with a step to choose: `title`, `columns`, `steps`
+    samples: list[dict[str, Any]] = field(default_factory=list)  # fixed prompts: `title`, `steps`, `rows`
+    histograms: list[dict[str, Any]] = field(default_factory=list)  # of each column of rewards or scores
+    notes: list[str] = field(default_factory=list)  # what could not be read
 
 
 def read_tables(run: Path, images: Images) -> SampleTables:

@@ -23,16 +23,9 @@ if TYPE_CHECKING:
 def log_worst_pairs(
     trainer: VisionRewardTrainer, dataset: Dataset, records: Sequence[Mapping[str, Any]], prefix: str
 ) -> Path | None:
-    """Writes and logs the rows where a rejected completion wins by most.
+    """Writes and logs the rows of an evaluation where a rejected completion wins by most, and returns the file.
 
-    Args:
-        trainer ([`VisionRewardTrainer`]): Gives the step, the output folder and the options.
-        dataset (`Dataset`): The evaluation rows; a record's `index` is the row's place.
-        records (sequence of `dict`): `index` and `scores` of each row.
-        prefix (`str`): Name of the evaluation, such as `"eval"`.
-
-    Returns:
-        `Path` or `None`: The Parquet file, `None` without records.
+    A record has the `index` of its row in the data set, and its `scores`; without records there is no file.
     """
     args, step = trainer.args, trainer.state.global_step
     worst = sorted((r for r in records if r["index"] >= 0), key=lambda r: r["scores"][0] - max(r["scores"][1:]))

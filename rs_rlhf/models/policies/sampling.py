@@ -21,30 +21,16 @@ Batches = Iterator[tuple[list[int], list[list[str]]]]  # (places in the input, t
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How a policy samples answers.
+    """How a policy samples answers; one that is out of range is an [`OptionError`]."""
 
-    Args:
-        n (`int`): Answers to each prompt.
-        temperature (`float`): 0 takes the most likely token.
-        top_p (`float`): Probability mass that tokens are drawn from, in (0, 1].
-        top_k (`int`): Number of most likely tokens that are drawn from; 0 is off.
-        max_new_tokens (`int`): Longest answer, in tokens.
-        seed (`int`): Seed of all draws.
-        token_budget (`int`): Largest number of tokens in a batch: prompts and answers, padding included.
-        batch_size (`int`, *optional*): Largest number of prompts in a batch.
-
-    Raises:
-        OptionError: An option is out of range; names it.
-    """
-
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 64
-    seed: int = 0
-    token_budget: int = 16384
-    batch_size: int | None = None
+    n: int = 1  # answers to each prompt
+    temperature: float = 1.0  # 0 takes the most likely token
+    top_p: float = 1.0  # probability mass that tokens are drawn from, in (0, 1]
+    top_k: int = 0  # number of most likely tokens that are drawn from; 0 is off
+    max_new_tokens: int = 64  # longest answer, in tokens
+    seed: int = 0  # of all draws
+    token_budget: int = 16384  # most tokens of a batch: prompts and answers, padding included
+    batch_size: int | None = None  # most prompts of a batch
 
     def __post_init__(self) -> None:
         for name in ("n", "max_new_tokens"):
