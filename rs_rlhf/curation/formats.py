@@ -160,7 +160,7 @@ def _write_shard(data: ImageTexts, file: str, path: Path, new: Path, choose: _Ch
             if not isinstance(choice, bool):
                 row = sample_row(tar, sample, named)
                 short = choose.shorten(row, choice, data.columns, f"{path}, row {number}")
-                changed = {key: short[key] for key in short if short[key] is not row[key]} if short is not row else {}
+                changed = {key: short[key] for key in short if short[key] is not row[key]}
             for member in sample:
                 _copy_member(tar, member, target, changed)
 
@@ -196,7 +196,7 @@ def _kept_part(
     changed: dict[str, dict[int, Any]] = {}
     for i, (row, (number, choice)) in enumerate(zip(texts.to_pylist(), kept, strict=True)):
         short = choose.shorten(row, choice, data.columns, f"{data.files.get(file, file)}, row {first + number}")
-        for key in short if short is not row else ():
+        for key in short:
             if short[key] is not row[key]:
                 changed.setdefault(key, {})[i] = short[key]
     for key, values in changed.items():

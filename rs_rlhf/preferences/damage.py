@@ -237,9 +237,14 @@ class ImagePool:
                 return name, other["id"]
         return None
 
-    def wrong_attribute(self, row: Mapping[str, Any], caption: str, rng: random.Random) -> str | None:
-        """A caption of `row` with one attribute made wrong, see [`damage_attribute`]."""
-        return damage_attribute(caption, [*row["captions"], class_name(row["label"])], rng, self.bigrams)
+    def wrong_caption(self, row: Mapping[str, Any], caption: str, kind: str, rng: random.Random) -> str | None:
+        """A caption of `row` with an `attribute` made wrong or `truncated`, or one of an image of another class."""
+        if kind == "attribute":
+            return damage_attribute(caption, [*row["captions"], class_name(row["label"])], rng, self.bigrams)
+        if kind == "truncated":
+            return truncated(caption, rng)
+        drawn = self.swap(row, False, rng)
+        return drawn and drawn[1]
 
 
 def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -272,7 +277,7 @@ def _one_pair(row: Mapping[str, Any], kind: str, pool: ImagePool, rng: random.Ra
         return None
     if kind == "attribute":
         for chosen in rng.sample(captions, len(captions)):
-            damaged = pool.wrong_attribute(row, chosen, rng)
+            damaged = pool.wrong_caption(row, chosen, kind, rng)
             if damaged is not None:
                 return chosen, damaged, ""
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..data.captioned_images import LABEL_QUESTION, class_name
 from ..errors import OptionError
-from .damage import ImagePool, truncated
+from .damage import ImagePool
 
 LIST_KINDS = ("another_class", "attribute", "truncated", "wrong_label")
 # The share of each kind in a list of captions; what an image cannot have is made up for by another image's captions.
@@ -81,14 +81,7 @@ def _wrong_captions(
     kinds: dict[str, str] = {}
     for attempt in range(4 * count):
         kind = _TURNS[attempt % len(_TURNS)]
-        text: str | None
-        if kind == "attribute":
-            text = pool.wrong_attribute(row, caption, rng)
-        elif kind == "truncated":
-            text = truncated(caption, rng)
-        else:
-            drawn = pool.swap(row, False, rng)
-            text = drawn[1] if drawn else None
+        text = pool.wrong_caption(row, caption, kind, rng)
         if text is not None and text not in row["captions"]:
             kinds.setdefault(text, kind)
         if len(kinds) == count:

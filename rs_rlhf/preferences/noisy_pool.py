@@ -43,13 +43,10 @@ def damaged_caption(
     """Damages a true caption of `row` in one way of [`CAPTION_DAMAGE`]; `None` if it cannot be damaged so."""
     if kind == "vague":
         return rng.choice(_VAGUE)
-    if kind == "attribute":
-        return pool.wrong_attribute(row, caption, rng)
+    if kind != "wrong_class":
+        return pool.wrong_caption(row, caption, kind, rng)
     if not row["label"]:
         return None
-    if kind == "another_class":
-        drawn = pool.swap(row, False, rng)
-        return drawn and drawn[1]
     name, other = class_name(row["label"]), pool.other_label(row, rng)
     if other is None:
         return None
