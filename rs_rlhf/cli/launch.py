@@ -13,8 +13,10 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,18 +164,26 @@ def launch(arguments: Sequence[str]) -> int:
 
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # they warn of each signal
-    os.environ[LAUNCHED] = "1"
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # they report each signal and each exit code
+    os.environ[LAUNCHED] = folder = tempfile.mkdtemp()
     try:
         launch_command(launch_command_parser().parse_args(list(arguments)))
     except SignalException as stop:  # what torch's launcher makes of a signal
         raise KeyboardInterrupt if stop.sigval == signal.SIGINT else stop from None
-    except (subprocess.CalledProcessError, ChildFailedError):
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise RSRLHFError(
+                f"process {rank} was ended by {failure.signal_name()}, as when memory is full."
+            ) from None
+        return 1
+    except subprocess.CalledProcessError:
         return 1
     except ValueError as error:
         raise OptionError(f"accelerate launch: {' '.join(str(error).split())}") from error
     finally:
         os.environ.pop(LAUNCHED)
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import signature
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import RSRLHFError
@@ -25,7 +27,7 @@ from ..version import __version__
 RESTART = "the same command starts again from the beginning"
 RESUME = "the same command resumes"
 CHECKPOINT = "the same command with --resume_from_checkpoint true resumes from the last checkpoint, if there is one"
-LAUNCHED = "RS_RLHF_LAUNCHED"  # set in the processes of `launch.launch`, whose own process says what follows Ctrl-C
+LAUNCHED = "RS_RLHF_LAUNCHED"  # a folder of the processes that `launch.launch` has started
 STOPPED = "the server no longer answers"
 
 
@@ -111,14 +113,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RSRLHFError as error:
         if debug:
             traceback.print_exc()
-        print(f"rs-rlhf {name}: {sentence(error)}", file=sys.stderr)
+        if tells():
+            print(f"rs-rlhf {name}: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        if LAUNCHED not in os.environ and os.environ.get("RANK", "0") == "0":  # several processes: one says it
+        if LAUNCHED not in os.environ and tells():
             print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr)
         return 130
+    except Exception:
+        if several() and told_mark().exists() and not debug:  # its peer is gone, and has said why
+            return 1
+        raise
+
+
+def several() -> bool:
+    """Whether a launcher has started several processes on this machine."""
+    return os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
+
+
+def tells() -> bool:
+    """Whether this process says how the command ended: of those of one launcher the first that gets there, since a
+    mistake may be met by all of them or by any one.
+    """
+    if not several():
+        return True
+    try:
+        told_mark().touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def told_mark() -> Path:
+    """Returns the file that is there once a process of this launch has told how it ended."""
+    import psutil
+
+    if folder := os.environ.get(LAUNCHED):
+        return Path(folder, "told")
+    launcher = psutil.Process(os.getppid())
+    return Path(tempfile.gettempdir(), f"rs-rlhf-{launcher.pid}-{launcher.create_time():.2f}")
 
 
 def take_debug(argv: Sequence[str]) -> tuple[list[str], bool]:

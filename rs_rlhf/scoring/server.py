@@ -1,11 +1,12 @@
 """FastAPI application of the reward server, `rs-rlhf serve`: a score model as an HTTP service.
 
 A request is admitted (token, draining, room), read within limits, turned into groups on a worker thread, and scored by
-`batching`; a mistake is answered with a 4xx and `{"error": one sentence}`. `/health`, `/docs` (its scripts come from a
-public CDN) and `/openapi.json` need no token. After SIGTERM requests under way are answered and new ones get 503.
+`batching`; a mistake is answered with a 4xx and `{"error": one sentence}`. `/health` and `/openapi.json` need no
+token. After SIGTERM requests under way are answered and new ones get 503.
 
-Left out: TLS and protection against hosts of idle connections (put a proxy before it), several worker processes (start
-several servers and give the client all their addresses), downloads of any kind.
+Left out: a page of the request forms (FastAPI's loads its scripts from a public host), TLS and protection against
+hosts of idle connections (put a proxy before it), several worker processes (start several servers and give the client
+all their addresses), downloads of any kind.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from .wire import RewardsForm, ScoreForm, rewards_request
 
 def create_app(service: Service) -> FastAPI:
     """Builds the FastAPI application before a service."""
-    app = FastAPI(title="rs-rlhf reward server", version=__version__, redoc_url=None)
+    app = FastAPI(title="rs-rlhf reward server", version=__version__, docs_url=None, redoc_url=None)
 
     @app.post("/v1/score", openapi_extra=_body(ScoreForm, multipart=True))
     async def score(request: Request) -> Response:

@@ -69,6 +69,35 @@ def test_help_imports_no_torch():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.fixture
+def pairs(tmp_path):
+    for i in range(4):
+        picture(i).save(tmp_path / f"{i}.png")
+    rows = [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def reward(pairs, tiny_vlm, *flags):
+    options = ["--max_steps", "100000", "--save_steps", "1", "--save_total_limit", "1", "--trainable", "head"]
+    data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", tiny_vlm, "--output_dir", "out"]
+    return ["reward", *data, *options, *QUICK, *flags]
+
+
+@pytest.mark.parametrize("wrong", ["column", "image"])
+def test_a_mistake_of_several_processes_is_told_once(wrong, pairs, tiny_vlm):
+    """A missing column is met by both, a broken image by one, whose peer then finds the connection closed."""
+    rows = [json.loads(line) for line in (pairs / "pairs.jsonl").read_text().splitlines()]
+    if wrong == "image":
+        (pairs / "2.png").write_bytes((pairs / "2.png").read_bytes()[:60])
+    else:
+        rows[2]["chosn"] = rows[2].pop("chosen")
+    (pairs / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = [*reward(pairs, tiny_vlm), "--per_device_train_batch_size", "1", "--accelerate_config", "cpu_2proc"]
+    printed = warm.launched(argv, pairs, cwd=pairs, expect=1)
+    assert printed.count("rs-rlhf reward: ") == 1 and "pairs.jsonl, line 3" in printed and "Traceback" not in printed
+
+
 # --- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 
@@ -84,21 +113,6 @@ def interrupted(argv, ready, folder, whole_group=False):
         os.killpg(child.pid, signal.SIGINT) if whole_group else child.kill(signal.SIGINT)
         code = child.wait(60)
     return code, (folder / "log").read_text()
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    for i in range(4):
-        picture(i).save(tmp_path / f"{i}.png")
-    rows = [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
-
-
-def reward(pairs, tiny_vlm, *flags):
-    options = ["--max_steps", "100000", "--save_steps", "1", "--save_total_limit", "1", "--trainable", "head"]
-    data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", tiny_vlm, "--output_dir", "out"]
-    return ["reward", *data, *options, *QUICK, *flags]
 
 
 def test_ctrl_c_ends_a_training_in_one_sentence(pairs, tiny_vlm):

@@ -144,14 +144,16 @@ def test_model_health_and_metrics(client):
     assert 'rs_rlhf_requests_total{path="/v1/score",status="409"} 1.0' in text and "rs_rlhf_completions_total" in text
 
 
-def test_the_openapi_page_shows_the_request_form(client, strict):
+def test_the_openapi_document_describes_the_request_form_without_other_hosts(client, strict):
     post = client.get("/openapi.json").json()["paths"]["/v1/score"]["post"]
     form = post["requestBody"]["content"]["application/json"]["schema"]
     group = form["properties"]["groups"]["items"]
     assert group["required"] == ["completions"] and not group["additionalProperties"]
     image = group["properties"]["images"]["anyOf"][0]["items"]
     assert {"base64", "path", "part", "ref", "ready"} == set(image["properties"])
-    assert client.get("/docs").status_code == httpx.get(f"{strict.url}/docs").status_code == 200  # no token needed
+    described = httpx.get(f"{strict.url}/openapi.json")  # no token needed
+    assert described.status_code == 200 and "://" not in described.text
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404  # they would load scripts
 
 
 def test_many_clients_get_their_own_scores_and_memory_stays_flat(server, scorer):
