@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import NamedTuple
 
 from ..errors import RSRLHFError
@@ -107,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rs-rlhf: no command {name!r}{guess} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 1
     try:
-        return run(name, rest)
+        with imports_guarded(name):
+            return run(name, rest)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after an error that it has printed
         return 1 if stop.code else 0
     except RSRLHFError as error:
@@ -119,13 +124,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        if LAUNCHED not in os.environ and tells():
-            print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr)
+        say_interrupted(name)
         return 130
     except Exception:
         if several() and told_mark().exists() and not debug:  # its peer is gone, and has said why
             return 1
         raise
+
+
+@contextmanager
+def imports_guarded(name: str) -> Iterator[None]:
+    """Lets Ctrl-C within an import end the process as a kill would: C code there may swallow a `KeyboardInterrupt`."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                say_interrupted(name)
+                os._exit(130)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
+    if ours:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def say_interrupted(name: str) -> None:
+    """Prints what Ctrl-C leaves; of several processes one does, after `launch.launch` its own."""
+    if LAUNCHED not in os.environ and os.environ.get("RANK", "0") == "0":
+        print(f"\nrs-rlhf {name}: interrupted; {COMMANDS[name].interrupted}.", file=sys.stderr, flush=True)
 
 
 def several() -> bool:
