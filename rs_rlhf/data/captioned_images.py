@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, pixel_hash
+from ..imagery.options import split_sensor
 from ..imagery.sources import IMAGE_SUFFIXES
 from ..options import option
 from .columns import IMAGE_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
@@ -85,7 +86,7 @@ def _file_rows(file: Path, root: str, columns: Mapping[str, str] | None) -> list
             rows[path]["label"] = rows[path]["label"] or label
             continue
         name = (embeds and row.get("filename")) or path or f"{file.stem}-{number:06d}"
-        known = {"id": str(name), "captions": captions, "label": label, "where": str(where)}
+        known = {"id": split_sensor(str(name), root)[0], "captions": captions, "label": label, "where": str(where)}
         made = {**(row if embeds else {}), "image": stored_image(image, where, root), **known}
         rows[number if embeds else str(path or number)] = made
     return list(rows.values())

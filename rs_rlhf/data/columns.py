@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OptionError
+from ..imagery.options import with_sensor
 from ..imagery.sources import IMAGE_SUFFIXES
 from ..options import option
 
@@ -42,7 +43,7 @@ FIELDS = (
     *TEXT_COLUMNS,
     *PREFERENCE_COLUMNS,
     *LABEL_COLUMNS,
-    *"solution choices reward_type source kind id system input type types boxes size".split(),
+    *"solution choices reward_type source kind id sensor system input type types boxes size".split(),
 )
 _PROSE = {*TEXT_COLUMNS, *PREFERENCE_COLUMNS, *LABEL_COLUMNS, "solution", "choices", "system", "input"}
 _ASIDE = ("id", "source", "url", "__key__")  # hold an image only if no other column does
@@ -73,7 +74,9 @@ class Columns:
     @property
     def texts(self) -> Columns:
         """The columns without those of images, for rows of which only the texts are there."""
-        return Columns({name: column for name, column in self.given.items() if name not in ("image", "images")})
+        return Columns(
+            {name: column for name, column in self.given.items() if name not in ("image", "images", "sensor")}
+        )
 
     def of(self, row: Row) -> Row:
         """Returns a row by its fields, `{field: value}`: columns that are named elsewhere, or left out, are gone.
@@ -101,14 +104,39 @@ class Columns:
                 reason = f"no column `{column}`, which is named for `{name}`; the columns are {listed(row)}"
                 raise DataError(f"{reason}; name one of them", column)
             fields |= {name: row[column]} if column else {}
-        return {**fields, "image": row[self.found]} if self.found else fields
+        fields = {**fields, "image": row[self.found]} if self.found else fields
+        key = image_column(fields) if self.given.get("sensor") else None
+        return fields if key is None else {**fields, key: of_sensor(fields[key], fields["sensor"])}
+
+
+def of_sensor(images: Any, sensor: object) -> Any:
+    """Returns images whose paths name their sensor; a list of sensors has one for each image, a null names none."""
+    if isinstance(sensor, (list, tuple)):
+        several = images if isinstance(images, (list, tuple)) else [images]
+        if len(several) != len(sensor):
+            raise DataError(f"{len(sensor)} sensors of {len(several)} images, expected one, or one for each", "sensor")
+        return [of_sensor(*pair) for pair in zip(several, sensor, strict=True)]
+    if isinstance(images, (list, tuple)):
+        return [of_sensor(image, sensor) for image in images]
+    if sensor is None or sensor == "":
+        return images
+    if isinstance(sensor, bool) or not isinstance(sensor, (str, int)):
+        raise DataError(f"`sensor` is {sensor!r:.60}, expected a name, or a list of them", "sensor")
+    if isinstance(images, str):
+        return with_sensor(images, str(sensor))
+    if isinstance(images, bytes):
+        return {"bytes": images, "path": with_sensor("", str(sensor))}
+    if isinstance(images, Mapping):
+        return {**images, "path": with_sensor(images.get("path") or "", str(sensor))}
+    raise DataError(f"a {type(images).__name__} in memory has no path to name its sensor; give bytes", "sensor")
 
 
 def is_image(value: object) -> bool:
     """Whether a value looks like one or more images: pictures, encoded bytes, or names of image files."""
     if isinstance(value, str):
         path = value.split("?")[0] if URL.match(value) else value
-        return len(value) < 1000 and "\n" not in value and PurePath(path).suffix.lower() in IMAGE_SUFFIXES
+        ends = {PurePath(name).suffix.lower() for name in (path, path.rpartition("#")[0])}
+        return len(value) < 1000 and "\n" not in value and not ends.isdisjoint(IMAGE_SUFFIXES)
     if isinstance(value, bytes):
         return value.startswith(_MAGIC) or value[8:12] == b"WEBP"
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError
+from ..imagery.options import split_sensor
 from ..imagery.raster import read_image
 from ..imagery.sources import IMAGE_SUFFIXES, ImageOptions, ImageSource, resolve_path
 from ..options import option
@@ -38,7 +39,7 @@ def stored_image(value: object, where: str, root: str) -> StoredImage:
         raise DataError("the image is missing; add it or remove the row.", "image", where)
     if not isinstance(path, str):
         raise DataError(f"`image` is {path!r:.60}, expected a path, bytes or {{'bytes', 'path'}}.", "image", where)
-    return str(resolve_path(path, ImageOptions(image_root=root), where))
+    return str(resolve_path(path, ImageOptions(image_root=root), where)) + split_sensor(path, root)[1]
 
 
 def check_image(image: ImageSource, where: str) -> None:
@@ -60,9 +61,10 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
     todo: dict[Path, tuple[str, Path | bytes]] = {}
     for row in rows:
         image = row["image"]
-        source = None if isinstance(image, dict) else Path(image)
+        file, sensor = split_sensor(str(image.get("path") if isinstance(image, dict) else image))
+        source = None if isinstance(image, dict) else Path(file)
         if source is not None and source.resolve().is_relative_to(root.resolve()):
-            row["image"] = source.resolve().relative_to(root.resolve()).as_posix()
+            row["image"] = source.resolve().relative_to(root.resolve()).as_posix() + sensor
             continue
         # Only plain name parts: an id such as "../x.jpg" must not lead out of the folder.
         target = folder.joinpath(*[part for part in Path(row["id"]).parts if part not in ("..", "/")])
@@ -73,7 +75,7 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
         if not checked:
             check_image(image, row.get("where", ""))
         todo[target] = (row["id"], source or image["bytes"])
-        row["image"] = target.resolve().relative_to(root.resolve()).as_posix()
+        row["image"] = target.resolve().relative_to(root.resolve()).as_posix() + sensor
     for target, (_, content) in todo.items():
         if target.exists() and not overwrite and target.read_bytes() != _content(content):
             raise OptionError(f"{target} exists with other content; choose another --images-dir or --overwrite.")

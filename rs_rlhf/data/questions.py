@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..imagery.identity import source_key
+from ..imagery.options import split_sensor
 from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
 from .columns import image_column
 from .forms import question_rows
@@ -169,5 +170,5 @@ def placed_images(
 def _image_name(image: StoredImage, root: str) -> str:
     """A name for a picture that many rows may share: its path below `root`, or one made of its content."""
     if not isinstance(image, dict):
-        return os.path.relpath(image, os.path.realpath(root))
-    return str(source_key(image))[:16] + PurePath(image.get("path") or "").suffix
+        return os.path.relpath(split_sensor(image)[0], os.path.realpath(root))
+    return str(source_key(image))[:16] + PurePath(split_sensor(image.get("path") or "")[0]).suffix

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import DataError, OptionError
+from ..imagery.options import split_sensor
 from .columns import Columns, find_columns, image_column
 from .forms import rsrm_rows
 from .group import Row, first_line, short
@@ -140,7 +141,8 @@ def _placed(row: Row, folder: Path, root: str) -> Row:
     value = row[key] if key else None
     if not isinstance(value, str) or PurePath(value).is_absolute() or ".." in PurePath(value).parts:
         return row
-    if os.path.isfile(os.path.join(root, value)) or not (folder / value).is_file():
+    name, _ = split_sensor(value, str(folder))
+    if os.path.isfile(os.path.join(root, name)) or not (folder / name).is_file():
         return row
     return {**row, str(key): str(folder.absolute() / value)}  # so that an image_root elsewhere does not move it
 

@@ -1,7 +1,8 @@
 """`ImageOptions`: how images are found and become RGB, for all images or for those of each sensor.
 
 A row may hold a Sentinel-2 and a Sentinel-1 image, which no single choice of bands and stretch can show. So a YAML
-file names sensors, and the path of an image says of which it is. Left out: guessing the sensor from the pixels.
+file names sensors, and the path of an image says of which it is: by a pattern, or by `#sensor` at its end, which a
+column of the row may have added (`--columns sensor=…`). Left out: guessing the sensor from the pixels.
 """
 
 import os
@@ -109,7 +110,8 @@ class ImageOptions:
         return values | {"sensors": [sensor.recorded() for sensor in self.sensors] or None}
 
     def of_image(self, source: object) -> "ImageOptions":
-        """Returns how one image is read: as those of the first sensor that a pattern of its path says, else as given.
+        """Returns how one image is read: as those of the sensor that its path names after `#`, else of the first of
+        which a pattern matches its path, else as given.
 
         The path of `{"bytes", "path"}` and of an opened picture counts; an image without one matches `*` alone.
         """
@@ -117,14 +119,16 @@ class ImageOptions:
             return self
         path = source.get("path") if isinstance(source, Mapping) else getattr(source, "filename", source)
         name = os.fspath(path).replace("\\", "/") if isinstance(path, str | os.PathLike) else ""
-        for sensor in self.sensors:
-            if any(_pattern(pattern).match(name) for pattern in sensor.path):
-                own = {name: getattr(sensor, name) for name in _OF_SENSOR}
-                return replace(self, sensors=(), **own)
+        bare = name.rpartition("#")[0] or name
+        named = [sensor for sensor in self.sensors if name.endswith(with_sensor("", sensor.name))]
+        for sensor in named or self.sensors:
+            if named or any(_pattern(pattern).match(text) for pattern in sensor.path for text in (name, bare)):
+                return replace(self, sensors=(), **{name: getattr(sensor, name) for name in _OF_SENSOR})
         return replace(self, sensors=())
 
 
 _OF_SENSOR = ("bands", "stretch", "stretch_range", "nodata")
+_NOT_IN_NAMES = str.maketrans("/\\#", "---")  # of sensors, where a path ends in one
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,12 @@ class Sensor:
     Args:
         name: The sensor's name.
         path: Patterns of an image's path, such as `"s1/*"` or `"*_VV_*"`: `*` is any text, slashes too; a pattern may
-            begin at any folder of the path; upper and lower case are the same.
+            begin at any folder of the path; upper and lower case are the same. Without one only a path that names the
+            sensor (see [`with_sensor`]) is of it.
         bands, stretch, stretch_range, nodata: As in [`ImageOptions`], of which nothing is inherited.
 
     Raises:
-        ImageError: An option is of the wrong kind, or `path` is missing.
+        ImageError: An option is of the wrong kind.
     """
 
     name: str
@@ -153,8 +158,6 @@ class Sensor:
         patterns = [self.path] if isinstance(self.path, str) else self.path
         if not isinstance(patterns, list | tuple) or not all(isinstance(text, str) and text for text in patterns):
             raise ImageError(f"sensor {self.name!r}: `path` is {self.path!r}, expected a pattern or a list", "path")
-        if not patterns:
-            raise ImageError(f"sensor {self.name!r} has no `path`, patterns of the paths of its images", "path")
         object.__setattr__(self, "path", tuple(patterns))
         try:
             checked = ImageOptions(**{name: getattr(self, name) for name in _OF_SENSOR})
@@ -167,6 +170,17 @@ class Sensor:
         """Returns what is given, in lists, which JSON can hold; a list of these keeps the order of the sensors."""
         given = {key: value for key, value in asdict(self).items() if value not in (None, ())}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+def with_sensor(path: str, sensor: str) -> str:
+    """Returns a path that names its sensor at the end, `"a.tif#sentinel-1"`, as the reader of images takes it."""
+    return f"{path}#{sensor.translate(_NOT_IN_NAMES)}"
+
+
+def split_sensor(path: str, root: str = "") -> tuple[str, str]:
+    """Splits a path into that of the file, which starts from `root`, and the `"#sensor"` at its end, or `""`."""
+    bare, mark, sensor = path.rpartition("#")
+    return (path, "") if not mark or os.path.exists(os.path.join(root, path)) else (bare, mark + sensor)
 
 
 def read_sensors(path: str | os.PathLike) -> dict[str, Any]:
@@ -196,7 +210,7 @@ def _sensors(content: object) -> tuple[Sensor, ...]:
     if isinstance(content, list) and all(isinstance(sensor, Mapping) and "name" in sensor for sensor in content):
         content = {sensor["name"]: {key: sensor[key] for key in sensor if key != "name"} for sensor in content}
     if not isinstance(content, Mapping) or not content:
-        raise ImageError(f"holds {type(content).__name__}, expected sensors by name, each with its `path`")
+        raise ImageError(f"holds {type(content).__name__}, expected sensors by name")
     known = [field.name for field in fields(Sensor)][1:]
     for name, given in content.items():
         if not isinstance(given, Mapping):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
-from .options import DEFAULTS, ImageOptions
+from .options import DEFAULTS, ImageOptions, split_sensor
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
 """A path or URL, a PIL image, an array `(H, W)` or `(H, W, C)`, encoded bytes, or HF datasets' `{"bytes", "path"}`."""
@@ -36,12 +36,13 @@ DOWNLOAD_SECONDS = 30
 def resolve_path(path: str | os.PathLike, options: ImageOptions = DEFAULTS, where: str = "") -> Path:
     """Returns an existing regular file, held inside `options.image_root` if that is set.
 
-    With `image_root`, `..`, absolute paths and symbolic links have been followed.
+    With `image_root`, `..`, absolute paths and symbolic links have been followed. A `#sensor` at the end is left out.
 
     Raises:
         ImageError: No such file, not a regular file, or outside `image_root`; the message begins with `where`.
     """
     name = _label(os.fspath(path), where)
+    path, _ = split_sensor(os.fspath(path), options.image_root or "")
     try:
         if options.image_root is None:
             found, inside = Path(path), ""

@@ -27,6 +27,7 @@ from ..data.group import Group, ImageSource, make_group, short
 from ..data.placed_images import check_output
 from ..data.questions import QuestionRow, limited
 from ..errors import DataError, OptionError
+from ..imagery.options import split_sensor
 from ..metrics.answers import message_text
 from ..options import option
 from ..runs.progress import progress
@@ -147,9 +148,10 @@ def write_dpo(options: DPOOptions) -> None:
 
 def _embedded(image: ImageSource) -> str | dict[str, Any]:
     """The image itself for one that is a file: rows of questions hold existing paths, or bytes."""
-    return (
-        image if isinstance(image, dict) else {"bytes": Path(str(image)).read_bytes(), "path": Path(str(image)).name}
-    )
+    if isinstance(image, dict):
+        return image
+    file, sensor = split_sensor(str(image))
+    return {"bytes": Path(file).read_bytes(), "path": Path(file).name + sensor}
 
 
 def _dpo_rows(

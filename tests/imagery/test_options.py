@@ -10,7 +10,7 @@ from rs_rlhf import ImageOptions
 from rs_rlhf.errors import ImageError
 from rs_rlhf.imagery.arguments import READING, ImageArguments, ReadingOptions
 from rs_rlhf.imagery.identity import pixel_hash
-from rs_rlhf.imagery.options import read_sensors
+from rs_rlhf.imagery.options import read_sensors, split_sensor, with_sensor
 from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.options import parse, to_flags
 
@@ -87,6 +87,25 @@ def test_the_reader_chooses_by_path_bytes_and_opened_pictures(tmp_path, file):
         read_image(path.read_bytes(), options)
 
 
+def test_a_path_may_name_its_sensor(tmp_path):
+    options = ImageOptions(sensors={"all": {"path": "*.png", "bands": [1]}, "S2/L2A": {"bands": [3, 2, 1]}, "b": {}})
+    named = with_sensor("x/a.png", "S2/L2A")
+    assert options.of_image(named).bands == options.of_image({"bytes": b"", "path": named}).bands == (3, 2, 1)
+    assert options.of_image(with_sensor("x/a.png", "other")).bands == options.of_image("x/a.png").bands == (1,)
+    assert options.of_image("b").bands is options.of_image("x/a.png#b").bands is None
+    rgb = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    for name in ("a.png", "a.png#b"):  # a file may be called so
+        Image.fromarray(rgb).save(tmp_path / name, "PNG")
+    for root in (None, str(tmp_path)):
+        path = with_sensor("a.png" if root else str(tmp_path / "a.png"), "S2/L2A")
+        rooted = ImageOptions(sensors=options.sensors, image_root=root)
+        assert np.array_equal(read_image(path, rooted), rgb[..., ::-1])
+        assert split_sensor(path, root or "") == (path.rpartition("#")[0], "#S2-L2A")
+    assert split_sensor("a.png#b", str(tmp_path)) == ("a.png#b", "")
+    with pytest.raises(ImageError, match="leaves image_root"):
+        read_image("../a.png#b", ImageOptions(image_root=str(tmp_path)))
+
+
 def test_the_first_sensor_that_matches_holds():
     first, second = {"path": "*.tif", "bands": [1]}, {"path": "a/*", "bands": [2]}
     assert ImageOptions(sensors={"x": first, "y": second}).of_image("a/b.tif").bands == (1,)
@@ -98,7 +117,6 @@ def test_the_first_sensor_that_matches_holds():
     [
         ("s2: {path: a, band: [1]}", "band"),
         ("s2: {path: a, image_root: /}", "image_root"),
-        ("s2: {bands: [1]}", "path"),
         ("s2: {path: 3}", "path"),
         ("s2: {path: [a, 3]}", "path"),
         ("s2: 3", "s2"),

@@ -136,7 +136,8 @@ def test_the_hash_is_the_models_wherever_it_lies(remote, score_model_path, tmp_p
     shutil.copytree(score_model_path, tmp_path / "copy")
     copy = Scorer.from_pretrained(tmp_path / "copy", device="cpu")
     assert model_hash(copy) == remote.model()["hash"]
-    for change in ({"prompt_form": "user-turn"}, {"max_pixels": 56 * 56}, {"positions": "sequential"}):
+    sensors = {"image_options": ImageOptions(sensors={"s1": {"path": "s1/*", "bands": [1]}})}
+    for change in ({"prompt_form": "user-turn"}, {"max_pixels": 56 * 56}, {"positions": "sequential"}, sensors):
         assert model_hash(Scorer.from_pretrained(tmp_path / "copy", device="cpu", **change)) != model_hash(copy)
 
 
