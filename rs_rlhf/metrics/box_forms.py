@@ -17,7 +17,7 @@ from ..errors import OptionError
 Box = tuple[float, float, float, float]
 PLAIN = ("pairs", "brackets")  # forms of texts whose writer is not a known model
 
-_NUMBER = r"[\"']?-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?%?[\"']?"
+_NUMBER = r"[\"']?-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?:\s?%)?[\"']?"
 _NUMBERS = re.compile(_NUMBER, re.I)
 _LIST = re.compile(rf"[\[(]\s*({_NUMBER}(?:(?:\s*[,;]\s*|\s+){_NUMBER})*)\s*\\?[\])]", re.I)
 _POINT = rf"[\[(]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\\?[\])]"
@@ -51,7 +51,7 @@ def _written(numbers: Sequence[str], angle: float = 0.0) -> Written | None:
     percent = {number.strip("\"'").endswith("%") for number in numbers}
     if len(numbers) != 4 or len(percent) > 1:
         return None
-    x1, y1, x2, y2 = (float(number.strip("\"'%")) for number in numbers)
+    x1, y1, x2, y2 = (float(number.strip("\"'% ")) for number in numbers)
     return Written((x1, y1, x2, y2), percent == {True}, angle)
 
 
@@ -83,8 +83,8 @@ def _geochat(text: str) -> Found:
     """GeoChat's `{<x1><y1><x2><y2>|<degrees>}`, the degrees may be left out."""
     found: Found = []
     for tokens, bar, degrees in _TOKENS.findall(text):
-        angle = float(degrees.strip("\"'%") or 0) if degrees or not bar else math.nan
-        found.append(None if math.isnan(angle) else _written(_NUMBERS.findall(tokens), angle))
+        angle = float(degrees.strip("\"'% ") or 0) if degrees or not bar else math.nan
+        found.append(None if not math.isfinite(angle) else _written(_NUMBERS.findall(tokens), angle))
     return found
 
 
@@ -107,7 +107,7 @@ def _polygon(text: str) -> Found:
 
 
 def _value(number: str) -> float:
-    return float(number.strip("%"))
+    return float(number.strip("% "))
 
 
 FORMS: dict[str, Callable[[str], Found]] = {

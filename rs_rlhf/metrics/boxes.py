@@ -85,7 +85,7 @@ def read_boxes(
         if box is None:
             return [], BROKEN
         x, y, w, h = (0.0, 0.0, 100.0, 100.0) if box.percent else (left, top, width, height)
-        if 0 < max(map(abs, box.corners)) <= 1 and min(w, h) >= 10:
+        if max(map(abs, box.corners)) <= 1 and min(w, h) >= 10 and any(corner % 1 for corner in box.corners):
             return [], OTHER_UNIT
         xs = sorted((corner - x) / w for corner in box.corners[::2])
         ys = sorted((corner - y) / h for corner in box.corners[1::2])

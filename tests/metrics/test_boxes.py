@@ -57,10 +57,11 @@ def test_parse_boxes(text, boxes):
         ("[0, 0.3, 1, 0.7]", "0-1 of the padded square", (0, 0, 1, 1)),  # bars of 30 pixels above and below
         ("[0.5, 0.5, 0.75, 0.6]", "0-1 of the padded square", (0.5, 0.5, 0.75, 0.75)),
         ("[10%, 20%, 30%, 40%]", "0-1000", (0.1, 0.2, 0.3, 0.4)),
-        ("[10%, 20%, 30%, 40%]", "pixel", (0.1, 0.2, 0.3, 0.4)),
+        ("[10 %, 20 %, 30.0 %, 40 %]", "pixel", (0.1, 0.2, 0.3, 0.4)),
         ("[-5, 0, 1005, 1000]", "0-1000", (0, 0, 1, 1)),  # cut to the image
         ("[0, 0, 101, 41]", "pixel", (0, 0, 1, 1)),
         ("[0, 0, 0, 0]", "0-1000", (0, 0, 0, 0)),
+        ("[0, 0, 1, 1]", "0-100", (0, 0, 0.01, 0.01)),  # a small thing in the corner
     ],
 )
 def test_a_box_is_read_in_the_unit_of_its_writer(text, unit, box):
