@@ -23,7 +23,8 @@ LISTED = 16  # bands named in a message
 _UNSEEN = set("nir infra infrared edge rededge swir mir mwir lwir tir thermal coastal aerosol cirrus i".split())
 _OTHERS = set("n y cb cr hue saturation lightness cyan magenta yellow black pan panchromatic vv vh hh hv".split())
 _OTHERS |= set("ndvi ndwi ndbi evi dem".split())
-_FILLERS = {"band", "channel", "tci", "sr", "toa", "boa", "reflectance"}
+_FILLERS = set("band channel layer b tci sr toa boa reflectance".split())
+_OF_MASKS = set("alpha mask data datamask valid validity opacity transparency".split())  # of a band flagged as alpha
 _NAME_TAGS = ("name", "band", "bandname", "band_name", "long_name")
 
 
@@ -40,13 +41,18 @@ def label_of(texts: Sequence[str | None], flag: str = "") -> Label:
     flag = "" if flag in ("gray", "undefined", "palette") else flag
     colour = next(filter(None, map(_colour_of, known)), "")
     if not colour and flag:
-        colour = flag if flag in (*RGB, "alpha") else "other"
+        masks = all(_words(text) <= _OF_MASKS | _FILLERS for text in known)  # not "cloud mask"
+        colour = flag if flag in RGB or flag == "alpha" and masks else "other"
     return Label(colour, known[0] if known else flag)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", text).lower()))
 
 
 def _colour_of(text: str) -> str:
     """Returns the colour that a description names, such as "Red (band 3)" or "B04", or `""`."""
-    words = set(re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", text).lower()))
+    words = _words(text)
     if words & _UNSEEN:
         return "other"
     if words & {"alpha", "datamask"} or {"data", "mask"} <= words:
@@ -57,7 +63,7 @@ def _colour_of(text: str) -> str:
         return {"2": "blue", "3": "green", "4": "red"}.get(code[1], "other")
     if words & _OTHERS:
         return "other"
-    letters = words - _FILLERS
+    letters = words - (_FILLERS - {"b"})
     letter = letters.pop() if len(letters) == 1 and not re.search(r"\d", text) else ""
     return {"r": "red", "g": "green", "b": "blue", "a": "alpha"}.get(letter, "")
 
@@ -94,13 +100,13 @@ def band_label(tags: dict[str, str], band: int, flag: str, description: str | No
 def opacity_of(alpha: np.ndarray, certain: bool = False) -> np.ndarray | None:
     """Returns the 8-bit opacity `(H, W)` of a band that may be alpha, or `None` if its values are not those of one.
 
-    They are if nearly all are 0 or full; full is 1, 255 or the type's largest value. With `certain` any values are.
+    They are if nearly all are 0 or full; full is 1, or the largest number of 8 or more bits. With `certain` any are.
     """
     if alpha.dtype == bool:
         return alpha.astype(np.uint8) * 255
-    largest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 65535
-    top = alpha.max()
-    full = next((full for full in (1, 255, largest) if 0.98 * full <= top <= full), None)  # lossy: nearly full
+    largest = int(np.iinfo(alpha.dtype).max) if alpha.dtype.kind in "ui" else 65535
+    top, fulls = alpha.max(), (1, *(2**bits - 1 for bits in range(8, largest.bit_length() + 1)))
+    full = next((full for full in fulls if 0.98 * full <= top <= full), None)  # lossy: nearly full
     if full is not None:
         opaque = np.count_nonzero(alpha >= 0.98 * full)
         soft = alpha.size - opaque - np.count_nonzero((alpha >= 0) & (alpha <= 0.02 * full))

@@ -151,7 +151,9 @@ def test_gray_with_soft_alpha_in_a_tiff(tmp_path, reader):
     ("values", "expected"),
     [
         ([0, 1, 1], [0, 255, 255]),
-        (np.array([0, 4095]), None),
+        (np.array([0, 4095], np.uint16), [0, 255]),
+        (np.array([0, 10_000], np.uint16), None),
+        (np.array([-1, 255], np.int16), None),
         (np.array([0, 2**15 - 1], np.int16), [0, 255]),
         (np.array([0.0, 1.0], np.float32), [0, 255]),
         (np.array([0.0, np.nan], np.float32), None),
@@ -239,8 +241,17 @@ def test_hints_name_the_bands_of_true_colour(tmp_path, names, hint):
 def test_a_description_is_believed_over_a_flag(tmp_path, reader):
     nir = write_tif(tmp_path / "nir.tif", with_alpha(CUT), names=["R", "G", "B", "NIR"])
     fails(nir, "4 NIR", "`bands: [1, 2, 3]`")
-    mask = write_tif(tmp_path / "mask.tif", with_alpha(CUT), colours=["red", "green", "blue", "alpha"])
-    assert np.array_equal(reader(mask), ON_WHITE)
+    clouds = write_tif(tmp_path / "clouds.tif", with_alpha(CUT), names=["R", "G", "B", "cloud mask"])
+    fails(clouds, "4 cloud mask", "`bands: [1, 2, 3]`")
+    for name in ("alpha", "Band 4", "mask", "b4", "valid data"):
+        mask = write_tif(tmp_path / "mask.tif", with_alpha(CUT), names=["R", "G", "B", name])
+        assert np.array_equal(reader(mask), ON_WHITE)
+
+
+def test_blue_green_red_alpha(tmp_path):
+    data = np.concatenate([DATA[2::-1], CUT[None]])
+    path = write_tif(tmp_path / "a.tif", data, names=["B02", "B03", "B04", "alpha"])
+    assert np.array_equal(read_image(path), ON_WHITE)
 
 
 def test_alpha_need_not_be_the_last_band(tmp_path):
