@@ -1,8 +1,9 @@
-"""The vision tower runs once per distinct image of a batch, in any causal VLM of the Qwen2-VL family.
+"""The vision tower runs once per distinct image of a batch, and in every batch, in any causal VLM of the Qwen2-VL family.
 
 In GRPO every prompt stands G times in a batch, and TRL hands its image over as often. [`share_vision`] finds equal
 images by their patches, runs each once, and gives its features to all their places; gradients of the places add up,
-so that the loss and its gradients are the same.
+so that the loss and its gradients are the same. A batch of texts alone gets an unseen image: under ZeRO-3 and DDP every
+process must run the vision tower, and a batch that trains nothing else would have no gradient.
 
 Left out: sharing the prompt's tokens too, as score models do; TRL computes log-probabilities row by row.
 """
@@ -14,7 +15,10 @@ from types import MethodType
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from PIL import Image
+from torch import nn
+from torch.nn.functional import pad
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import ModelOutput
 
 
@@ -85,3 +89,35 @@ def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[li
             known.setdefault(key, []).append(same)
         index.append(same)
     return first, index
+
+
+def unseen_image(processor: ProcessorMixin) -> dict[str, torch.Tensor]:
+    """Returns `pixel_values` and `image_grid_thw` of an image of a single token."""
+    reader = processor.image_processor
+    side = reader.patch_size * reader.merge_size
+    image = reader(images=[Image.new("RGB", (side, side))], do_resize=False, return_tensors="pt")
+    return {name: image[name] for name in ("pixel_values", "image_grid_thw")}
+
+
+def always_see(model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    """Makes a model's losses run the vision tower for texts alone too; in place.
+
+    A call with `labels` but without images gets an image token on the left of the first row, which nothing attends
+    to. TRL hands over images of no patches if a part of a mixed batch has none.
+    """
+    core: Any = model
+    core = core.get_base_model() if hasattr(core, "get_base_model") else core
+    image, token = unseen_image(processor), processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100, "mm_token_type_ids": 0}
+
+    def add_image(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        grids = kwargs.get("image_grid_thw")
+        if kwargs.get("labels") is None or (grids is not None and len(grids)):
+            return None
+        ids = kwargs["input_ids"]
+        given = {"mm_token_type_ids": torch.zeros_like(ids), **{k: v for k, v in kwargs.items() if v is not None}}
+        padded = {name: pad(given[name], (1, 0), value=value) for name, value in fill.items()}
+        padded["input_ids"][0, 0], padded["mm_token_type_ids"][0, 0] = token, 1
+        return args, given | padded | {name: tensor.to(ids.device) for name, tensor in image.items()}
+
+    core.register_forward_pre_hook(add_image, with_kwargs=True)

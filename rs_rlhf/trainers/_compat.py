@@ -65,6 +65,11 @@ class GRPOHooks(GRPOTrainer):
         """TRL takes pictures, not paths: this is the last place at which a batch's images can be read."""
         return super()._generate_and_score_completions(self.read_images(inputs))
 
+    def _generate(self, prompts: list) -> tuple:
+        """TRL writes no images as `None`, which processors refuse beside images of other rows."""
+        *rest, images, tool_images = super()._generate(prompts)
+        return *rest, images and [of_row or [] for of_row in images], tool_images
+
     def _calculate_rewards(
         self, inputs: list[Row], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:

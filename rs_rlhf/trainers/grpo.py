@@ -27,7 +27,7 @@ from ..errors import OptionError
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.pixel_budget import set_pixel_budget
-from ..models.vision_sharing import share_vision
+from ..models.vision_sharing import always_see, share_vision
 from ..models.vlm import VISION_TOKENS
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
@@ -120,7 +120,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             self.score_reward._scorer = self._place_score_model(args)
         for each in (self.model, self.ref_model):
             if each is not None:
-                share_vision(self.accelerator.unwrap_model(each))
+                share_vision(bare := self.accelerator.unwrap_model(each))
+                always_see(bare, processing_class)
         self.audit = RolloutAudit(self)
 
     def _place_score_model(self, args: VisionGRPOConfig) -> Scorer | RemoteScorer:
@@ -146,28 +147,26 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         return scorer
 
     def read_images(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns rows whose `image` or `images` are PIL pictures, shared between rows of the same source.
+        """Returns rows whose `images` (and `image`) are PIL pictures, shared between rows of the same source.
 
         Raises:
-            ImageError: An image cannot be read; names the file.
+            ImageError: An image cannot be read; names the file and row.
         """
         options = self.args.reader_options()
         read: dict[object, PIL.Image.Image] = {}
 
-        def picture(source: ImageSource) -> PIL.Image.Image:
+        def picture(source: ImageSource, where: str) -> PIL.Image.Image:
             key = source_key(source)
             if key not in read:
-                read[key] = read_image(source, options)
+                read[key] = read_image(source, options, where)
             return read[key]
 
         out = []
         for row in rows:
-            row = dict(row)
-            if row.get("images") is not None:
-                row["images"] = [picture(source) for source in row["images"]]
-            elif row.get("image") is not None:
-                row["image"] = picture(row["image"])
-            out.append(row)
+            where, single = str(row.get("where") or ""), row.get("image")
+            given = row.get("images") if row.get("images") is not None else [] if single is None else [single]
+            row = {**row, "images": [picture(source, where) for source in given]}
+            out.append(row if single is None else {**row, "image": picture(single, where)})
         return out
 
     def on_rewards(

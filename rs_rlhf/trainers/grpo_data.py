@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .grpo import VisionGRPOConfig
     from .options import GRPOScriptArguments
 
-EXTRA = ("reward_type", "source", "id")
+EXTRA = ("reward_type", "source", "id", "where")
 
 
 def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig) -> tuple[Dataset, Dataset | None]:
@@ -75,7 +75,7 @@ def load_prompts(
 
     Returns:
         `tuple`: The rows with the columns `prompt` (messages), `images` (list of `{bytes, path}`), `solution`,
-        `choices`, `reward_type`, `source`, `id`, and the folder that their images may not leave.
+        `choices`, `reward_type`, `source`, `id`, `where`, and the folder that their images may not leave.
 
     Raises:
         DataError: A row that cannot be used, with file and row.
@@ -123,4 +123,5 @@ def _row(row: QuestionRow, classes: list[str], root: str) -> dict[str, Any]:
         "reward_type": reward_type,
         "source": group.source,
         "id": row.id,
+        "where": group.where,
     }

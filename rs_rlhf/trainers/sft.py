@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from transformers import ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
@@ -24,6 +23,7 @@ from ..data.group import Group, make_group
 from ..errors import DataError, OptionError
 from ..models.collator import GroupCollator, in_placement_order
 from ..models.pixel_budget import set_pixel_budget
+from ..models.vision_sharing import unseen_image
 from ._compat import add_metric
 from .mixins import SetEpoch, VisionTrainerMixin
 from .options import SFTOptions
@@ -112,10 +112,7 @@ class SFTCollator:
 
     def _add_unseen_image(self, batch: dict[str, torch.Tensor]) -> None:
         """Appends one image token that nothing attends to, and its image, to the first row."""
-        processor = self.groups.processor.image_processor
-        side = processor.patch_size * processor.merge_size
-        image = processor(images=[Image.new("RGB", (side, side))], do_resize=False, return_tensors="pt")
-        batch |= {name: image[name] for name in ("pixel_values", "image_grid_thw")}
+        batch |= unseen_image(self.groups.processor)
         fill = {"input_ids": self.groups.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
         for name, value in fill.items():
             batch[name] = torch.nn.functional.pad(batch[name], (0, 1), value=value)
