@@ -118,6 +118,7 @@ def string_column(row: Mapping, key: str) -> str:
         value = str(value)
     if value is not None and not isinstance(value, str):
         raise DataError(f"`{key}` is {short(value)}, expected a string; write it in quotes or remove it", key)
+    check_encodable(value or "", key)
     return value or ""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPMessage
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -98,13 +98,19 @@ def locate(source: ImageSource, options: ImageOptions, where: str) -> tuple[Loca
             f"{_label(type(source).__name__, where)}: expected a path, URL, PIL image, numpy array, bytes or "
             "{'bytes', 'path'}"
         )
-    if isinstance(source, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", source):
+    if is_url(source):
         name = _label(source if len(source) <= 200 else source[:200] + "...", where)
         return _download(source, options, name), name
     return resolve_path(source, options, where), _label(os.fspath(source), where)
 
 
-def _check_host(url: str, options: ImageOptions, name: str) -> None:
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether an image source is a URL, of any kind."""
+    return isinstance(source, str) and bool(re.match(r"(?i)[a-z][a-z0-9+.-]*://|(data|file):", source))
+
+
+def check_host(url: str, options: ImageOptions, name: str) -> None:
+    """Refuses a URL that may not be read, without reading it."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
@@ -118,13 +124,13 @@ def _check_host(url: str, options: ImageOptions, name: str) -> None:
 
 
 def _download(url: str, options: ImageOptions, name: str) -> bytes:
-    _check_host(url, options, name)
+    check_host(url, options, name)
 
     class Redirects(HTTPRedirectHandler):
         def redirect_request(
             self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
         ) -> Request | None:
-            _check_host(newurl, options, f"{name} (redirected to {newurl})")
+            check_host(newurl, options, f"{name} (redirected to {newurl})")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     chunks, size, end = [], 0, time.monotonic() + DOWNLOAD_SECONDS

@@ -24,7 +24,7 @@ from ..errors import DataError, ModelError, OptionError
 from ..imagery.augment import rotate_flip
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
-from .pixel_budget import fit_pixel_budget, pixel_budget, resize_factor, row_name
+from .pixel_budget import fit_pixel_budget, image_name, pixel_budget, resize_factor, row_name
 
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
 
@@ -192,7 +192,8 @@ class GroupCollator:
                     if self.augment:
                         image = rotate_flip(image, _texts(group), random.Random(draw))
                     known[key] = len(images)
-                    images.append(fit_pixel_budget(image, min_pixels=low, max_pixels=high, factor=factor))
+                    named = {"name": image_name(source), "where": row_name(group)}
+                    images.append(fit_pixel_budget(image, min_pixels=low, max_pixels=high, factor=factor, **named))
                 index.append(known[key])
         if not images:
             return {}, [], iter(())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from ..data.group import Group
 from ..errors import ImageError, OptionError
 from ..imagery.raster import ImageOptions, image_size
+from ..imagery.sources import ImageSource
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -39,27 +41,47 @@ def resize_factor(processor: ProcessorMixin) -> int:
     return processor.image_processor.patch_size * processor.image_processor.merge_size
 
 
-def fit_pixel_budget(image: Image.Image, *, min_pixels: int, max_pixels: int, factor: int = 28) -> Image.Image:
+def fit_pixel_budget(
+    image: Image.Image, *, min_pixels: int, max_pixels: int, factor: int = 28, name: str = "image", where: str = ""
+) -> Image.Image:
     """Resizes as qwen-vl-utils' `fetch_image` does: sides in multiples of `factor`, area within the budget.
 
     Args:
         image (`Image`): RGB image; Pillow's default (bicubic) filter is used.
         min_pixels, max_pixels (`int`): Smallest and largest area in pixels.
         factor (`int`): Patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
+        name, where (`str`): The image and its place, for the error.
 
     Raises:
         ImageError: The budget is empty, or the image too long and thin for it.
     """
+    limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels, "factor": factor}
+    return image.resize(fitted_size(*image.size, **limits, name=name, where=where))
+
+
+def fitted_size(
+    width: int,
+    height: int,
+    *,
+    min_pixels: int,
+    max_pixels: int,
+    factor: int = 28,
+    name: str = "image",
+    where: str = "",
+) -> tuple[int, int]:
+    """Returns `(width, height)` of an image after [`fit_pixel_budget`], whose errors it raises; they name the image
+    and its place.
+    """
     if not 0 < min_pixels <= max_pixels:
-        raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
-    thin = f"image of {image.width}x{image.height} pixels is too long and thin"
+        raise ImageError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}", where=where)
+    thin = f"{name} of {width}x{height} pixels is too long and thin"
     try:
-        width, height = resized(image.width, image.height, factor, (min_pixels, max_pixels))
+        new_width, new_height = resized(width, height, factor, (min_pixels, max_pixels))
     except ValueError as error:
-        raise ImageError(f"{thin}: {error}") from error
-    if min(height, width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
-        raise ImageError(f"{thin} for max_pixels={max_pixels}; cut it into tiles or raise max_pixels")
-    return image.resize((width, height))
+        raise ImageError(f"{thin}: {error}; cut it into tiles or remove the row", where=where) from error
+    if min(new_height, new_width) < factor:  # smart_resize rounds a thin side down to nothing under a small budget
+        raise ImageError(f"{thin} for max_pixels={max_pixels}; cut it into tiles or raise max_pixels", where=where)
+    return new_width, new_height
 
 
 def image_sizes(group: Group, options: ImageOptions) -> list[tuple[int, int]]:
@@ -71,12 +93,12 @@ def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -
     """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone; an
     [`ImageError`] names file and row.
     """
-    budget, factor = pixel_budget(processor), resize_factor(processor)
-    sizes = image_sizes(group, options)
-    try:
-        return [resized(*size, factor, budget) for size in sizes]
-    except ValueError as error:
-        raise ImageError(str(error), where=row_name(group)) from None
+    low, high = pixel_budget(processor)
+    factor, where = resize_factor(processor), row_name(group)
+    return [
+        fitted_size(*size, min_pixels=low, max_pixels=high, factor=factor, where=where)
+        for size in image_sizes(group, options)
+    ]
 
 
 def resized(width: int, height: int, factor: int, budget: tuple[int, int]) -> tuple[int, int]:
@@ -98,6 +120,12 @@ def estimated_length(group: Group, processor: ProcessorMixin, options: ImageOpti
 def text_length(group: Group) -> int:
     """Estimates the text tokens of a prompt from its characters."""
     return 12 + sum(len(part.get("text", "")) for turn in group.prompt for part in turn["content"]) // 3
+
+
+def image_name(source: ImageSource) -> str:
+    """Returns what an image is called in messages: its path where it has one."""
+    path = (source.get("path") or "bytes") if isinstance(source, dict) else source
+    return f"image {os.fspath(path)!r}" if isinstance(path, (str, os.PathLike)) else "image"
 
 
 def row_name(group: Group) -> str:

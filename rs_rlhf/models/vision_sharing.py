@@ -1,9 +1,9 @@
-"""The vision tower runs once per distinct image of a batch, and in every batch, in any causal VLM of the Qwen2-VL family.
+"""The vision tower of the Qwen2-VL family runs once per distinct image of a batch, and in every batch.
 
 In GRPO every prompt stands G times in a batch, and TRL hands its image over as often. [`share_vision`] finds equal
 images by their patches, runs each once, and gives its features to all their places; gradients of the places add up,
-so that the loss and its gradients are the same. A batch of texts alone gets an unseen image: under ZeRO-3 and DDP every
-process must run the vision tower, and a batch that trains nothing else would have no gradient.
+so that the loss and its gradients are the same. A batch of texts alone gets an unseen image, see [`always_see`]: under
+ZeRO-3 and DDP every process must run the vision tower, and a batch that trains nothing else would have no gradient.
 
 Left out: sharing the prompt's tokens too, as score models do; TRL computes log-probabilities row by row.
 """

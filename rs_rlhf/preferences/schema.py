@@ -115,7 +115,13 @@ def _completions(row: Row) -> dict[str, Any]:
             "lists of messages",
             "rejected",
         )
-    return {"chosen": chosen, **{f"rejected[{i}]": completion for i, completion in enumerate(several)}}
+    return dict(zip(completion_keys(1 + len(several), listed=True), (chosen, *several), strict=True))
+
+
+def completion_keys(count: int, listed: bool = False) -> list[str]:
+    """Returns the names of a row's completions in messages; `listed` says that one rejected is in a list too."""
+    several = [f"rejected[{i}]" for i in range(count - 1)]
+    return ["chosen", *(several if listed or count > 2 else ["rejected"])]
 
 
 def _is_conversation(value: object) -> bool:

@@ -197,7 +197,7 @@ class RemoteScorer(ScoreTexts):
             content = located if isinstance(located, bytes) else located.read_bytes()
             if content[:8] == b"\x89PNG\r\n\x1a\n" or content[:3] == b"\xff\xd8\xff":
                 return {"base64": base64.b64encode(content).decode()}
-        image = fit_pixel_budget(read_image(source, options, where), **card["pixel_budget"])
+        image = fit_pixel_budget(read_image(source, options, where), **card["pixel_budget"], where=where)
         stream = io.BytesIO()
         image.save(stream, "PNG", compress_level=1)
         return {"base64": base64.b64encode(stream.getvalue()).decode(), "ready": True}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -35,15 +35,17 @@ from transformers import (
 )
 
 from ..data.questions import QuestionRow
-from ..errors import DataError, ModelError, OptionError
+from ..errors import DataError, ModelError, OptionError, RSRLHFError
 from ..evaluation.benchmark import Benchmark
 from ..evaluation.protocols import clip_protocol
 from ..imagery.augment import rotate_flip
 from ..imagery.raster import ImageOptions, read_image
 from ..models.clip import ClipModel, text_inputs
+from ..models.row_limits import RowLimits
 from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
 from .mixins import ResumeMixin, SetEpoch
 from .options import ClipOptions
+from .row_check import Row, pair_errors
 
 if TYPE_CHECKING:
     from .clip_data import ImageTextPairs
@@ -147,6 +149,7 @@ class ClipTrainer(ResumeMixin, Trainer):
             raise OptionError("eval_strategy asks for evaluation; give --eval_tasks, or set it to no.", "eval_tasks")
         # Paths have been resolved inside their root by now.
         self.reading = replace(args.reader_options(), image_root=None)
+        self.limits = RowLimits(self.reading, None, frozenset())
         collator = ClipCollator(
             clip, self.reading, keys=args.mask_duplicates, augment=args.augment, seed=args.data_seed or args.seed
         )
@@ -175,6 +178,15 @@ class ClipTrainer(ResumeMixin, Trainer):
             )
         self.add_callback(SetEpoch(collator))  # type: ignore[arg-type]
         self.add_callback(ClipScale(model))
+
+    def checked_rows(self) -> list[Any]:
+        """Returns the rows of the pairs; evaluation data have been read by their own reader."""
+        pairs = cast("ImageTextPairs | None", self.train_dataset)
+        return [] if pairs is None else [pairs.rows]
+
+    def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
+        """Yields why the collator could not read a row."""
+        return pair_errors(row, self.limits)
 
     def compute_loss(
         self,

@@ -10,7 +10,7 @@ Left out: tools and environments (TRL's, untouched), and streaming data sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,10 +23,12 @@ from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from ..data.group import ImageSource
-from ..errors import OptionError
+from ..errors import OptionError, RSRLHFError
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
+from ..models.collator import GroupCollator
 from ..models.pixel_budget import set_pixel_budget
+from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
 from ..models.vlm import VISION_TOKENS
 from ..rewards.boxes import IoUReward
@@ -37,6 +39,7 @@ from ._compat import GRPOHooks, Row, clear_metrics
 from .mixins import ResumeMixin, loading
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
+from .row_check import prompt_errors, prompt_group
 
 if TYPE_CHECKING:
     from ..scoring.remote import RemoteScorer
@@ -103,6 +106,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         if isinstance(model, str):
             args.model_init_kwargs = {"use_safetensors": True, **init}
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
+        self.limits = RowLimits.of(GroupCollator(processing_class, args.reader_options()))
         args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
         super().__init__(
             model=model,
@@ -161,13 +165,27 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
                 read[key] = read_image(source, options, where)
             return read[key]
 
-        out = []
-        for row in rows:
-            where, single = str(row.get("where") or ""), row.get("image")
-            given = row.get("images") if row.get("images") is not None else [] if single is None else [single]
-            row = {**row, "images": [picture(source, where) for source in given]}
-            out.append(row if single is None else {**row, "image": picture(single, where)})
-        return out
+        return [self._readable(row, picture) for row in rows]
+
+    def _readable(self, row: Row, picture: Callable[[ImageSource, str], PIL.Image.Image]) -> Row:
+        """A row as TRL takes it: every image of the prompt in `images`, even if there is none."""
+        if "image" not in row and "images" not in row:
+            return row
+        given = row.get("images") if row.get("images") is not None else row.get("image")
+        sources = given if isinstance(given, list) else [] if given is None else [given]
+        where, prompt = str(row.get("where") or ""), row["prompt"]
+        if not self.tools:  # whose turns are TRL's
+            group = prompt_group(row)
+            prompt, sources = group.prompt, sources if len(sources) == len(group.images) else group.images
+        for source in sources:
+            self.limits.size(source, where)  # said by us, before the processor says it without the row
+        pictures = [picture(source, where) for source in sources]
+        row = {**row, "prompt": prompt, "images": pictures}
+        return {**row, "image": pictures[0]} if row.get("image") is not None else row
+
+    def row_errors(self, row: Mapping[str, Any]) -> Iterable[RSRLHFError]:
+        """Yields why a prompt cannot be laid out; turns of tools are TRL's."""
+        return () if self.tools else prompt_errors(row, self.limits)
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor

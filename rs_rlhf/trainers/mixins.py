@@ -5,7 +5,7 @@ Left out: everything that TRL's trainers do themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +19,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..errors import ModelError, RSRLHFError
 from ..runs.checkpoints import resolve_resume
+from .row_check import Row, check_rows
 
 if TYPE_CHECKING:
     Base = Trainer
@@ -52,9 +53,22 @@ class ResumeMixin(Base):
         trial: dict | None = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Trains; `resume_from_checkpoint=True` resumes from the last whole checkpoint of `output_dir`."""
+        """Trains, if no row has an error; `resume_from_checkpoint=True` resumes from the last whole checkpoint of
+        `output_dir`.
+        """
+        check_rows(self.checked_rows(), self.row_errors, self.accelerator)
         checkpoint = resolve_resume(resume_from_checkpoint, str(self.args.output_dir))
         return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def checked_rows(self) -> list[Any]:
+        """Returns the data sets whose rows are looked at before the first step."""
+        evaluated: Any = self.eval_dataset if self.args.eval_strategy != "no" else None
+        sets = [self.train_dataset, *(evaluated.values() if isinstance(evaluated, dict) else [evaluated])]
+        return [rows for rows in sets if hasattr(rows, "__len__") and hasattr(rows, "__getitem__")]
+
+    def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
+        """Yields why a row cannot be trained on."""
+        return ()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads a checkpoint's weights with `from_pretrained`, which knows Qwen2-VL's old key names.

@@ -9,14 +9,14 @@ Left out: `nn.DataParallel` (as in TRL), and packing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from datasets import Dataset, Image, IterableDataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, set_seed
@@ -25,18 +25,21 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 from trl import RewardConfig
 
+from ..data.group import Group
 from ..data.other_images import other_images, picture_keys
-from ..errors import OptionError
+from ..errors import OptionError, RSRLHFError
 from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource
 from ..metrics.preferences import comparisons, preference_metrics
 from ..models.collator import GroupCollator, without_images
 from ..models.pixel_budget import set_pixel_budget
+from ..models.row_limits import RowLimits
 from ..models.score_model import HEAD, ScoreModel, save_score_config
-from ..preferences.schema import group_from_row
+from ..preferences.schema import completion_keys, group_from_row
 from ._compat import RewardHooks
 from .mixins import SetEpoch, VisionTrainerMixin, loading
 from .options import RewardOptions
 from .preference_loss import anchor_loss, held, plackett_luce_loss
+from .row_check import Row, undecoded
 from .worst_pairs import log_worst_pairs
 
 if TYPE_CHECKING:
@@ -74,11 +77,14 @@ class PreferenceCollator:
         self.groups = groups
         self.image_blind = image_blind
 
+    def group(self, row: Mapping[str, Any]) -> Group:
+        """Returns a row as the group that is laid out."""
+        group = group_from_row(row, row.get(ROW, -1), row.get("where") or "")
+        return without_images(group) if self.image_blind else group
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Lays out the rows."""
-        samples = [group_from_row(row, row.get(ROW, -1), row.get("where") or "") for row in rows]
-        if self.image_blind:
-            samples = [without_images(sample) for sample in samples]
+        samples = [self.group(row) for row in rows]
         batch: dict[str, Any] = self.groups(samples)
         batch["margin"] = torch.tensor([sample.margin for sample in samples])
         batch["sizes"] = torch.tensor([len(sample.completions) for sample in samples])
@@ -196,20 +202,24 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
         self.data_collator = PreferenceCollator(layout, args.image_blind)
         self.add_callback(SetEpoch(layout))
         plain = GroupCollator(processing_class, args.reader_options(), **options)
+        self.limits = RowLimits.of(plain)
         return PreferenceCollator(plain, args.image_blind)
 
     def keep_rows(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
         """Returns the rows with images undecoded, in which each row knows its place."""
-        for name, feature in (dataset.features or {}).items():
-            if isinstance(feature, Image):
-                dataset = dataset.cast_column(name, Image(decode=False))
-            elif isinstance(getattr(feature, "feature", None), Image):
-                dataset = dataset.cast_column(name, type(feature)(Image(decode=False)))
+        dataset = undecoded(dataset)
         if isinstance(dataset, Dataset):
             if ROW in dataset.column_names:
                 dataset = dataset.remove_columns(ROW)
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
         return dataset
+
+    def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
+        """Yields why the collator could not lay out a row."""
+        if not isinstance(self.eval_collator, PreferenceCollator):
+            return ()
+        group = self.eval_collator.group(row)
+        return self.limits.errors(group, completion_keys(len(group.completions)))
 
     def compute_loss(
         self,

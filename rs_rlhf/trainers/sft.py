@@ -11,7 +11,7 @@ Left out: reading files (see `sft_data`), packing, and images in the assistant's
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,13 +20,15 @@ from transformers import ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
 from ..data.group import Group, make_group
-from ..errors import DataError, OptionError
+from ..errors import DataError, OptionError, RSRLHFError
 from ..models.collator import GroupCollator, in_placement_order
 from ..models.pixel_budget import set_pixel_budget
+from ..models.row_limits import RowLimits
 from ..models.vision_sharing import unseen_image
 from ._compat import add_metric
 from .mixins import SetEpoch, VisionTrainerMixin
 from .options import SFTOptions
+from .row_check import Row
 
 # Qwen2-VL and Qwen2.5-VL have one merger, Qwen3-VL others for the features of earlier layers.
 _MERGER = re.compile(r"(^|\.)(merger|deepstack_merger_list\.\d+)\.")
@@ -131,6 +133,11 @@ def _sample(row: Mapping[str, Any]) -> tuple[Group, int]:
     return group, len(group.prompt) + 1 - len(turns)
 
 
+def turn_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
+    """Yields why a row of `prompt`, `completion` and images cannot be trained on."""
+    yield from limits.errors(_sample(row)[0], ["completion"])
+
+
 class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
     """`SFTTrainer` for rows of undecoded images, that also reports `exact_match` at evaluation.
 
@@ -146,11 +153,16 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
         options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
         layout = GroupCollator(processing_class, args.reader_options(), augment=args.augment, **options)
-        self.eval_collator = SFTCollator(GroupCollator(processing_class, args.reader_options(), **options))
+        plain = GroupCollator(processing_class, args.reader_options(), **options)
+        self.eval_collator, self.limits = SFTCollator(plain), RowLimits.of(plain)
         super().__init__(args=args, processing_class=processing_class, data_collator=SFTCollator(layout), **kwargs)
         if args.trainable == "merger":
             train_merger(self.model)
         self.add_callback(SetEpoch(layout))
+
+    def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
+        """Yields why the collator could not lay out a row."""
+        return turn_errors(row, self.limits)
 
     def prediction_step(
         self,
