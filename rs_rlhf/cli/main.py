@@ -2,7 +2,7 @@
 
 A command's module is imported when the command runs, so that `rs-rlhf --help` answers at once. An [`RSRLHFError`] ends
 in one sentence on standard error and exit code 1 (`--debug` or `RS_RLHF_DEBUG=1` adds its traceback); every other
-exception is a bug and keeps its traceback. Ctrl-C ends in one sentence and exit code 130.
+exception is a bug and keeps its traceback. Ctrl-C ends in one sentence and exit code 130, `| head` quietly.
 
 Left out: a command registry (the table below is all there is), shell completion.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -93,7 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: Exit code: 0, 1 after a mistake of the user, 130 after Ctrl-C.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough
+        if not _output_closed():
+            raise
+        return 0
+
+
+def _main(argv: list[str]) -> int:
     argv, debug = take_debug(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())
@@ -186,6 +197,18 @@ def told_mark() -> Path:
         return Path(folder, "told")
     launcher = psutil.Process(os.getppid())
     return Path(tempfile.gettempdir(), f"rs-rlhf-{launcher.pid}-{launcher.create_time():.2f}")
+
+
+def _output_closed() -> bool:
+    """Whether nobody reads what is printed any more; what is still in the buffers then goes nowhere."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return closed
 
 
 def take_debug(argv: Sequence[str]) -> tuple[list[str], bool]:

@@ -322,9 +322,24 @@ def image_size(source: ImageSource, options: ImageOptions = DEFAULTS, where: str
         elif head.startswith(_JP2_MAGIC):
             tags, (width, height, *_) = None, _jp2_header(stream, head)
         else:
-            return _upright_size(_open_pil(stream, head, _FORMATS, name), options, name)
+            image = _open_pil(stream, head, _FORMATS, name)
+            if image.format == "PNG" and not _may_be_turned(stream):  # Pillow would decode it to look for the tag
+                check_size(image.width, image.height, options, name)
+                return image.height, image.width
+            return _upright_size(image, options, name)
         check_size(width, height, options, name)
         return (width, height) if tags and tags.get(274, 1) in (5, 6, 7, 8) else (height, width)
+
+
+def _may_be_turned(stream: IO[bytes]) -> bool:
+    """Whether a PNG has a chunk that can hold an orientation."""
+    start, found = stream.tell(), False
+    stream.seek(8)
+    while not found and len(head := stream.read(8)) == 8:
+        found = head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        stream.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    stream.seek(start)
+    return found
 
 
 def _upright_size(image: Image.Image, options: ImageOptions, name: str) -> tuple[int, int]:

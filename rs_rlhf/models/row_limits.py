@@ -1,4 +1,4 @@
-"""What a model's processor refuses of a row: images it cannot fit, its special tokens written as text, too many tokens.
+"""What a model's processor refuses of a row: images of impossible sizes, special tokens as text, too many tokens.
 
 The data check and every trainer put each row through [`RowLimits.errors`] before a first step, so that what the check
 passes trains in any batch, and what it refuses is refused with the same sentence. Images are judged by their headers.
@@ -9,6 +9,7 @@ alone are checked.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,36 +65,42 @@ class RowLimits:
 
     def errors(self, group: Group, keys: Sequence[str] = ()) -> Iterator[DataError | ImageError]:
         """Yields why a group cannot be trained on; `keys` are the names of its completions, for messages."""
-        where, sizes = row_name(group), []
-        keys = keys or [f"completions[{i}]" if i else "completion" for i in range(len(group.completions))]
-        for key, messages in zip(("prompt", *keys), (group.prompt, *group.completions), strict=True):
-            text = completion_text(messages)
-            yield from self.text_errors(text, key, where)
-            if "<image>" in text:
-                reason = "has an image placeholder; images belong to the prompt, move or remove it"
-                yield DataError(f"`{key}` {reason}", key, where)
+        yield from self.text_errors(group, keys)
+        fits = True
         for source in group.images:
             try:
-                sizes.append(self.size(source, where))
+                self.size(source, row_name(group))
             except ImageError as error:
+                fits = False
                 yield error
-        if self.collator is None or self.collator.max_length is None or len(sizes) < len(group.images):
+        if fits:
+            yield from self.length_errors(group)
+
+    def text_errors(self, group: Group, keys: Sequence[str] = ()) -> Iterator[DataError]:
+        """Yields which texts would not be read as they are meant."""
+        keys = keys or [f"completions[{i}]" for i in range(len(group.completions))]
+        for key, messages in zip(("prompt", *keys), (group.prompt, *group.completions), strict=True):
+            text = completion_text(messages)
+            try:
+                check_encodable(text, key)
+                if found := self._special.search(text):
+                    token = f"the special token {found[0]}, which the model would not read as text"
+                    raise DataError(f"`{key}` has {token}; remove it from the text", key)
+                if "<image>" in text:
+                    reason = "has an image placeholder; images belong to the prompt, move or remove it"
+                    raise DataError(f"`{key}` {reason}", key)
+            except DataError as error:
+                yield DataError(error.detail, key, row_name(group))
+
+    def length_errors(self, group: Group) -> Iterator[DataError]:
+        """Yields that a group, whose images fit, is longer than the collator's `max_length`."""
+        if self.collator is None or self.collator.max_length is None:
             return
         area = resize_factor(self.collator.processor) ** 2
         try:
-            self.collator.tokens(group, [width * height // area for width, height in sizes])
+            self.collator.tokens(group, [width * height // area for width, height in map(self.size, group.images)])
         except DataError as error:
             yield error
-
-    def text_errors(self, text: str, key: str, where: str) -> Iterator[DataError]:
-        """Yields why a text cannot be tokenized as it is meant."""
-        try:
-            check_encodable(text, key)
-        except DataError as error:
-            yield DataError(error.detail, key, where)
-        if found := self._special.search(text):
-            token = f"the special token {found[0]}, which the model would not read as text"
-            yield DataError(f"`{key}` has {token}; remove it from the text", key, where)
 
     def size(self, source: ImageSource, where: str = "") -> tuple[int, int]:
         """Returns `(width, height)` of an image as the model sees it, from its header; `(0, 0)` for a URL.
@@ -118,6 +125,9 @@ class RowLimits:
         if isinstance(path, str) and is_url(path):
             check_host(path, self.options, image_name(path))
             return 0, 0
+        if isinstance(path, str) and (root := self.options.image_root) is not None:
+            below = os.path.relpath(path, root) if os.path.isabs(path) else ".."
+            source = source if below.startswith("..") else below  # so that messages are the same however it is written
         if self.decode:
             width, height = read_image(source, self.options).size
         else:

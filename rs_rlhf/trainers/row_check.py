@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Image
 
 from ..data.group import Group, make_group
+from ..data.rows import naming
 from ..errors import RSRLHFError
 from ..models.row_limits import RowLimits
 from ..runs.progress import progress
@@ -36,7 +37,9 @@ def prompt_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
 def prompt_group(row: Row) -> Group:
     """Returns a row of `prompt` and `images` or `image` as a group without completions."""
     images = row.get("images") if row.get("images") is not None else row.get("image")
-    return make_group(row["prompt"], [], images, where=str(row.get("where") or ""))
+    where = str(row.get("where") or "")
+    with naming(where):
+        return make_group(row["prompt"], [], images, where=where)
 
 
 def pair_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
@@ -71,8 +74,10 @@ def problems(rows: Sequence[Row], errors_of: RowErrors, first: int = 0, shown: b
 def located_errors(number: int, row: Row, errors_of: RowErrors) -> list[RSRLHFError]:
     """Returns the errors of a row with its place, by default its number."""
     found: list[RSRLHFError] = []
+    where = row.get("where") or f"row {number}"
     try:
-        found += errors_of({**row, "where": row.get("where") or f"row {number}"})
+        with naming(where):
+            found += errors_of({**row, "where": where})
     except RSRLHFError as error:
         found.append(error)
     return found

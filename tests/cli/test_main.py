@@ -301,3 +301,11 @@ def test_evaluation_needs_data(scenes):
     train_set, eval_set = load_data(script, training)
     assert eval_set is None and training.image_root == os.path.realpath(scenes)
     assert train_set[0]["images"][0]["path"].startswith(os.path.realpath(scenes))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "check", "--help"], ["env"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    command = [sys.executable, "-m", "rs_rlhf", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0

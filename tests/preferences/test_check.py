@@ -278,3 +278,34 @@ def test_files_without_a_common_folder(folder, monkeypatch):
         "t.jsonl, e.jsonl: the data files share no folder; give --image_root, the folder that their images lie in"
     ]
     assert report.total_problems == 1 and format_report(report).endswith("rows per kind: (none)")
+
+
+def test_problems_of_a_kind_are_one_line(folder):
+    rows = [pair(prompt=str(i), image=f"gone_{i}.png") for i in range(297)]
+    rows += [pair(image="a.png"), pair(margin="1"), pair(prompt="x", image="gone.png")]
+    report = check_files(write("t.jsonl", rows))
+    assert report.total_problems == 299 == len(report.problems)
+    lines = format_report(report).splitlines()
+    assert lines[0].startswith("t.jsonl: 298 rows, lines 1-297, 300: image 'gone_0.png': no such file")
+    assert lines[0].endswith("(the first, line 1)") and lines[1].startswith("t.jsonl, line 299: `margin`")
+    assert lines[2] == "299 problems"
+    limited = check_files("t.jsonl", max_problems=1)
+    assert format_report(limited).splitlines()[1:3] == ["... and 1 more", "299 problems"]
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "message"),
+    [
+        (pair(image="thin.png"), "image", "image 'thin.png' of 603x3 pixels is too long and thin"),
+        (pair(chosen="a river <|image_pad|>"), "chosen", "the special token <|image_pad|>"),
+        (pair(rejected="no<|im_end|>"), "rejected", "the special token <|im_end|>"),
+        (pair(prompt="half \ud83d"), "prompt", "no text (not UTF-8, or half a surrogate pair)"),
+        (pair(rejected=["no", "half \ud83d"]), "rejected[1]", "half a surrogate pair"),
+        (pair(id="half \ud83d"), "id", "half a surrogate pair"),
+    ],
+)
+def test_what_a_model_could_not_take(folder, row, key, message):
+    Image.new("RGB", (603, 3)).save("thin.png")
+    report = check_files(write("t.jsonl", [pair(prompt="fine"), row]))
+    assert found(report) == [("t.jsonl", 2, key)] and message in report.problems[0].detail
+    assert report.rows == 1

@@ -1,0 +1,143 @@
+"""GRPO on rows with several images, one and none: any batch trains, and as the same rows would in batches of their own."""
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers import picture
+
+from rs_rlhf.errors import DataError, ImageError
+from rs_rlhf.models.vision_sharing import always_see
+from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
+
+COUNTS = (1, 2, 0, 1, 0, 1)
+
+
+def length(prompts, completions, **columns):
+    return [float(sum(map(ord, completion[0]["content"])) % 7) for completion in completions]
+
+
+def rows_of(folder, counts=COUNTS):
+    rows = []
+    for i, count in enumerate(counts):
+        names = [str(folder / f"{i}-{k}.png") for k in range(count)]
+        for k, name in enumerate(names):
+            picture(7 * i + k, 84 if i % 2 else 56).save(name)
+        rows.append({"prompt": f"Is there water in {i}?", "images": names, "where": f"rows.jsonl, line {i + 1}"})
+    return rows
+
+
+def trainer_of(rows, tiny_vlm, folder, **options):
+    given = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "seed": 1}
+    given |= {"bf16": False, "use_cpu": True, "report_to": "none", "logging_steps": 1, "max_steps": 3}
+    given |= {"save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False, "logged_samples": 2}
+    args = VisionGRPOConfig(**given | {"output_dir": str(folder / "out")} | options)
+    evaluated = Dataset.from_list(rows) if options.get("eval_strategy") else None
+    return VisionGRPOTrainer(
+        tiny_vlm, length, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=evaluated
+    )
+
+
+def norms(trainer):
+    return [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ([(12, 1), (4, 3), (2, 6)], {}),
+        ([(2, 2)], {"steps_per_generation": 4}),
+        ([(4, 1)], {"eval_strategy": "steps", "eval_steps": 2, "num_generations_eval": 1, "validation_prompts": 6}),
+        ([(4, 1)], {"score": True, "audit_steps": 1}),
+    ],
+)
+def test_any_batches_train_alike(tmp_path, tiny_vlm, score_model_path, sizes, options):
+    rows = rows_of(tmp_path)
+    if options.pop("score", False):
+        options["score_model"] = score_model_path
+    found = []
+    for size, steps in sizes:
+        batches = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        trainer = trainer_of(rows, tiny_vlm, tmp_path, **batches, **options)
+        trainer.train()
+        found.append(norms(trainer))
+    assert len(found[0]) == 3 and max(found[0]) > 0
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-3)
+
+
+def test_a_mixed_batch_has_the_log_probabilities_of_its_rows(tmp_path, tiny_vlm):
+    rows = rows_of(tmp_path, (1, 0, 2))
+    trainer = trainer_of(rows, tiny_vlm, tmp_path, num_generations_eval=1)
+    trainer.model.eval()  # no buffering: a batch comes back as it was given
+    torch.manual_seed(0)
+    whole = trainer._generate_and_score_completions(rows)
+
+    def log_probabilities(batch, start, stop):
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[start:stop]
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[start:stop]
+        counts = [len(row["images"]) for row in rows]
+        patches = batch["image_grid_thw"].prod(1).tolist()
+        images = slice(sum(counts[:start]), sum(counts[:stop]))
+        pixels = slice(sum(patches[: images.start]), sum(patches[: images.stop]))
+        kinds = batch["mm_token_type_ids"][start:stop]
+        more = {"image_grid_thw": batch["image_grid_thw"][images], "pixel_values": batch["pixel_values"][pixels]}
+        labels = ids.masked_fill(mask == 0, -100)
+        with torch.no_grad():
+            out = trainer.model(
+                input_ids=ids, attention_mask=mask, labels=labels, mm_token_type_ids=kinds, fused_lm_head=True, **more
+            )
+        return out.log_probs[:, -batch["completion_ids"].shape[1] :]
+
+    together = log_probabilities(whole, 0, 3)
+    for i in range(3):
+        torch.testing.assert_close(log_probabilities(whole, i, i + 1), together[i : i + 1], atol=1e-5, rtol=1e-4)
+
+
+def test_texts_alone_run_the_vision_tower_and_change_nothing(tiny_vlm):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(tiny_vlm), AutoProcessor.from_pretrained(tiny_vlm)
+    ids = torch.tensor([processor.tokenizer("a river near a road")["input_ids"]])
+    labels = torch.where(torch.arange(ids.shape[1]) > 0, ids, -100)  # behind the image the first token has a place too
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    plain = model(**batch).loss.item()
+    always_see(model, processor)
+    seen = model(**batch).loss
+    seen.backward()
+    tower = [weight.grad for name, weight in model.named_parameters() if ".visual." in name]
+    assert seen.item() == pytest.approx(plain, rel=1e-5)
+    assert all(grad is not None for grad in tower) and not any(grad.any() for grad in tower)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"images": ["gone.png"]}, ImageError),
+        ({"prompt": "what <|image_pad|> is it?"}, DataError),
+        ({"prompt": "<image><image> what?"}, DataError),
+        ({"images": ["thin.png"]}, ImageError),
+    ],
+)
+def test_a_bad_row_is_refused_before_the_first_step(tmp_path, tiny_vlm, change, error):
+    rows = rows_of(tmp_path)
+    picture(0, 603, 2).save(tmp_path / "thin.png")
+    rows[3] |= change
+    trainer = trainer_of(rows, tiny_vlm, tmp_path, image_root=str(tmp_path), max_steps=1)
+    with pytest.raises(error) as refused:
+        trainer.train()
+    assert str(refused.value).startswith("rows.jsonl, line 4: ") and trainer.state.global_step == 0
+
+
+def test_an_image_that_goes_later_is_named_with_its_row(tmp_path, tiny_vlm):
+    rows = rows_of(tmp_path)
+    trainer = trainer_of(rows, tiny_vlm, tmp_path, max_steps=6)
+    look = trainer.row_errors
+
+    def row_errors(row):
+        yield from look(row)
+        if row["where"].endswith("line 6"):  # the last row that is looked at
+            (tmp_path / "3-0.png").unlink()
+
+    trainer.row_errors = row_errors
+    with pytest.raises(ImageError, match="rows.jsonl, line 4: image .*3-0.png.* no such file"):
+        trainer.train()
