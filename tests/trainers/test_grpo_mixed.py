@@ -1,4 +1,4 @@
-"""GRPO on rows with several images, one and none: any batch trains, and as the same rows would in batches of their own."""
+"""GRPO on rows with several images, one and none: any batch trains, as the same rows do in other batches."""
 
 import pytest
 import torch
