@@ -18,7 +18,7 @@ from typing import Any
 from .. import declarations
 from ..declarations import did_you_mean
 from ..errors import DeclarationError, OptionError
-from ..metrics.closed_answers import SCHEMES
+from ..metrics.quantities import SCHEMES
 
 # Task -> the types of model that it can be put to, the usual one first.
 TASKS: dict[str, tuple[str, ...]] = {
@@ -83,7 +83,7 @@ class Benchmark:
     layout: str
     path: str
     source: str
-    metric_version: int = 1
+    metric_version: int = 2
     split: str | None = None
     annotations: str | None = None
     images: str | None = None

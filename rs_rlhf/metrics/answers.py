@@ -24,48 +24,55 @@ THINK_ANSWER = (
 )
 
 _END_TOKEN = re.compile(r"<\|(?:im_end|eot_id|end|endoftext|end_of_text|eos)\|>|</s>|<(?:eos|eot|end_of_turn)>")
-_OTHER_TOKEN = re.compile(r"<\|im_start\|>\w*|<\|(?!box|object_ref)\w+\|>|<(?:s|bos|pad|unk|start_of_turn)>")
-_TAG = re.compile(r"</?(?:b|i|u|p|em|strong|br|span|div|center|code|pre|h\d)\s*/?>")
+_START_TOKEN = re.compile(r"<\|im_start\|>\w*|<(?:s|bos|pad|unk|start_of_turn)>")
+_TAG = re.compile(r"<\|\w+\|>|</?(?:b|i|u|p|em|strong|br|span|div|center|code|pre|h\d)\s*/?>")
 _QUESTION = re.compile(r"[^.?!\n]*\?+(?=\s*[^\s?])")  # before an answer; an answer with a question mark is hedged
-_CERTAIN = re.compile(r"\b(?:there is )?(?:no|without(?: a| any)?) (?:doubt|problem|worries|question)\b", re.I)
+_CERTAIN = re.compile(r"\b(?:there is )?(?:no|not any|without(?: a| any)?) (?:doubt|problem|worries)\b", re.I)
 _CHATTER = re.compile(r"\s*(?:sure|certainly|of course|okay|ok|alright|well|hmm+)\b(?! not)[\s,.!:]+(?=\S)", re.I)
 _CORRECTION = re.compile(
-    r"(?:^|[.,:;!\n…-])\s*(?:(?:oh|no|hmm)\b[,.]? )*(?:wait|hold on|correction|scratch that|i mean|on second thoughts?|"
-    r"let me correct (?:that|myself))\b(?:[,.]? no\b)?[\s,.:;!-]*",
+    r"(?:^|[.,:;!\n…-])\s*(?:(?:oh|no|hmm)\b[,.]? )*(?:wait|hold on|correction|scratch that|i mean|on second thoughts?"
+    r"|let me correct (?:that|myself))\b(?:[,.]? no\b(?=[\s,.:-]+\w))?(?:[\s,.:;!]|-(?!\d))*",
     re.I,
 )
 _STATED = re.compile(
-    r"(?P<final>\bfinal[ _])?(?:\b(?:answer|ans|choice|option|class|category|label|prediction|response|conclusion)\b"
-    r"(?: (?:to|of|for|in) [^.:;\n]*?)?(?:\s+(?:is|was|would be|should be|must be)\b(?: clearly| definitely)?\s*:?"
+    r"(?P<final>\bfinal[ _])?(?:\b(?:answer|ans|(?<!me )count|total(?: number| count)?|choice|option|class|category"
+    r"|label|prediction|response|conclusion)\b(?: (?:to|of|for|in) [^.:;\n]*?)?"
+    r"(?:\s+(?:is|was|would be|should be|must be)\b(?: clearly| definitely)?\s*:?"
     r"|\s*[:=→]|\s+-(?=\s)|\s*\n|(?<=answer)\s+(?=[(\[]?(?:[A-Z]|\d+)\b))|(?:答案|选项?)(?:是|为|:|应该是)?)"
     r"\s*(?:(?:option|choice|letter)\b\s*:?)?",
     re.I,
 )
 _NOT_MEANT = re.compile(r"\b(?:other|another|one|first|second|third|each|every|any|either)\b", re.I)
 _CONCLUSION = re.compile(
-    r"(?:^|[.,;\n]\s*|\band )(?:therefore|thus|hence|so|in conclusion|in total)\b,?|\b(?:total of|makes|making|equals)\b"
-    r"|=|(?=\b[\w-]+(?: \w+)? (?:in total|altogether|overall)\b)",
+    r"(?:^|[.,;\n]\s*|\band )(?:therefore|thus|hence|so|in conclusion|in total)\b,?"
+    r"|\b(?:total of|makes|making|equals)\b|=|(?=\b[\w-]+(?: \w+)? (?:in total|altogether|overall)\b)",
     re.I,
 )
 _HEDGE = re.compile(
-    r"\b(?:maybe|perhaps|possibl[ey]|possibility|probabl[ey]|likely|unlikely|unsure|uncertain|unclear|unknown|ambiguous|"
-    r"may|might|could|unable|if|whether|depends|guess(?:ing)?|doubt|sorry|insufficient|impossible|as an ai|hardly|barely|"
-    r"approx(?:imately)?|roughly|estimated?|give or take|part(?:ial)?ly|somewhat|mostly|would need|need more|do not know|"
-    r"can not(?! (?:see|find|detect|spot|identify) (?:any|a)\b)|not know|too blurry|(?:not|hard|difficult) (?:sure|certain|"
-    r"clear|possible|enough|able|applicable|to (?:say|tell|see|determine))|no(?:body| one| (?:idea|way|clear|information|"
-    r"comment|answer|data|access|view|telling|knowing)))\b|(?:^|[.\n])\s*or\b|\?",
+    r"\b(?:maybe|perhaps|possibl[ey]|possibility|probabl[ey]|likely|unlikely|unsure|uncertain|unclear|unknown|ambiguous"
+    r"|may|might|could|unable|if|whether|depends|guess(?:ing)?|doubt|sorry|insufficient|impossible|as an ai|hardly"
+    r"|barely|suppose|yes or no|true or false|low confidence|approx(?:imately)?|roughly|estimated?|give or take"
+    r"|part(?:ial)?ly|somewhat|mostly|would need|need more|not know|too blurry"
+    r"|can not(?! (?:see|find|detect|spot|identify) (?:any|a)\b)|no(?:body| one)"
+    r"|(?:not|hard|difficult) (?:sure|certain|clear|possible|enough|able|applicable|to (?:say|tell|see|determine))"
+    r"|no (?:idea|way|clear|information|comment|answer|data|access|view|telling|knowing|image|opinion|question))\b"
+    r"|(?:^|[.\n])\s*or\b|\?",
     re.I,
 )
 _DENIAL = re.compile(
-    r"\b(?:not?|never|neither|nor|without|none|nothing|wrong|incorrect|false|except|excluding|excluded|instead of|rather "
-    r"than|other than|(?:any|every)thing but|all but|missing|absent|lacks?|lacking|unlike|far from|ruled? out)\b",
+    r"\b(?:not?|never|neither|nor|without|none|nothing|wrong|incorrect|false|except|excluding|excluded|instead of"
+    r"|rather than|other than|(?:any|every)(?:thing|one| \w+)? but|all but|missing|absent|lacks?|lacking|unlike"
+    r"|far from|ruled? out)\b",
     re.I,
 )
-EXPLAINED = re.compile(r",?\s*\b(?:because\b|since\b|due to\b|based on\b|as (?=(?:there|it|the|they|we|i|no)\b))", re.I)  # what follows gives a reason
+EXPLAINED = re.compile(
+    r"(?<=\w)[,.]?\s*\b(?:because\b|since\b|due to\b|based on\b|as (?=(?:there|it|the|they|we|i|no)\b))", re.I
+)  # what follows gives a reason
 _CLAUSE = re.compile(
-    r"[;\n]|[.,!:](?=\s|$)|(?<!\d)\s+[-–—]+\s+|\s+[-–—]+\s+(?!\d)|—|\b(?:(?<!thing )(?<!all )but|because|since|while|"
-    r"whereas|although|though|however|which|where|with|(?<!or )so)\b|\bas (?=(?:there|it|the|they|we|i|no)\b)|"
-    r"(?<=\w)\s*\(|\band (?=not?\b)|(?=\b(?:rather than|instead of|without|except|excluding|unlike)\b)",
+    r"[;\n]|[.,!](?=\s|$)|(?<!wrong)(?<!incorrect):(?=\s|$)|(?<!\d)\s+[-–—]+\s+|\s+[-–—]+\s+(?!\d)|—"
+    r"|\b(?:(?<!thing )(?<!all )(?<!one )(?<!option )but|because|since|while|whereas|although|though"
+    r"|however|which|where|with|(?<!or )so)\b|\bas (?=(?:there|it|the|they|we|i|no)\b)"
+    r"|(?<=\w)\s*\(|\band (?=not?\b)|(?=\b(?:rather than|instead of|without|except|excluding|unlike)\b)",
     re.I,
 )
 
@@ -94,14 +101,14 @@ def extract_answer(output: str) -> str:
     Thoughts are a `<think>…</think>`, all before a `</think>` whose start was in the prompt, and all behind a
     `<think>` that is never closed, unless a whole `<answer>…</answer>` ends it. An `<answer>` that is never closed is
     read to its end. Several answers that differ are returned together, so that they contradict each other. What
-    follows a token that ends a turn (`<|im_end|>`) is not read, and special tokens are dropped.
+    follows a token that ends a turn (`<|im_end|>`) is not read.
 
     Example:
         >>> extract_answer("<think>rural?</think><answer> urban </answer>"), extract_answer("<think>it may be urban")
         ('urban', '')
     """
     text = re.sub(r"<(/?)(?:think(?:ing)?|thought|reasoning)>", r"<\1think>", output, flags=re.I)
-    turns = (_OTHER_TOKEN.sub(" ", part) for part in _END_TOKEN.split(text))
+    turns = (_START_TOKEN.sub(" ", part) for part in _END_TOKEN.split(text))
     text = next((turn for turn in turns if turn.strip()), "")
     text = re.sub(r"<think>.*?</think>", " ", text, flags=re.DOTALL).split("</think>")[-1]
     before, _, thought = text.partition("<think>")
@@ -141,9 +148,9 @@ def unwrap(output: str) -> str:
     text = re.sub(r"\\f?boxed\s*\{([^{}]*)\}", r"final answer: \1\n", text)
     text = re.sub(r"\\[,;! ]|\\[()\[\]]|\{(?=,\})|(?<=,)\}", "", text).replace("\\%", "%")
     text = re.sub(r"^\s*(?:json|text)?\s*\{|^\s*#+|[{}]", " ", _TAG.sub(" ", text), flags=re.M)
+    text = re.sub(r"(?<!\w)['_]+|['_]+(?!\w)", "", text)
     text = re.sub(r",\s*(?=\w+:\s)", "\n", text)  # the next key of JSON
     text = re.sub(r"^\s*(?:confidence|probability|certainty)\s*[:=].*", "", text, flags=re.M | re.I)
-    text = re.sub(r"(?<!\w)['_]+|['_]+(?!\w)", "", text)
     text = re.sub(r"\b(?:can't|cannot)\b", "can not", text, flags=re.I)
     text = re.sub(r"(?<=\w)n't\b|\b(is|are|do|does|did|was|were|has|have)nt\b", r"\1 not", text, flags=re.I)
     for short, long in (
@@ -167,7 +174,7 @@ def statements(text: str) -> list[str]:
 
     Example:
         >>> statements("Step 1: look. Answer: 3. I see 2 here."), statements("If the answer is 3, go.")
-        (['3'], [])
+        (['3.'], [])
     """
     found = list(_STATED.finditer(text))
     if not found:

@@ -14,20 +14,21 @@ from .quantities import only_quantity, plain, quantities
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_BARE_LETTER = re.compile(r"(?:(?:option|choice|letter|answer)\s+)?[(\[<]?([A-Z])[)\]>]?[.:)]?", re.I)
-_LETTER = re.compile(r"[(\[<]?([A-Z])([)\]>.:]*)(?:\s+(.*))?", re.DOTALL)
+_BARE_LETTER = re.compile(r"(?:(?:option|choice|letter|answer)\s+)?[(\[<\s]*([A-Z])[)\]>.:!\s]*", re.I)
+_LETTER = re.compile(r"[(\[<]*([A-Z])([)\]>.:!]*)(?:\s+(.*))?", re.DOTALL | re.I)
 _MENTIONED = re.compile(r"(?<![\w'])(?!A\s+[a-z]|I\s+[a-z])([A-Z])(?![\w'])")
 _RIGHT = re.compile(
-    r"\s+(?:(?:is|seems|would be) (?:the )?(?:most )?(?:correct|right|best|true|accurate|suitable)?"
-    r"(?: (?:answer|one|choice|option))?|(?:best )?(?:describes|matches|fits|represents)\b.*)\s*$"
+    r"\s+(?:(?:is|seems|would be) (?:the )?(?:only |most )?(?:correct|right|best|true|accurate|suitable)?"
+    r"(?: (?:answer|one|choice|option))?|it is|(?:best )?(?:describes|matches|fits|represents)\b.*)\s*$"
 )
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*(?=\S)")
 # Words around an answer: "this is an urban area" is "urban".
 _LEAD = set(
-    "statement this that it its is image picture photo scene shows show showing depicts depict appears appear to be looks look "
-    "like seems seem must should in shown i we think believe see would say confirm there are was class category type "
-    "belongs represents classified as area region satellite aerial remote sensing view of given displayed can clearly "
-    "definitely choose pick select go going with my answer option choice color colour land cover use".split()
+    "this that it its is statement image picture photo scene shows show showing depicts depict appears appear to be "
+    "looks look like seems seem must should in shown i we think believe see would say confirm there are was class "
+    "category type belongs represents classified as area region satellite aerial remote sensing view of given "
+    "displayed can clearly definitely choose pick select go going with my answer option choice color colour land "
+    "cover use dominant main object for only correct best one".split()
 )
 _TRAIL = set("area region scene image zone picture photo class category here in this 1 shown visible".split())
 
@@ -119,12 +120,12 @@ def _one_choice(clause: str, labels: str, texts: Sequence[str]) -> int | None:
     if place is not None:
         return place
     words = _RIGHT.sub("", clause).split()
-    while len(words) > 1 and words[0].lower() in _LEAD:
+    while len(words) > 1 and words[0].lower() in {"the", *_LEAD}:
         del words[0]
     letter = _LETTER.fullmatch(" ".join(words))
-    if letter is None or letter[1] not in labels:
+    if letter is None or (letter[1].upper() if letter[2] else letter[1]) not in labels:
         return _by_text(clause, texts)
-    place, mark, text = labels.index(letter[1]), letter[2], letter[3]
+    place, mark, text = labels.index(letter[1].upper()), letter[2], letter[3]
     if not text:
         return place
     if mark or letter[1] != "A":  # "B) urban", "B urban"

@@ -1,11 +1,11 @@
 """Closed-answer metrics: the strict verdict on an answer, and the published one beside it.
 
-The strict metric is the one rule of evaluation, best-of-n, rewards, the audit and pair making. It reads an answer as a
-careful person would: what is stated, unless it is hedged (`answers`), by the kind of the right answers: yes/no, numbers
-(`quantities`), choices or texts (`choices`). What has no clear reading is unparseable: that is counted, and never
-right. `docs/answers.md` has the rule in short and how often it errs. The published rule of arXiv 2503.00743 is kept
-under its own name, `upstream_compat`, so that figures can be set beside the paper's; it takes an empty answer for
-right, and "1" for "12".
+The strict metric is the one rule of evaluation, best-of-n, rewards, the audit and pair making. It reads an answer as
+a careful person would: what is stated unless it is hedged (`answers`), by the kind of the right answers, which are
+yes/no, numbers (`quantities`), choices or texts (`choices`). What has no clear reading is unparseable: that is
+counted, and never right. `docs/answers.md` has the rule in short and how often it errs. The published rule of arXiv
+2503.00743 is kept under its own name, `upstream_compat`, so that figures can be set beside the paper's; it takes an
+empty answer for right, and "1" for "12".
 
 Left out: what was asked ("there is a river" is a yes), so that answers about something else can pass.
 """
@@ -36,17 +36,19 @@ _SAID = {
 }
 _EXISTS = re.compile(r"\bthere (?:is|are) (?!more|less|fewer)(?!.*\b(?:than|as)\b)|\b(?:is|are) (?:present|visible)\b")
 _ABSENT = re.compile(
-    r"\b(?:(?:is|are|was|were) (?:\w+ly )?(?:no|none|not|absent|missing)|none|not (?:present|visible|there|exist|any)|"
-    r"(?:do|does|did|can) not|lacks?|(?:see|shows?|contains?|has) no)\b|^no such\b"
+    r"\b(?:(?:is|are|was|were) (?:\w+ly )?(?:no|none|not|absent|missing)|none"
+    r"|not (?:present|visible|there|exist|any)|lacks?|(?:see|shows?|contains?|has) no)\b|^(?:no such|absent|missing)\b"
+    r"|\b(?:do|does|did|can) not(?: (?:see|find|detect|spot|observe|contain|show|exist|appear|seem|include)\b|$)"
 )
 _NEGATIONS = re.compile(r"\b(?:no|not|none|never|absent|missing|lacks?)\b")
 _ZERO = re.compile(
-    r"\bno (?!\d|other|more|less|fewer|further|additional|longer)\w+|\bnone\b(?! of the)|\bnot\b.*\b(?:any|a single)\b",
+    r"\bno (?!\d|means|other|more|less|fewer|further|additional|longer)\w+|\bnone\b(?! of the)"
+    r"|\bnot\b.*\b(?:any|a single)\b",
     re.I,
 )
 _LOOSE = re.compile(
-    r"[,(;:]\s*(?:and |or |if not )?(?:at (?:least|most)|more|less|fewer|above|below|up|upwards|plus|over|minimum|maximum|"
-    r"max|min|so|tops)\b|\band counting\b|\btoo (?:few|many)\b",
+    r"[,(;:]\s*(?:and |or |if not )?(?:at (?:least|most)|more|less|fewer|above|below|up|upwards|plus|over|minimum"
+    r"|maximum|max|min|so|tops)\b|\band counting\b|\btoo (?:few|many)\b",
     re.I,
 )
 _BRACKETS = re.compile(r"\(([^()]*)\)")
@@ -120,7 +122,7 @@ def judge_solution(output: str, solution: Any, choices: Sequence[str] | None = N
     if isinstance(solution, bool):
         references = ["yes", "true"] if solution else ["no", "false"]
     elif isinstance(solution, Real) and math.isfinite(solution):
-        references = [str(int(solution)) if solution == int(solution) else str(float(solution))]
+        references = [f"{float(solution):.12g}"]
     elif isinstance(solution, str) and solution.strip():
         references = [solution]
     else:
@@ -176,8 +178,10 @@ def _polarity(piece: str, pairs: Sequence[Pair]) -> str | None:
     """The one word of the pairs that a text means; what there is, or is not, is a yes or a no."""
     positive, negative = pairs[0]
     text = piece.lower()
-    for yes, no in pairs:
-        text = re.sub(rf"\bnot {yes}\b", f" {no}. ", re.sub(rf"\bnot {no}\b", f" {yes}. ", text))
+    for word, opposite in [(word, other) for pair in pairs for word, other in (pair, pair[::-1])]:
+        denied = rf"\bnot {word}\b|\b{word} (?:is|was|would be) (?:wrong|incorrect|false|not\b(?: \w+)?)"
+        text = re.sub(denied, f" {opposite.upper()}. ", text)
+    text = text.lower()
     starts = [bare(clause) for clause, _ in clauses(text)]
     said, leads = set(), False
     for pair in pairs:

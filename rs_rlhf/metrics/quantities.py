@@ -42,24 +42,17 @@ _UNIT_WORDS = (
     (r"pixels?", "px"),
 )
 # Unit -> its dimension and how many of the dimension's first unit it is.
-_UNITS: dict[str, tuple[str, Fraction]] = {
-    **{
-        unit: ("m2", Fraction(size))
-        for unit, size in {"m2": "1", "km2": "1e6", "ha": "1e4", "acre": "4046.8564224"}.items()
-    },
-    "ft2": ("m2", Fraction("0.09290304")),
-    "mi2": ("m2", Fraction("2589988.110336")),
-    **{
-        unit: ("m", Fraction(size))
-        for unit, size in {"m": "1", "km": "1000", "cm": "0.01", "ft": "0.3048", "mi": "1609.344"}.items()
-    },
-    "percent": ("percent", Fraction(1)),
-    "px": ("px", Fraction(1)),
+_SIZES = {
+    "m2": {"m2": "1", "km2": "1e6", "ha": "1e4", "acre": "4046.8564224", "ft2": "0.09290304", "mi2": "2589988.110336"},
+    "m": {"m": "1", "km": "1000", "cm": "0.01", "ft": "0.3048", "mi": "1609.344"},
+    "percent": {"percent": "1"},
+    "px": {"px": "1"},
 }
+_UNITS = {unit: (base, Fraction(size)) for base, sizes in _SIZES.items() for unit, size in sizes.items()}
 # Signs -> the words that mean the same; the order counts.
 _SIGNS = (
-    (r"(?:>=|=>|≥|⩾)\s*(?=[\d.])", " at least "),
-    (r"(?:<=|=<|≤|⩽)\s*(?=[\d.])", " at most "),
+    (r"(?:>=|=>|[≥≧⩾])\s*(?=[\d.])", " at least "),
+    (r"(?:<=|=<|[≤≦⩽])\s*(?=[\d.])", " at most "),
     (r">\s*(?=[\d.])", " more than "),
     (r"<\s*(?=[\d.])", " less than "),
     (r"(?<=\d)\s*(?:[-–—~]|\.\.+)\s*(?=\d)", " to "),
@@ -75,24 +68,29 @@ _SIGNS = (
     (r"(?<![\w.])(\d+)\s*\^\s*(\d)(?!\w)", lambda found: str(int(found[1]) ** int(found[2]))),
 )
 _N = rf"(-?\d+(?:\.\d+|/[1-9]\d*)?)({'|'.join(sorted(_UNITS, key=len, reverse=True))})?(?!\S)"
-_ABOUT = r"(?:about|around|approximately|approx|roughly|nearly|almost|circa|ca|c|close to|as (?:many|few|much) as|estimated|some)"
+_ABOUT = (
+    r"(?:about|around|approximately|approx|roughly|nearly|almost|circa|ca|c|close to|as (?:many|few|much) as|estimated"
+    r"|some)"
+)
+_MORE = r"(?:more|above|greater|higher|larger|bigger|longer|over|up|upwards)"
+_LESS = r"(?:less|fewer|below|lower|smaller|shorter|under)"
 _QUANTITY = re.compile(
     rf"(?<!\S)(?:(?P<about>{_ABOUT} (?:to )?{_N}|{_N}(?: \w+)? (?:or so|approximately|roughly|give or take))"
     rf"|(?P<range>(?:between |from )?{_N} to {_N}|between {_N} and {_N})"
     rf"|(?P<least>(?:at least|minimum(?: of)?|min|(?:no|not) (?:fewer|less) than|upwards of) {_N}"
-    rf"|{_N}(?: \w+)? (?:(?:or|and) (?:more|above|greater|higher|over|up|upwards)|plus|upwards?|at least|minimum))"
+    rf"|{_N}(?: \w+)? (?:(?:or|and) (?:even )?{_MORE}|plus|upwards?|at least|minimum))"
     rf"|(?P<most>(?:at most|up to|maximum(?: of)?|max|(?:no|not) (?:more|greater) than) {_N}"
-    rf"|{_N}(?: \w+)? (?:or (?:less|fewer|below|lower|under)|at most|maximum|max|tops))"
+    rf"|{_N}(?: \w+)? (?:or (?:even )?{_LESS}|at most|maximum|max|tops))"
     rf"|(?P<above>(?:(?:more|greater|larger|higher|bigger) than|over|above|beyond|exceed(?:s|ing)?) {_N})"
     rf"|(?P<below>(?:(?:less|fewer|smaller|lower) than|under|below) {_N})"
     rf"|{_N})"
 )
 # Words that a number may follow; behind another one ("near 3", "step 3") it is not what is counted.
 _BEFORE = set(
-    "am are be been is was were have has had do see saw seen count counted counting find found identify identified detect "
-    "detected spot spotted observe observed contain contains show shows shown depicts includes holds cover covers measures "
-    "exactly only just precisely total number answer equals equal get got gives make makes making think believe say that "
-    "there all and also so thus therefore hence image picture photo scene here visible sum result yes no final than".split()
+    "am are be is was were have has had do see saw seen count counted find found identify identified detect "
+    "detected spot spotted observe observed contain contains show shows shown depicts includes holds cover covers "
+    "measures exactly only just precisely total number answer equals equal get got gives make makes think believe "
+    "say that there all and also so thus hence image picture photo scene here visible sum result yes no".split()
 )
 _AMOUNT_OF = re.compile(r"\b(?:total|number|count|sum|area|length|size|share|extent) of $")
 _EDGES = (0, 10, 100, 1000)
@@ -122,7 +120,7 @@ class Quantity:
 
     def __str__(self) -> str:
         one, unit = self.based(), self.dimension
-        low, high = (_decimal(Fraction(end)) if abs(end) < inf else "" for end in (one.low, one.high))
+        low, high = (_decimal(Fraction(end)) if -inf < end < inf else "" for end in (one.low, one.high))
         if one.low == one.high:
             return f"{low}{unit}"
         if low and high:

@@ -21,6 +21,7 @@ from ..data.group import make_group, prompt_text
 from ..data.questions import QuestionRow
 from ..errors import EndpointError, OptionError
 from ..imagery.sources import ImageOptions
+from ..metrics.answers import extract_answer
 from ..models.policies.chat_client import ChatClient, endpoint_address, image_part
 from ..options import option
 from ..runs.progress import progress
@@ -95,8 +96,7 @@ def score_of(reply: str) -> float | None:
         >>> score_of("Score: 7/10."), score_of("good"), score_of("the 2 ponds: 7"), score_of("11")
         (7.0, None, None, None)
     """
-    reply = _OUT_OF.sub("", re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL))
-    numbers = [float(number) for number in _NUMBER.findall(reply)]
+    numbers = [float(number) for number in _NUMBER.findall(_OUT_OF.sub("", extract_answer(reply)))]
     return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= SCALE else None
 
 

@@ -5,10 +5,10 @@ differs from it becomes rejected: this is the closed-ended construction of the p
 score model the mistakes that it will meet in RL and best-of-N, malformed answers included. If there is no such answer
 (open-ended questions), a judge orders the candidates, see `judges`.
 
-Two answers are the same if they differ in case, white space and punctuation only; of a text with `<answer>` the part
-inside counts. Kinds of rejected answers: `policy_wrong`, a well-formed one (one of the choices); `policy_malformed`,
-anything else; `wrong_choice`, not sampled but drawn from the choices; `damaged`; `judged`. Empty answers are counted
-and make no row.
+An answer is right by the strict metric of evaluation (`metrics.closed_answers`); two answers are the same if that
+metric reads the same in them. Kinds of rejected answers: `policy_wrong`, a well-formed one (one of the choices);
+`policy_malformed`, anything else; `wrong_choice`, not sampled but drawn from the choices; `damaged`; `judged`. Empty
+answers are counted and make no row.
 
 Answers are appended to `OUTPUT.partial` as they come; a run that was killed resumes from there and writes the same
 file. Left out: pairs whose chosen text is one of the policy's own right answers (the reference is chosen, in the form
@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.placed_images import check_output
 from ..data.questions import QuestionRow, limited
 from ..errors import OptionError
-from ..metrics.answers import extract_answer
+from ..metrics.closed_answers import judge_solution
+from ..metrics.quantities import plain
 from ..options import option
 from .candidates import OF_SAMPLES, CandidateOptions, candidates_of, open_log, print_counts, sampled_answers, usable
 from .judges import JudgeOptions, judge_from, judged_pairs, judged_scores
@@ -80,16 +81,6 @@ class SamplePairsOptions(RejectedOptions, JudgeOptions, CandidateOptions):
     form: Literal["pairs", "list"] = option("pairs", "one row for each rejected answer, or one row for each question")
 
 
-def plain_answer(text: str) -> str:
-    """Returns an answer in lower case without white space and punctuation; signs and points of numbers stay.
-
-    Example:
-        >>> plain_answer("Storage Tanks ."), plain_answer("-1.5 m")
-        ('storagetanks', '-1.5m')
-    """
-    return re.sub(r"(?!(?<=\d)\.(?=\d)|(?<![\w.])-(?=\d))[\W_]", "", text.lower())
-
-
 def closed_rejected(
     answers: Iterable[str],
     reference: str,
@@ -97,42 +88,59 @@ def closed_rejected(
     options: RejectedOptions,
     rng: random.Random,
     counts: Counter[str] | None = None,
+    listed: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Sorts a policy's answers into rejected ones, and adds those that the options ask for, drawn by `rng`.
 
-    Returns `text`, `kind` and `count` (how often it was sampled) of each, best first: in [`KIND_ORDER`], then by
-    count. `counts` adds up `samples`, `right`, `wrong`, `malformed`, `empty` and `duplicates`.
+    `choices` are the well-formed answers, `listed` those that the question itself lists (an answer may give the letter
+    of one). Returns `text`, `kind` and `count` (how often it was sampled) of each, best first: in [`KIND_ORDER`], then
+    by count. `counts` adds up `samples`, `right`, `wrong`, `malformed`, `empty` and `duplicates`.
     """
     counts = Counter() if counts is None else counts
-    right, known = plain_answer(reference), {plain_answer(choice) for choice in choices}
+    read = partial(_said, reference=reference, listed=tuple(listed))
+    known = {read(choice)[0] for choice in choices}
     entries: dict[str, dict[str, Any]] = {}
     for answer in answers:
         text = answer.strip()
-        plain = plain_answer(extract_answer(text))
+        form, right = read(text)
         counts["samples"] += 1
         if not usable(text):
             counts["empty"] += 1
-        elif plain and plain == right:
+        elif right:
             counts["right"] += 1
         else:
-            kind = "policy_wrong" if plain in known else "policy_malformed"
-            counts["wrong" if plain in known else "malformed"] += 1
-            counts["duplicates"] += (plain or text) in entries
-            entries.setdefault(plain or text, {"text": text, "kind": kind, "count": 0})["count"] += 1
+            kind = "policy_wrong" if form in known else "policy_malformed"
+            counts["wrong" if form in known else "malformed"] += 1
+            counts["duplicates"] += form in entries
+            entries.setdefault(form, {"text": text, "kind": kind, "count": 0})["count"] += 1
     kept = sorted(entries.values(), key=lambda entry: (KIND_ORDER.index(entry["kind"]), -entry["count"]))
     kept = kept[: options.max_rejected or (1 if options.keep == "hard" else None)]
-    taken = {right, *(plain_answer(extract_answer(entry["text"])) for entry in kept)}
-    free = [choice for choice in choices if plain_answer(choice) not in taken]
+    taken = {read(entry["text"])[0] for entry in kept}
+    free = [choice for choice in choices if not read(choice)[1] and read(choice)[0] not in taken]
     extra = [(choice, "wrong_choice") for choice in rng.sample(free, min(options.choices_extra, len(free)))]
+    ways = _damaged(reference, tuple(choices), tuple(listed)) if options.damaged_extra else []
     for _ in range(options.damaged_extra):
-        ways = damaged_answers(reference, choices)
-        ways = [[text for text in way if plain_answer(text) not in known | taken] for way in ways]
-        if ways := [way for way in ways if way]:
-            text = rng.choice(rng.choice(ways))
-            taken.add(plain_answer(text))
+        left = [[text for text in way if read(text)[0] not in known | taken] for way in ways]
+        if left := [way for way in left if way]:
+            text = rng.choice(rng.choice(left))
+            taken.add(read(text)[0])
             extra.append((text, "damaged"))
     kept += [{"text": text, "kind": kind, "count": 0} for text, kind in extra]
     return sorted(kept, key=lambda entry: KIND_ORDER.index(entry["kind"]))
+
+
+@lru_cache(maxsize=65536)  # a task has few right answers, and a policy repeats itself
+def _said(text: str, reference: str, listed: tuple[str, ...]) -> tuple[str, bool]:
+    """What an answer says (if it is unparseable its own words), and whether it is right."""
+    verdict = judge_solution(text, reference, listed)
+    assert verdict is not None  # a reference is a text that is not empty
+    return verdict["answer"] or plain(text) or text, verdict["strict"]
+
+
+@lru_cache(maxsize=1024)
+def _damaged(reference: str, choices: tuple[str, ...], listed: tuple[str, ...]) -> list[list[str]]:
+    ways = damaged_answers(reference, choices)
+    return [[text for text in way if not _said(text, reference, listed)[1]] for way in ways]
 
 
 def damaged_answers(reference: str, choices: Sequence[str]) -> list[list[str]]:
@@ -157,7 +165,7 @@ def damaged_answers(reference: str, choices: Sequence[str]) -> list[list[str]]:
     mixed = [f"{reference} {choice}" for choice in choices if choice != reference]
     mixed += [f"{words[0]} {choice.split()[-1]}" for choice in choices if choice.split() and choice != reference]
     first = [" ".join(choice.split()[:k]) for choice in choices for k in range(1, len(choice.split()))]
-    return [[text for text in dict.fromkeys(way) if plain_answer(text)] for way in (cut, doubled, mixed, first)]
+    return [[text for text in dict.fromkeys(way) if plain(text)] for way in (cut, doubled, mixed, first)]
 
 
 def preference_rows(
@@ -195,7 +203,7 @@ def _choices_of(rows: Sequence[QuestionRow], given: str | None) -> list[str]:
         path = Path(given)
         listed = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
         return list(dict.fromkeys(choice.strip() for choice in listed if choice.strip()))
-    references = {plain_answer(row.reference): row.reference for row in reversed(rows) if row.reference}
+    references = {plain(row.reference): row.reference for row in reversed(rows) if row.reference}
     return sorted(references.values()) if len(references) <= MAX_CHOICES else []
 
 
@@ -242,7 +250,9 @@ def sample_pairs(options: SamplePairsOptions) -> None:
             else:
                 chosen = row.reference
                 rng = random.Random(f"{options.seed}:{row.id}")
-                rejected = closed_rejected(answers[i], chosen, row.choices or choices, options, rng, counts)
+                rejected = closed_rejected(
+                    answers[i], chosen, row.choices or choices, options, rng, counts, row.choices
+                )
             counts.update(f"rejected, {entry['kind']}" for entry in rejected)
             counts["rows without a rejected"] += not rejected
             for made in preference_rows(row, images[i], chosen, rejected, options.form):

@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "ExactMatchReward": "rules",
     "IoUReward": "boxes",
+    "PublishedExactMatchReward": "rules",
     "RSReward": "rs",
     "RewardFailed": "score",
     "ScoreReward": "score",

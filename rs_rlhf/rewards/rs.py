@@ -11,7 +11,7 @@ from ..models.profiles import Profile
 from ..scoring.base import GroupScorer
 from .boxes import IoUReward
 from .columns import Rewards, Text, column, rows_of
-from .rules import ExactMatchReward, ThinkAnswerFormatReward
+from .rules import ExactMatchReward, PublishedExactMatchReward, ThinkAnswerFormatReward
 from .score import ScoreReward
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class RSReward:
     """The published mix: `0.3·format + 0.7·accuracy`, and 0 if the format fails (arXiv 2503.00743).
 
-    The accuracy is that of the row's `reward_type`: `em` (exact match), `iou` (boxes), or `open_ended` (the score
+    The accuracy is that of the row's `reward_type`: `em` (a right answer), `iou` (boxes), or `open_ended` (the score
     relative to the reference).
 
     Args:
@@ -31,6 +31,8 @@ class RSReward:
         iou ([`IoUReward`], *optional*): How boxes are read; by default in best pairing, the solution's from 0 to 1000.
         solution (`str`): Column of solutions and references.
         profile (`str` or [`Profile`], *optional*): How the policy writes boxes, see [`IoUReward`].
+        em ([`ExactMatchReward`] or [`PublishedExactMatchReward`], *optional*): How answers are compared; by default as
+            evaluation does.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class RSReward:
         iou: IoUReward | None = None,
         solution: str = "solution",
         profile: str | Profile | None = None,
+        em: ExactMatchReward | PublishedExactMatchReward | None = None,
     ) -> None:
         self.__name__ = "rs_reward"
         if iou is not None and profile is not None:
@@ -49,7 +52,7 @@ class RSReward:
         self.format_weight = format_weight
         self.format = ThinkAnswerFormatReward()
         self.accuracy: dict[str, Callable[..., Rewards] | None] = {
-            "em": ExactMatchReward(solution),
+            "em": em or ExactMatchReward(solution),
             "iou": iou or IoUReward(solution=solution, profile=profile),
             "open_ended": score,
         }

@@ -214,9 +214,12 @@ class ScoreReward:
         return lambda i: _choices(values[i]) if self.transform == "softmax" else [self._reference_text(values[i])]
 
     def _reference_text(self, value: Text | float | None) -> str:
-        text = self._text(value if value is None or isinstance(value, str | list) else str(value))
+        if isinstance(value, int | float):
+            value = str(value)
+        written = isinstance(value, str) or isinstance(value, list) and all(isinstance(one, dict) for one in value)
+        text = self._text(value) if written else ""  # type: ignore[arg-type]
         if not text.strip():
-            raise DataError(f"`{self.reference}` is empty, expected the reference text", self.reference)
+            raise DataError(f"`{self.reference}` is {short(value)}, expected the reference text", self.reference)
         return text
 
     def _text(self, value: Text | None) -> str:

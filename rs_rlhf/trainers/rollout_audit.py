@@ -11,6 +11,7 @@ Left out: judging open-ended answers, for which there is no solution to compare 
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,17 @@ import torch
 from datasets import Dataset
 from PIL.Image import Image
 
+from ..data.group import Group, short
 from ..data.other_images import with_other_images
 from ..metrics import answers
+from ..metrics.closed_answers import judge_solution
 from ..runs.tables import thumbnail, write_table
 from ._compat import Row, add_metric, set_metrics
 
 if TYPE_CHECKING:
-    from ..data.group import Group
     from .grpo import VisionGRPOTrainer
+
+logger = logging.getLogger(__name__)
 
 TYPES = {
     "step": "int64",
@@ -52,6 +56,7 @@ class RolloutAudit:
         self.trainer = trainer
         self.rows: list[dict[str, Any]] = []
         self.evaluated: list[dict[str, Any]] = []  # rows of the evaluation under way
+        self.told_unjudged = False
         self.measured = -1  # the step of the last shuffle gap
         self.before: list[Group] = []  # groups of that step: other images for a process with rollouts of one prompt
 
@@ -77,7 +82,7 @@ class RolloutAudit:
         weighted = rewards[start : start + len(texts)] * trainer.reward_weights.to(rewards.device)
         totals = [None if row.isnan().all() else row.nansum().item() for row in weighted]
         rows = [
-            {**judged(text, row), "length": len(tokens), "score": score}
+            {**self._judged(text, row), "length": len(tokens), "score": score}
             for text, row, tokens, score in zip(texts, inputs, ids, scores, strict=True)
         ]
         gathered = trainer.gathered(rows)
@@ -99,7 +104,7 @@ class RolloutAudit:
                 "completion": texts[i],
                 "reward": totals[i],
                 "score": scores[i],
-                "solution": inputs[i].get("solution"),
+                "solution": _shown(inputs[i].get("solution")),
                 "correct": rows[i]["correct"],
                 "picture": _picture(inputs[i]),
             }
@@ -176,18 +181,31 @@ class RolloutAudit:
             scores = [place.scores[0] if place.scores else None for place in scored]
         return [
             {
-                **judged(text, row),
+                **self._judged(text, row),
                 "place": place,
                 "length": len(tokens),
                 "score": score,
                 "reward": None,
                 "prompt": _prompt(row["prompt"]),
                 "completion": text,
-                "solution": row.get("solution"),
+                "solution": _shown(row.get("solution")),
                 "picture": _thumbnail(_picture(row)) if place < trainer.args.logged_samples else None,
             }
             for text, row, tokens, score, place in zip(texts, rows, ids, scores, places, strict=True)
         ]
+
+    def _judged(self, text: str, row: Row) -> dict[str, Any]:
+        """As [`judged`], and whether there is a solution that answers cannot be compared with; says so once."""
+        verdict, solution = judged(text, row), row.get("solution")
+        unjudged = verdict["correct"] is None and solution is not None
+        if unjudged and not self.told_unjudged:
+            self.told_unjudged = True
+            logger.warning(
+                "`solution` is %s, expected a text, a number or a bool; the audit leaves such rows out of its "
+                "accuracy (`audit/unjudged` is their share).",
+                short(solution),
+            )
+        return {**verdict, "unjudged": unjudged}
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: str, name: str, key: str) -> None:
         args = self.trainer.args
@@ -195,18 +213,18 @@ class RolloutAudit:
 
 
 def judged(text: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Says whether an answer is right (`None` without a solution), and whether it can be read at all.
+    """Says whether an answer is right (`None` without a solution to compare it with), and whether it can be read.
 
-    An answer cannot be read if it is empty, if the prompt asks for `<answer>` and there is none, or if the row lists
-    its `choices` and it is none of them.
+    An answer cannot be read if the prompt asks for `<answer>` and there is none, or if the strict metric, by which
+    evaluation judges too, calls it unparseable; without a solution if it is empty.
     """
-    answer = answers.extract_answer(text)
+    verdict = judge_solution(text, row.get("solution"), row.get("choices"))
+    readable = bool(answers.extract_answer(text)) if verdict is None else verdict["answer"] is not None
     asked = "<answer>" in _prompt(row.get("prompt") or "")
-    readable = bool(answer) and (answers.has_answer(text) or not asked)
-    if readable and row.get("choices"):
-        readable = answers.normalize(answer) in {answers.normalize(choice) for choice in row["choices"]}
-    solution = row.get("solution")
-    return {"correct": None if solution is None else answers.exact_match(text, solution), "readable": readable}
+    return {
+        "correct": None if verdict is None else verdict["strict"],
+        "readable": readable and (answers.has_answer(text) or not asked),
+    }
 
 
 def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -216,13 +234,16 @@ def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         rows (sequence of `dict`): `correct` (or `None`), `readable`, `length` in tokens, `score` (or `None`).
 
     Returns:
-        `dict`: `audit/unparseable`, and if they are known `audit/accuracy`, `audit/score_right` and
+        `dict`: `audit/unparseable`, if there are any `audit/unjudged` (`unjudged` rows: their solution cannot be
+        compared with an answer), and if they are known `audit/accuracy`, `audit/score_right` and
         `audit/score_wrong` (mean scores), `audit/right_above_wrong` (how often a right answer scores above a
         wrong one), `audit/score_length_correlation` (Pearson).
     """
     if not rows:
         return {}
     out = {"audit/unparseable": sum(not row["readable"] for row in rows) / len(rows)}
+    if unjudged := sum(row.get("unjudged", False) for row in rows):
+        out["audit/unjudged"] = unjudged / len(rows)
     known = [row for row in rows if row["correct"] is not None]
     if known:
         out["audit/accuracy"] = sum(row["correct"] for row in known) / len(known)
@@ -269,6 +290,10 @@ def _prompt(prompt: str | Sequence[dict]) -> str:
 
 def _picture(row: Mapping[str, Any]) -> Image | None:
     return next(iter(row.get("images") or []), None) if row.get("images") is not None else row.get("image")
+
+
+def _shown(solution: Any) -> str | None:
+    return None if solution is None else str(solution)
 
 
 def _thumbnail(picture: Image | None) -> Row | None:

@@ -20,9 +20,11 @@ from rs_rlhf.data.questions import read_questions
 from rs_rlhf.data.scenes import write_scenes
 from rs_rlhf.errors import DataError, OptionError, RSRLHFError
 from rs_rlhf.imagery.raster import read_image
+from rs_rlhf.metrics.closed_answers import judge_solution
+from rs_rlhf.metrics.quantities import plain
 from rs_rlhf.preferences.candidates import candidates_of
 from rs_rlhf.preferences.judges import EndpointJudge, RewardJudge, judged_pairs, score_of
-from rs_rlhf.preferences.mistakes import RejectedOptions, closed_rejected, damaged_answers, plain_answer
+from rs_rlhf.preferences.mistakes import RejectedOptions, closed_rejected, damaged_answers
 from rs_rlhf.preferences.reader import load_preferences
 from rs_rlhf.preferences.schema import group_from_row
 
@@ -46,12 +48,6 @@ def command(tiny_vlm):
     return ["--policy", tiny_vlm, "-n", "6", "--max_new_tokens", "3"]
 
 
-def test_answers_in_their_plain_form():
-    assert plain_answer("Storage Tanks .") == plain_answer("storage_tanks") == "storagetanks"
-    assert plain_answer("-1.5 m") == "-1.5m" and plain_answer("15.") == "15" and plain_answer("10-20") == "1020"
-    assert plain_answer("...") == ""
-
-
 def rejected_of(said, reference, choices, counts=None, seed=0, **options):
     return closed_rejected(said, reference, choices, RejectedOptions(**options), random.Random(seed), counts)
 
@@ -61,8 +57,9 @@ def test_closed_rejected():
         "Lake.",
         "lake",
         "port",
-        "a river",
+        "a sea",
         " River .",
+        "This is a river.",
         "xx",
         "xx",
         "xx",
@@ -78,16 +75,25 @@ def test_closed_rejected():
         ("Lake.", "policy_wrong", 3),
         ("port", "policy_wrong", 1),
         ("xx", "policy_malformed", 3),
-        ("a river", "policy_malformed", 1),
+        ("a sea", "policy_malformed", 1),
         ("...", "policy_malformed", 1),
     ]
-    assert counts == {"samples": 13, "right": 1, "wrong": 4, "malformed": 5, "empty": 3, "duplicates": 4}
+    assert counts == {"samples": 14, "right": 2, "wrong": 4, "malformed": 5, "empty": 3, "duplicates": 4}
     more = rejected_of(said, "river", ["river", "lake", "port", "Forest"], max_rejected=1, choices_extra=9)
     assert more[0]["text"] == "Lake." and {one["text"] for one in more[1:]} == {"port", "Forest"}
     assert {one["kind"] for one in more[1:]} == {"wrong_choice"}
     assert rejected_of(["river"] * 3, "River", ["river"]) == []
     order = rejected_of(["xx", "lake"], "river", ["lake", "port"], choices_extra=1)
     assert [one["kind"] for one in order] == ["policy_wrong", "wrong_choice", "policy_malformed"]
+
+
+def test_answers_are_read_as_evaluation_reads_them():
+    assert [one["text"] for one in rejected_of(["3", "There are 3.", "about 3", "4"], "3", ["3", "4"])] == [
+        "4",
+        "about 3",
+    ]
+    listed = closed_rejected(["B", "(A)", "C"], "b", ["a", "b"], RejectedOptions(), random.Random(0), None, ["a", "b"])
+    assert [(one["text"], one["kind"]) for one in listed] == [("(A)", "policy_wrong"), ("C", "policy_malformed")]
 
 
 def test_damaged_forms_are_rejected_and_never_a_choice():
@@ -118,7 +124,7 @@ def test_command_on_labelled_images(scenes, command, tmp_path, capsys):
     for row in rows:
         assert row["prompt"] == "What is the scene class of this image?"
         assert (out.parent / row["image"]).is_file() and not Path(row["image"]).is_absolute()
-        assert plain_answer(row["rejected"]) != plain_answer(row["chosen"]) and row["rejected"].strip()
+        assert not judge_solution(row["rejected"], row["chosen"])["strict"] and row["rejected"].strip()
         assert (row["rejected"] in labels) == (row["kind"] != "policy_malformed")
     assert len({row["id"] for row in rows}) == len(rows)
     assert len(load_preferences(out)) == len(rows)
@@ -146,13 +152,13 @@ def test_list_form_and_the_hardest(scenes, command, tmp_path):
         assert len(group_from_row(row).completions) == 1 + len(row["rejected"])
     # What was malformed is well-formed where it is among the choices.
     choices = tmp_path / "choices.txt"
-    choices.write_text("\n".join(plain_answer(one) for row in rows for one in row["rejected"]), encoding="utf-8")
+    choices.write_text("\n".join(plain(one) for row in rows for one in row["rejected"]), encoding="utf-8")
     hard = [*line[:-2], "--temperature", "0.7", "--overwrite", "--keep", "hard", "--choices", str(choices)]
     assert main(hard) == 0
     pairs = rows_of(out)
     assert len(pairs) == 8
     for pair, row in zip(pairs, rows, strict=True):
-        wrong = [n for text, n in zip(row["rejected"], row["counts"], strict=True) if plain_answer(text)]
+        wrong = [n for text, n in zip(row["rejected"], row["counts"], strict=True) if plain(text)]
         assert pair["kind"] == "policy_wrong" and pair["count"] == max(wrong)
     with pytest.raises(OptionError, match="--keep all keeps all") as error:
         main([*line, "--overwrite", "--keep", "all", "--max_rejected", "2"])

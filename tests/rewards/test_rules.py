@@ -4,15 +4,56 @@ import pytest
 from helpers.chats import said
 
 from rs_rlhf.errors import DeclarationError
-from rs_rlhf.rewards import ExactMatchReward, ThinkAnswerFormatReward
+from rs_rlhf.rewards import (
+    ExactMatchReward,
+    IoUReward,
+    PublishedExactMatchReward,
+    RSReward,
+    ThinkAnswerFormatReward,
+)
 
 
 def test_exact_match_reward():
     reward = ExactMatchReward()
     completions = [said("<answer>Rural.</answer>"), said("urban"), said(""), said("x")]
-    assert reward([None] * 4, completions, solution=["rural", "rural", "", None]) == [1, 0, 0, None]
+    assert reward([None] * 4, completions, solution=["rural", "rural", "", None]) == [1, 0, None, None]
     with pytest.raises(DeclarationError, match="'solution'; did you mean 'solutions'"):
         reward([None], [said("x")], solutions=["x"])
+
+
+@pytest.mark.parametrize(
+    ("solution", "rewards"),
+    [
+        (3, [1, 0, 0]),
+        (3.0, [1, 0, 0]),
+        (True, [0, 0, 1]),
+        ("3", [1, 0, 0]),
+        (None, [None] * 3),
+        (float("nan"), [None] * 3),
+        ([10, 20, 30, 40], [None] * 3),
+        ([[1, 2, 3, 4], [5, 6, 7, 8]], [None] * 3),
+        ({"count": 3}, [None] * 3),
+    ],
+)
+def test_solutions_of_any_type(solution, rewards):
+    completions = [said("3"), said("30"), said("Yes, there are.")]
+    assert ExactMatchReward()([None] * 3, completions, solution=[solution] * 3) == rewards
+    assert IoUReward()([None], [said("3")], solution=[solution])[0] in (None, 0.0)
+    assert RSReward()([None], [said("<think>a</think><answer>3</answer>")], solution=[solution], reward_type=["em"])
+
+
+def test_a_choice_may_be_given_by_its_letter():
+    columns = {"solution": ["urban", "urban"], "choices": [["rural", "urban"], None]}
+    assert ExactMatchReward()([None] * 2, [said("(B)"), said("(B)")], **columns) == [1, 0]
+
+
+def test_the_published_rule_is_beside_it():
+    reward, completions = PublishedExactMatchReward(), [said("Rural ."), said("3.5"), said("3"), said("x")]
+    assert reward([None] * 4, completions, solution=["rural", "35", "3.0", None]) == [1, 1, 0, None]
+    mixed = RSReward(em=PublishedExactMatchReward())
+    good = said("<think>a</think><answer>3.5</answer>")
+    assert mixed([None], [good], solution=["35"], reward_type=["em"]) == [1.0]
+    assert RSReward()([None], [good], solution=["35"], reward_type=["em"]) == [0.3]
 
 
 def test_think_answer_format_reward():

@@ -16,13 +16,16 @@ def messages(text):
     [
         ("River.", {"prompt": "Which class?", "solution": "river"}, True, True),
         ("storage tanks", {"prompt": "Which class?", "solution": "Storage Tanks ."}, True, True),
-        ("a river", {"prompt": "Which class?", "solution": "river"}, False, True),
+        ("a river", {"prompt": "Which class?", "solution": "river"}, True, True),
+        ("not a river", {"prompt": "Which class?", "solution": "river"}, False, False),
         ("", {"prompt": "Which class?", "solution": "river"}, False, False),
         ("...", {"prompt": "?", "solution": "river", "choices": ["river", "port"]}, False, False),
         ("anything", {"prompt": "Describe."}, None, True),
         ("", {"prompt": "Describe."}, None, False),
         ("port", {"prompt": "?", "solution": "river", "choices": ["River", "Port"]}, False, True),
-        ("a port", {"prompt": "?", "solution": "river", "choices": ["River", "Port"]}, False, False),
+        ("a port", {"prompt": "?", "solution": "river", "choices": ["River", "Port"]}, False, True),
+        ("B", {"prompt": "?", "solution": "river", "choices": ["Port", "River"]}, True, True),
+        ("a lake", {"prompt": "?", "solution": "river", "choices": ["River", "Port"]}, False, False),
         # choices of None or none are no restriction
         ("a port", {"prompt": "?", "solution": "river", "choices": None}, False, True),
         ("a port", {"prompt": "?", "solution": "river", "choices": []}, False, True),
@@ -32,6 +35,14 @@ def messages(text):
         ("<answer> </answer>", {"prompt": "?", "solution": "river"}, False, False),
         ("0", {"prompt": "How many?", "solution": "0"}, True, True),
         ("anything", {}, None, True),
+        ("3", {"prompt": "How many?", "solution": 3.0}, True, True),
+        ("30", {"prompt": "How many?", "solution": 3.0}, False, True),
+        ("yes", {"prompt": "?", "solution": True}, True, True),
+        ("3", {"prompt": "How many?", "solution": {"count": 3}}, None, True),
+        ("3", {"prompt": "Where?", "solution": [10, 20, 30, 40]}, None, True),
+        ("", {"prompt": "Where?", "solution": [[1, 2, 3, 4]]}, None, False),
+        ("3", {"prompt": "How many?", "solution": None}, None, True),
+        ("3", {"prompt": "How many?", "solution": float("nan")}, None, True),
     ],
 )
 def test_judged(text, row, correct, readable):
@@ -55,6 +66,12 @@ def test_audit_metrics():
     }
     ties = audit_metrics(rows((True, True, 1, 1.0), (False, True, 1, 1.0)))
     assert ties["audit/right_above_wrong"] == 0.5 and "audit/score_length_correlation" not in ties
+
+
+def test_solutions_that_cannot_be_compared_are_counted():
+    counted = [row | {"unjudged": i < 1} for i, row in enumerate(rows((None, True, 1, 1.0), (True, True, 2, 2.0)))]
+    assert audit_metrics(counted)["audit/unjudged"] == 0.5 and audit_metrics(counted)["audit/accuracy"] == 1.0
+    assert "audit/unjudged" not in audit_metrics(counted[1:])
 
 
 def test_audit_metrics_leave_out_what_cannot_be_told():
