@@ -38,7 +38,7 @@ def test_exact_match_reward():
 def test_solutions_of_any_type(solution, rewards):
     completions = [said("3"), said("30"), said("Yes, there are.")]
     assert ExactMatchReward()([None] * 3, completions, solution=[solution] * 3) == rewards
-    assert IoUReward()([None], [said("3")], solution=[solution])[0] in (None, 0.0)
+    assert IoUReward(profile="qwen2-vl")([None], [said("3")], solution=[solution])[0] in (None, 0.0)
     assert RSReward()([None], [said("<think>a</think><answer>3</answer>")], solution=[solution], reward_type=["em"])
 
 
