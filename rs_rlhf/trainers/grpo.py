@@ -240,10 +240,12 @@ def _rewards(args: VisionGRPOConfig, given: Reward | list[Reward] | None) -> tup
             shuffle_images=args.shuffle_reward_images,
             max_failed_fraction=args.max_failed_fraction,
         )
-    if args.profile is not None and args.reward != "rs":
-        raise OptionError("profile is read with reward 'rs' only; leave it out.", "profile")
+    boxes: dict[str, Any] = {"profile": args.profile, "solution_unit": args.solution_unit}
+    for name, value in boxes.items():
+        if args.reward != "rs" and value != getattr(VisionGRPOConfig, name):
+            raise OptionError(f"{name} is read with reward 'rs' only; leave it out.", name)
     if args.reward == "rs":
-        rewards = [RSReward(score, profile=args.profile), *rewards]
+        rewards = [RSReward(score, iou=IoUReward(**boxes)), *rewards]
     elif args.score_model is not None and score is not None:
         rewards = [score, *rewards]
     if not rewards:

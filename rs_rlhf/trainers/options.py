@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from ..data.columns import ColumnOptions
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
+from ..metrics.boxes import BOX_UNITS
 from ..options import option
 from ..rewards.score import TRANSFORMS
 
@@ -162,6 +163,9 @@ class GRPOOptions(TrainingOptions):
         None,
         "How the policy writes boxes, for reward 'rs': a name in eval/profiles/, or a YAML file; by default that of "
         "its type.",
+    )
+    solution_unit: str = option(
+        "0-1000", "Unit of the boxes in the column `solution`, for reward 'rs'.", choices=list(BOX_UNITS)
     )
     score_model_placement: str = option(
         "replicated",

@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rs_rlhf import Scorer
 from rs_rlhf.cli import main as cli
-from rs_rlhf.errors import ImageError
+from rs_rlhf.errors import ImageError, OptionError
 from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.rewards import IoUReward, ScoreReward
@@ -103,8 +103,13 @@ def test_the_rewards_of_boxes_are_told_how_the_policy_writes_them(data, tiny_vlm
     mixed = trainer.reward_funcs[0].accuracy["iou"]
     assert [reward.profile.name for reward in (mixed, boxes, given)] == ["qwen2-vl", "qwen2-vl", "fractions"]
     assert boxes._budget == mixed._budget == (28, 56 * 56, 9 * 28 * 28)
-    trainer = trainer_of(data, tiny_vlm, tmp_path, reward="rs", profile="geochat")
-    assert trainer.reward_funcs[0].accuracy["iou"].profile.name == "geochat"
+    trainer = trainer_of(data, tiny_vlm, tmp_path, reward="rs", profile="geochat", solution_unit="pixel")
+    mixed = trainer.reward_funcs[0].accuracy["iou"]
+    assert mixed.profile.name == "geochat" and mixed.solution_unit == "pixel"
+    for option, value in (("profile", "geochat"), ("solution_unit", "pixel")):
+        with pytest.raises(OptionError) as error:
+            trainer_of(data, tiny_vlm, tmp_path, [boxes], **{option: value})
+        assert error.value.key == option
 
 
 FULL = {
