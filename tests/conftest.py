@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["XDG_STATE_HOME"] = os.path.join(tempfile.gettempdir(), f"rs-rlhf-tests-{os.getuid()}")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several run side by side
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

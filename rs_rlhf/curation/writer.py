@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ..data.group import first_line
 from ..data.image_text_dataset import ImageTexts
 from ..errors import DataError
+from ..imagery.trust import seal
 from ..runs.files import replacing_folder, write_text
 from ..runs.progress import progress
 from .formats import write_kept
@@ -163,7 +164,8 @@ def write_folder(
                 "version": 1,
                 **about,
                 "input": inputs.name,
-                "image_root": str(Path(inputs.root).resolve()),
+                "image_root": (root := str(Path(inputs.root).resolve())),
+                "image_root_seal": seal(root),
                 "format": inputs.format,
                 "written": written,
             }

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OptionError
+from ..imagery.trust import is_trusted
 from .columns import Columns, find_columns, parse_columns
 from .image_text import ImageTextRow, check_form, image_text_row
 from .packed_records import dataset_tables, first_member, opened_parquet, packed_rows, parquet_labels, row_group_bounds
@@ -202,8 +203,8 @@ def open_image_texts(
     path = Path(name)
     saved = path.is_dir() and is_saved(path)
     folder = path if path.is_dir() else path.parent
-    if root is None and path.exists():
-        curated = _curated(folder)
+    if root is None and path.exists() and (folder / "curation.json").exists():
+        curated = _curated(folder, embedded=saved or {*data_files(path, split)} <= {*PACKED})
         root = curated["image_root"]
         named = Columns(parse_columns(curated.get("columns")) | {**named.given})
     if saved or not path.exists():
@@ -246,17 +247,26 @@ def _check_file(path: Path, format: str, columns: Columns) -> None:
                 check_form(dict.fromkeys(csv_head(path).columns, ""), columns)
 
 
-def _curated(folder: Path) -> dict[str, Any]:
-    """The content of a `curation.json`, in which `rs-rlhf curate` notes `image_root` and named columns."""
+def _curated(folder: Path, embedded: bool) -> dict[str, Any]:
+    """The content of a `curation.json`, in which `rs-rlhf curate` notes `image_root` and named columns.
+
+    A root that is not trusted is refused, or left out if the images are `embedded` in the files.
+    """
     file = folder / "curation.json"
     try:
-        about = dict(json.loads(file.read_bytes())) if file.exists() else {"image_root": None}
+        about = dict(json.loads(file.read_bytes()))
         root = about["image_root"]
     except (ValueError, KeyError, TypeError):
         raise DataError("has no `image_root`; curate again, or give image_root", "image_root", str(file)) from None
     if root is not None and not isinstance(root, str):
         raise DataError(f"`image_root` is {root!r}, expected a folder; give image_root", "image_root", str(file))
-    return about
+    path = folder / (root or "")
+    if is_trusted(folder, path, about.get("image_root_seal")):
+        return about | {"image_root": root and str(path)}
+    if embedded:
+        return about | {"image_root": None}
+    reason = f"`image_root` is {root!r}, outside of the data, and not written by your own `rs-rlhf curate`"
+    raise DataError(f"{reason}; if images may be read there, give --image_root {root}", "image_root", str(file))
 
 
 def _even(name: str, count: int, rows: int) -> list[Unit]:

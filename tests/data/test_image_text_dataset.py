@@ -15,6 +15,7 @@ from helpers.image_text_layouts import COUNT, LABELS, add, png, rows, write_all,
 from rs_rlhf.data.image_text_dataset import Unit, open_image_texts
 from rs_rlhf.errors import DataError
 from rs_rlhf.imagery.raster import read_image
+from rs_rlhf.imagery.trust import seal
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "webdataset", "dataset")
 
@@ -385,7 +386,9 @@ def test_image_root(tmp_path):
     image = [str(tmp_path / "pictures" / "0.png")]
     first, second = open_image_texts(tmp_path / "t.jsonl", image_root=tmp_path / "pictures")
     assert first.images == image and "the path leaves image_root" in str(second.error)
-    (tmp_path / "kept" / "curation.json").write_text(json.dumps({"image_root": str(tmp_path / "pictures")}))
+    pictures = str(tmp_path / "pictures")
+    about = {"image_root": pictures, "image_root_seal": seal(pictures)}
+    (tmp_path / "kept" / "curation.json").write_text(json.dumps(about))
     write_parquet(tmp_path / "kept" / "kept_ids.parquet", rows(0, 1))  # what `curate` writes is no data
     for kept in (tmp_path / "kept", tmp_path / "kept" / "t.jsonl"):
         data = open_image_texts(kept)
@@ -393,7 +396,7 @@ def test_image_root(tmp_path):
     assert open_image_texts(tmp_path / "kept", image_root=tmp_path).root == str(tmp_path)
     (tmp_path / "named").mkdir()
     (tmp_path / "named" / "t.jsonl").write_text('{"image": "0.png", "said": "a river"}\n')
-    about = {"image_root": str(tmp_path / "pictures"), "columns": {"text": "said"}}
+    about |= {"columns": {"text": "said"}}
     (tmp_path / "named" / "curation.json").write_text(json.dumps(about))
     assert [row.texts for row in open_image_texts(tmp_path / "named")] == [["a river"]]
     with pytest.raises(DataError, match="nowhere: no such folder; correct image_root"):
@@ -404,6 +407,35 @@ def test_image_root(tmp_path):
     (tmp_path / "kept" / "curation.json").write_text('{"image_root": 3}')
     with pytest.raises(DataError, match="curation.json: `image_root` is 3, expected a folder; give image_root"):
         open_image_texts(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("root", ["/", "..", "../pictures", "{0}", "{0}/pictures"])
+@pytest.mark.parametrize("given", [{}, {"image_root_seal": ""}, {"image_root_seal": "0" * 64}, {"image_root_seal": 3}])
+def test_a_root_that_data_claim_is_not_followed_out_of_them(tmp_path, root, given):
+    root = root.format(tmp_path)
+    for name in ("pictures", "kept", "kept/own", "packed"):
+        (tmp_path / name).mkdir()
+    for name in ("pictures", "kept/own"):
+        write_images(tmp_path / name, 1)
+    kept = tmp_path / "kept"
+    (kept / "t.jsonl").write_text(json.dumps({"image": str(tmp_path / "pictures" / "0.png"), "caption": "x"}) + "\n")
+    (kept / "curation.json").write_text(json.dumps({"image_root": root, **given}))
+    for path in (kept, kept / "t.jsonl"):
+        with pytest.raises(DataError) as refused:
+            open_image_texts(path)
+        assert (refused.value.key, refused.value.where) == ("image_root", str(kept / "curation.json"))
+        assert "--image_root" in refused.value.detail
+    (row,) = open_image_texts(kept, image_root=tmp_path)
+    assert row.images == [str(tmp_path / "pictures" / "0.png")]
+    (kept / "t.jsonl").write_text('{"image": "0.png", "caption": "x"}\n')
+    for own in ("own", str(kept / "own"), "./own/../own"):
+        (kept / "curation.json").write_text(json.dumps({"image_root": own, **given}))
+        (row,) = open_image_texts(kept)
+        assert row.images == [str(kept / "own" / "0.png")]
+    write_parquet(tmp_path / "packed" / "t.parquet", rows(0, 1))  # whose images are in it
+    (tmp_path / "packed" / "curation.json").write_text(json.dumps({"image_root": root, **given}))
+    data = open_image_texts(tmp_path / "packed")
+    assert next(iter(data)).error is None and data.root == str(tmp_path / "packed")
 
 
 def test_damaged_line_is_a_row(tmp_path):
