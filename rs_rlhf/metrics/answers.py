@@ -27,8 +27,10 @@ _END_TOKEN = re.compile(r"<\|(?:im_end|eot_id|end|endoftext|end_of_text|eos)\|>|
 _START_TOKEN = re.compile(r"<\|im_start\|>\w*|<(?:s|bos|pad|unk|start_of_turn)>")
 _TAG = re.compile(r"<\|\w+\|>|</?(?:b|i|u|p|em|strong|br|span|div|center|code|pre|h\d)\s*/?>")
 _QUESTION = re.compile(r"[^.?!\n]*\?+(?=\s*[^\s?])")  # before an answer; an answer with a question mark is hedged
-_CERTAIN = re.compile(r"\b(?:there is )?(?:no|not any|without(?: a| any)?) (?:doubt|problem|worries)\b", re.I)
-_CHATTER = re.compile(r"\s*(?:sure|certainly|of course|okay|ok|alright|well|hmm+)\b(?! not)[\s,.!:]+(?=\S)", re.I)
+_CERTAIN = re.compile(
+    r"\b(?:there is )?(?:no|not any|not a single|without(?: a| any)?) (?:doubt|problem|worries)\b", re.I
+)
+_CHATTER = re.compile(r"\s*(?:sure|certainly|of course|okay|ok|oh|alright|well|hmm+)\b(?! not)[\s,.!:]+(?=\S)", re.I)
 _CORRECTION = re.compile(
     r"(?:^|[.,:;!\n…-])\s*(?:(?:oh|no|hmm)\b[,.]? )*(?:wait|hold on|correction|scratch that|i mean|on second thoughts?"
     r"|let me correct (?:that|myself))\b(?:[,.]? no\b(?=[\s,.:-]+\w))?(?:[\s,.:;!]|-(?!\d))*",
@@ -55,7 +57,8 @@ _HEDGE = re.compile(
     r"|part(?:ial)?ly|somewhat|mostly|would need|need more|not know|too blurry"
     r"|can not(?! (?:see|find|detect|spot|identify) (?:any|a)\b)|no(?:body| one)"
     r"|(?:not|hard|difficult) (?:sure|certain|clear|possible|enough|able|applicable|to (?:say|tell|see|determine))"
-    r"|no (?:idea|way|clear|information|comment|answer|data|access|view|telling|knowing|image|opinion|question))\b"
+    r"|no (?:idea|way|clear|information|comment|answer|data|access|view|telling|knowing|image|opinion|question"
+    r"|picture|photo|clue|certainty|reply|response|means|context|input)|not \w+ enough)\b"
     r"|(?:^|[.\n])\s*or\b|\?",
     re.I,
 )
@@ -70,7 +73,7 @@ EXPLAINED = re.compile(
 )  # what follows gives a reason
 _CLAUSE = re.compile(
     r"[;\n]|[.,!](?=\s|$)|(?<!wrong)(?<!incorrect):(?=\s|$)|(?<!\d)\s+[-–—]+\s+|\s+[-–—]+\s+(?!\d)|—"
-    r"|\b(?:(?<!thing )(?<!all )(?<!one )(?<!option )but|because|since|while|whereas|although|though"
+    r"|\b(?:(?<!thing )(?<!any )(?<!all )(?<!one )(?<!option )but|because|since|while|whereas|although|though"
     r"|however|which|where|with|(?<!or )so)\b|\bas (?=(?:there|it|the|they|we|i|no)\b)"
     r"|(?<=\w)\s*\(|\band (?=not?\b)|(?=\b(?:rather than|instead of|without|except|excluding|unlike)\b)",
     re.I,
@@ -142,6 +145,7 @@ def unwrap(output: str) -> str:
     text = re.sub(r"−\s*|(?<!\S)–(?=\d)", "-", extract_answer(output))
     text = re.sub(r"(?<=\d)(?=[⁰¹²³⁴-⁹])", "^", text)  # NFKC would join a power, or ½, to the number before it
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text))
+    text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", " x ", text)
     text = text.translate(str.maketrans("’‘⁄。、", "''/.,", '"“”«»《》「」『』【】`*$'))
     text = re.sub(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}", r"\1/\2", text)
     text = re.sub(r"\\(?:text(?:bf|it|rm)?|math(?:bf|it|rm|bb))\s*\{([^{}]*)\}", r"\1", text)
@@ -154,7 +158,7 @@ def unwrap(output: str) -> str:
     text = re.sub(r"\b(?:can't|cannot)\b", "can not", text, flags=re.I)
     text = re.sub(r"(?<=\w)n't\b|\b(is|are|do|does|did|was|were|has|have)nt\b", r"\1 not", text, flags=re.I)
     for short, long in (
-        ("(?:(?<=it)|(?<=hat)|(?<=there))'s", " is"),
+        ("(?:(?<=it)|(?<=answer)|(?<=hat)|(?<=there))'s", " is"),
         ("'m", " am"),
         ("'d", " would"),
         ("'ve", " have"),

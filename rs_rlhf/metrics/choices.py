@@ -26,8 +26,8 @@ _LABEL = re.compile(r"\(?([A-Z])[.):]\s*(?=\S)")
 _LEAD = set(
     "this that it its is statement image picture photo scene shows show showing depicts depict appears appear to be "
     "looks look like seems seem must should in shown i we think believe see would say confirm there are was class "
-    "category type belongs represents classified as area region satellite aerial remote sensing view of given "
-    "displayed can clearly definitely choose pick select go going with my answer option choice color colour land "
+    "category type belongs represents classified described as area region satellite aerial remote sensing view given "
+    "of displayed can clearly definitely choose pick select go going with my answer option choice color colour land "
     "cover use dominant main object for only correct best one".split()
 )
 _TRAIL = set("area region scene image zone picture photo class category here in this 1 shown visible".split())

@@ -37,7 +37,8 @@ _SAID = {
 _EXISTS = re.compile(r"\bthere (?:is|are) (?!more|less|fewer)(?!.*\b(?:than|as)\b)|\b(?:is|are) (?:present|visible)\b")
 _ABSENT = re.compile(
     r"\b(?:(?:is|are|was|were) (?:\w+ly )?(?:no|none|not|absent|missing)|none"
-    r"|not (?:present|visible|there|exist|any)|lacks?|(?:see|shows?|contains?|has) no)\b|^(?:no such|absent|missing)\b"
+    r"|not (?:present|visible|there|exist|any)|lacks?|(?:see|shows?|contains?|has|exists?) no)\b"
+    r"|^(?:no such|absent|missing)\b"
     r"|\b(?:do|does|did|can) not(?: (?:see|find|detect|spot|observe|contain|show|exist|appear|seem|include)\b|$)"
 )
 _NEGATIONS = re.compile(r"\b(?:no|not|none|never|absent|missing|lacks?)\b")

@@ -78,7 +78,7 @@ _QUANTITY = re.compile(
     rf"(?<!\S)(?:(?P<about>{_ABOUT} (?:to )?{_N}|{_N}(?: \w+)? (?:or so|approximately|roughly|give or take))"
     rf"|(?P<range>(?:between |from )?{_N} to {_N}|between {_N} and {_N})"
     rf"|(?P<least>(?:at least|minimum(?: of)?|min|(?:no|not) (?:fewer|less) than|upwards of) {_N}"
-    rf"|{_N}(?: \w+)? (?:(?:or|and) (?:even )?{_MORE}|plus|upwards?|at least|minimum))"
+    rf"|{_N}(?: \w+)? (?:(?:or|and) (?:even )?{_MORE}|plus|upwards?|onwards?|at least|minimum))"
     rf"|(?P<most>(?:at most|up to|maximum(?: of)?|max|(?:no|not) (?:more|greater) than) {_N}"
     rf"|{_N}(?: \w+)? (?:or (?:even )?{_LESS}|at most|maximum|max|tops))"
     rf"|(?P<above>(?:(?:more|greater|larger|higher|bigger) than|over|above|beyond|exceed(?:s|ing)?) {_N})"
@@ -92,6 +92,7 @@ _BEFORE = set(
     "measures exactly only just precisely total number answer equals equal get got gives make makes think believe "
     "say that there all and also so thus hence image picture photo scene here visible sum result yes no".split()
 )
+_REST = re.compile(r" (?:x|times|squared|cubed|minus|divided|per|th)\b")  # the number is a part of what is said
 _AMOUNT_OF = re.compile(r"\b(?:total|number|count|sum|area|length|size|share|extent) of $")
 _EDGES = (0, 10, 100, 1000)
 
@@ -144,8 +145,8 @@ def quantities(text: str) -> list[Quantity | None]:
     found = []
     for match in _QUANTITY.finditer(text):
         before = text[: match.start()]
-        plainly = not before or before.split()[-1] in _BEFORE or _AMOUNT_OF.search(before)
-        found.append(_quantity(match) if plainly else None)
+        led = not before or before.split()[-1] in _BEFORE or _AMOUNT_OF.search(before)
+        found.append(_quantity(match) if led and not _REST.match(text, match.end()) else None)
     return found
 
 

@@ -1,6 +1,6 @@
 """The table of `docs/answers.md`: how often the strict metric errs on hard answers, both ways.
 
-`python tests/helpers/answer_table.py` prints it for the code as it is.
+`PYTHONPATH=. python tests/helpers/answer_table.py` prints it for the code as it is.
 """
 
 from __future__ import annotations
