@@ -6,7 +6,7 @@ Left out: mixtures of data sets with weights, streaming, and rows with several i
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..trainers.options import ClipOptions, ClipScriptArguments
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a dual encoder."""
+    from ..data.image_text_dataset import open_image_texts
+    from ..data.survey import announce_texts
     from ..models.clip import ClipModel
     from ..trainers.clip import ClipTrainer
     from ..trainers.clip_data import load_pairs, read_tasks, warn_cut
@@ -30,15 +32,11 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
     if (limit := script_args.max_train_samples) is not None and limit < 1:
         raise OptionError(f"max_train_samples is {limit}; it must be at least 1.", "max_train_samples")
     tasks = read_tasks(script_args.eval_tasks or (), script_args.eval_data_root)
+    name, split = str(script_args.dataset_name), script_args.dataset_train_split
+    reading: dict[str, Any] = {"image_root": training_args.image_root, "columns": script_args.named_columns()}
+    announce_texts(open_image_texts(name, split, **reading), training_args.image_root)
     with training_args.main_process_first(desc="reading the pairs"):
-        pairs = load_pairs(
-            str(script_args.dataset_name),
-            script_args.dataset_train_split,
-            image_root=training_args.image_root,
-            columns=script_args.named_columns(),
-            limit=limit,
-            seed=training_args.seed,
-        )
+        pairs = load_pairs(name, split, **reading, limit=limit, seed=training_args.seed)
     clip = ClipModel.from_pretrained(str(model_args.model_name_or_path), **model_options(model_args, dtype="float32"))
     trainer = ClipTrainer(clip.model, training_args, clip.processor, pairs, tasks)
     trainer.accelerator.print(f"{len(pairs)} pairs of {len(pairs.rows)} images in {script_args.dataset_name}")

@@ -91,12 +91,12 @@ def clear(out: Path) -> None:
 
 def prepare(out: Path, demo: DemoOptions) -> None:
     """Writes scenes, pairs, and the untrained tiny model."""
-    from ..data import scenes
     from ..data.captioned_images import image_texts
+    from ..data.scenes.make import write_scenes
     from ..models.tiny_vlm import save_tiny_vlm
 
     folder = out / "scenes"
-    scenes.write_scenes(str(folder), demo.train_scenes, demo.validation_scenes, demo.seed, 112)
+    write_scenes(str(folder), demo.train_scenes, demo.validation_scenes, demo.seed, 112)
     for split, seed in (("train", demo.seed), ("validation", demo.seed + 1)):
         _run("data pairs", input=folder, split=split, seed=seed, output=folder / f"{split}_pairs.jsonl")
     save_tiny_vlm(

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..data.columns import ColumnOptions
 from ..data.image_text_dataset import Unit, open_image_texts
+from ..data.survey import announce_texts
 from ..errors import DataError, OptionError
 from ..imagery.arguments import RenderingOptions
 from ..options import option
@@ -119,6 +120,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     def units() -> list[Unit]:
         return _limited(source.units(options.rows_per_shard), options.limit, options.input)
 
+    announce_texts(source, options.image_root)
     if (folder / "manifest.json").exists():  # if the run is refused, or finished, nothing is loaded
         with planned(folder, settings, units) as manifest:
             finished = not missing_units(manifest, folder)

@@ -21,6 +21,7 @@ from .group import Row, check_encodable
 from .packed_records import parquet_labels
 from .placed_images import check_image, stored_image
 from .rows import FORMATS, HELD_OUT, SUFFIXES, data_files, draw_rows, format_of, is_text, naming, open_rows, split_of
+from .survey import announce
 
 LABEL_QUESTION = "What is the scene class of this image?"
 CAPTION_REQUEST = "Describe the image."
@@ -211,7 +212,7 @@ class InputOptions(ColumnOptions):
         """
         columns = self.named_columns()
         rows = load_images(self.input, self.split, image_root=self.image_root, columns=columns)
-        print(f"{len(rows)} images in {self.input}{f', split {self.split}' if self.split else ''}")
+        announce(self.input, len(rows), len(rows), self.split, columns=columns, image_root=self.image_root)
         excluded = exclude_images(rows, self.input, self.split, self.exclude_images_of, self.image_root, columns)
         rows = rows if excluded is None else excluded
         if limit is not None and limit < len(rows):

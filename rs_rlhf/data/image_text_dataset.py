@@ -129,7 +129,7 @@ class ImageTexts:
         source = source_of(self.name if path is None else unit.file)
         named = str(path) if path is not None else f"{self.name}, {unit.file}"
         with naming(str(path or self.name)):
-            for number, raw in enumerate(self._raw_rows(unit, path), unit.first):
+            for number, raw in enumerate(self.stored_rows(unit), unit.first):
                 where = f"{named}, row {number}"
                 yield image_text_row(raw, f"{unit.file}:{number}", where=where, source=source, **options)
 
@@ -138,11 +138,12 @@ class ImageTexts:
         if unit.file not in self._found:
             count = HEAD // 10 if self.format in (*PACKED, "dataset") else HEAD
             start = unit.start if self.streaming else 0
-            first = self._raw_rows(Unit(unit.file, 0, count, start, -1), self.files.get(unit.file))
+            first = self.stored_rows(Unit(unit.file, 0, count, start, start + 1 if self.streaming else -1))
             rows: list[Any] = []
             with suppress(DataError):  # the reader will say so, after the rows before the damage
                 rows += (row for row in islice(first, count) if isinstance(row, Mapping))
-            self._found[unit.file] = find_columns(rows, self.columns, self.root)
+            with naming(str(self.files.get(unit.file, self.name))):
+                self._found[unit.file] = find_columns(rows, self.columns, self.root)
         return self._found[unit.file]
 
     def __iter__(self) -> Iterator[ImageTextRow]:
@@ -158,7 +159,9 @@ class ImageTexts:
             return _even(DATASET_FILE, len(self.dataset), max(len(self.dataset), 1))
         return [Unit(file, 0, -1, 0, -1) for file in self.files]
 
-    def _raw_rows(self, unit: Unit, path: Path | None) -> Iterator[Any]:
+    def stored_rows(self, unit: Unit) -> Iterator[Any]:
+        """Returns the rows of a unit as stored."""
+        path = self.files.get(unit.file)
         if path is None:
             part = self.dataset.shard(self.dataset.num_shards, unit.start) if self.streaming else self.dataset
             bounds = None if self.streaming else (unit.first, unit.first + unit.rows)

@@ -22,6 +22,7 @@ from .forms import question_rows
 from .group import Group, Message, Row, check_text, completion_text, make_group, short, string_column
 from .placed_images import StoredImage, place_images, stored_image
 from .rows import draw_rows, image_folder, is_hub_id, naming, open_rows
+from .survey import announce
 
 OPEN_ENDED = "open_ended"
 _FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that are not kept in `columns`
@@ -84,7 +85,7 @@ def read_questions(
         rows = [question for file in files for question in _asked_in(file, split, reading, open_ended)]
     else:
         rows = [_about(row, open_ended) for row in load_images(path, split, **reading)]
-    print(f"{len(rows)} {'questions' if asked else 'images'} in {path}{f', split {split}' if split else ''}")
+    announce(path, len(rows), sum(bool(row.group.images) for row in rows), split, **reading)
     pictured = [{"image": row.group.images[0], "where": row.group.where, "of": row} for row in rows if row.pictured]
     if keep_apart and (kept := exclude_images(pictured, path, split, exclude_images_of, **reading)) is not None:
         left = {id(entry["of"]) for entry in kept}

@@ -32,16 +32,16 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 # Layout -> the optional keys that it reads.
 LAYOUTS: dict[str, tuple[str, ...]] = {
-    "images": ("split", "prompt", "choices", "class_names"),
+    "images": ("split", "columns", "prompt", "choices", "class_names"),
     "authors": ("annotations", "prompt", "choices", "class_names"),
-    "rows": ("split", "annotations", "images", "prompt", "choices"),
+    "rows": ("split", "annotations", "images", "columns", "prompt", "choices"),
     "rsvqa": ("split", "images", "prompt", "choices"),
     "lhrs_bench": ("annotations", "images", "prompt"),
     "dior_rsvg": ("split", "annotations", "images", "prompt"),
     "vrsbench": ("annotations", "images", "prompt"),
     "karpathy": ("split", "annotations", "images", "prompt"),
-    "preferences": ("split", "annotations", "images"),
-    "pairs": ("split",),
+    "preferences": ("split", "annotations", "images", "columns"),
+    "pairs": ("split", "columns"),
 }
 OPTIONAL_KEYS = {key for keys in LAYOUTS.values() for key in keys}
 
@@ -60,6 +60,7 @@ class Benchmark:
         split (`str`, *optional*): Split of the data.
         annotations (`str`, *optional*): File or pattern of the annotations below `path`, for layouts that have them.
         images (`str`, *optional*): Folder of the images below `path`, for layouts that have one.
+        columns (`dict[str, str]`): Columns by the fields that they hold, as with `--columns`: `{image: tile}`.
         prompt (`str`): What is asked; `{question}`, `{choices}` and `{object}` are filled in, and `{box_request}`, how
             the model that is evaluated is asked for a box (see `models.profiles`). In the layout `rows` it goes around
             the prompts, which must be texts then.
@@ -87,6 +88,7 @@ class Benchmark:
     split: str | None = None
     annotations: str | None = None
     images: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
     prompt: str = "{question}"
     choices: list[str] = field(default_factory=list)
     class_names: dict[str, str] = field(default_factory=dict)

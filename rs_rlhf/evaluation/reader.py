@@ -214,7 +214,7 @@ def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         raise DataError(detail, "layout", benchmark.name)
     labelled = benchmark.task == "classification"
     key, question = ("label", LABEL_QUESTION) if labelled else ("captions", CAPTION_REQUEST)
-    raw, root = load_images(path, benchmark.split), _root(path)
+    raw, root = load_images(path, benchmark.split, columns=benchmark.columns), _root(path)
     choices = _classes(benchmark, (words(row["label"], benchmark) for row in raw if labelled and row.get("label")))
     rows = []
     for row in raw:
@@ -242,7 +242,9 @@ def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else None
-    rows = read_questions(str(file), benchmark.split, image_root=root, keep_apart=False)
+    rows = read_questions(
+        str(file), benchmark.split, image_root=root, keep_apart=False, columns=benchmark.columns
+    )
     for row in rows:
         given = row.columns.pop("type", None)
         types = row.columns.get("types") or given or []
@@ -292,7 +294,9 @@ def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else image_folder(str(file))
     rows, last, count = [], "", 0  # several pairs of one row are numbered
-    for where, row in [*open_rows(file, benchmark.split, known_rows)]:  # a damaged row is told before a missing image
+    reading: dict[str, Any] = {"columns": benchmark.columns, "image_root": root}
+    stored = [*open_rows(file, benchmark.split, known_rows, **reading)]
+    for where, row in stored:  # a damaged row is told before a missing image
         last, count = where, count + 1 if last == where else 0
         name = string_column(row, "id") or f"{PurePath(where.file).stem}-{where.number}"
         rows.append(_preference(f"{name}.{count}" if count else name, row, where.number, where, root))
@@ -315,7 +319,7 @@ def _pairs(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Pairs made of captioned or labelled images, as `rs-rlhf data pairs` makes them with the seed [`PAIR_SEED`]."""
     return [
         _preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", _root(path))
-        for number, pair in enumerate(build_pairs(load_images(path, benchmark.split), seed=PAIR_SEED))
+        for number, pair in enumerate(build_pairs(load_images(path, benchmark.split, columns=benchmark.columns), seed=PAIR_SEED))
     ]
 
 

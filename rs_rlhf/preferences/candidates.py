@@ -72,6 +72,7 @@ class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
             image_root=self.image_root,
             exclude_images_of=self.exclude_images_of,
             open_ended=self.open_ended,
+            columns=self.named_columns(),
         )
 
     def place(self, rows: Sequence[QuestionRow]) -> tuple[list[list[str]], str]:

@@ -15,6 +15,7 @@ from ..data.forms import known_rows
 from ..data.group import Row, string_column
 from ..data.row_cache import bytes_and_path, cached, message_features
 from ..data.rows import RSRM, Where, common_folder, image_folder, open_rows, parts_of, split_paths
+from ..data.survey import announce, count_pictured
 from ..errors import DataError
 from .schema import Inspection, inspect_row
 
@@ -94,9 +95,13 @@ def load_with_images(
 
     files = split_paths(names)
     if image_root is not None:
-        return load_preferences(files, split, image_root, columns), image_root
-    root = common_folder(files)
-    return concatenate_datasets([load_preferences(file, split, image_folder(file), columns) for file in files]), root
+        folders, root = [image_root] * len(files), image_root
+    else:
+        folders, root = [image_folder(file) for file in files], common_folder(files)
+    data = [load_preferences(file, split, folder, columns) for file, folder in zip(files, folders, strict=True)]
+    for file, rows in zip(files, data, strict=True):
+        announce(file, len(rows), count_pictured(rows), split, columns=columns, image_root=image_root)
+    return concatenate_datasets(data), root
 
 
 def _normal_rows(

@@ -9,7 +9,7 @@ Left out: streaming data sets.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value
@@ -32,7 +32,7 @@ def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig)
     name, split = str(script_args.dataset_name), script_args.dataset_test_split
     system = THINK_ANSWER if script_args.system_prompt == "think-answer" else script_args.system_prompt
     common: dict[str, Any] = {"image_root": training_args.image_root, "system_prompt": system}
-    common["seed"] = training_args.seed
+    common |= {"seed": training_args.seed, "columns": script_args.named_columns()}
     train_set, root = load_prompts(
         name, script_args.dataset_train_split, limit=script_args.max_train_samples, **common
     )
@@ -60,6 +60,7 @@ def load_prompts(
     system_prompt: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, str]:
     """Loads prompts as one data set.
 
@@ -72,6 +73,8 @@ def load_prompts(
         system_prompt (`str`, *optional*): Put before every prompt that has no system turn.
         limit (`int`, *optional*): Rows at most, drawn with the seed.
         seed (`int`): Seed of the draw.
+        columns (`dict`, *optional*): Columns by the fields that they hold, such as `{"image": "tile"}`; without an
+            image in any row, `{"image": ""}` says that they are text-only.
 
     Returns:
         `tuple`: The rows with the columns `prompt` (messages), `images` (list of `{bytes, path}`), `solution`,
@@ -88,7 +91,7 @@ def load_prompts(
     for file in files:
         root = os.path.abspath(image_root or image_folder(file))
         try:
-            questions = read_questions(file, split, image_root=image_root, keep_apart=False)
+            questions = read_questions(file, split, image_root=image_root, keep_apart=False, columns=columns)
         except DataError as error:
             if file in str(error):
                 raise

@@ -39,5 +39,6 @@ def load_data(script_args: RewardScriptArguments, training_args: VisionRewardCon
     given = training_args.image_root
     if given is None:
         training_args.image_root = common_folder([*names, *eval_names])
-    train_set, _ = load_with_images(names, split, given)
-    return train_set, load_with_images(eval_names, eval_split, given)[0] if eval_names else None
+    columns = script_args.named_columns()
+    train_set, _ = load_with_images(names, split, given, columns)
+    return train_set, load_with_images(eval_names, eval_split, given, columns)[0] if eval_names else None

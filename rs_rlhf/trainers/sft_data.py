@@ -18,8 +18,10 @@ from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name,
 from ..data.columns import MORE_THAN_CAPTIONS, Columns, parse_columns
 from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
+from ..data.image_text_dataset import open_image_texts
 from ..data.row_cache import bytes_and_path, message_features, stored_rows
 from ..data.rows import FORMATS, draw_rows, format_of
+from ..data.survey import announce, announce_texts
 from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
 
@@ -38,12 +40,22 @@ def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -
     reading: dict[str, Any] = {"columns": script_args.named_columns()}
     reading["image_root"], training_args.image_root = training_args.image_root, None
     limit: dict[str, Any] = {"limit": script_args.max_train_samples, "seed": training_args.seed}
-    train_set = load_rows(name, split or default_split(name), **reading, **limit)
+    split = split or default_split(name)
+    _announce(name, split, reading)
+    train_set = load_rows(name, split, **reading, **limit)
     if training_args.eval_strategy == "no":
         return train_set, None
     name = script_args.eval_dataset_name or name
     split = script_args.dataset_test_split or (None if script_args.eval_dataset_name else "test")
     return train_set, load_rows(name, split, **reading, labels_only=True)
+
+
+def _announce(name: str, split: str | None, reading: dict[str, Any]) -> None:
+    if holds_labelled_images(name, split, reading["columns"]):
+        count = len(load_images(name, split, **reading))
+        announce(name, count, count, split, **reading)
+    else:
+        announce_texts(open_image_texts(name, split, **reading), reading["image_root"])
 
 
 def default_split(path: str) -> str | None:

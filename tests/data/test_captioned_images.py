@@ -7,7 +7,7 @@ from helpers.captioned_rows import write_jsonl, write_parquet
 from PIL import Image
 
 from rs_rlhf.data.captioned_images import load_images
-from rs_rlhf.data.scenes import make_scenes
+from rs_rlhf.data.scenes.make import make_scenes
 from rs_rlhf.errors import DataError, ImageError
 
 CAPTION = "many green trees are here ."

@@ -8,7 +8,7 @@ from helpers import warm
 from safetensors.torch import load_file
 
 from rs_rlhf.cli.main import main
-from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.data.scenes.make import write_scenes
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 # Plain gradient descent: Adam would hide gradients of the wrong scale.

@@ -233,7 +233,7 @@ def test_main_on_broken_files(folder, capsys):
 
 def test_fresh_pairs_check_clean_from_another_folder(tmp_path, monkeypatch, capsys):
     from rs_rlhf.cli.main import run
-    from rs_rlhf.data.scenes import write_scenes
+    from rs_rlhf.data.scenes.make import write_scenes
 
     scenes = tmp_path / "made" / "scenes"
     write_scenes(scenes, 12, 4, size=32)

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, data_folder
 
 from rs_rlhf.data.captioned_images import load_images
-from rs_rlhf.data.scenes import make_scenes
+from rs_rlhf.data.scenes.make import make_scenes
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.preferences.damage import KINDS, PROMPTS, build_pairs, class_name, damage_attribute, near_equal
 

@@ -10,7 +10,7 @@ from helpers.processes import kill_when
 
 from rs_rlhf import Scorer, make_group
 from rs_rlhf.cli.main import run
-from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.data.scenes.make import write_scenes
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.preferences.dpo import dpo_row, load_dpo
 

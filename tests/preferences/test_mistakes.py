@@ -17,7 +17,7 @@ from PIL import Image
 
 from rs_rlhf.cli.main import run
 from rs_rlhf.data.questions import read_questions
-from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.data.scenes.make import write_scenes
 from rs_rlhf.errors import DataError, OptionError, RSRLHFError
 from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.metrics.closed_answers import judge_solution

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from rs_rlhf.cli.main import main
-from rs_rlhf.data.scenes import write_scenes
+from rs_rlhf.data.scenes.make import write_scenes
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.imagery.raster import ImageOptions
 from rs_rlhf.models.clip import ClipModel

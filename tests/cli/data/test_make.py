@@ -10,7 +10,7 @@ from PIL import Image
 
 from rs_rlhf.cli.main import main as program
 from rs_rlhf.data.captioned_images import load_images
-from rs_rlhf.data.scenes import make_scenes, write_scenes
+from rs_rlhf.data.scenes.make import make_scenes, write_scenes
 from rs_rlhf.errors import ImageError
 from rs_rlhf.preferences.damage import KINDS
 

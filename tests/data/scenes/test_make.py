@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rs_rlhf.data.scenes import CLASSES, make_scene, make_scenes, write_scenes
+from rs_rlhf.data.scenes.make import CLASSES, make_scene, make_scenes, write_scenes
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

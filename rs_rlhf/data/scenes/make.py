@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import OptionError
-from .scene_painters import PAINTERS, Facts, draw_scene
+from ...errors import OptionError
+from .painters import PAINTERS, Facts, draw_scene
 
 CLASSES: tuple[str, ...] = tuple(PAINTERS)
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -1,0 +1,133 @@
+"""The line that a command prints about its rows before it works: how many there are, with which images, of which form.
+
+So data whose images are not read show it at once. Left out: decoding of images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from .columns import TURN_COLUMNS, Columns, find_columns, image_column, parse_columns
+from .forms import form_of
+from .group import Row
+from .image_text_dataset import ImageTexts
+from .rows import HEAD, PACKED, RSRM, data_files, image_folder, open_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MOST_BYTES = 2**28  # of text files of which every row is counted; of larger ones and of other formats the first are
+FIRST = 1000
+
+
+@dataclass
+class Survey:
+    """What rows show: their number, how many have images, the columns of these, and their forms."""
+
+    rows: int = 0
+    pictured: int = 0
+    columns: dict[str, None] = field(default_factory=dict)
+    forms: dict[str, None] = field(default_factory=dict)
+    whole: bool = True
+
+    def look(self, rows: Iterable[Any], columns: Columns, root: str) -> Iterator[None]:
+        """Looks at rows as stored, one at a time; those that cannot be read are left to the reader."""
+        for row in rows:
+            with suppress(DataError):
+                if isinstance(row, Mapping):
+                    fields = columns.of(row)
+                    key = columns.found or image_column(fields, root)
+                    has_image = bool(key and fields.get("image" if columns.found else key)) or _inline(fields)
+                    self.columns |= {columns.given.get(key, key): None} if key and has_image else {}
+                    self.forms[form_of(fields) or "no known form"] = None
+                    self.pictured, self.rows = self.pictured + has_image, self.rows + 1
+            yield
+
+    def announce(self, name: str, columns: Mapping[str, str] | None, image_root: str | None) -> None:
+        """Prints the line, once however many processes run.
+
+        Raises:
+            DataError: No row has an image, and it was not said that they are text-only, or a root of images was given.
+        """
+        named = f" (column{'s' * (len(self.columns) > 1)} {', '.join(self.columns)})" if self.columns else ""
+        count = f"{'' if self.whole else 'first '}{self.rows} rows"
+        line = f"{count}, {self.pictured} with images{named}, {self.rows - self.pictured} text-only"
+        line += f"; {', '.join(self.forms)}"
+        if not self.pictured and self.rows:
+            advice = "correct image_root" if image_root else "name their column with --columns image=COLUMN"
+            if image_root is not None or not Columns(parse_columns(columns)).text_only:
+                raise DataError(f"{line}; {advice}, or give --text_only if there are none", "text_only", name)
+        if os.environ.get("RANK", "0") == "0":
+            print(line)
+
+
+def announce(
+    path: str | os.PathLike[str],
+    rows: int,
+    pictured: int,
+    split: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    image_root: str | None = None,
+) -> None:
+    """Prints the line about `rows` rows of a path, of which `pictured` have images; their columns and forms are those
+    of the first rows. Other arguments are those of [`open_rows`]; raises as [`Survey.announce`].
+    """
+    name = os.fspath(path)
+    survey, folder = Survey(), Path(name.removeprefix(RSRM))
+    if folder.is_dir() and not data_files(folder, split):
+        survey.forms["images by class"] = None
+    else:
+        root = image_folder(name) if image_root is None else image_root
+        raw = [row for _, row in islice(open_rows(name, split, columns=Columns(), on_error="return"), HEAD // 10)]
+        found = find_columns([row for row in raw if isinstance(row, Mapping)], columns, root)
+        for _ in survey.look(raw, found, root):
+            pass
+    survey.rows, survey.pictured = rows, pictured
+    survey.announce(name, columns, image_root)
+
+
+def announce_texts(data: ImageTexts, image_root: str | None) -> None:
+    """Prints the line about image-text data; of large data, and of files that hold images, the first rows are counted.
+
+    Raises as [`Survey.announce`].
+    """
+    large = (
+        data.format in (*PACKED, "dataset") or sum(path.stat().st_size for path in data.files.values()) > MOST_BYTES
+    )
+    survey = Survey()
+    for unit in data.whole_units():
+        with suppress(DataError):  # a damaged file: the reader says so
+            for _ in survey.look(data.stored_rows(unit), data.columns_of(unit), data.root):
+                if large and survey.rows >= FIRST and survey.pictured:
+                    survey.whole = False
+                    break
+        if not survey.whole:
+            break
+    survey.announce(data.name, data.columns.given, image_root)
+
+
+def _inline(fields: Row) -> bool:
+    """Whether a message of the row holds its image itself."""
+    for key in (*TURN_COLUMNS, "prompt"):
+        for turn in fields[key] if isinstance(fields.get(key), (list, tuple)) else ():
+            parts = turn.get("content") if isinstance(turn, Mapping) else None
+            for part in parts if isinstance(parts, (list, tuple)) else ():
+                if isinstance(part, Mapping) and any(part.get(name) for name in ("image", "path", "url")):
+                    return True
+    return False
+
+
+def count_pictured(data: Dataset, column: str = "images") -> int:
+    """Returns how many rows of a data set have images in a column of lists, which are not loaded."""
+    import pyarrow.compute as pc
+
+    tables = data.select_columns([column]).with_format("arrow").iter(batch_size=1000)
+    return sum(pc.sum(pc.greater(pc.list_value_length(table[column]), 0)).as_py() or 0 for table in tables)
