@@ -13,8 +13,7 @@ from typing import Any
 
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, pixel_hash
-from ..imagery.options import split_sensor
-from ..imagery.sources import IMAGE_SUFFIXES
+from ..imagery.options import IMAGE_SUFFIXES, split_sensor
 from ..options import option
 from .columns import IMAGE_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
 from .group import Row, check_encodable

@@ -15,8 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OptionError
-from ..imagery.options import with_sensor
-from ..imagery.sources import IMAGE_SUFFIXES
+from ..imagery.options import IMAGE_SUFFIXES, with_sensor
 from ..options import option
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ def _is_rsrm(row: Row) -> bool:
         return False
     if "chosen" not in row:
         return isinstance(row.get("text"), str) and row["text"].lstrip().startswith("{") and "image" in row
-    return row.get("question") is not None
+    return any(row.get(key) is not None for key in ("question", "image_name", "image_path"))
 
 
 def _ranking(row: Row) -> list[Row]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
-from ..imagery.sources import DOWNLOAD_BYTES, IMAGE_SUFFIXES
+from ..imagery.options import IMAGE_SUFFIXES
+from ..imagery.sources import DOWNLOAD_BYTES
 from .group import first_line
 
 if TYPE_CHECKING:

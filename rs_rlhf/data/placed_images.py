@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError
-from ..imagery.options import split_sensor
+from ..imagery.options import IMAGE_SUFFIXES, split_sensor
 from ..imagery.raster import read_image
-from ..imagery.sources import IMAGE_SUFFIXES, ImageOptions, ImageSource, resolve_path
+from ..imagery.sources import ImageOptions, ImageSource, resolve_path
 from ..options import option
 from ..runs.files import replacing
 

@@ -18,7 +18,7 @@ from .columns import TURN_COLUMNS, Columns, find_columns, image_column, parse_co
 from .forms import form_of
 from .group import Row
 from .image_text_dataset import ImageTexts
-from .rows import HEAD, PACKED, RSRM, data_files, image_folder, open_rows
+from .rows import HEAD, PACKED, RSRM, data_files, image_folder, is_saved, open_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,22 +50,26 @@ class Survey:
                     self.pictured, self.rows = self.pictured + has_image, self.rows + 1
             yield
 
-    def announce(self, name: str, columns: Mapping[str, str] | None, image_root: str | None) -> None:
-        """Prints the line, once however many processes run.
-
-        Raises:
-            DataError: No row has an image, and it was not said that they are text-only, or a root of images was given.
-        """
+    def announce(self) -> None:
+        """Prints the line, once however many processes run."""
         named = f" (column{'s' * (len(self.columns) > 1)} {', '.join(self.columns)})" if self.columns else ""
         count = f"{'' if self.whole else 'first '}{self.rows} rows"
         line = f"{count}, {self.pictured} with images{named}, {self.rows - self.pictured} text-only"
         line += f"; {', '.join(self.forms)}"
-        if not self.pictured and self.rows:
-            advice = "correct image_root" if image_root else "name their column with --columns image=COLUMN"
-            if image_root is not None or not Columns(parse_columns(columns)).text_only:
-                raise DataError(f"{line}; {advice}, or give --text_only if there are none", "text_only", name)
         if os.environ.get("RANK", "0") == "0":
             print(line)
+
+
+def require_images(pictured: int, name: str, columns: Mapping[str, str] | None, image_root: str | None) -> None:
+    """Refuses data without images, for commands.
+
+    Raises:
+        DataError: No row has one, and it was not said that they are text-only, or a root of images was given.
+    """
+    if pictured or image_root is None and Columns(parse_columns(columns)).text_only:
+        return
+    advice = "correct image_root" if image_root else "name their column with --columns image=COLUMN"
+    raise DataError(f"no row has an image; {advice}, or give --text_only if there are none", "text_only", name)
 
 
 def announce(
@@ -78,26 +82,28 @@ def announce(
     image_root: str | None = None,
 ) -> None:
     """Prints the line about `rows` rows of a path, of which `pictured` have images; their columns and forms are those
-    of the first rows. Other arguments are those of [`open_rows`]; raises as [`Survey.announce`].
+    of the first rows. Other arguments are those of [`open_rows`].
     """
     name = os.fspath(path)
     survey, folder = Survey(), Path(name.removeprefix(RSRM))
-    if folder.is_dir() and not data_files(folder, split):
+    files = [file for files in data_files(folder, split).values() for file in files] if folder.is_dir() else [name]
+    if folder.is_dir() and not is_saved(folder) and not files:
         survey.forms["images by class"] = None
     else:
         root = image_folder(name) if image_root is None else image_root
+        name = str(files[0]) if files and not is_saved(folder) else name
         raw = [row for _, row in islice(open_rows(name, split, columns=Columns(), on_error="return"), HEAD // 10)]
         found = find_columns([row for row in raw if isinstance(row, Mapping)], columns, root)
         for _ in survey.look(raw, found, root):
             pass
     survey.rows, survey.pictured = rows, pictured
-    survey.announce(name, columns, image_root)
+    survey.announce()
 
 
 def announce_texts(data: ImageTexts, image_root: str | None) -> None:
-    """Prints the line about image-text data; of large data, and of files that hold images, the first rows are counted.
+    """Prints the line about image-text data, and refuses data without images, see [`require_images`].
 
-    Raises as [`Survey.announce`].
+    Of large data, and of files that hold images, the first rows are counted.
     """
     large = (
         data.format in (*PACKED, "dataset") or sum(path.stat().st_size for path in data.files.values()) > MOST_BYTES
@@ -111,7 +117,9 @@ def announce_texts(data: ImageTexts, image_root: str | None) -> None:
                     break
         if not survey.whole:
             break
-    survey.announce(data.name, data.columns.given, image_root)
+    survey.announce()
+    if survey.rows:
+        require_images(survey.pictured, data.name, data.columns.given, image_root)
 
 
 def _inline(fields: Row) -> bool:

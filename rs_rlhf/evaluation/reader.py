@@ -242,9 +242,7 @@ def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else None
-    rows = read_questions(
-        str(file), benchmark.split, image_root=root, keep_apart=False, columns=benchmark.columns
-    )
+    rows = read_questions(str(file), benchmark.split, image_root=root, keep_apart=False, columns=benchmark.columns)
     for row in rows:
         given = row.columns.pop("type", None)
         types = row.columns.get("types") or given or []
@@ -317,9 +315,10 @@ def _preference(name: str, row: Row, number: int, where: str, root: str) -> Ques
 
 def _pairs(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """Pairs made of captioned or labelled images, as `rs-rlhf data pairs` makes them with the seed [`PAIR_SEED`]."""
+    images = load_images(path, benchmark.split, columns=benchmark.columns)
     return [
         _preference(pair["id"], pair, number, f"{path}, pair {pair['id']}", _root(path))
-        for number, pair in enumerate(build_pairs(load_images(path, benchmark.split, columns=benchmark.columns), seed=PAIR_SEED))
+        for number, pair in enumerate(build_pairs(images, seed=PAIR_SEED))
     ]
 
 

@@ -5,6 +5,7 @@ file names sensors, and the path of an image says of which it is: by a pattern, 
 column of the row may have added (`--columns sensor=…`). Left out: guessing the sensor from the pixels.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,11 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..declarations import did_you_mean
 from ..errors import ImageError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k")
 STRETCHES = ("percentile", "fixed")
 RENDERING = ("max_image_pixels", "bands", "stretch", "stretch_range", "nodata", "sensors")  # what pixels depend on
 
@@ -97,7 +97,7 @@ class ImageOptions:
             return
         if self.stretch is None:
             raise ImageError(f"image option `stretch_range` needs `stretch`, one of {', '.join(STRETCHES)}")
-        if len(span) != 2 or not all(_is_number(v) and np.isfinite(v) for v in span) or span[0] >= span[1]:
+        if len(span) != 2 or not all(_is_number(v) and math.isfinite(v) for v in span) or span[0] >= span[1]:
             raise ImageError(f"image option `stretch_range` must be two numbers [low, high], got {list(span)}")
         if self.stretch == "percentile" and not 0 <= span[0] < span[1] <= 100:
             raise ImageError(f"image option `stretch_range` must lie in 0..100 for percentiles, got {list(span)}")

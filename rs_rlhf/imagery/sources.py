@@ -28,7 +28,6 @@ ImageSource = str | os.PathLike | Image.Image | np.ndarray | bytes | dict
 Located = Path | bytes | Image.Image | np.ndarray
 """An existing file, encoded bytes, a picture or an array."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k")
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..data.captioned_images import InputOptions
 from ..data.placed_images import OutputOptions
 from ..data.questions import QuestionRow, placed_images, read_questions
+from ..data.survey import require_images
 from ..imagery.arguments import READING, ImageArguments
 from ..imagery.identity import source_key
 from ..imagery.sources import ImageOptions
@@ -66,7 +67,7 @@ class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
 
     def questions(self) -> list[QuestionRow]:
         """Reads the questions; see [`read_questions`]."""
-        return read_questions(
+        rows = read_questions(
             self.input,
             self.split,
             image_root=self.image_root,
@@ -74,6 +75,8 @@ class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
             open_ended=self.open_ended,
             columns=self.named_columns(),
         )
+        require_images(sum(len(row.group.images) for row in rows), self.input, self.named_columns(), self.image_root)
+        return rows
 
     def place(self, rows: Sequence[QuestionRow]) -> tuple[list[list[str]], str]:
         """Finds or writes the images beside the output: their paths for each row, and what to print about it."""

@@ -15,7 +15,7 @@ from ..data.forms import known_rows
 from ..data.group import Row, string_column
 from ..data.row_cache import bytes_and_path, cached, message_features
 from ..data.rows import RSRM, Where, common_folder, image_folder, open_rows, parts_of, split_paths
-from ..data.survey import announce, count_pictured
+from ..data.survey import announce, count_pictured, require_images
 from ..errors import DataError
 from .schema import Inspection, inspect_row
 
@@ -101,6 +101,7 @@ def load_with_images(
     data = [load_preferences(file, split, folder, columns) for file, folder in zip(files, folders, strict=True)]
     for file, rows in zip(files, data, strict=True):
         announce(file, len(rows), count_pictured(rows), split, columns=columns, image_root=image_root)
+    require_images(sum(map(count_pictured, data)), ", ".join(files), columns, image_root)
     return concatenate_datasets(data), root
 
 

@@ -17,6 +17,7 @@ from datasets import Dataset, Features, List, Value
 from ..data.questions import QuestionRow, read_questions
 from ..data.row_cache import bytes_and_path, message_features
 from ..data.rows import common_folder, draw_rows, image_folder, split_paths
+from ..data.survey import count_pictured, require_images
 from ..errors import DataError, OptionError
 from ..metrics.answers import THINK_ANSWER
 
@@ -36,6 +37,7 @@ def load_data(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig)
     train_set, root = load_prompts(
         name, script_args.dataset_train_split, limit=script_args.max_train_samples, **common
     )
+    require_images(count_pictured(train_set), name, common["columns"], training_args.image_root)
     eval_set = None
     if training_args.eval_strategy != "no":
         if not script_args.eval_dataset_name and not split:

@@ -212,7 +212,7 @@ def test_captions_of_an_image_as_one(tmp_path):
         {"captions": ["one two", "one two"]},
     ]
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
-    scores = score(data, tmp_path / "scores", "length")
+    scores = score(data, tmp_path / "scores", "length", "--text_only")
     assert curate(scores, "--output", tmp_path / "row", "--keep", 0.34, "--per", "row") == 0  # means 3.5, 3, 2
     assert kept_of(tmp_path / "row") == [("rows.jsonl:0", 0), ("rows.jsonl:0", 1)]
     assert curate(scores, "--output", tmp_path / "text", "--keep", 0.4) == 0  # two of five texts
@@ -316,7 +316,7 @@ def test_conversations_with_other_questions_are_no_copies(tmp_path):
         }
 
     data = write_jsonl(tmp_path / "rows.jsonl", [talk("A?"), talk("B?"), talk("A?")])
-    scores = score(data, tmp_path / "scores", "length")
+    scores = score(data, tmp_path / "scores", "length", "--text_only")
     assert curate(scores, "--output", tmp_path / "out", "--keep", 1, "--dedup", "exact") == 0
     assert {row_id for row_id, _ in kept_of(tmp_path / "out")} == {"rows.jsonl:0", "rows.jsonl:1"}
 
@@ -454,7 +454,7 @@ def test_unfinished_scores(layouts, scored, tmp_path, capsys):
 
 def test_data_that_changed_since(tmp_path, capsys):
     data = write_jsonl(tmp_path / "rows.jsonl", [{"text": "one"}, {"text": "one two"}])
-    scores = score(data, tmp_path / "scores", "length")
+    scores = score(data, tmp_path / "scores", "length", "--text_only")
     write_jsonl(data, [{"text": "one"}, {"text": "another text"}])
     told = refused(capsys, scores, "--output", tmp_path / "out")
     assert "rows.jsonl" in told and "then" in told and "score anew" in told

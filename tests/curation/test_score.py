@@ -434,7 +434,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_and_nothing_is_lost(small_disk, tmp_path, capsys):
     noise = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(8000)]
     write_rows(tmp_path / "rows.jsonl", [{"text": f"{i} {one}"} for i, one in enumerate(noise)])
-    options = ("--input", tmp_path / "rows.jsonl", "--scorer", "length", "--rows_per_shard", 1000)
+    options = ("--input", tmp_path / "rows.jsonl", "--scorer", "length", "--rows_per_shard", 1000, "--text_only")
     score(*options, "--output", small_disk / "o", expect=1)
     told = capsys.readouterr().err
     assert "cannot be written (No space left on device); finished shards are kept" in told and "Traceback" not in told

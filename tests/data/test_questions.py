@@ -92,12 +92,14 @@ def test_train_leaves_out_what_is_in_other_splits(folder, capsys):
     write_jsonl(folder / "test.jsonl", rows[1])
     found = read_questions(str(folder), "train")
     assert [row.image_names for row in found] == [["0.png"], ["2.png"], []]
-    assert "4 questions" in capsys.readouterr().out
+    assert "4 rows, 3 with images" in capsys.readouterr().out
     assert len(read_questions(str(folder), "train", keep_apart=False)) == 4
 
 
 def test_limited_questions(folder, capsys):
-    rows = read_questions(str(write_jsonl(folder / "asked.jsonl", *[{"prompt": str(i)} for i in range(9)])))
+    rows = read_questions(
+        str(write_jsonl(folder / "asked.jsonl", *[{"prompt": str(i)} for i in range(9)])), columns={"image": ""}
+    )
     assert limited(rows, None) == limited(rows, 9) == rows
     drawn = limited(rows, 4, seed=1)
     assert len(drawn) == 4 and drawn == [row for row in rows if row in drawn]

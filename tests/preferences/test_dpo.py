@@ -134,7 +134,7 @@ def test_failures_are_counted_and_mistakes_told(candidates, score_model_path, tm
     assert main([*line, "--output", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "left out: " in printed and "line 1" in printed and "failed" in printed and len(load_dpo(out)) == 3
-    candidates.write_text('{"prompt": "a"}\n')
+    candidates.write_text('{"prompt": "a", "image": "1.png"}\n')
     with pytest.raises(DataError, match="`completions` is null, expected a list of texts; give --policy") as error:
         main([*line, "--output", str(tmp_path / "x.jsonl")])
     assert error.value.key == "completions" and error.value.where.endswith("line 1")

@@ -113,7 +113,7 @@ def test_command_on_labelled_images(scenes, command, tmp_path, capsys):
     line = [*command, "--data", str(scenes), "--split", "train", "--output", str(out), "--choices_extra", "2"]
     assert main(line) == 0
     printed = capsys.readouterr().out
-    assert "24 images" in printed and "0 of them excluded, being in" in printed
+    assert "24 rows, 24 with images" in printed and "0 of them excluded, being in" in printed
     assert not list(out.parent.glob("*.partial")) and not list(out.parent.glob("*.new"))
     rows = rows_of(out)
     table = dict(text.rsplit(maxsplit=1) for text in printed.splitlines() if text.startswith(("rows", "samples")))

@@ -27,7 +27,7 @@ def test_command_on_jsonl(tmp_path, capsys):
     command = ["--input", str(tmp_path), "--split", "train", "--output", str(out)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "24 images" in printed and all(kind in printed for kind in KINDS)
+    assert "24 rows, 24 with images" in printed and all(kind in printed for kind in KINDS)
     pairs = [json.loads(line) for line in out.read_text().splitlines()]
     assert all((tmp_path / pair["image"]).is_file() and not Path(pair["image"]).is_absolute() for pair in pairs)
     assert main(command) == 1
