@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..data.columns import ColumnOptions
 from ..errors import OptionError
 from ..evaluation.options import BestOfNOptions, DataOptions, EvalOptions
 from ..imagery.arguments import ReadingOptions
@@ -92,7 +93,7 @@ def export(options: EvalExportOptions) -> None:
 
 
 @dataclass(kw_only=True)
-class EvalPreferencesOptions(ReadingOptions):
+class EvalPreferencesOptions(ReadingOptions, ColumnOptions):
     """Measure a score model on preference files: print the report, and write it as JSON."""
 
     model: str = option(help="name in reward_models/, folder, or hub id of a score model")
@@ -116,7 +117,7 @@ def preferences(options: EvalPreferencesOptions) -> None:
     from ..runs.tables import print_markdown
     from ..scoring.load import load_scorer
 
-    data, root = load_with_images(options.preferences, options.split, options.image_root)
+    data, root = load_with_images(options.preferences, options.split, options.image_root, options.named_columns())
     data = data.select(draw_rows(len(data), options.limit, options.seed))
     image_options = replace(options.reader_options(), image_root=root)
     scorer = load_scorer(options.model, image_options, token_budget=options.token_budget)

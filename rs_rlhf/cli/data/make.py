@@ -32,10 +32,10 @@ class ScenesOptions:
 
 
 def write_scenes(options: ScenesOptions) -> None:
-    """Writes the scenes; see [`rs_rlhf.data.scenes.write_scenes`]."""
-    from ...data import scenes
+    """Writes the scenes; see [`rs_rlhf.data.scenes.make`]."""
+    from ...data.scenes import make
 
-    scenes.write_scenes(options.path, options.n_train, options.n_validation, options.seed, options.size)
+    make.write_scenes(options.path, options.n_train, options.n_validation, options.seed, options.size)
     print(f"{options.n_train} training and {options.n_validation} validation scenes -> {options.path}")
 
 
