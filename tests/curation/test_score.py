@@ -409,7 +409,17 @@ def test_inputs_that_are_empty_damaged_or_the_output(data, tmp_path, capsys):
 def test_rows_that_vanish_under_the_run_are_missed(tmp_path, capsys):
     write_rows(tmp_path / "a.csv", [])
     (tmp_path / "a.csv").write_text("title\n" + "".join(f"river {i}.\n" for i in range(10)))
-    options = ("--input", tmp_path / "a.csv", "--scorer", "length", "--rows_per_shard", 5, "--output", tmp_path / "o")
+    options = (
+        "--input",
+        tmp_path / "a.csv",
+        "--scorer",
+        "length",
+        "--rows_per_shard",
+        5,
+        "--output",
+        tmp_path / "o",
+        "--text_only",
+    )
     score(*options)
     next((tmp_path / "o").glob("scores-00001*")).unlink()
     lines = (tmp_path / "a.csv").read_text().splitlines()

@@ -248,7 +248,7 @@ def test_mistakes_are_told_in_a_sentence(whole, command, data, score_model_path,
     assert "--seeds holds -1; a seed may not be negative" in told(*line, "--seeds", "-1")
     assert "n is 0; it must be at least 1" in told(*line, "-n", "0")
     (tmp_path / "open.jsonl").write_text(json.dumps({"prompt": "What is this?", "id": "a"}) + "\n")
-    row = read_questions(str(tmp_path / "open.jsonl"), columns={"image": ""})[0]
+    row = read_questions(str(tmp_path / "open.jsonl"))[0]
     with pytest.raises(DataError, match="has no right answer, so nothing can be judged; add a `solution`"):
         verdicts(row, ["a river"])
 
