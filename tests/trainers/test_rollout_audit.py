@@ -1,10 +1,11 @@
 """The audit's numbers, and that the failure it is for shows: scores rise while answers get wrong."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from rs_rlhf.trainers.rollout_audit import audit_metrics, correlation, judged
+from rs_rlhf.trainers.rollout_audit import RolloutAudit, audit_metrics, correlation, judged
 
 
 def messages(text):
@@ -113,3 +114,17 @@ def test_scores_that_rise_while_answers_get_wrong_show():
     assert after["audit/score_wrong"] > after["audit/score_right"]
     assert before["audit/unparseable"] == 0.0 and after["audit/unparseable"] == 0.5
     assert after["audit/score_length_correlation"] > 0.5
+
+
+@pytest.mark.parametrize("solution", [[10, 20, 30, 40], [[1, 2, 3, 4]], {"count": 2}])
+def test_a_solution_of_another_kind_is_left_out_and_said_once(solution, caplog):
+    audit = RolloutAudit(SimpleNamespace())
+    found = [audit._judged("3", {"prompt": "?", "solution": solution}) for _ in range(3)]
+    assert found == [{"correct": None, "readable": True, "unjudged": True}] * 3
+    assert len(caplog.records) == 1 and "`solution`" in caplog.text
+    assert audit._judged("3", {"prompt": "?", "solution": 3.0}) == {
+        "correct": True,
+        "readable": True,
+        "unjudged": False,
+    }
+    assert not audit._judged("3", {"prompt": "?", "solution": None})["unjudged"]
