@@ -5,9 +5,11 @@ Left out: near-duplicate search (only images with the same decoded pixels are ke
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def load_images(
     root = Path(path)
     if not root.exists():
         raise DataError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
-    files = split_files(root, split) if root.is_dir() else [root]
+    files = split_files(root, split, image_root) if root.is_dir() else [root]
     rows: list[dict[str, Any]] = []
     for file in files:
         if file.suffix.lower() not in FORMATS:
@@ -62,13 +64,57 @@ def load_images(
         what, name, folder = (f"nothing of split {split!r}", split, f"{split}/") if split else ("no images", "*", "")
         expected = f"expected {name}*.parquet, {name}.jsonl, {name}.csv or {folder}class/*.jpg"
         raise DataError(f"{root}: {what} found; {expected}. Check the path{', or leave the split out' * bool(split)}.")
+    if root.is_dir():
+        _say_what_is_read(root, split, files, rows)
     return [{**row, "source": row.get("source") or root.stem} for row in rows]
 
 
-def split_files(root: Path, split: str | None) -> list[Path]:
-    """Returns the data files of a split of a folder, all of one format; none if it is a folder of images."""
+def split_files(root: Path, split: str | None, image_root: str | None = None) -> list[Path]:
+    """Returns the data files of a split of a folder, all of one format; none if it is a folder of images.
+
+    Of files of several formats, and of files beside images, those whose rows have images or a `prompt` are the data.
+    """
     found = data_files(root, split)
-    return next((found[kind] for kind in ("parquet", "jsonl", "csv") if kind in found), [])
+    kinds = [found[kind] for kind in ("parquet", "jsonl", "csv", "json", "webdataset") if kind in found]
+    images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in _split_folder(root, split).rglob("*"))
+    if len(kinds) + images < 2:
+        return kinds[0] if kinds else []
+    return next((files for files in kinds if _holds_images(files[0], image_root)), [] if images else kinds[0])
+
+
+def _split_folder(root: Path, split: str | None) -> Path:
+    return root / split if split and (root / split).is_dir() else root
+
+
+def _holds_images(file: Path, image_root: str | None) -> bool:
+    """Whether one of the first rows of a file has an image that is there, or a question."""
+    root = str(file.parent) if image_root is None else image_root
+    for where, row in islice(open_rows(file, on_error="return"), 20):
+        if isinstance(row, DataError):
+            continue
+        if "prompt" in row:
+            return True
+        try:
+            stored_image(_one_image(row), where, root)
+        except (DataError, ImageError):
+            continue
+        return True
+    return False
+
+
+def _say_what_is_read(root: Path, split: str | None, files: Sequence[Path], rows: Sequence[Row]) -> None:
+    """Prints what of a folder is read, if it has files that are not, or images that no row names."""
+    aside = [file.name for kind in data_files(root, split).values() for file in kind if file not in files]
+    paths = {row["image"] for row in rows if isinstance(row["image"], str)}
+    left = 0
+    if files and paths and (not split or (root / split).is_dir()):
+        left = sum(os.path.realpath(row["image"]) not in paths for row in _image_folder(_split_folder(root, split)))
+    if aside or left:
+        more = f" and {len(files) - 1} more files" * (len(files) > 1)
+        what = f"rows of {files[0].name}{more}" if files else "images by class folder"
+        others = [f"{left} image{'s' * (left > 1)} that no row names"] * bool(left)
+        others += [", ".join(aside[:3]) + ", …" * (len(aside) > 3)] * bool(aside)
+        print(f"{root}: read the {what}; not read: {' and '.join(others)}")
 
 
 def _file_rows(file: Path, root: str, columns: Mapping[str, str] | None) -> list[dict[str, Any]]:
@@ -146,7 +192,7 @@ def exclude_images(
     """
     root = Path(path)
     splits = HELD_OUT if split == "train" and root.is_dir() else ()
-    held_out = [(path, name) for name in splits if _holds(root, name)]
+    held_out = [(path, name) for name in splits if _holds(root, name, image_root)]
     named = [other for other in map(split_of, exclude_images_of) if other not in held_out]
     if not held_out and not named:
         return None
@@ -159,9 +205,9 @@ def exclude_images(
     return kept
 
 
-def _holds(root: Path, split: str) -> bool:
+def _holds(root: Path, split: str, image_root: str | None) -> bool:
     """Whether a folder has a split; "val" also begins the names of the files of "validation"."""
-    files = [file for file in split_files(root, split) if not file.name[len(split) :][:1].isalpha()]
+    files = [file for file in split_files(root, split, image_root) if not file.name[len(split) :][:1].isalpha()]
     return bool(files) or any(_image_folder(root / split))
 
 

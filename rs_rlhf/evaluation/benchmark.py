@@ -40,6 +40,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "dior_rsvg": ("split", "annotations", "images", "prompt"),
     "vrsbench": ("annotations", "images", "prompt"),
     "karpathy": ("split", "annotations", "images", "prompt"),
+    "meter_ml": ("split", "prompt", "choices", "class_names"),
     "preferences": ("split", "annotations", "images", "columns"),
     "pairs": ("split", "columns"),
 }

@@ -63,7 +63,8 @@ def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
         done = run_task(name, task.rows, protocol, options.out, settings, state=state, overwrite=options.overwrite)
         if done is not None:
             budget = _pixel_budget(model()) if model.cache_info().currsize else None
-            results = add_task(options.out, task.benchmark, done[1], {**settings, **protocol.settings}, budget)
+            figures = done[1] | ({"error_rows": task.error_rows} if task.error_rows else {})
+            results = add_task(options.out, task.benchmark, figures, {**settings, **protocol.settings}, budget)
             drop_parts(name, options.out)
             yield name, results
         state.wait_for_everyone()

@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.captioned_images import CAPTION_REQUEST, class_name
+from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name
 from ..data.group import make_group, short
-from ..data.placed_images import StoredImage, stored_image
+from ..data.placed_images import IMAGE_SUFFIXES, StoredImage, stored_image
 from ..data.questions import QuestionRow
 from ..errors import DataError, DeclarationError
 from ..metrics.boxes import Box, parse_boxes
 from .benchmark import Benchmark
+from .lettered import letter_of, lettered, listed_choices
 
 _TOKENS = re.compile(r"<(\d+(?:\.\d+)?)>")
 
@@ -126,6 +127,26 @@ def _folder(benchmark: Benchmark, path: Path, usual: str) -> str:
     return str(folder)
 
 
+def _pictures(benchmark: Benchmark, path: Path, usual: Sequence[str], names: Sequence[str]) -> tuple[str, list[str]]:
+    """The declared folder of images, or the usual one that has most of the names, and the names of the files in it.
+
+    A file with the suffix of another image format will do. Says which folder is read if there are several.
+    """
+    found = [path / name for name in ([benchmark.images] if benchmark.images else usual) if (path / name).is_dir()]
+    known = {folder: [_in_folder(folder, name) for name in names] for folder in found}
+    if not found:
+        return _folder(benchmark, path, usual[0]), []  # raises
+    folder = max(found, key=lambda folder: sum((folder / name).is_file() for name in known[folder]))
+    if len(found) > 1:
+        print(f"{benchmark.name}: images of {folder}")
+    return str(folder), known[folder]
+
+
+def _in_folder(folder: Path, name: str) -> str:
+    others = [str(Path(name).with_suffix(suffix)) for suffix in IMAGE_SUFFIXES if Path(name).suffix]
+    return next((other for other in (name, *others) if (folder / other).is_file()), name)
+
+
 @functools.lru_cache(maxsize=1)
 def image_size(path: str) -> tuple[int, int]:
     """Width and height in pixels as the model sees them, from the header; questions about one image follow on."""
@@ -139,29 +160,6 @@ def image_size(path: str) -> tuple[int, int]:
 def _boxed(boxes: Sequence[Box], image: StoredImage, types: Sequence[str] = ()) -> dict[str, Any]:
     """The columns of a grounding question; a box without area is kept (VRSBench has some: nothing can hit them)."""
     return {"boxes": [list(box) for box in boxes], "size": list(image_size(str(image))), "types": list(types)}
-
-
-def lettered(text: str, by_line: bool = False) -> list[str]:
-    """Splits `"A. one; B. two."` into the texts of the choices; none unless they begin with A and B.
-
-    Args:
-        text (`str`): The choices, or (`by_line`) a question that lists one on every line.
-        by_line (`bool`): A choice begins its line and ends with it.
-
-    Example:
-        >>> lettered("A. one; B. two, or three.")
-        ['one', 'two, or three']
-    """
-    start = r"^" if by_line else r"(?:^|(?<=[\s,;]))"
-    marks: list[re.Match[str]] = []
-    for mark in re.finditer(start + r"\(?([A-P])[.):]\s*", text, re.MULTILINE):
-        if mark[1] == chr(65 + len(marks)):
-            marks.append(mark)
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=False)]
-    if len(parts) < 2:
-        return []
-    return [(part.split("\n")[0] if by_line else part).strip(" \t\n,;").removesuffix(".") for part in parts]
 
 
 def rsvqa(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
@@ -259,30 +257,32 @@ def lhrs_bench(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     """LHRS-Bench (Muhtar et al. 2024; github.com/NJU-LHRS/LHRS-Bot, `main_bench_gen.py`).
 
     `{"qtype": {"ID name": …}, "data": [{"filename", "qa_pairs": [{"question", "choices", "answer", "type": [ID]}]}]}`,
-    choices in one text with letters, the answer a letter; a question may have several types.
+    choices in one text with letters, the answer a letter; a question may have several types. The images lie in
+    `images`, or as the authors pack them in `imgs_png` and `imgs_jpg`, where a name may have the other suffix.
     """
     file = _file(benchmark, path, "qa.json")
     data, held = read_json(file, "data"), _json(file)
     named = held["qtype"] if isinstance(held, Mapping) and isinstance(held.get("qtype"), Mapping) else {}
     names = dict(key.split(" ", 1) for key in named if " " in key)
-    folder, rows = _folder(benchmark, file.parent, "images"), []
-    for number, entry in enumerate(data):
-        name = entry.get("filename")
+    pictured = [entry.get("filename") for entry in data]
+    folder, pictures = _pictures(benchmark, file.parent, ("images", "imgs_png", "imgs_jpg"), pictured)
+    rows = []
+    for number, (entry, name) in enumerate(zip(data, pictures, strict=True)):
         image = stored_image(name, entry.where, folder)
         for k, pair in enumerate(entry.get("qa_pairs", list)):
             asked = Entry(pair, f"{entry.where}, question {k}")
             if not isinstance(pair, Mapping):
                 raise asked.error(f"the question is {short(pair)}, expected an object", "qa_pairs")
             given, answer = asked.get("choices", (str, list)), asked.get("answer")
-            choices = lettered(given) if isinstance(given, str) else [str(choice) for choice in given]
-            if not choices or not re.fullmatch(f"[A-{chr(64 + len(choices))}][.)]?", answer):
+            choices = listed_choices(given)
+            if (letter := letter_of(answer, choices)) is None:
                 raise asked.error(f"the answer {short(answer)} is no letter of the choices {short(given)}", "answer")
             types = [str(code) for code in asked.get("type", list)]
             if unknown := [code for code in types if code not in names]:
                 detail = f"`type` {unknown[0]} is not in the file's `qtype` ({', '.join(names)})"
                 raise asked.error(detail, "type")
             columns = {"types": [names[code].strip().lower() for code in types]}
-            known: dict[str, Any] = {"reference": answer[0], "choices": choices, "columns": columns}
+            known: dict[str, Any] = {"reference": letter, "choices": choices, "columns": columns}
             question = asked.get("question")
             rows.append(make_row(benchmark, f"{number}-{k}", question, image, name, asked.where, **known))
     return rows
@@ -346,7 +346,7 @@ def vrsbench(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         name = entry.get("image_id")
         image = stored_image(name, entry.where, folder)
         shares = [float(token) for token in _TOKENS.findall(entry.get("ground_truth"))]
-        if not shares or len(shares) % 4 or max(shares) > 100:
+        if not shares or len(shares) % 4:
             detail = f"`ground_truth` is {short(entry.row['ground_truth'])}, expected {{<x1><y1><x2><y2>}} in 0-100"
             raise entry.error(detail, "ground_truth")
         pixels = [share * image_size(str(image))[i % 2] / 100 for i, share in enumerate(shares)]
@@ -354,6 +354,30 @@ def vrsbench(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         types = [] if entry.row.get("unique") is None else ["unique" if entry.row["unique"] else "non_unique"]
         own, columns = str(entry.row.get("question_id", number)), _boxed(boxes, image, types)
         rows.append(make_row(benchmark, own, entry.get("question"), image, name, entry.where, columns=columns))
+    return rows
+
+
+def meter_ml(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
+    """METER-ML as published (Zhu et al. 2022; loaders of github.com/stanfordmlgroup/USat and NJU-LHRS/LHRS-Bot).
+
+    The features of `{split}.geojson` or `{split}_dataset.geojson` have the properties `Image_Folder`, such as
+    `test_images/ID`, and `Type`. The NAIP image is `naip.png` in that folder; its fourth channel is near infrared. A
+    `Type` such as `CAFOs-Landfills` is of two classes: the first is the reference, the others are right too.
+    """
+    files = [file for file in sorted(path.glob("*.geojson")) if re.split("[._]", file.name)[0] == benchmark.split]
+    if len(files) != 1:
+        detail = f"{len(files)} files {benchmark.split}*.geojson, expected one; put the official files there"
+        raise DataError(detail, "split", str(path))
+    rows = []
+    for entry in read_json(files[0], "features", "feature"):
+        known = Entry(entry.get("properties", dict), entry.where)
+        folder = known.get("Image_Folder")
+        first, *others = dict.fromkeys(words(part.strip(), benchmark) for part in known.get("Type").split("-"))
+        name, choices = f"{folder}/naip.png", list(benchmark.choices)
+        image = stored_image(name, entry.where, str(path))
+        columns = {"types": [], "references": others}
+        more: dict[str, Any] = {"reference": first, "choices": choices, "columns": columns}
+        rows.append(make_row(benchmark, folder, LABEL_QUESTION, image, name, entry.where, **more))
     return rows
 
 

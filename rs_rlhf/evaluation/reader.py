@@ -2,7 +2,7 @@
 
 Here are the layouts that the package reads for training too (images, rows, preferences); those that only benchmarks
 have are in `layouts`. A benchmark that is wrong anywhere is refused as a whole: a figure on the rows that happened to
-be readable would be a figure on another benchmark.
+be readable would be a figure on another benchmark. Only boxes outside of their image are left out, and counted.
 
 Left out: downloads; decoding images (they are only looked for; what cannot be decoded fails in the run, by name).
 """
@@ -15,11 +15,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, load_images
+from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images
 from ..data.forms import known_rows
 from ..data.group import Row, completion_text, make_group, prompt_text, short, string_column
 from ..data.placed_images import stored_image
@@ -35,6 +35,7 @@ from . import layouts
 from .benchmark import Benchmark, locate_data
 from .layouts import ask, make_row, words
 
+_ROUNDING = 2  # pixels by which the boxes of a benchmark may reach beyond the image
 PAIR_SEED = 0  # of the layout `pairs`: another seed is another benchmark
 
 
@@ -45,6 +46,7 @@ class Task:
     benchmark: Benchmark
     rows: list[QuestionRow]
     data_hash: str
+    error_rows: int = 0  # questions left out, since their boxes do not lie in their images
 
 
 def read_task(
@@ -62,8 +64,8 @@ def read_task(
     path = locate_data(benchmark, data_root, paths)
     if core_only and not benchmark.core_types:
         print(f"{benchmark.name} declares no core types: --core_only leaves nothing out of it")
-    rows = read_benchmark(benchmark, path, core_only=core_only)
-    return Task(benchmark, limited(rows, limit, seed), dataset_hash(rows))
+    rows, left_out = _read(benchmark, path, core_only)
+    return Task(benchmark, limited(rows, limit, seed), dataset_hash(rows), left_out)
 
 
 def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False) -> list[QuestionRow]:
@@ -78,12 +80,18 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
         `list[QuestionRow]`: One row a question, ids unique. `reference` is the right answer (`""` for captions and
         grounding), `captions` the reference captions, `choices` the well-formed answers; `columns` has `types`
         (`list[str]`), and where known `references` (further right answers), `boxes` (`[[x1, y1, x2, y2]]` in pixels
-        of the image) and `size` (`[width, height]`). Preferences keep their completions, best first.
+        of the image) and `size` (`[width, height]`). Preferences keep their completions, best first. Questions whose
+        boxes do not lie in their images are left out, which is printed.
 
     Raises:
         DataError: Anything that cannot be used, with file and row; types that no question has; no questions left; a
             question whose answers could not be judged.
     """
+    return _read(benchmark, path, core_only)[0]
+
+
+def _read(benchmark: Benchmark, path: Path, core_only: bool) -> tuple[list[QuestionRow], int]:
+    """The questions, and how many were left out."""
     try:
         rows = READERS[benchmark.layout](benchmark, path)
     except DataError:
@@ -99,13 +107,36 @@ def read_benchmark(benchmark: Benchmark, path: Path, *, core_only: bool = False)
         _fill_choices(rows, benchmark)
     rows = _of_types(rows, benchmark.types, "types", benchmark.name)
     rows = _of_types(rows, benchmark.core_types if core_only else [], "core_types", benchmark.name)
+    rows, left_out = _with_boxes_inside(rows, benchmark) if benchmark.task == "grounding" else (rows, 0)
     _check_judged(rows, benchmark)
     seen: dict[str, str] = {}
     for row in rows:
         if row.id in seen:
             raise row.error(f"the id {row.id!r} is that of {seen[row.id]} too; ids must be unique, rename one", "id")
         seen[row.id] = row.group.where or "another row"
-    return rows
+    return rows, left_out
+
+
+def _with_boxes_inside(rows: list[QuestionRow], benchmark: Benchmark) -> tuple[list[QuestionRow], int]:
+    """The questions whose boxes lie in their images but for rounding, and how many others there are, which is printed.
+
+    No answer could hit the others, and single ones are no reason to refuse a published benchmark.
+    """
+    outside = []
+    for row in rows:
+        size = row.columns.get("size") or (math.inf, math.inf)
+        for box in row.columns.get("boxes") or []:
+            if min(box) < -_ROUNDING or any(box[i] > size[i % 2] + _ROUNDING for i in range(4)):
+                detail = f"the box {short(box)} does not lie in the image of {size[0]}x{size[1]} pixels; correct it"
+                outside.append((row, row.error(detail, "boxes")))
+                break
+    if not outside:
+        return rows, 0
+    if len(outside) == len(rows):
+        raise outside[0][1]
+    left = {id(row) for row, _ in outside}
+    print(f"{benchmark.name}: {len(left)} of {len(rows)} questions left out, such as {outside[0][1]}")
+    return [row for row in rows if id(row) not in left], len(left)
 
 
 def references_of(row: QuestionRow) -> list[str]:
@@ -202,9 +233,19 @@ def _fill_choices(rows: Sequence[QuestionRow], benchmark: Benchmark) -> None:
     choices = _classes(benchmark, (row.reference for row in rows))
     for row in rows:
         row.choices = row.choices or choices
+        if row.reference not in row.choices:  # perhaps it is written in another case
+            same = [choice for choice in row.choices if class_name(choice) == class_name(row.reference)]
+            row.reference = same[0] if len(same) == 1 else row.reference
         if row.reference not in row.choices:
             detail = f"the class {row.reference!r} is none of the declared choices ({', '.join(row.choices)}); "
             raise row.error(f"{detail}correct `choices` or `class_names`", "choices")
+
+
+def _meter_ml(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
+    """The official layout, or a folder a class if there are no official annotations."""
+    if any(path.glob("*.geojson")):
+        return layouts.meter_ml(benchmark, path)
+    return _images(replace(benchmark, split=None), path)
 
 
 def _images(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
@@ -333,4 +374,5 @@ READERS: dict[str, Callable[[Benchmark, Path], list[QuestionRow]]] = {
     "dior_rsvg": layouts.dior_rsvg,
     "vrsbench": layouts.vrsbench,
     "karpathy": layouts.karpathy,
+    "meter_ml": _meter_ml,
 }

@@ -119,6 +119,7 @@ def _row(name: str, model: str, figures: Figures) -> list[str]:
     interval = figures.get("interval")
     other = {**figures.get("metrics", {})}
     other |= {key: figures.get(key) for key in ("average_accuracy", "ties", "swap_error")}
+    other |= {"error_rows": figures.get("error_rows")}
     other |= {"shuffle_gap": figures.get("shuffled", {}).get("gap")}
     other |= {"calibration_error": figures.get("calibration", {}).get("error")}
     other |= {f"unreadable ({why})": count for why, count in figures.get("unreadable", {}).items()}

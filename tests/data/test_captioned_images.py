@@ -114,3 +114,54 @@ def test_parquet_images(tmp_path):
         with pytest.raises(DataError) as error:
             rows(bad)
         assert (error.value.where, error.value.key) == (f"{file}, row 0", "image")
+
+
+def class_folders(root):
+    for i, name in enumerate(("Port/a.png", "Port/b.png", "River/c.png")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(root / name)
+    return root
+
+
+STRAY = {
+    "labels.csv": ",ClassName,Label\n0,Port,0\n1,River,1\n",
+    "captions.csv": "filepath,caption\ngone/1.png,one .\ngone/2.png,two .\n",
+    "classes.json": '["Port", "River"]',
+    "notes.jsonl": '{"text": "by us"}\n',
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_stray_file_does_not_hide_the_images_beside_it(tmp_path, capsys, name, split):
+    class_folders(tmp_path / (split or ""))
+    (tmp_path / (f"train_{name}" if split else name)).write_text(STRAY[name])
+    rows = load_images(tmp_path, split)
+    assert [row["label"] for row in rows] == ["Port", "Port", "River"]
+    printed = capsys.readouterr().out
+    assert "read the images by class folder; not read: " in printed and name in printed
+
+
+def test_rows_that_name_the_images_are_the_data(tmp_path, capsys):
+    class_folders(tmp_path)
+    (tmp_path / "captions.csv").write_text("image,caption\nPort/a.png,one .\nRiver/c.png,two .\n")
+    assert [row["captions"] for row in load_images(tmp_path)] == [["one ."], ["two ."]]
+    assert "read the rows of captions.csv; not read: 1 image that no row names" in capsys.readouterr().out
+    (tmp_path / "classes.json").write_text('["Port", "River"]')
+    assert len(load_images(tmp_path)) == 2
+    assert "1 image that no row names and classes.json" in capsys.readouterr().out
+    (tmp_path / "captions.csv").unlink()
+    (tmp_path / "classes.json").write_text('[{"image": "Port/b.png", "captions": ["three ."]}]')
+    assert [row["captions"] for row in load_images(tmp_path)] == [["three ."]]
+    (tmp_path / "Port" / "a.png").unlink()
+    (tmp_path / "River" / "c.png").unlink()
+    capsys.readouterr()
+    assert len(load_images(tmp_path)) == 1 and capsys.readouterr().out == ""
+
+
+def test_rows_that_hold_their_images_are_the_data(tmp_path, capsys):
+    class_folders(tmp_path)
+    scenes = make_scenes(4, seed=1)
+    write_parquet(tmp_path / "rows.parquet", scenes)
+    assert [row["label"] for row in load_images(tmp_path)] == [scene.label for scene in scenes]
+    assert capsys.readouterr().out == ""

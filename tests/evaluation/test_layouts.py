@@ -1,13 +1,13 @@
 """The published layouts, read from small files in the form of their authors; and what can be wrong with such files."""
 
+import json
 import shutil
 
 import pytest
 from helpers import data_folder
 from helpers.benchmark_files import change, declared, draw, fails, lr_files, made, prompts, write
 
-from rs_rlhf.evaluation.layouts import lettered
-from rs_rlhf.evaluation.reader import read_benchmark
+from rs_rlhf.evaluation.reader import read_benchmark, read_task, references_of
 
 
 @pytest.fixture
@@ -184,7 +184,74 @@ def test_lhrs_bench(tmp_path):
     pair |= {"answer": "A", "type": ["7"]}
     write(file, held)
     fails(declared("lhrs-bench"), tmp_path, "`type` 7 is not in the file's `qtype` (1, 2)")
-    assert lettered("no choices here") == [] and lettered("B. one A. two") == []
+
+
+def test_lhrs_bench_in_the_folders_and_cases_that_people_have(tmp_path, capsys):
+    pair = {"question": "Where?", "choices": "A. N. America B. S. America C. Asia", "answer": "b", "type": ["1"]}
+    data = [{"filename": f"{i}.png", "qa_pairs": [pair]} for i in range(3)]
+    held = {"qtype": {"1 identity": 3}, "data": data}
+    write(tmp_path / "qa.json", held)
+    fails(declared("lhrs-bench"), tmp_path, "no folder images of images")
+    for i in range(3):
+        draw(tmp_path / "imgs_jpg" / f"{i}.jpg", i)
+    rows = read_benchmark(declared("lhrs-bench"), tmp_path)
+    assert [row.image_names for row in rows] == [["0.jpg"], ["1.jpg"], ["2.jpg"]] and capsys.readouterr().out == ""
+    assert rows[0].reference == "B" and rows[0].choices == ["N. America", "S. America", "Asia"]
+    draw(tmp_path / "imgs_png" / "0.png")  # not unpacked whole
+    assert read_benchmark(declared("lhrs-bench"), tmp_path)[0].image_names == ["0.jpg"]
+    assert "imgs_jpg" in capsys.readouterr().out
+    for i in (1, 2):
+        draw(tmp_path / "imgs_png" / f"{i}.png", i)
+    assert read_benchmark(declared("lhrs-bench"), tmp_path)[0].image_names == ["0.png"]
+    assert "imgs_png" in capsys.readouterr().out
+    assert read_benchmark(declared("lhrs-bench", images="imgs_jpg"), tmp_path)[0].image_names == ["0.jpg"]
+    held["data"][1]["filename"] = "../qa.json"
+    write(tmp_path / "qa.json", held)
+    fails(declared("lhrs-bench"), tmp_path, "row 1", "leaves image_root")
+
+
+def test_meter_ml_official_files(tmp_path):
+    types = [
+        "CAFOs",
+        "WWTreatment",
+        "Negative",
+        "CAFOs-Landfills",
+        "RefineriesAndTerminals-WWTreatment-Landfills",
+        "R&Ts",
+    ]
+    features = [
+        {"type": "Feature", "geometry": None, "properties": {"Image_Folder": f"test_images/{i}_4.5", "Type": kind}}
+        for i, kind in enumerate(types)
+    ]
+    for i in range(len(types)):
+        draw(tmp_path / "test_images" / f"{i}_4.5" / "naip.png", i)
+        write(tmp_path / "test_images" / f"{i}_4.5" / "sentinel-1.npy", "")
+    write(tmp_path / "train_dataset.geojson", {"features": []})
+    for name in ("test.geojson", "test_dataset.geojson"):
+        write(tmp_path / name, {"type": "FeatureCollection", "features": features})
+        rows = read_benchmark(declared("meter-ml"), tmp_path)
+        assert [row.reference for row in rows[:3]] == [
+            "concentrated animal feeding operation",
+            "wastewater treatment plant",
+            "other",
+        ]
+        assert references_of(rows[3]) == ["concentrated animal feeding operation", "landfill"]
+        assert references_of(rows[4])[0] == references_of(rows[5])[0] == "refinery or petroleum terminal"
+        assert rows[0].id == "test_images/0_4.5" and rows[0].image_names == ["test_images/0_4.5/naip.png"]
+        assert len(rows[0].choices) == 7 and "landfill" in prompts(rows)[0]
+        if name == "test.geojson":
+            (tmp_path / name).unlink()
+    write(tmp_path / "test.geojson", {"features": features})
+    fails(declared("meter-ml"), tmp_path, "2 files test*.geojson, expected one")
+    (tmp_path / "test.geojson").unlink()
+    features[1]["properties"]["Type"] = "Volcano"
+    write(tmp_path / "test_dataset.geojson", {"features": features})
+    fails(
+        declared("meter-ml"), tmp_path, "test_dataset.geojson, feature 1", "'volcano' is none of the declared choices"
+    )
+    features[1]["properties"] = {"Type": "CAFOs"}
+    write(tmp_path / "test_dataset.geojson", {"features": features})
+    fails(declared("meter-ml"), tmp_path, "feature 1", "no `Image_Folder`")
 
 
 XML = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
@@ -247,6 +314,27 @@ def test_vrsbench_boxes_become_pixels(tmp_path):
     fails(declared("vrsbench-ref"), tmp_path, "row 0", "{<x1><y1><x2><y2>} in 0-100")
     write(file, [row, row])
     fails(declared("vrsbench-ref"), tmp_path, "row 1", "the id '7'", "unique")
+
+
+def test_single_boxes_outside_of_their_image_are_left_out_and_counted(tmp_path, capsys):
+    inside = {"image_id": "P1.png", "question": "The ship.", "ground_truth": "{<25><50><50><100>}", "unique": True}
+    wrong = ["{<25><50><150><100>}", "{<0><0><50><50>}{<0><0><50><999>}"]
+    made_of = [inside, *({**inside, "ground_truth": boxes} for boxes in wrong), inside]
+    file = write(tmp_path / "VRSBench_EVAL_referring.json", made_of)
+    draw(tmp_path / "Images_val" / "P1.png", width=80, height=40)
+    assert [row.id for row in read_benchmark(declared("vrsbench-ref"), tmp_path)] == ["0", "3"]
+    printed = capsys.readouterr().out
+    assert "2 of 4 questions left out" in printed and f"{file}, row 1" in printed and "80x40" in printed
+    benchmark = declared("vrsbench-ref")
+    task = read_task(benchmark, paths={benchmark.name: tmp_path})
+    assert task.error_rows == 2 and len(task.rows) == 2
+    write(file, made_of[1:3])
+    fails(benchmark, tmp_path, "row 0", "does not lie in the image of 80x40 pixels")
+    rows = [{"image": "a.png", "prompt": "The ship", "boxes": [box]} for box in ([0, 0, 81, 41], [-50, 0, 10, 10])]
+    write(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    draw(tmp_path / "a.png", width=80, height=40)
+    asked = made(task="grounding", layout="rows", annotations="rows.jsonl")
+    assert [row.columns["boxes"] for row in read_benchmark(asked, tmp_path)] == [[[0, 0, 81, 41]]]  # rounded up
 
 
 def test_rsicd_captions_and_retrieval(tmp_path):

@@ -51,6 +51,16 @@ def test_official_class_folders_become_the_declared_words(name, tmp_path):
     assert all(row.reference in row.choices and row.reference in prompts([row])[0] for row in rows)
 
 
+def test_choices_in_another_case_than_the_classes(tmp_path):
+    for i, folder in enumerate(("BareLand", "port")):
+        draw(tmp_path / folder / f"{i}.png", i)
+    for choices in (["Bare Land", "Port"], ["BARE LAND", "port", "Sea"], ["bare_land", "Port"]):
+        rows = read_benchmark(made(task="classification", layout="images", choices=choices), tmp_path)
+        assert [row.reference for row in rows] == choices[:2] and rows[0].choices == choices
+    for choices in (["bare", "port"], ["Bare Land", "bare land", "PORT", "Port"]):
+        fails(made(task="classification", layout="images", choices=choices), tmp_path, "none of the declared choices")
+
+
 # Images, rows, preferences, pairs
 
 

@@ -42,3 +42,18 @@ def test_retrieval_is_printed_by_both_rules_with_the_published_figures_of_the_ri
 def test_published_figures_of_retrieval_name_the_rule_they_were_measured_by():
     published = load_benchmark("rsicd-retrieval").published
     assert published and all(one["metric"].endswith("_distinct") for one in published)
+
+
+def test_questions_left_out_for_their_boxes_are_counted_in_the_results(tiny_vlm, tmp_path, capsys):
+    boxes = [[0, 0, 8, 8], [0, 0, 500, 8], [4, 4, 12, 12]]
+    lines = [{"image": "a.png", "prompt": "Where is it?", "boxes": [box]} for box in boxes]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    picture(0, 56, 56).save(tmp_path / "a.png")
+    declared = "title: t\ntask: grounding\nlayout: rows\npath: rows.jsonl\nsource: here\nmax_new_tokens: 4\n"
+    (tmp_path / "boxes.yaml").write_text(declared)
+    options = ["--model", tiny_vlm, "--task", tmp_path / "boxes.yaml", "--data_root", tmp_path, "--out", tmp_path / "o"]
+    assert cli.main(["eval", "run", *map(str, options)]) == 0
+    printed = capsys.readouterr().out
+    assert "boxes: 1 of 3 questions left out" in printed and "rows.jsonl, line 2" in printed
+    figures = read_results(tmp_path / "o")["tasks"]["boxes"]
+    assert (figures["n"], figures["error_rows"]) == (2, 1) and "error_rows 1" in printed
