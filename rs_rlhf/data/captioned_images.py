@@ -17,7 +17,7 @@ from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, pixel_hash
 from ..imagery.options import IMAGE_SUFFIXES, split_sensor
 from ..options import option
-from .columns import IMAGE_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
+from .columns import IMAGE_COLUMNS, TURN_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
 from .group import Row, check_encodable
 from .packed_records import parquet_labels
 from .placed_images import check_image, stored_image
@@ -52,7 +52,7 @@ def load_images(
     root = Path(path)
     if not root.exists():
         raise DataError(f"{root} does not exist; give a Parquet, JSONL or CSV file or a folder.")
-    files = split_files(root, split, image_root) if root.is_dir() else [root]
+    files = split_files(root, split, image_root, columns) if root.is_dir() else [root]
     rows: list[dict[str, Any]] = []
     for file in files:
         if file.suffix.lower() not in FORMATS:
@@ -69,30 +69,34 @@ def load_images(
     return [{**row, "source": row.get("source") or root.stem} for row in rows]
 
 
-def split_files(root: Path, split: str | None, image_root: str | None = None) -> list[Path]:
+def split_files(
+    root: Path, split: str | None, image_root: str | None = None, columns: Mapping[str, str] | None = None
+) -> list[Path]:
     """Returns the data files of a split of a folder, all of one format; none if it is a folder of images.
 
-    Of files of several formats, and of files beside images, those whose rows have images or a `prompt` are the data.
+    Of files of several formats, and of files beside images, those are the data whose rows have images, or are
+    questions or conversations. `image_root` and `columns` are as for [`load_images`].
     """
     found = data_files(root, split)
     kinds = [found[kind] for kind in ("parquet", "jsonl", "csv", "json", "webdataset") if kind in found]
     images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in _split_folder(root, split).rglob("*"))
     if len(kinds) + images < 2:
         return kinds[0] if kinds else []
-    return next((files for files in kinds if _holds_images(files[0], image_root)), [] if images else kinds[0])
+    other = [] if images else kinds[0]
+    return next((files for files in kinds if _holds_images(files[0], image_root, columns)), other)
 
 
 def _split_folder(root: Path, split: str | None) -> Path:
     return root / split if split and (root / split).is_dir() else root
 
 
-def _holds_images(file: Path, image_root: str | None) -> bool:
-    """Whether one of the first rows of a file has an image that is there, or a question."""
+def _holds_images(file: Path, image_root: str | None, columns: Mapping[str, str] | None) -> bool:
+    """Whether one of the first rows of a file has an image that is there, or is a question or a conversation."""
     root = str(file.parent) if image_root is None else image_root
-    for where, row in islice(open_rows(file, on_error="return"), 20):
+    for where, row in islice(open_rows(file, columns=columns, image_root=root, on_error="return"), 20):
         if isinstance(row, DataError):
             continue
-        if "prompt" in row:
+        if {"prompt", "question", *TURN_COLUMNS} & set(row):
             return True
         try:
             stored_image(_one_image(row), where, root)
@@ -105,7 +109,7 @@ def _holds_images(file: Path, image_root: str | None) -> bool:
 def _say_what_is_read(root: Path, split: str | None, files: Sequence[Path], rows: Sequence[Row]) -> None:
     """Prints what of a folder is read, if it has files that are not, or images that no row names."""
     aside = [file.name for kind in data_files(root, split).values() for file in kind if file not in files]
-    paths = {row["image"] for row in rows if isinstance(row["image"], str)}
+    paths = {split_sensor(row["image"])[0] for row in rows if isinstance(row["image"], str)}
     left = 0
     if files and paths and (not split or (root / split).is_dir()):
         left = sum(os.path.realpath(row["image"]) not in paths for row in _image_folder(_split_folder(root, split)))
@@ -192,7 +196,7 @@ def exclude_images(
     """
     root = Path(path)
     splits = HELD_OUT if split == "train" and root.is_dir() else ()
-    held_out = [(path, name) for name in splits if _holds(root, name, image_root)]
+    held_out = [(path, name) for name in splits if _holds(root, name, image_root, columns)]
     named = [other for other in map(split_of, exclude_images_of) if other not in held_out]
     if not held_out and not named:
         return None
@@ -205,10 +209,10 @@ def exclude_images(
     return kept
 
 
-def _holds(root: Path, split: str, image_root: str | None) -> bool:
+def _holds(root: Path, split: str, image_root: str | None, columns: Mapping[str, str] | None) -> bool:
     """Whether a folder has a split; "val" also begins the names of the files of "validation"."""
-    files = [file for file in split_files(root, split, image_root) if not file.name[len(split) :][:1].isalpha()]
-    return bool(files) or any(_image_folder(root / split))
+    files = split_files(root, split, image_root, columns)
+    return any(not file.name[len(split) :][:1].isalpha() for file in files) or any(_image_folder(root / split))
 
 
 def _picture_of(row: Row) -> str:

@@ -74,8 +74,8 @@ def read_questions(
     """
     root = Path(path)
     alone = [path] if is_hub_id(path) or root.is_file() else []
-    files: Sequence[str | Path] = split_files(root, split) if root.is_dir() else alone
     reading: dict[str, Any] = {"image_root": image_root, "columns": columns}
+    files: Sequence[str | Path] = split_files(root, split, **reading) if root.is_dir() else alone
     read = (
         row for file in files[:1] for _, row in open_rows(file, split, question_rows, **reading, on_error="return")
     )

@@ -20,7 +20,7 @@ from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import open_image_texts
 from ..data.row_cache import bytes_and_path, message_features, stored_rows
-from ..data.rows import FORMATS, draw_rows, format_of
+from ..data.rows import FORMATS, data_files, draw_rows, format_of
 from ..data.survey import announce, announce_texts
 from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
@@ -117,7 +117,9 @@ def holds_labelled_images(path: str, split: str | None = None, named: Mapping[st
     columns = Columns(parse_columns(named))
     if (root / "curation.json").exists() or not root.exists() or columns.text or columns.text_only:
         return False
-    files = split_files(root, split) if root.is_dir() else [root]
+    files = split_files(root, split, columns=named) if root.is_dir() else [root]
+    if not files and data_files(root, split):  # images by class beside files that do not name them
+        return True
     if not files:  # images by class, if there is nothing else to read
         others = [*root.glob(f"{split or ''}*"), *root.glob("data/*"), *root.glob("*.arrow")]
         others = [file for file in others if file.suffix.lower() in (*FORMATS, ".arrow")]

@@ -51,7 +51,16 @@ def test_questions_left_out_for_their_boxes_are_counted_in_the_results(tiny_vlm,
     picture(0, 56, 56).save(tmp_path / "a.png")
     declared = "title: t\ntask: grounding\nlayout: rows\npath: rows.jsonl\nsource: here\nmax_new_tokens: 4\n"
     (tmp_path / "boxes.yaml").write_text(declared)
-    options = ["--model", tiny_vlm, "--task", tmp_path / "boxes.yaml", "--data_root", tmp_path, "--out", tmp_path / "o"]
+    options = [
+        "--model",
+        tiny_vlm,
+        "--task",
+        tmp_path / "boxes.yaml",
+        "--data_root",
+        tmp_path,
+        "--out",
+        tmp_path / "o",
+    ]
     assert cli.main(["eval", "run", *map(str, options)]) == 0
     printed = capsys.readouterr().out
     assert "boxes: 1 of 3 questions left out" in printed and "rows.jsonl, line 2" in printed
