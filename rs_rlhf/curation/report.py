@@ -297,26 +297,13 @@ def page(report: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str
     return render("curation/report.html", **shown, sections=sections, fates=FATES)
 
 
-def _chart(made: Mapping[str, Any], width: int = 340, height: int = 120) -> dict[str, Any]:
-    """A histogram as the shapes of an SVG: of each bin what is kept below, and what is dropped on top."""
+def _chart(made: Mapping[str, Any]) -> dict[str, Any]:
+    """A histogram as the page draws it: the counts of each bin, and where in its width the cut lies."""
     bins = list(zip(made["kept"], made["dropped"], strict=True))
-    most = max(kept + dropped for kept, dropped in bins) or 1
-    step, floor = width / BINS, height - 18
-    bars = []
-    for i, counts in enumerate(bins):
-        top = float(floor)
-        for kind, count in zip(("kept", "dropped"), counts, strict=True):
-            if count:
-                tall = max(count / most * (floor - 16), 0.7)
-                top -= tall
-                bars.append((kind, i * step + 0.5, top, step - 1, tall))
-    line = None
-    if made["cut"] is not None:
-        x = min(max((made["cut"] - made["low"]) / (made["high"] - made["low"]), 0), 1) * width
-        side, shift = ("end", -4) if x > width / 2 else ("start", 4)
-        line = {"x": x, "at": x + shift, "side": side, "text": f"{made['cut']:.4g}"}
     kept, total = sum(made["kept"]), sum(map(sum, bins))
     label = f"Histogram of the scores of {made['name']}: {kept} kept, {total - kept} dropped"
-    own = {"name": made["name"], "kept": kept, "total": total, "label": label, "bars": bars, "line": line}
-    ends = {end: f"{made[end]:.4g}" for end in ("low", "high")}
-    return own | ends | {"width": width, "height": height, "floor": floor}
+    own = {"name": made["name"], "kept": kept, "total": total, "label": label, "bins": bins, "at": None}
+    if made["cut"] is not None:
+        own["at"] = min(max((made["cut"] - made["low"]) / (made["high"] - made["low"]), 0), 1)
+    ends = {end: f"{made[end]:.4g}" for end in ("low", "high", "cut") if made[end] is not None}
+    return own | ends | {"most": max(map(sum, bins)) or 1}
