@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 MAX_LOG_SCALE = math.log(100)  # CLIP clips the temperature so that logits are scaled by 100 at most
 
@@ -162,7 +163,7 @@ def cached_backward(
     states, parts = [], []
     with torch.no_grad():
         for chunk in chunks:
-            states.append(_random_state(inputs))
+            states.append((torch.get_rng_state(), *get_device_states(*chunk.values())))
             with autocast():
                 parts.append(encode(model, chunk))
     images, texts = (torch.cat(part).float().requires_grad_() for part in zip(*parts, strict=True))
@@ -173,7 +174,7 @@ def cached_backward(
         rows = slice(number * chunk_size, (number + 1) * chunk_size)
         last = number == len(chunks) - 1
         with nullcontext() if last else no_sync():
-            with _replayed(state, inputs), autocast():  # the same dropout as in the first forward
+            with _replayed(*state, images.device.type), autocast():  # the same dropout as in the first forward
                 features = encode(model, chunk)
             terms = [(part.float() * grad[rows]).sum() for part, grad in zip(features, grads[:2], strict=True)]
             if last:  # through the model's own backward, so that DDP exchanges them with the rest
@@ -182,23 +183,10 @@ def cached_backward(
     return total.detach()
 
 
-def _device(inputs: Mapping[str, torch.Tensor]) -> torch.device:
-    return next(iter(inputs.values())).device
-
-
-def _random_state(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    device = _device(inputs)
-    of_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-    return torch.get_rng_state(), of_device
-
-
 @contextmanager
-def _replayed(state: tuple[torch.Tensor, torch.Tensor | None], inputs: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Puts the random state back for a while."""
-    device = _device(inputs)
-    devices = [] if device.type == "cpu" else [device.index]
-    with torch.random.fork_rng(devices, device_type=device.type):
-        torch.set_rng_state(state[0])
-        if state[1] is not None:
-            torch.get_device_module(device).set_rng_state(state[1], device)
+def _replayed(state: torch.Tensor, devices: list[int], of_devices: list[torch.Tensor], kind: str) -> Iterator[None]:
+    """Puts the random states of the CPU, and of devices of a kind, back for a while."""
+    with torch.random.fork_rng(devices, device_type=kind):
+        torch.set_rng_state(state)
+        set_device_states(devices, of_devices, device_type=kind)
         yield
