@@ -82,16 +82,21 @@ def load(kind: str, name_or_path: str, cls: type[T]) -> T:
     Raises:
         DeclarationError: Unknown or missing keys; says the nearest and lists the choices.
     """
+    path = find(kind, name_or_path)
+    return from_mapping(read_yaml(path), cls, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of keys and values; anything else is a [`DeclarationError`]."""
     import yaml
 
-    path = find(kind, name_or_path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise DeclarationError(f"{path}: not valid YAML ({error}).") from None
-    if not isinstance(values, Mapping):
+        raise DeclarationError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(values, dict):
         raise DeclarationError(f"{path}: expected keys and values, got {type(values).__name__}.")
-    return from_mapping(values, cls, str(path))
+    return values
 
 
 def check_type(key: str, declared: str, value: Any) -> None:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from trl import TrlParser
 
 from .. import declarations
@@ -104,12 +103,7 @@ def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | 
 
 def read_recipe(path: str) -> dict[str, Any]:
     """Reads a recipe (a YAML mapping), sets the environment variables of its `env`, and fills in `$RS_RLHF_DATA`."""
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DeclarationError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(recipe, dict):
-        raise DeclarationError(f"{path}: expected keys and values, got {type(recipe).__name__}.")
+    recipe = declarations.read_yaml(Path(path))
     env = recipe.pop("env", {})
     if not isinstance(env, dict):
         raise DeclarationError(f"{path}: env must hold names and values, got {type(env).__name__}.")
