@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import normalize
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchEncoding, BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..data.group import ImageSource
 from ..errors import ModelError, OptionError
@@ -165,10 +165,7 @@ class ClipModel:
 
     @torch.inference_mode()
     def _encode(self, encoder: Callable[..., Any], inputs: BatchEncoding) -> torch.Tensor:
-        moved = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
-        if "pixel_values" in moved:
-            moved["pixel_values"] = moved["pixel_values"].to(self.model.dtype)
-        output = encoder(**moved)
+        output = encoder(**BatchFeature(dict(inputs)).to(self.model.device, self.model.dtype))
         features = (output if isinstance(output, torch.Tensor) else output.pooler_output).float().cpu()
         if not features.isfinite().all():  # of these, every comparison is false, and any rank would be the first
             raise ModelError(f"the model gave features that are not finite in {self.model.dtype}; load it in float32.")

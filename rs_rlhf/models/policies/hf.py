@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from ...data.group import Group
 from ...errors import DataError, ModelError
@@ -113,15 +113,16 @@ class HFPolicy(Policy):
                 where=group.where,
             ) from None
 
-    def _processed(self, texts: list[str], images: list[list[Image.Image]] | None) -> dict[str, Any]:
+    def _processed(self, texts: list[str], images: list[list[Image.Image]] | None) -> BatchFeature:
         start = self.tokenizer.bos_token
         options: dict[str, Any] = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
         if start is not None and all(text.startswith(start) for text in texts):  # the template has written it
             options["add_special_tokens"] = False
         inputs = self.processor(text=texts, images=images, **options)
-        return {name: value for name, value in inputs.items() if name != "labels"}  # PaliGemma's processor makes some
+        inputs.pop("labels", None)  # PaliGemma's processor makes some
+        return inputs
 
-    def _inputs(self, groups: Sequence[Group]) -> dict[str, Any]:
+    def _inputs(self, groups: Sequence[Group]) -> BatchFeature:
         known: dict[int, Image.Image] = {}  # a group stands n times
         for group in groups:
             for source in group.images:
@@ -129,14 +130,10 @@ class HFPolicy(Policy):
                     known[id(source)] = read_image(source, self.image_options, group.where)
         images = [[known[id(source)] for source in group.images] for group in groups]
         inputs = self._processed([self._text(group) for group in groups], images if known else None)
-        device, dtype = self.model.device, self.model.dtype
-        return {
-            name: value.to(device, dtype if value.is_floating_point() else None) if torch.is_tensor(value) else value
-            for name, value in inputs.items()
-        }
+        return inputs.to(self.model.device, self.model.dtype)
 
     @torch.inference_mode()
-    def _generate(self, inputs: dict[str, Any], draws: torch.Tensor, sampling: SamplingOptions) -> list[str]:
+    def _generate(self, inputs: BatchFeature, draws: torch.Tensor, sampling: SamplingOptions) -> list[str]:
         supply = iter(draws.to(self.model.device).unbind(dim=1))
 
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -12,14 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ...data.group import Group
-from .sampling import (
-    Batches,
-    Item,
-    SamplingOptions,
-    as_groups,
-    consecutive_batches,
-    request_seed,
-)
+from .sampling import Batches, Item, SamplingOptions, as_groups, consecutive_batches, request_seed
 
 
 class Policy(ABC):
