@@ -16,6 +16,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Collection, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,7 @@ def _write_parquet(data: ImageTexts, file: str, path: Path, new: Path, choose: _
     # Column by column: `datasets` leaves images as they are and compresses the rest.
     codecs = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)] if metadata.num_row_groups else []
     compression: Any = {codec.path_in_schema: codec.compression.replace("UNCOMPRESSED", "NONE") for codec in codecs}
-    longest = max([1, *(after - before for before, after in zip(bounds, bounds[1:], strict=False))])
+    longest = max([1, *(after - before for before, after in pairwise(bounds))])
     pending: list[Any] = []
     number = 0
     with pyarrow.parquet.ParquetWriter(new, schema, compression=compression or "snappy") as writer:

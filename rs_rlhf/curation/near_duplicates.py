@@ -15,6 +15,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np
             f"the distance of near-duplicates is {distance}, expected 0 to {FARTHEST} bits", "near_distance"
         )
     edges = [round(64 * i / (distance + 1)) for i in range(distance + 2)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         shift, mask = np.uint64(low), np.uint64((1 << (high - low)) - 1)
         a_piece, b_piece = ((hashes >> shift) & mask for hashes in (a, b))
         a_order, b_order = np.argsort(a_piece, kind="stable"), np.argsort(b_piece, kind="stable")

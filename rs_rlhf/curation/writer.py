@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,9 @@ def _absent(count: int, example: str, name: str) -> DataError:
 
 
 def _grouped(ids: pa.Table) -> Iterator[tuple[str, frozenset[int]]]:
-    def pairs() -> Iterator[tuple[str, int]]:
-        for start in range(0, len(ids), MANY):
-            part = ids.slice(start, MANY)
-            yield from zip(part["row_id"].to_pylist(), part["text_index"].to_pylist(), strict=True)
-
-    for row_id, texts in groupby(pairs(), key=lambda pair: pair[0]):
-        yield row_id, frozenset(index for _, index in texts)
+    lines = (line for batch in ids.to_batches(MANY) for line in batch.to_pylist())
+    for row_id, texts in groupby(lines, key=itemgetter("row_id")):
+        yield row_id, frozenset(line["text_index"] for line in texts)
 
 
 def _file_order(inputs: ImageTexts) -> dict[str, int]:

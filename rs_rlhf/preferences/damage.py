@@ -23,6 +23,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..data.captioned_images import LABEL_QUESTION, class_name
@@ -125,11 +126,7 @@ def _adds(caption: str, others: Sequence[str], same_class: bool) -> bool:
 
 
 def _bigrams(captions: Iterable[str]) -> Counter[tuple[str, str]]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for caption in captions:
-        words = re.findall(r"\w+", caption.lower())
-        counts.update(zip(words, words[1:], strict=False))
-    return counts
+    return Counter(pair for caption in captions for pair in pairwise(re.findall(r"\w+", caption.lower())))
 
 
 def damage_attribute(

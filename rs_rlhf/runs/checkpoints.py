@@ -37,11 +37,9 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
     """Returns the newest whole `checkpoint-N` of a run, `None` if there is none; warns of each newer one that is not
     whole.
     """
-    found = []
-    for path in Path(output_dir).glob("checkpoint-*"):
-        if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
-            found.append((int(match.group(1)), path))
-    for _, path in sorted(found, reverse=True):
+    paths = Path(output_dir).glob("checkpoint-*")
+    found = {int(match[1]): path for path in paths if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))}
+    for _, path in sorted(found.items(), reverse=True):
         if is_whole(path):
             return str(path)
         warnings.warn(f"{path} was not saved to the end and is passed over.", stacklevel=2)
