@@ -250,17 +250,9 @@ def run(name: str, argv: list[str]) -> int:
 def help_text(prefix: str = "") -> str:
     """Returns the help of all commands, or of those whose names begin with `prefix`."""
     lines = [f"  {name:<18} {one.summary}" for name, one in COMMANDS.items() if name.startswith(prefix)]
-    return "\n".join(
-        [
-            f"usage: rs-rlhf [--version] [--debug] {prefix}COMMAND …",
-            "",
-            "RLHF for remote-sensing vision-language models, on top of TRL.",
-            "",
-            *lines,
-            "",
-            "`rs-rlhf COMMAND --help` lists a command's options.",
-        ]
-    )
+    usage = f"usage: rs-rlhf [--version] [--debug] {prefix}COMMAND …"
+    about = "RLHF for remote-sensing vision-language models, on top of TRL."
+    return "\n\n".join([usage, about, "\n".join(lines), "`rs-rlhf COMMAND --help` lists a command's options."])
 
 
 def sentence(error: Exception) -> str:
