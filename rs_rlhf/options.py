@@ -15,6 +15,7 @@ import os
 import stat
 import types
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -174,3 +175,14 @@ def _kind(hint: Any) -> tuple[Any, bool]:
     if get_origin(hint) in (list, tuple):
         return get_args(hint)[0], True
     return hint, False
+
+
+def imported(path: str, name: str) -> Any:
+    """Imports what an option names by a dotted path, such as `rs_rlhf.rewards.score_reward`; of a class, an object."""
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        detail = f"--{name} {path:.80} cannot be imported ({error}); give a path such as module.function."
+        raise OptionError(detail, name) from None
+    return found() if isinstance(found, type) else found

@@ -5,11 +5,10 @@ Left out: several data sets with weights, and quantised policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
+from ..options import imported
 from ..trainers.options import GRPOOptions, GRPOScriptArguments
 from .training import Training, check_common, model_options, train
 
@@ -33,7 +32,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     training_args.model_init_kwargs = model_options(model_args, training_args.model_init_kwargs, "float32")
     trainer = VisionGRPOTrainer(
         model=str(model_args.model_name_or_path),
-        reward_funcs=[find_reward(name) for name in script_args.reward_funcs or []] or None,
+        reward_funcs=[imported(name, "reward_funcs") for name in script_args.reward_funcs or []] or None,
         args=training_args,
         train_dataset=train_set,
         eval_dataset=eval_set,
@@ -41,16 +40,6 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     )
     done = [f"Policy saved to {training_args.output_dir}; look at the run with"]
     train(trainer, evaluate=False, done=[*done, f"  rs-rlhf report {training_args.output_dir}"])
-
-
-def find_reward(name: str) -> Callable[..., list[float | None]]:
-    """Imports a reward by dotted path; a class is made an object. An [`OptionError`] says what cannot be imported."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        reward = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise OptionError(f"reward_funcs: {name!r:.80} cannot be imported ({error}).", "reward_funcs") from None
-    return reward() if isinstance(reward, type) else reward
 
 
 training = Training(

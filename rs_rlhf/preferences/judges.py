@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..data.group import make_group, prompt_text
@@ -23,7 +22,7 @@ from ..errors import EndpointError, OptionError
 from ..imagery.sources import ImageOptions
 from ..metrics.answers import extract_answer
 from ..models.policies.chat_client import ChatClient, endpoint_address, image_part
-from ..options import option
+from ..options import imported, option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
 
@@ -101,27 +100,10 @@ def score_of(reply: str) -> float | None:
 
 
 class RewardJudge:
-    """A reward callable in TRL's signature.
+    """A reward callable in TRL's signature, by its dotted path, see [`imported`]."""
 
-    Args:
-        name (`str` or callable): A dotted path such as `"rs_rlhf.rewards.score_reward"`; a class is made an object.
-
-    Raises:
-        OptionError: Nothing of that name can be imported.
-    """
-
-    def __init__(self, name: Any) -> None:
-        self.name = name if isinstance(name, str) else getattr(name, "__name__", "judge")
-        self.reward = name
-        if isinstance(name, str):
-            module, _, attribute = name.rpartition(".")
-            try:
-                self.reward = getattr(import_module(module), attribute)
-            except (ImportError, AttributeError, ValueError) as error:
-                detail = f"--judge {name} cannot be imported ({error}); give a path such as module.function."
-                raise OptionError(detail, "judge") from None
-        if isinstance(self.reward, type):
-            self.reward = self.reward()
+    def __init__(self, name: str) -> None:
+        self.name, self.reward = name, imported(name, "judge")
 
     def __call__(self, rows: Sequence[QuestionRow], answers: Sequence[Sequence[str]]) -> list[Scores]:
         """Scores the answers of each row."""
