@@ -67,7 +67,7 @@ COMMANDS = {
     "report": Command("write one HTML page about a training run, without W&B", "cli.runs:report"),
     "plot": Command("draw the learning curve of a training run", "cli.runs:plot"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.runs:dashboard"),
-    "data check": Command("list every problem of preference files", "cli.data.check:main"),
+    "data check": Command("list every problem of data, before a training meets it", "cli.data.check:main"),
     "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.make:make_pairs"),
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "preferences.mistakes:sample_pairs", RESUME

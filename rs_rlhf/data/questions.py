@@ -7,24 +7,26 @@ whose reference is the class in words, and rows with a `prompt`, `image` or `ima
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, RSRLHFError
 from ..imagery.identity import source_key
 from ..imagery.options import split_sensor
 from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
 from .columns import image_column
 from .forms import question_rows
-from .group import Group, Message, Row, check_text, completion_text, make_group, short, string_column
+from .group import Group, Message, Row, check_encodable, check_text, completion_text, make_group, short, string_column
 from .placed_images import StoredImage, place_images, stored_image
-from .rows import draw_rows, image_folder, is_hub_id, naming, open_rows
+from .rows import Where, draw_rows, image_folder, is_hub_id, naming, open_rows
 from .survey import announce
 
 OPEN_ENDED = "open_ended"
+ANSWERS = ("solution", "answer")  # columns of the one right answer, the first with a value
 _FIELDS = ("prompt", "image", "images", "where", "id", "source")  # columns that are not kept in `columns`
 
 
@@ -65,12 +67,14 @@ def read_questions(
     open_ended: bool = False,
     keep_apart: bool = True,
     columns: Mapping[str, str] | None = None,
+    errors: list[RSRLHFError] | None = None,
 ) -> list[QuestionRow]:
     """Reads the questions of a file, a folder or (rows with a `prompt` only) a Hub id.
 
     `split` and `image_root` are as for [`load_images`], `exclude_images_of` as for [`exclude_images`]. Images with
     captions are asked about with `open_ended`, even if they have a class. `keep_apart` leaves out of `train` what is
-    in the folder's other splits too, and decodes every image. [`DataError`] or [`ImageError`] tell file and row.
+    in the folder's other splits too, and decodes every image. [`DataError`] or [`ImageError`] tell file and row; those
+    of rows with a `prompt` are added to `errors` if it is given.
     """
     root = Path(path)
     alone = [path] if is_hub_id(path) or root.is_file() else []
@@ -82,7 +86,7 @@ def read_questions(
     first = next(read, None)
     asked = isinstance(first, Mapping) and "prompt" in first
     if asked:
-        rows = [question for file in files for question in _asked_in(file, split, reading, open_ended)]
+        rows = [question for file in files for question in _asked_in(file, split, reading, open_ended, errors)]
     else:
         rows = [_about(row, open_ended) for row in load_images(path, split, **reading)]
     announce(path, len(rows), sum(bool(row.group.images) for row in rows), split, **reading)
@@ -90,7 +94,7 @@ def read_questions(
     if keep_apart and (kept := exclude_images(pictured, path, split, exclude_images_of, **reading)) is not None:
         left = {id(entry["of"]) for entry in kept}
         rows = [row for row in rows if not row.pictured or id(row) in left]
-    if not rows:
+    if not rows and not errors:
         raise DataError(f"{path}: no rows are left; check the input, the split and what is excluded.")
     for number, row in enumerate(rows):
         row.group.row = number
@@ -106,27 +110,55 @@ def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> li
     return [rows[i] for i in drawn]
 
 
-def _asked_in(file: str | Path, split: str | None, reading: Row, open_ended: bool) -> Iterator[QuestionRow]:
-    """The questions of rows with a `prompt`; images become existing paths or bytes."""
+def _asked_in(
+    file: str | Path, split: str | None, reading: Row, open_ended: bool, errors: list[RSRLHFError] | None
+) -> Iterator[QuestionRow]:
+    """The questions of rows with a `prompt`; their errors are raised, or added to a list."""
     root = image_folder(str(file)) if reading["image_root"] is None else reading["image_root"]
-    for where, row in open_rows(file, split, question_rows, **reading):
-        if "prompt" not in row:
-            raise DataError("no column `prompt`, but the first row has one; add it", "prompt", where)
-        with naming(where):
-            key = image_column(row, root)
-            group = make_group(row["prompt"], [], None if key is None else row[key], where=str(where))
-            check_text(completion_text(group.prompt), "prompt")
-        images = [stored_image(source, where, root) for source in group.images]
-        group.images, stem = [*images], PurePath(where.file).stem
-        group.source = row.get("source") or stem
-        prompt = row["prompt"] if isinstance(row["prompt"], str) else group.prompt
-        reference = next((row[key] for key in ("solution", "answer") if row.get(key) is not None), "")
-        reference = str(reference) if isinstance(reference, (int, float)) else reference
-        if not isinstance(reference, str):
-            raise DataError(f"`solution` is {short(reference)}, expected a text; write it as one", "solution", where)
-        closed = not open_ended and row.get("reward_type") != OPEN_ENDED
-        name, names = f"{stem}-{where.number}", [_image_name(image, root) for image in images]
-        yield _question(row, group, prompt, name, names, reference.strip() if closed else "")
+    for where, row in open_rows(file, split, question_rows, **reading, on_error="return"):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            with naming(where):
+                yield _asked(where, row, root, open_ended)
+        except RSRLHFError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+
+
+def _asked(where: Where, row: Row, root: str, open_ended: bool) -> QuestionRow:
+    """A row with a `prompt`; images become existing paths or bytes."""
+    if "prompt" not in row:
+        raise DataError("no column `prompt`, but the first row has one; add it", "prompt", where)
+    key = image_column(row, root)
+    group = make_group(row["prompt"], [], None if key is None else row[key], where=str(where))
+    check_text(completion_text(group.prompt), "prompt")
+    images = [stored_image(source, where, root) for source in group.images]
+    group.images, stem = [*images], PurePath(where.file).stem
+    group.source = string_column(row, "source") or stem
+    prompt = row["prompt"] if isinstance(row["prompt"], str) else group.prompt
+    reference = next(filter(None, (answer_text(row, key) for key in ANSWERS)), "")
+    closed = not open_ended and row.get("reward_type") != OPEN_ENDED
+    name, names = f"{stem}-{where.number}", [_image_name(image, root) for image in images]
+    return _question(row, group, prompt, name, names, reference.strip() if closed else "")
+
+
+def answer_text(row: Row, key: str) -> str:
+    """Returns a solution as text: numbers as they are written, boxes and objects as JSON, `""` for null and NaN."""
+    value = row.get(key)
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, (str, int, float, dict)) and not _boxes(value):
+        raise DataError(f"`{key}` is {short(value)}, expected a text, a number, boxes or an object", key)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    check_encodable(text, key)
+    return text
+
+
+def _boxes(value: object) -> bool:
+    """Whether a value is a list of numbers, of such lists, or of objects."""
+    return isinstance(value, list) and all(isinstance(part, (int, float, dict)) or _boxes(part) for part in value)
 
 
 def _about(row: Row, open_ended: bool) -> QuestionRow:

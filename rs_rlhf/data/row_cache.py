@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DataError, RSRLHFError
 from ..imagery.sources import ImageSource
+from .group import first_line
 from .image_text_dataset import ImageTexts, open_image_texts
 
 if TYPE_CHECKING:
@@ -49,8 +51,14 @@ def cached(rows: Callable[..., Iterator[Any]], features: Features, arguments: di
     try:
         return Dataset.from_generator(rows, writer_batch_size=100, **made)  # rows in memory, with their images' bytes
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
+        if isinstance(error.__cause__, RSRLHFError):
             raise error.__cause__ from None
+        for row in () if isinstance(error.__cause__, OSError) else rows(**arguments):  # Arrow does not say which
+            try:
+                Dataset.from_list([row], features=features)
+            except (ValueError, TypeError, OverflowError) as reason:
+                detail = f"a value cannot be stored ({first_line(reason)}); correct or remove the row"
+                raise DataError(detail, "", str(row.get("where") or "")) from None
         raise
 
 

@@ -78,7 +78,8 @@ class RowLimits:
 
     def text_errors(self, group: Group, keys: Sequence[str] = ()) -> Iterator[DataError]:
         """Yields which texts would not be read as they are meant."""
-        keys = keys or [f"completions[{i}]" for i in range(len(group.completions))]
+        count = len(group.completions)
+        keys = keys or (["completion"] if count == 1 else [f"completions[{i}]" for i in range(count)])
         for key, messages in zip(("prompt", *keys), (group.prompt, *group.completions), strict=True):
             text = completion_text(messages)
             try:

@@ -11,7 +11,7 @@ Left out: near-duplicate images (a crop or another compression is another conten
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import combinations
@@ -43,10 +43,10 @@ class _Check:
         self.rows: dict[bytes, Where] = {}  # whole row -> first row
         self.pairs: dict[bytes, Where] = {}  # (prompt, images, better, worse) -> first row
 
-    def file(self, path: str, folder: str | None, evaluation: bool) -> None:
+    def file(self, path: str, folder: str | None, evaluation: bool, columns: Mapping[str, str] | None = None) -> None:
         try:
             with progress(None, 0, os.path.basename(path), leave=False) as advance:
-                for where, _, row in read_groups(path, folder=folder):
+                for where, _, row in read_groups(path, folder=folder, columns=columns):
                     self.row(where, row, evaluation)
                     advance(1)
             if not advance.done:
@@ -137,6 +137,7 @@ def check_files(
     eval_files: Paths = (),
     max_problems: int | None = None,
     limits: Callable[[ImageOptions], RowLimits] = RowLimits,
+    columns: Mapping[str, str] | None = None,
 ) -> Report:
     """Checks preference files row by row and reports every problem; nothing is raised, a missing file is a problem
     too.
@@ -144,7 +145,7 @@ def check_files(
     `eval_files` are checked too, and compared with `files`. Relative image paths start from the folder of their own
     file, or from `image_root`, which overrides that of `options`; images must lie in the folder that holds all of
     these, as in training. `max_problems` kinds are kept, all are counted. `limits` makes those of a model, by default
-    Qwen2-VL's, of the way that images are read.
+    Qwen2-VL's, of the way that images are read; `columns` are named as in [`load_preferences`].
     """
     options = options or ImageOptions()
     if image_root is not None:
@@ -163,7 +164,7 @@ def check_files(
     for path, evaluation in named:
         # Relative to the root that they share, so that messages stay short.
         start = os.path.relpath(image_folder(path), options.image_root) if own_folders else "."
-        check.file(path, None if start == "." else start, evaluation)
+        check.file(path, None if start == "." else start, evaluation, columns)
     return check.finished()
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from .. import __version__
 from ..data.columns import parse_columns
+from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import ImageTexts, open_image_texts
 from ..data.questions import QuestionRow
 from ..data.row_cache import bytes_and_path, stored_rows
@@ -108,20 +109,21 @@ def load_pairs(
 def _rows(data: ImageTexts) -> Iterator[dict[str, Any]]:
     empty = True
     for row in data:
-        if row.error is not None:
-            raise row.error
-        where = row.groups[0].where or row.row_id
-        if len(row.images) != 1:
-            raise DataError(
-                f"{len(row.images)} images, expected one: a dual encoder compares one image with texts; "
-                "leave the row out",
-                "images",
-                where,
-            )
+        yield pair_row(row)
         empty = False
-        yield {"image": bytes_and_path(row.images[0]), "texts": row.texts, "where": where}
     if empty:
         raise DataError("no rows; give data that has some", "", data.name)
+
+
+def pair_row(row: ImageTextRow) -> dict[str, Any]:
+    """Returns an image-text row as one of the pairs' rows; [`DataError`] if it has not one image."""
+    if row.error is not None:
+        raise row.error
+    where = row.groups[0].where or row.row_id
+    if len(row.images) != 1:
+        reason = "a dual encoder compares one image with texts; leave the row out"
+        raise DataError(f"{len(row.images)} images, expected one: {reason}", "images", where)
+    return {"image": bytes_and_path(row.images[0]), "texts": row.texts, "where": where}
 
 
 def _refuse_mixed_splits(texts: ImageTexts) -> None:

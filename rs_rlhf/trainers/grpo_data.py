@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value
 
-from ..data.questions import QuestionRow, read_questions
+from ..data.group import string_column
+from ..data.questions import ANSWERS, QuestionRow, answer_text, read_questions
 from ..data.row_cache import bytes_and_path, message_features
-from ..data.rows import common_folder, draw_rows, image_folder, split_paths
+from ..data.rows import common_folder, draw_rows, image_folder, naming, split_paths
 from ..data.survey import count_pictured, require_images
 from ..errors import DataError, OptionError
 from ..metrics.answers import THINK_ANSWER
@@ -99,7 +100,7 @@ def load_prompts(
                 raise
             raise DataError(error.detail, error.key, file) from None
         classes = sorted({row.reference for row in questions if row.columns.get("label")})
-        rows += [_row(row, classes, root) for row in questions]
+        rows += [prompt_row(row, classes, root) for row in questions]
     if not rows:
         raise DataError("no rows; give data that has some", "", ", ".join(files))
     for row in rows:
@@ -113,17 +114,18 @@ def load_prompts(
     return data, image_root if image_root is not None else common_folder(files)
 
 
-def _row(row: QuestionRow, classes: list[str], root: str) -> dict[str, Any]:
+def prompt_row(row: QuestionRow, classes: list[str], root: str) -> dict[str, Any]:
+    """Returns a question as a row of the data set; `classes` are those of labelled images."""
     group = row.group
     if group.prompt[-1]["role"] == "assistant":
         raise DataError("`prompt` ends with an assistant turn, expected the user's", "prompt", group.where)
-    reward_type = row.columns.get("reward_type")
-    given = (row.reference, row.columns.get("solution"), row.columns.get("answer"))  # 0 is an answer, "" is none
-    solution = next((value for value in given if value is not None and value != ""), None)
+    with naming(group.where):
+        reward_type = string_column(row.columns, "reward_type") or None
+        solution = row.reference or next(filter(None, (answer_text(row.columns, key) for key in ANSWERS)), None)
     return {
         "prompt": group.prompt,
         "images": [bytes_and_path(image, root) for image in group.images],
-        "solution": None if solution is None else str(solution),
+        "solution": solution,
         "choices": row.choices or (classes if row.columns.get("label") else None),
         "reward_type": reward_type,
         "source": group.source,

@@ -133,9 +133,9 @@ def _sample(row: Mapping[str, Any]) -> tuple[Group, int]:
     return group, len(group.prompt) + 1 - len(turns)
 
 
-def turn_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
-    """Yields why a row of `prompt`, `completion` and images cannot be trained on."""
-    yield from limits.errors(_sample(row)[0], ["completion"])
+def turn_group(row: Row) -> Group:
+    """Returns a row of `prompt`, `completion` and images as the group that is laid out."""
+    return _sample(row)[0]
 
 
 class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
@@ -162,7 +162,7 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
 
     def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
         """Yields why the collator could not lay out a row."""
-        return turn_errors(row, self.limits)
+        return self.limits.errors(turn_group(row))
 
     def prediction_step(
         self,

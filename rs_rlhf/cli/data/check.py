@@ -1,28 +1,56 @@
-"""`rs-rlhf data check`: lists every problem of preference files."""
+"""`rs-rlhf data check`: lists every problem of data, before a training meets the first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ...imagery.arguments import ReadingOptions
+from ...data.columns import ColumnOptions
+from ...imagery.arguments import PixelOptions, ReadingOptions
 from ...options import option, parse
-from ...preferences.check import check_files, format_report
 
 
 @dataclass(kw_only=True)
-class CheckOptions(ReadingOptions):
-    """Lists every problem of preference files."""
+class CheckOptions(ColumnOptions, PixelOptions, ReadingOptions):
+    """Lists every problem of preference files, or of the data of another command."""
 
     files: list[str] = option(help="training files, folders or Hub ids", positional=True, metavar="FILE", nargs="+")
-    eval: list[str] = option([], "evaluation files, compared with FILE", metavar="FILE")
-    max_problems: int | None = option(None, "print at most N problems (default: all)", metavar="N")
+    eval: list[str] = option([], "evaluation files; of preferences, compared with FILE", metavar="FILE")
+    use: str = option(
+        "reward",
+        "the command that reads the data: reward (preferences), grpo (prompts), sft, score or clip",
+        flags=["--for"],
+        choices=["reward", "grpo", "sft", "score", "clip"],
+    )
+    split: str | None = option(None, "split of a folder or Hub id, but for reward")
+    model: str | None = option(None, "model whose limits hold (default: those of Qwen2-VL)", metavar="MODEL")
+    max_length: int | None = option(None, "most tokens of a row, as in the training; needs --model", metavar="N")
+    max_problems: int | None = option(None, "print at most N kinds of problems (default: all)", metavar="N")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the report; returns 1 if there are problems, else 0."""
     options = parse(CheckOptions, argv, "rs-rlhf data check")
-    images, most = options.reader_options(), options.max_problems
-    report = check_files(options.files, options=images, eval_files=options.eval, max_problems=most)
+    from ...data.rows import common_folder
+    from ...imagery.options import ImageOptions
+    from ...models.row_limits import RowLimits
+    from ...preferences.check import check_files, format_report
+    from ...trainers.data_check import Source, check_data, limits_for
+
+    def limits(images: ImageOptions) -> RowLimits:
+        budget = (options.min_pixels, options.max_pixels)
+        return limits_for(options.use, images, options.model, options.max_length, *budget)
+
+    images, columns, files = options.reader_options(), options.named_columns(), [*options.files, *options.eval]
+    if options.use == "reward":
+        more: dict[str, Any] = {"columns": columns, "limits": limits, "max_problems": options.max_problems}
+        report = check_files(options.files, options=images, eval_files=options.eval, **more)
+    else:
+        reading = {"image_root": images.image_root, "columns": columns}
+        root = (images.image_root or common_folder(files)) if options.use == "grpo" else None  # others resolve paths
+        sources = [Source(file, options.split, reading) for file in files]
+        found = limits(replace(images, image_root=root))
+        report = check_data(options.use, sources, found, options.max_problems)
     print(format_report(report))
     return 1 if report.total_problems else 0
