@@ -68,7 +68,7 @@ def test_check_is_use(folder, trainer, tiny_vlm, rows, seed):
     quality = ("are equal", "a duplicate", "contradicts")  # of which training is no judge
     refused = [str(one) for one in report.problems if not any(word in one.detail for word in quality)]
     try:
-        dataset, root = load_with_images(str(file), None, str(folder))
+        dataset, root = load_with_images(str(file))
         trainer.train_dataset = trainer.keep_rows(dataset)
         trainer.args.seed = trainer.args.data_seed = seed
         trainer.args.max_steps = -(-len(rows) // 3)
