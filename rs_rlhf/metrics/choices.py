@@ -90,7 +90,7 @@ def labelled(choices: Sequence[str]) -> tuple[str, list[str]]:
     if all(re.fullmatch(r"[A-Za-z]", one.strip()) for one in choices):
         return "".join(one.strip().upper() for one in choices), [one.strip() for one in choices]
     found = [_LABEL.match(one.strip()) for one in choices]
-    if all(found) and len({one[1] for one in found if one}) == len(choices):
+    if {one[1] for one in found if one} == set(LETTERS[: len(choices)]):  # "N. America" has no label
         texts = [text.strip()[one.end() :] for text, one in zip(choices, found, strict=True) if one]
         return "".join(one[1] for one in found if one), texts
     return (LETTERS[: len(choices)] if len(choices) <= len(LETTERS) else ""), list(choices)

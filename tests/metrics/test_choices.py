@@ -33,6 +33,7 @@ def test_read_choice(piece, place):
 
 def test_letters_are_those_of_the_choices():
     assert labelled(["B. rural", "A. urban"]) == ("BA", ["rural", "urban"])
+    assert labelled(["N. America", "S. America"]) == ("AB", ["N. America", "S. America"])
     assert labelled(["rural", "urban"]) == ("AB", ["rural", "urban"])
     assert labelled(["c", "d"]) == ("CD", ["c", "d"])
     assert labelled([str(i) for i in range(27)])[0] == ""
