@@ -122,7 +122,7 @@ def _main(argv: list[str]) -> int:
         print(f"rs-rlhf: no command {name!r}{guess} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 1
     try:
-        with imports_guarded(name):
+        with interruptible(name):
             return run(name, rest)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after an error that it has printed
         return 1 if stop.code else 0
@@ -144,11 +144,15 @@ def _main(argv: list[str]) -> int:
 
 
 @contextmanager
-def imports_guarded(name: str) -> Iterator[None]:
-    """Lets Ctrl-C within an import end the process as a kill would: C code there may swallow a `KeyboardInterrupt`."""
+def interruptible(name: str) -> Iterator[None]:
+    """Makes Ctrl-C certain: whatever error follows it is a `KeyboardInterrupt`, and within an import, where C code may
+    swallow that, the process ends as by a kill.
+    """
+    process, interrupts = os.getpid(), []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        while frame is not None:
+        interrupts.append(number)
+        while frame is not None and os.getpid() == process:
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
                 say_interrupted(name)
                 os._exit(130)
@@ -160,6 +164,10 @@ def imports_guarded(name: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield
+    except Exception:
+        if interrupts:  # such as a data loader's, whose workers were interrupted too
+            raise KeyboardInterrupt from None
+        raise
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
