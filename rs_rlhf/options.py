@@ -14,7 +14,7 @@ import dataclasses
 import os
 import stat
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,7 +31,8 @@ def option(default: Any = dataclasses.MISSING, help: str = "", **settings: Any) 
         default: The value without the flag; left out, the option is required. A list or dict is copied.
         help (`str`): The help text; the default is added to it.
         settings: `positional=True`, `flags` (further spellings, such as `["-n"]`), `choices`, `metavar`, `nargs`,
-            `action="append"`, and `writes="folder"` or `"file"` for a place that is checked before the work.
+            `action="append"`, `least` (of whole numbers), and `writes="folder"` or `"file"` for a place that is
+            checked before the work.
     """
     metadata = {"help": help, **settings}
     if isinstance(default, list | dict):
@@ -136,6 +137,9 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if get_origin(kind) is Literal:
         settings.setdefault("choices", get_args(kind))
         kind = type(get_args(kind)[0])
+    least = settings.pop("least", None)
+    if kind is int:
+        kind = _whole(least)
     if several and settings.get("action") != "append":
         settings.setdefault("nargs", "*" if positional and default is not dataclasses.MISSING else "+")
     if default is not dataclasses.MISSING:
@@ -157,6 +161,20 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
         settings["type"] = kind
     names = dict.fromkeys(name for flag in spellings for name in (flag, _dashed(flag)))
     parser.add_argument(*names, dest=field.name, help=_escaped(text), **settings)
+
+
+def _whole(least: int | None) -> Callable[[str], int]:
+    """Returns what converts a text to a whole number of 64 bits that is not less than `least`."""
+
+    def whole(text: str) -> int:
+        number = int(text)
+        if not (-(2**63) if least is None else least) <= number < 2**63:
+            expected = "of 64 bits" if least is None else f"from {least} on"
+            raise argparse.ArgumentTypeError(f"{text:.40} is no whole number {expected}")
+        return number
+
+    whole.__name__ = "int"  # for the message of what is no number at all
+    return whole
 
 
 def _dashed(flag: str) -> str:

@@ -57,6 +57,17 @@ def test_help_is_written_once():
     assert "--no_progress, --no-progress Show progress. On by default; this turns it off." in text
 
 
+@pytest.mark.parametrize("text", ["-1", "1.5", "many", "9" * 20])
+def test_a_number_that_cannot_be_is_refused(text):
+    @dataclass(kw_only=True)
+    class Seeded:
+        seed: int = option(0, "Seed.", least=0)
+
+    assert parse(Seeded, ["--seed", "3"], "x").seed == 3
+    with pytest.raises(OptionError):
+        parse(Seeded, ["--seed", text], "x")
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [

@@ -39,7 +39,7 @@ class DemoOptions:
     reward_steps: int = option(600, "steps of the score model")
     grpo_steps: int = option(60, "steps of GRPO")
     batch_size: int = option(48, "samples per step")
-    seed: int = option(0, "seed of everything")
+    seed: int = option(0, "seed of everything", least=0)
 
 
 def main(demo: DemoOptions) -> None:

@@ -43,7 +43,7 @@ class EvalCompareOptions(DataOptions):
         metavar="DIR",
         writes="folder",
     )
-    seed: int = option(0, "seed of the bootstrap")
+    seed: int = option(0, "seed of the bootstrap", least=0)
 
 
 def compare_runs(options: EvalCompareOptions) -> None:
@@ -103,7 +103,7 @@ class EvalPreferencesOptions(ReadingOptions, ColumnOptions):
     output: Path | None = option(None, "JSON file to write the report to", flags=["--out"], writes="file")
     limit: int | None = option(None, "rows at most, drawn with the seed")
     token_budget: int = option(4096, "tokens of a batch at most")
-    seed: int = option(0, "seed of all draws")
+    seed: int = option(0, "seed of all draws", least=0)
 
 
 def preferences(options: EvalPreferencesOptions) -> None:

@@ -88,6 +88,8 @@ def check_common(
         raise OptionError(
             "pad_to_multiple_of is not supported: batches are padded to their longest row.", "pad_to_multiple_of"
         )
+    if not 0 <= training_args.seed < 2**32:
+        raise OptionError(f"seed is {training_args.seed}, expected a number from 0 to 4294967295.", "seed")
     if training_args.eval_on_start and training_args.eval_strategy == "no":
         raise OptionError(
             "eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.", "eval_on_start"

@@ -252,7 +252,7 @@ class InputOptions(ColumnOptions):
         action="append",
         metavar="PATH[:SPLIT]",
     )
-    seed: int = option(0, "seed of all choices")
+    seed: int = option(0, "seed of all choices", least=0)
 
     def read(self, limit: int | None = None) -> tuple[list[dict[str, Any]], bool]:
         """Reads at most `limit` images, drawn by the seed, as folders of images are sorted by class; prints how many.

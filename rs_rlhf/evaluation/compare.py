@@ -105,10 +105,10 @@ def _common_tasks(
     common = [task for task in results["A"]["tasks"] if task in results["B"]["tasks"]]
     if not common:
         held = "; ".join(f"{side} has {', '.join(results[side]['tasks']) or 'none'}" for side in results)
-        raise DataError(f"no task is in {both}: {held}; run one of them on the other's tasks")
+        raise DataError(f"no task is in {both}: {held}; run one of them on the other's tasks", "task")
     for task in tasks or ():
         if task not in common:
-            raise DataError(f"the task {task!r} is not in {both}{did_you_mean(task, common)}")
+            raise DataError(f"the task {task!r} is not in {both}{did_you_mean(task, common)}", "task")
     return list(dict.fromkeys(tasks or common))
 
 

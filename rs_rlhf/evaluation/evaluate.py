@@ -158,14 +158,11 @@ def _protocol(
 
 def _settings(model_type: str, data_hash: str, options: EvalOptions) -> dict[str, Any]:
     """What the answers depend on; a run with other settings does not resume from them."""
-    from ..scoring.cards import find_card, model_stamp
-
-    def stamp(name: str, model_type: str) -> str | None:  # a score model may be declared in `reward_models/`
-        return model_stamp(find_card(name).model if model_type == "score" else name)
+    from ..scoring.cards import model_stamp
 
     settings = {
         "model": options.model,
-        "model_hash": stamp(str(options.model), model_type),
+        "model_hash": model_stamp(str(options.model)),
         "model_type": model_type,
         "dataset_hash": data_hash,
         **{name: getattr(options, name) for name in ("core_only", "limit", "seed")},
@@ -175,7 +172,7 @@ def _settings(model_type: str, data_hash: str, options: EvalOptions) -> dict[str
     if model_type == "vlm":
         settings |= {"backend": options.backend, "endpoint": options.endpoint, "score_model": options.score_model}
         if options.score_model is not None:
-            settings["score_model_hash"] = stamp(options.score_model, "score")
+            settings["score_model_hash"] = model_stamp(options.score_model)
     return settings
 
 

@@ -72,7 +72,7 @@ class EvalOptions(BenchmarkOptions):
         None, "what the model is (default: what the task is usually put to)"
     )
     out: Path = option(Path("out/eval"), "folder to write to", flags=["--output_dir"], writes="folder")
-    seed: int = option(0, "seed of all draws")
+    seed: int = option(0, "seed of all draws", least=0)
     system_prompt: Literal["none", "think-answer"] = option(
         "none",
         "think-answer: ask for <think>…</think><answer>…</answer>, the form that models trained with RS rewards "
@@ -122,7 +122,7 @@ class BestOfNOptions(BenchmarkOptions):
     task: str = option(help="benchmark by name or YAML file; one whose answers are short")
     out: Path = option(help="folder to write to", flags=["--output_dir"], writes="folder")
     n: int = option(16, "answers sampled for each question", flags=["-n"])
-    seeds: list[int] = option([0], "seeds of the sampling", metavar="K")
+    seeds: list[int] = option([0], "seeds of the sampling", least=0, metavar="K")
     temperature: float = option(0.85, "temperature of the sampling")
     top_p: float = option(0.95, "probability mass that tokens are drawn from")
     max_new_tokens: int = option(50, "longest answer")

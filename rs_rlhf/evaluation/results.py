@@ -146,7 +146,7 @@ def read_results(folder: str | Path, missing_ok: bool = False) -> Results:
     if not path.is_file():
         if missing_ok:
             return {"tasks": {}}
-        raise DataError(f"no results.json in {folder}; give an output folder (--out) of a finished `rs-rlhf eval`")
+        raise DataError("no results.json; give an output folder (--out) of a finished `rs-rlhf eval`", "", str(folder))
     again = "put it back as it was, or choose another --out"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def read_samples(folder: str | Path, task: str, figures: Figures) -> list[dict[s
     path = Path(folder) / f"samples_{task}.jsonl"
     again = "run `rs-rlhf eval` again with the same --out"
     if not path.is_file():
-        raise DataError(f"no {path.name} in {folder}, though its results.json has {task}; {again}")
+        raise DataError(f"no such file, though results.json has {task}; {again}", where=str(path))
     lines: dict[str, int] = {}
     records = read_lines(path)
     for number, record in enumerate(records, start=1):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.group import prompt_text
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
-from ..runs.files import append_lines, cut_torn_line, json_lines, read_lines, write_text
+from ..runs.files import append_lines, cut_torn_line, differences, json_lines, read_lines, write_text
 from ..runs.progress import progress
 from .reader import references_of
 from .results import read_results, results_of
@@ -176,8 +176,9 @@ def _prepare(name: str, out: Path, settings: Mapping[str, Any], overwrite: bool)
         if old == settings:
             continue
         if not overwrite:
+            told = ", ".join(differences(old, settings).values()) if old else "it does not say of which"
             raise OptionError(
-                f"{path} holds answers of another run: {_difference(old, settings)}; choose another "
+                f"{path} holds answers of another run: {told}; choose another "
                 "--out, set that back, or pass --overwrite.",
                 "overwrite",
             )
@@ -201,13 +202,6 @@ def _first_line(path: Path) -> Raw:
     except (ValueError, TypeError):
         detail = "not the settings of a run; delete the file and run again."
         raise DataError(detail, where=f"{path}, line 1") from None
-
-
-def _difference(old: object, new: Mapping[str, Any]) -> str:
-    if not isinstance(old, Mapping):
-        return "it does not say of which"
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} was {old.get(key)!r:.60}, now {new.get(key)!r:.60}" for key in keys)
 
 
 def _stored(name: str, out: Path, place: Mapping[str, int]) -> Iterator[Raw]:

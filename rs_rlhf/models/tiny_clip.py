@@ -64,7 +64,7 @@ class TinyClipOptions:
     """Family, sizes and seed of a tiny dual encoder."""
 
     family: Literal["clip", "siglip"] = option("clip", "architecture")
-    seed: int = option(0, "seed of the random weights")
+    seed: int = option(0, "seed of the random weights", least=0)
     hidden_size: int = option(64, "width of the text tower")
     num_layers: int = option(2, "layers of the text tower")
     vision_dim: int = option(64, "width of the vision tower")

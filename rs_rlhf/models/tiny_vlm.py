@@ -85,7 +85,7 @@ class TinyVLMOptions:
     min_pixels: int | None = option(None, "fewest pixels of an image; by default 4 image tokens")
     max_pixels: int | None = option(None, "most pixels of an image; by default 1280 image tokens")
     vocab_size: int = option(600, "size of the vocabulary at most")
-    seed: int = option(0, "seed of the random weights")
+    seed: int = option(0, "seed of the random weights", least=0)
 
 
 def _text_config(options: TinyVLMOptions, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

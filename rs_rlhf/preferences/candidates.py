@@ -22,7 +22,8 @@ from ..imagery.identity import source_key
 from ..imagery.sources import ImageOptions
 from ..options import option
 from ..runs.progress import progress
-from ..runs.sample_log import SampleLog, weight_stamps
+from ..runs.sample_log import SampleLog
+from ..scoring.cards import model_stamp
 
 # The options that answers depend on.
 _SETTINGS = (
@@ -116,10 +117,10 @@ def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLo
     for row in rows:
         images = [source_key(image) for image in row.group.images]
         content.update(json.dumps([row.prompt, row.id, images]).encode())
-    settings |= {"policy_files": weight_stamps(options.policy), "rows_sha256": content.hexdigest()}
+    settings |= {"policy_files": model_stamp(options.policy), "rows_sha256": content.hexdigest()}
     models = [getattr(options, name, None) for name in ("model", "judge_model")]
     judges = [getattr(options, name, None) for name in ("judge", "judge_url", "judge_name")]
-    by = json.dumps([*models, *map(weight_stamps, models), *judges])
+    by = json.dumps([*models, *map(model_stamp, models), *judges])
     return SampleLog.beside(options.output, settings, by, anew=options.overwrite)
 
 

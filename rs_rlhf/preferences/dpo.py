@@ -125,7 +125,6 @@ def write_dpo(options: DPOOptions) -> None:
     if options.margin < 0:
         raise OptionError(f"--margin is {options.margin}; it must not be negative.", "margin")
     rows = limited(options.questions(), options.limit, options.seed)
-    output.parent.mkdir(parents=True, exist_ok=True)
     images: Sequence[Sequence[str | dict[str, Any]]]
     if output.suffix == ".parquet":
         images, placed = [[_embedded(image) for image in row.group.images] for row in rows], ""

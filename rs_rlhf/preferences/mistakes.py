@@ -232,7 +232,6 @@ def sample_pairs(options: SamplePairsOptions) -> None:
     if options.keep == "all" and options.max_rejected is not None:
         raise OptionError("--keep all keeps all; leave --max_rejected out or pass --keep hard.", "max_rejected")
     rows, choices = _read(options)
-    output.parent.mkdir(parents=True, exist_ok=True)
     images, placed = options.place(rows)
     log = open_log(options, rows)
     answers = sampled_answers(options, rows, log)

@@ -118,6 +118,12 @@ def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Returns in words what differs between the settings that a log was begun with and those of today, by key."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return {key: f"{key} was {old.get(key)!r:.60}, now {new.get(key)!r:.60}" for key in keys}
+
+
 def cut_torn_line(path: Path) -> None:
     """Cuts off the half line that a killed process may have left at the end of a log."""
     content = path.read_bytes()

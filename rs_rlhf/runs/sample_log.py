@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import OptionError
-from .files import append_lines, cut_torn_line, read_lines, replacing
+from .files import append_lines, cut_torn_line, differences, json_lines, read_lines, replacing, write_text
 
 
 class SampleLog:
@@ -40,14 +40,14 @@ class SampleLog:
             cut_torn_line(path)
         entries = read_lines(path) if path.exists() else []
         if entries and entries[0] != head and not anew:
-            old, new = entries[0]["settings"], head["settings"]
-            differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-            changes = ", ".join(f"{key} ({old.get(key)!r:.40} then, {new.get(key)!r:.40} now)" for key in differ)
-            told = f"{path} was begun with other settings: {changes}; delete it, set them back, or pass --overwrite."
-            raise OptionError(told, differ[0])
+            told = differences(entries[0]["settings"], head["settings"])
+            raise OptionError(
+                f"{path} was begun with other settings: {', '.join(told.values())}; delete it, set them back, or pass "
+                "--overwrite.",
+                next(iter(told)),
+            )
         if not entries or entries[0] != head:
-            path.write_bytes(b"")
-            append_lines(path, [head])
+            write_text(path, json_lines([head]))
             return
         for entry in entries[1:]:
             if "answers" in entry:
@@ -77,9 +77,3 @@ class SampleLog:
         with replacing(output, mode) as file:
             yield file
         self.path.unlink()
-
-
-def weight_stamps(model: str | None) -> list[list[Any]]:
-    """Names, sizes and times of a folder's weights; none for a hub id."""
-    files = sorted(Path(model).glob("*.safetensors")) if model is not None else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -64,13 +64,17 @@ def filled_options(given: ImageOptions, model: Mapping[str, Any]) -> ImageOption
 
 def find_card(name_or_path: str) -> RewardModelCard:
     """Returns the declared reward model of that name, or a card for a folder or hub id (`owner/name`)."""
-    path, known = Path(name_or_path), declarations.names("reward_models")
-    if not path.is_dir() and (path.suffix in (".yaml", ".yml") or name_or_path in known):
+    if _is_declared(name_or_path):
         return declarations.load("reward_models", name_or_path, RewardModelCard)
-    if path.is_dir() or _is_hub_id(name_or_path):
+    if Path(name_or_path).is_dir() or _is_hub_id(name_or_path):
         return RewardModelCard(name_or_path, licence="", recipe="")
-    nearest = declarations.did_you_mean(name_or_path, known)
+    nearest = declarations.did_you_mean(name_or_path, declarations.names("reward_models"))
     raise DeclarationError(f"{name_or_path!r} is neither a folder nor a reward model{nearest}")
+
+
+def _is_declared(name: str) -> bool:
+    path = Path(name)
+    return not path.is_dir() and (path.suffix in (".yaml", ".yml") or name in declarations.names("reward_models"))
 
 
 def _is_hub_id(name: str) -> bool:
@@ -103,8 +107,14 @@ def refuse_headless(path: str, kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def model_stamp(path: str) -> str | None:
-    """Returns a hash of a model folder's names, sizes, first and last megabyte of each file; `None` for a hub id."""
+def model_stamp(path: str | None) -> str | None:
+    """Returns a hash of the names, sizes, first and last megabyte of the files of a model, a folder or declared in
+    `reward_models/`; `None` for a hub id, or no name.
+    """
+    if path is None:
+        return None
+    if _is_declared(path):
+        path = find_card(path).model
     content = hashlib.sha256()
     folder = Path(path)
     read = {file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind)}

@@ -36,7 +36,7 @@ class ScorerOptions(PixelOptions):
     prompt_form: str | None = option(None, "question-answer, empty-question or user-turn (default: the model's)")
     token_budget: int = option(4096, "tokens of a batch at most")
     num_workers: int = option(0, "threads that read images and lay out batches")
-    seed: int = option(0, "seed of --scorer random")
+    seed: int = option(0, "seed of --scorer random", least=0)
 
     def check(self) -> None:
         """Refuses options that are missing, out of range, or not read by this scorer."""

@@ -105,54 +105,49 @@ def test_other_settings_are_told_and_tasks_without_single_figures_too(runs, tmp_
     assert "model" not in compared["notes"][1]
 
 
+def refused(*arguments):
+    """Returns the key of the error, and the end of its place."""
+    with pytest.raises(DataError) as caught:
+        compare(*arguments)
+    return caught.value.key, caught.value.where.rpartition("/")[2]
+
+
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     a, b = runs
 
     def other(tasks, **figures):
         return write_run(tmp_path / "other", tasks, **figures)
 
-    with pytest.raises(DataError, match="A has 40 questions of aid and B 30; they were run on other data: only A has"):
-        compare(a, other({"aid": records(B_RIGHT[:30])}))
-    with pytest.raises(
-        DataError, match="they were run on other data: dataset_hash is hash of aid of A and moved of B"
-    ):
-        compare(a, other({"aid": records(B_RIGHT)}, dataset_hash="moved"))
-    with pytest.raises(DataError, match="judged by other versions: metric_version is 1 of A and 2 of B"):
-        compare(a, other({"aid": records(B_RIGHT)}, metric_version=2))
-    with pytest.raises(DataError, match="results.json of B has no dataset_hash"):
-        compare(a, other({"aid": records(B_RIGHT)}, dataset_hash=None))
-    with pytest.raises(DataError, match="no task is in both .*: A has aid; B has nwpu"):
-        compare(a, other({"nwpu": records(B_RIGHT)}))
+    assert refused(a, other({"aid": records(B_RIGHT[:30])})) == ("id", "")
+    assert refused(a, other({"aid": records(B_RIGHT)}, dataset_hash="moved")) == ("dataset_hash", "")
+    assert refused(a, other({"aid": records(B_RIGHT)}, metric_version=2)) == ("metric_version", "")
+    assert refused(a, other({"aid": records(B_RIGHT)}, dataset_hash=None)) == ("dataset_hash", "")
+    assert refused(a, other({"nwpu": records(B_RIGHT)})) == ("task", "")
     with pytest.raises(DataError, match="'adi' is not in both .*did you mean 'aid'"):
         compare(a, b, ["adi"])
-    with pytest.raises(DataError, match="q3.* has no score, though others have"):
-        compare(a, other({"aid": records(B_RIGHT, score=[None if i == 3 else 1.0 for i in range(40)])}))
+    scored = other({"aid": records(B_RIGHT, score=[None if i == 3 else 1.0 for i in range(40)])})
+    assert refused(a, scored) == ("score", "other: aid")
     compared = compare(a, other({"aid": records(B_RIGHT, score=[1.0] * 40)}))
     assert len(compared["rows"]) == 1 and compared["notes"] == ["aid: only B has score, which is not compared."]
-    with pytest.raises(DataError, match="q0.*`strict` is 'yes' .*expected true or false"):
-        compare(a, other({"aid": [records([1])[0] | {"strict": "yes"}, *records(B_RIGHT)[1:]]}))
+    yes = other({"aid": [records([1])[0] | {"strict": "yes"}, *records(B_RIGHT)[1:]]})
+    assert refused(a, yes)[0] == "strict"
 
 
-def test_damaged_files_are_named(runs, tmp_path, capsys):
+def test_damaged_files_are_named(runs, tmp_path):
     a, b = runs
-    lines = (b / "samples_aid.jsonl").read_text().splitlines(keepends=True)
-    (b / "samples_aid.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
-    assert cli.main(["eval", "compare", str(a), str(b)]) == 1
-    assert "samples_aid.jsonl, line 6: not a whole JSON object" in capsys.readouterr().err
-    (b / "samples_aid.jsonl").write_text("".join(lines[:5]))
-    with pytest.raises(DataError, match="5 records, but results.json was made of 40"):
-        compare(a, b)
-    (b / "samples_aid.jsonl").write_text("".join([*lines[:39], lines[4]]))
-    with pytest.raises(DataError, match="line 40: the id 'q35' stands in line 5 too"):
-        compare(a, b)
-    (b / "samples_aid.jsonl").unlink()
-    with pytest.raises(DataError, match="no samples_aid.jsonl"):
-        compare(a, b)
+    file = b / "samples_aid.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:5]) + lines[5][:20])
+    assert refused(a, b) == ("", "samples_aid.jsonl, line 6")
+    file.write_text("".join(lines[:5]))
+    assert refused(a, b) == ("", "samples_aid.jsonl")
+    file.write_text("".join([*lines[:39], lines[4]]))
+    assert refused(a, b) == ("id", "samples_aid.jsonl, line 40")
+    file.unlink()
+    assert refused(a, b) == ("", "samples_aid.jsonl")
     (b / "results.json").write_text('{"model": ')
-    with pytest.raises(DataError, match="results.json: not whole JSON"):
-        compare(a, b)
-    with pytest.raises(DataError, match="no results.json in .*nowhere"):
-        compare(a, tmp_path / "nowhere")
+    assert refused(a, b) == ("", "results.json")
+    assert refused(a, tmp_path / "nowhere") == ("", "nowhere")
 
 
 # The page

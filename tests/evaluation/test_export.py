@@ -175,7 +175,7 @@ def test_a_run_logged_offline_reads_back(run, tmp_path, monkeypatch, capsys):
 
 def test_mistakes_are_told(run, tmp_path, capsys):
     assert cli.main(["eval", "export", str(tmp_path / "none"), "--format", "lm-eval"]) == 1
-    assert "no results.json in" in capsys.readouterr().err
+    assert "no results.json" in capsys.readouterr().err
     assert cli.main(["eval", "export", str(run), "--format", "wandb", "--limit", "-1"]) == 1
     assert "--limit is -1" in capsys.readouterr().err
     assert cli.main(["eval", "export", str(run), "--format", "csv"]) == 1

@@ -227,8 +227,9 @@ def test_killed_run_goes_on(scenes, tiny_vlm, tmp_path, capsys):
     with partial.open("ab") as file:
         file.write(b'{"rows": [1, 2], "answ')  # half a line
     capsys.readouterr()
-    with pytest.raises(OptionError, match="begun with other settings: temperature \\(1.0 then, 0.5 now\\)"):
+    with pytest.raises(OptionError) as error:
         main([*line, "--output", str(killed), "--temperature", "0.5"])
+    assert error.value.key == "temperature"
     (tmp_path / "options.yaml").write_text("s1: {path: '*_vv.tif', bands: [1]}")
     with pytest.raises(OptionError) as error:
         main([*line, "--output", str(killed), "--image_options", str(tmp_path / "options.yaml")])

@@ -6,7 +6,7 @@ import pytest
 
 from rs_rlhf import ImageOptions
 from rs_rlhf.errors import DeclarationError, ImageError
-from rs_rlhf.scoring.cards import RewardModelCard, find_card
+from rs_rlhf.scoring.cards import RewardModelCard, find_card, model_stamp
 
 
 def test_names_are_found_and_near_misses_explained(tmp_path):
@@ -17,6 +17,18 @@ def test_names_are_found_and_near_misses_explained(tmp_path):
     (tmp_path / "x.yaml").write_text(json.dumps({"model": "a/b", "licence": "MIT", "recipe": "r", "prompt_from": "x"}))
     with pytest.raises(DeclarationError, match="unknown key 'prompt_from'; did you mean 'prompt_form'"):
         find_card(str(tmp_path / "x.yaml"))
+
+
+def test_a_stamp_is_of_the_files_whatever_the_model_is_called(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"12")
+    (tmp_path / "x.yaml").write_text(json.dumps({"model": str(folder), "licence": "MIT", "recipe": "r"}))
+    stamp = model_stamp(str(folder))
+    assert stamp is not None and model_stamp(str(tmp_path / "x.yaml")) == stamp
+    (folder / "model.safetensors").write_bytes(b"13")
+    assert model_stamp(str(tmp_path / "x.yaml")) == model_stamp(str(folder)) != stamp
+    assert model_stamp("org/hub-id") is None and model_stamp(None) is None
 
 
 def test_a_named_model_says_how_its_images_are_read():

@@ -27,7 +27,7 @@ class ScenesOptions:
     )
     n_train: int = option(1000, "training scenes")
     n_validation: int = option(200, "validation scenes")
-    seed: int = option(0, "seed of the data")
+    seed: int = option(0, "seed of the data", least=0)
     size: int = option(112, "edge of an image in pixels")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ...data.group import Group
+from ...runs.progress import progress
 from .sampling import Batches, Item, SamplingOptions, as_groups, consecutive_batches, request_seed
 
 
@@ -92,16 +93,15 @@ class Policy(ABC):
             OptionError: An option is out of range.
             ImageError, DataError, EndpointError: As in [`Policy.sample_batches`].
         """
-        from tqdm import tqdm
-
         sampling = SamplingOptions(n=n, **options)
         answers: list[list[str]] = [[] for _ in items]
-        hidden = not (show_progress if show_progress is not None else sys.stderr.isatty())
-        with tqdm(total=len(items), desc="Sampling", unit="row", disable=hidden) as bar:
+        with progress(
+            len(items), 0, "Sampling", shown=sys.stderr.isatty() if show_progress is None else show_progress
+        ) as advance:
             for places, texts in self.sample_batches(as_groups(items), sampling):
                 for place, group_answers in zip(places, texts, strict=True):
                     answers[place] = group_answers
-                bar.update(len(places))
+                advance(len(places))
         return answers
 
 
