@@ -120,7 +120,7 @@ def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
         options = parser.parse_args_into_dataclasses(list(flags))
     except RSRLHFError:
         raise
-    except ValueError as error:  # of TRL's and transformers' own checks
+    except (TypeError, ValueError) as error:  # of TRL's and transformers' own checks
         raise OptionError(" ".join(str(error).split())) from error
     check_place(str(options[1].output_dir), "folder", "output_dir")
     return options

@@ -101,12 +101,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise DataError(
             "no manifest.json; expected a folder that `rs-rlhf score --output` has written", where=str(folder)
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not whole JSON ({error}); put it back or score anew", where=str(path)) from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), list):
-        raise DataError("no `units`; expected what `rs-rlhf score` has written", "units", str(path))
+    manifest = files.read_json(path, "units", list, "`rs-rlhf score`")
     if manifest.get("version") != VERSION:
         raise DataError(
             f"is of version {manifest.get('version')!r}, this rs-rlhf reads {VERSION}; score anew with it",

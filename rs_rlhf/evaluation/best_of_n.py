@@ -116,8 +116,6 @@ def _checked(options: BestOfNOptions) -> tuple[list[int], Benchmark]:
     if PartialState().num_processes > 1:
         raise OptionError("rs-rlhf best-of-n runs in one process; start it without accelerate launch.")
     sizes = sizes_up_to(options.n)
-    if min(options.seeds) < 0:
-        raise OptionError(f"--seeds holds {min(options.seeds)}; a seed may not be negative.", "seeds")
     benchmark = load_benchmark(options.task)
     if benchmark.task not in TASKS:
         raise OptionError(

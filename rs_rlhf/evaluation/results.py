@@ -20,7 +20,7 @@ from typing import Any
 from ..data.group import short
 from ..errors import DataError, ImageError
 from ..imagery.arguments import ImageArguments
-from ..runs.files import read_lines, write_json, write_text
+from ..runs.files import read_json, read_lines, write_json, write_text
 from ..runs.progress import versions
 from ..runs.tables import markdown_table
 from .benchmark import Benchmark
@@ -147,14 +147,7 @@ def read_results(folder: str | Path, missing_ok: bool = False) -> Results:
         if missing_ok:
             return {"tasks": {}}
         raise DataError("no results.json; give an output folder (--out) of a finished `rs-rlhf eval`", "", str(folder))
-    again = "put it back as it was, or choose another --out"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"not whole JSON ({error}); {again}", where=str(path)) from None
-    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict):
-        raise DataError(f"no `tasks`, expected the results of `rs-rlhf eval`; {again}", "tasks", str(path))
-    return results
+    return read_json(path, "tasks", dict, "`rs-rlhf eval`")
 
 
 def read_samples(folder: str | Path, task: str, figures: Figures) -> list[dict[str, Any]]:

@@ -52,6 +52,17 @@ def write_json(path: Path, content: object, indent: int = 2) -> None:
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path, key: str, kind: type, writer: str) -> dict[str, Any]:
+    """Reads a JSON object whose `key` is of a kind; a [`DataError`] names a file that `writer` has not left so."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"not whole JSON ({error}); put it back, or run {writer} anew", where=str(path)) from None
+    if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+        raise DataError(f"no `{key}`, expected what {writer} has written; put it back", key, str(path))
+    return content
+
+
 def drop_leftovers(path: Path) -> None:
     """Removes what killed processes left of a file; only for who alone writes it."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.????????.tmp"):

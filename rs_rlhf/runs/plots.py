@@ -5,7 +5,6 @@ Drawn with matplotlib, which is imported late. Left out: interactive pages.
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from .files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,10 +156,7 @@ def run_state(run: Path) -> dict[str, Any]:
     """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's; none or a
     damaged one is a [`DataError`].
     """
-    try:
-        states = [json.loads(file.read_text(encoding="utf-8")) for file in state_files(run)]
-    except json.JSONDecodeError as error:
-        raise DataError(f"The trainer_state.json of {run} is not whole ({error}); was it copied?") from None
+    states = [read_json(file, "log_history", list, "the training") for file in state_files(run)]
     if not states:
-        raise DataError(f"{run} holds no trainer_state.json; give the output_dir of a training run.")
+        raise DataError("no trainer_state.json; give the output_dir of a training run.", where=str(run))
     return max(states, key=lambda state: state["global_step"])

@@ -8,7 +8,6 @@ capped, so that a long run still makes a page that opens. Left out: images that 
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+
+from .files import read_json
 
 FOLDERS = {
     "samples": "Fixed prompts",
@@ -67,11 +68,11 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for path in sorted((run / "eval").glob("*/results.json")):
-        for task, figures in json.loads(path.read_text(encoding="utf-8"))["tasks"].items():
+        for task, figures in read_json(path, "tasks", dict, "`rs-rlhf eval`")["tasks"].items():
             row = {"task": task, "what": path.parent.name, "n": figures["n"], "accuracy": figures.get("accuracy")}
             rows.append(row | {"interval": figures.get("interval")})
     for path in sorted((run / "eval").glob("*/best_of_n.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "pooled", dict, "`rs-rlhf best-of-n`")
         for method, entries in found["pooled"]["methods"].items():
             own = {"task": found["task"], "what": f"{path.parent.name}: {method}, n = {found['sizes'][-1]}"}
             last = entries[-1]

@@ -245,7 +245,7 @@ def test_mistakes_are_told_in_a_sentence(whole, command, data, score_model_path,
     assert "captioned.yaml is a captions task, whose answers are not voted on; give one of classification" in told(
         *captioned
     )
-    assert "--seeds holds -1; a seed may not be negative" in told(*line, "--seeds", "-1")
+    assert "--seeds: -1 is no whole number from 0 on" in told(*line, "--seeds", "-1")
     assert "n is 0; it must be at least 1" in told(*line, "-n", "0")
     (tmp_path / "open.jsonl").write_text(json.dumps({"prompt": "What is this?", "id": "a"}) + "\n")
     row = read_questions(str(tmp_path / "open.jsonl"))[0]

@@ -58,10 +58,10 @@ def test_the_newest_checkpoint_is_drawn(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
-    with pytest.raises(DataError, match="holds no trainer_state.json; give the output_dir"):
+    with pytest.raises(DataError, match="no trainer_state.json; give the output_dir"):
         plot_run(tmp_path, tmp_path / "x.png")
     assert cli.main(["plot", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"rs-rlhf plot: {tmp_path} holds no trainer_state.json")
+    assert capsys.readouterr().err.startswith(f"rs-rlhf plot: {tmp_path}: no trainer_state.json")
     assert cli.main(["plot", str(tmp_path / "nowhere")]) == 1
     assert not list(tmp_path.iterdir())
 

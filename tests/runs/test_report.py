@@ -180,12 +180,14 @@ def test_the_warning_follows_the_numbers():
 
 def test_runs_that_are_missing_empty_or_broken(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 1
-    assert "holds no trainer_state.json" in capsys.readouterr().err
+    assert "no trainer_state.json" in capsys.readouterr().err
     with pytest.raises(DataError, match="has logged nothing yet"):
         write_report(write_state(tmp_path / "empty", []), tmp_path / "x.html")
-    (tmp_path / "empty" / "trainer_state.json").write_text('{"global_')
-    with pytest.raises(DataError, match="is not whole"):
-        write_report(tmp_path / "empty", tmp_path / "x.html")
+    for damaged in (b'{"global_', b"\xff\x92", b"[]", b'{"log_history": 3}'):
+        (tmp_path / "empty" / "trainer_state.json").write_bytes(damaged)
+        with pytest.raises(DataError) as error:
+            write_report(tmp_path / "empty", tmp_path / "x.html")
+        assert error.value.where == str(tmp_path / "empty" / "trainer_state.json")
     assert not (tmp_path / "x.html").exists()
     live = tmp_path / "live" / "rollouts"  # no checkpoint yet, and a table that is being written
     write_table([{"step": 1, "completion": "c"}], live / "rollouts_000001.parquet", TYPES, "k", [])
