@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DeclarationError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(values, dict):
         raise DeclarationError(f"{path}: expected keys and values, got {type(values).__name__}.")
