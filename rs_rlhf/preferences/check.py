@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import combinations
+from typing import Any
 
 from ..data.group import Group, completion_text
 from ..data.rows import Where, common_folder, image_folder, split_paths
@@ -43,10 +44,10 @@ class _Check:
         self.rows: dict[bytes, Where] = {}  # whole row -> first row
         self.pairs: dict[bytes, Where] = {}  # (prompt, images, better, worse) -> first row
 
-    def file(self, path: str, folder: str | None, evaluation: bool, columns: Mapping[str, str] | None = None) -> None:
+    def file(self, path: str, folder: str | None, evaluation: bool, reading: Mapping[str, Any]) -> None:
         try:
             with progress(None, 0, os.path.basename(path), leave=False) as advance:
-                for where, _, row in read_groups(path, folder=folder, columns=columns):
+                for where, _, row in read_groups(path, folder=folder, **reading):
                     self.row(where, row, evaluation)
                     advance(1)
             if not advance.done:
@@ -161,10 +162,11 @@ def check_files(
             report.problem(error.detail, error.key, ", ".join(paths))
             return report
     check = _Check(limits(options), max_problems)
+    reading = {"columns": columns, "image_root": None if own_folders else options.image_root}
     for path, evaluation in named:
         # Relative to the root that they share, so that messages stay short.
         start = os.path.relpath(image_folder(path), options.image_root) if own_folders else "."
-        check.file(path, None if start == "." else start, evaluation, columns)
+        check.file(path, None if start == "." else start, evaluation, reading)
     return check.finished()
 
 

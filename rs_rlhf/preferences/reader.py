@@ -26,14 +26,19 @@ FORM_VERSION = 2  # of the stored normal form: raise it when `_normal_rows` chan
 
 
 def read_groups(
-    path: str, split: str | None = None, folder: str | None = None, columns: Mapping[str, str] | None = None
+    path: str,
+    split: str | None = None,
+    folder: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    image_root: str | None = None,
 ) -> Iterator[tuple[Where, Row, Inspection]]:
     """Yields every row of preferences with its place, as a group or with all its problems.
 
-    Path, split and columns are those of [`open_rows`]; other forms are recognised, see [`known_rows`]. Relative image
-    paths start from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised.
+    Arguments are those of [`open_rows`]; other forms are recognised, see [`known_rows`]. Relative image paths start
+    from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised.
     """
-    reading: dict[str, Any] = {"image_root": folder, "columns": columns}
+    reading: dict[str, Any] = {"image_root": image_root, "columns": columns}
     for where, row in open_rows(path, split, known_rows, on_error="return", **reading):
         if isinstance(row, DataError):
             yield where, {}, Inspection([row])
@@ -110,7 +115,7 @@ def _normal_rows(
 ) -> Iterator[dict[str, Any]]:
     empty = True
     for file in files:
-        for where, row, inspection in read_groups(file, split, image_root, columns):
+        for where, row, inspection in read_groups(file, split, image_root, columns=columns, image_root=image_root):
             if inspection.group is None:
                 raise inspection.errors[0]
             group, empty = inspection.group, False
