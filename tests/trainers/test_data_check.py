@@ -12,7 +12,7 @@ from rs_rlhf.cli.data.check import main
 from rs_rlhf.errors import RSRLHFError
 from rs_rlhf.imagery.sources import ImageOptions
 from rs_rlhf.preferences.check import check_files
-from rs_rlhf.preferences.reader import load_with_images
+from rs_rlhf.preferences.reader import load_preferences
 from rs_rlhf.trainers.data_check import Source, check_data, limits_for
 from rs_rlhf.trainers.grpo_data import load_prompts
 from rs_rlhf.trainers.reward import VisionRewardConfig, VisionRewardTrainer
@@ -68,7 +68,7 @@ def test_check_is_use(folder, trainer, tiny_vlm, rows, seed):
     quality = ("are equal", "a duplicate", "contradicts")  # of which training is no judge
     refused = [str(one) for one in report.problems if not any(word in one.detail for word in quality)]
     try:
-        dataset, root = load_with_images(str(file))
+        dataset = load_preferences(str(file), image_root=str(folder))
         trainer.train_dataset = trainer.keep_rows(dataset)
         trainer.args.seed = trainer.args.data_seed = seed
         trainer.args.max_steps = -(-len(rows) // 3)
