@@ -68,6 +68,7 @@ COMMANDS = {
     "plot": Command("draw the learning curve of a training run", "cli.runs:plot"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.runs:dashboard"),
     "data check": Command("list every problem of data, before a training meets it", "cli.data.check:main"),
+    "data convert": Command("rows of any known form in TRL's, LLaVA's or our own", "cli.data.convert:main"),
     "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.make:make_pairs"),
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "preferences.mistakes:sample_pairs", RESUME

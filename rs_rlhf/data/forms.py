@@ -25,7 +25,7 @@ from .columns import (
     question_and_answer,
     text_column,
 )
-from .group import Row, completion_text, first_line, make_group, short, turns_of
+from .group import Row, as_message, completion_text, first_line, messages_of, short, split_prompt, turns_of
 
 if TYPE_CHECKING:
     from .rows import Where
@@ -74,21 +74,27 @@ def question_rows(row: Row, where: Where) -> Iterable[Row]:
     """An [`Adapter`] for questions: preferences lose their texts, conversations and answers become a `solution`."""
     if is_preference(row):
         return [{**other, "prompt": _prompt_of(other)} for other in list(known_rows(row, where))[:1]]
-    if row.get("prompt") is not None:
-        return [row]
-    if turns := next((key for key in TURN_COLUMNS if row.get(key) is not None), None):
-        messages = make_group(row_prompt(row), [], where=str(where)).prompt
+    turns = next((key for key in TURN_COLUMNS if row.get(key) is not None), None)
+    if row.get("prompt") is None and turns is not None:
+        messages = messages_of(row_prompt(row), turns, "user")  # their images stay in them
+        if not messages:
+            raise DataError(f"`{turns}` is an empty list, expected turns; write some or remove the row", turns)
         before, last = messages[:-1], messages[-1:]
         if last[0]["role"] != "assistant":
             return [{**row, "prompt": messages}]
         return [{"solution": completion_text(last), **_without(row, turns), "prompt": before}]
-    if not any(row.get(key) is not None for key in QUESTION_COLUMNS):
-        if (asked := question_and_answer(row)) is None:
-            return [row]
-        return [{"solution": row[asked[1]], **_without(row, *asked), "prompt": row[asked[0]]}]
     asked = question_and_answer(row)
-    answer = {} if asked is None else {"solution": row[asked[1]]}
-    return [{**answer, **row, "prompt": row_prompt(row)}]
+    if asked is None:
+        known = any(row.get(key) is not None for key in QUESTION_COLUMNS)
+        return [{**row, "prompt": row_prompt(_without(row, *TURN_COLUMNS))}] if known else [row]
+    question, answer = asked
+    solution = row[answer]
+    if isinstance(solution, (list, tuple)):
+        solution = completion_text(messages_of(solution, answer, "assistant"))
+    made = {**row, "solution": solution} if row.get("solution") is None else row
+    if question == "text":
+        return [{**_without(made, *asked), "prompt": row[question]}]
+    return [{**made, "prompt": row_prompt(_without(row, *TURN_COLUMNS))}]
 
 
 def rsrm_rows(row: Row, where: Where) -> Iterable[Row]:
@@ -238,7 +244,9 @@ def row_prompt(row: Row) -> Any:
     if key := next((key for key in TURN_COLUMNS if row.get(key) is not None), None):
         turns = _turns(row[key])
         system = row.get("system")
-        if isinstance(turns, (list, tuple)) and isinstance(system, str) and system:
+        first = as_message(turns[0]) if isinstance(turns, (list, tuple)) and turns else None
+        begun = isinstance(first, Mapping) and first.get("role") == "system"
+        if first is not None and isinstance(system, str) and system and not begun:
             return [{"role": "system", "content": system}, *turns]
         return turns
     question = next((row[key] for key in QUESTION_COLUMNS if row.get(key) is not None), None)
@@ -249,6 +257,9 @@ def row_prompt(row: Row) -> Any:
     if not isinstance(question, str) or not (system or history):
         return question
     turns = [{"role": "system", "content": system}] if system else []
+    pairs = isinstance(history, (list, tuple)) and all(isinstance(t, (list, tuple)) and len(t) == 2 for t in history)
+    if history and not pairs:
+        raise DataError(f"`history` is {short(history)}, expected a list of [question, answer]", "history")
     for asked, answered in history or ():
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return [*turns, {"role": "user", "content": question}]
@@ -260,7 +271,8 @@ def _prompt_of(row: Row) -> Any:
         return row.get("prompt")
     rejected = row["rejected"]
     several = isinstance(rejected, (list, tuple)) and rejected and isinstance(rejected[0], (list, tuple))
-    return make_group(None, [row["chosen"], *(rejected if several else [rejected])]).prompt
+    texts = [row["chosen"], *(rejected if several else [rejected])]
+    return split_prompt([messages_of(text, "chosen", "assistant") for text in texts])[0]
 
 
 _PREFERENCES: dict[str, tuple[Callable[[Row], bool], Callable[[Row], list[Row]]]] = {

@@ -189,7 +189,7 @@ def build_group(
     normal = [messages_of(value, key, "assistant") for key, value in zip(keys, completions, strict=True)]
     text = prompt or "" if prompt is None or isinstance(prompt, str) else None
     if text is not None and any(m and m[0]["role"] != "assistant" for m in normal):
-        messages, normal = _split_prompt(normal)
+        messages, normal = split_prompt(normal)
         if text.strip() not in prompt_text(messages):
             reason = "`prompt` is not part of the prompt turns in `chosen` and `rejected`; remove those turns or it"
             raise DataError(reason, "prompt")
@@ -206,8 +206,11 @@ def build_group(
     return Group(messages, normal, ordered, **meta)
 
 
-def _split_prompt(conversations: list[list[dict]]) -> tuple[list[dict], list[list[dict]]]:
-    """Longest common prefix as TRL's `extract_prompt`, but the last message is always left as the completion."""
+def split_prompt(conversations: list[list[dict]]) -> tuple[list[dict], list[list[dict]]]:
+    """Splits conversations into their longest common prefix, as TRL's `extract_prompt`, and what follows it.
+
+    The last message is always left as the completion.
+    """
     end, first = 0, conversations[0]
     while all(end < len(c) - 1 and _same(c[end], first[end]) for c in conversations):
         end += 1

@@ -197,7 +197,7 @@ def _form(row: Row, columns: Columns) -> _Form:
             return _Form(name, turns=_messages(value, name), question=name)
         return _Form(name, _texts(value, name))
     if key in TURN_COLUMNS:
-        return _Form(key, turns=_messages(value, key), question=key)
+        return _Form(key, turns=_messages(row_prompt(row), key), question=key)
     if asked := question_and_answer(row):
         return _pair(asked[0], value if key == "text" else row_prompt(row), asked[1], row[asked[1]])
     if key == "captions" and isinstance(value, str):

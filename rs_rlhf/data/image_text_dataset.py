@@ -24,7 +24,15 @@ from ..errors import DataError, OptionError
 from ..imagery.trust import is_trusted
 from .columns import Columns, find_columns, parse_columns
 from .image_text import ImageTextRow, check_form, image_text_row
-from .packed_records import dataset_tables, first_member, opened_parquet, packed_rows, parquet_labels, row_group_bounds
+from .packed_records import (
+    dataset_labels,
+    dataset_tables,
+    first_member,
+    opened_parquet,
+    packed_rows,
+    parquet_labels,
+    row_group_bounds,
+)
 from .rows import HEAD, PACKED, data_files, format_of, is_saved, load_stored, naming, no_files, one_split, source_of
 from .text_records import check_text, csv_head, first_byte, text_records
 
@@ -173,8 +181,7 @@ class ImageTexts:
     def _labels(self, path: Path | None) -> dict[str, list[str]]:
         """The names of the classes of `ClassLabel` columns."""
         if path is None:
-            features: Mapping[str, Any] = self.dataset.features or {}
-            return {key: list(feature.names) for key, feature in features.items() if hasattr(feature, "names")}
+            return dataset_labels(self.dataset)
         return parquet_labels(path) if self.format == "parquet" else {}
 
 
@@ -206,10 +213,10 @@ def open_image_texts(
     path = Path(name)
     saved = path.is_dir() and is_saved(path)
     folder = path if path.is_dir() else path.parent
-    if root is None and path.exists() and (folder / "curation.json").exists():
-        curated = _curated(folder, embedded=saved or {*data_files(path, split)} <= {*PACKED})
-        root = curated["image_root"]
-        named = Columns(parse_columns(curated.get("columns")) | {**named.given})
+    if root is None and path.exists():
+        about = curated(path, split)
+        root = about["image_root"]
+        named = Columns(parse_columns(about.get("columns")) | {**named.given})
     if saved or not path.exists():
         data = load_stored(name, split, streaming=True)
         return _of_dataset(data, split, name, root or (str(path.resolve()) if saved else os.getcwd()), named)
@@ -250,12 +257,17 @@ def _check_file(path: Path, format: str, columns: Columns) -> None:
                 check_form(dict.fromkeys(csv_head(path).columns, ""), columns)
 
 
-def _curated(folder: Path, embedded: bool) -> dict[str, Any]:
-    """The content of a `curation.json`, in which `rs-rlhf curate` notes `image_root` and named columns.
+def curated(path: Path, split: str | None) -> dict[str, Any]:
+    """Returns the `curation.json` beside data, in which `rs-rlhf curate` notes `image_root` and named columns.
 
-    A root that is not trusted is refused, or left out if the images are `embedded` in the files.
+    A root that is not trusted is refused, or left out if the images are embedded in the files. The root is `None` if
+    the data were not curated.
     """
+    folder = path if path.is_dir() else path.parent
     file = folder / "curation.json"
+    if not file.exists():
+        return {"image_root": None}
+    embedded = is_saved(path) or {*data_files(path, split)} <= {*PACKED}
     try:
         about = dict(json.loads(file.read_bytes()))
         root = about["image_root"]

@@ -81,6 +81,11 @@ def parquet_labels(path: Path) -> dict[str, list[str]]:
         return {}  # not written by `datasets`: there are no names to find
 
 
+def dataset_labels(data: Dataset | IterableDataset) -> dict[str, list[str]]:
+    """Returns the names of the classes of a data set's `ClassLabel` columns."""
+    return {key: list(feature.names) for key, feature in (data.features or {}).items() if hasattr(feature, "names")}
+
+
 class Member(NamedTuple):
     """A file in a shard: its key (what the files of a sample share), its extension, and where it is."""
 

@@ -7,12 +7,14 @@ Parquet output, which would hold each image once per row.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import DataError, OptionError
+from ..imagery.identity import source_key
 from ..imagery.options import IMAGE_SUFFIXES, split_sensor
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, ImageSource, resolve_path
@@ -55,38 +57,70 @@ def place_images(rows: Sequence[dict[str, Any]], root: Path, folder: Path, overw
     written. Nothing is written if a file would be replaced without `overwrite`, two rows would share one, or something
     is not an image: [`OptionError`], [`DataError`] or [`ImageError`].
     """
-    if not folder.resolve().is_relative_to(root.resolve()):
-        reason = f"--images-dir {folder} is outside {root}, where image paths start; choose one in it."
-        raise OptionError(reason, "images_dir")
-    todo: dict[Path, tuple[str, Path | bytes]] = {}
+    check_folder(folder, root)
+    root, folder = root.resolve(), folder.resolve()
+    todo: dict[Path, tuple[str, StoredImage]] = {}
     for row in rows:
         image = row["image"]
-        file, sensor = split_sensor(str(image.get("path") if isinstance(image, dict) else image))
-        source = None if isinstance(image, dict) else Path(file)
-        if source is not None and source.resolve().is_relative_to(root.resolve()):
-            row["image"] = source.resolve().relative_to(root.resolve()).as_posix() + sensor
+        row["image"], target = placed(image, row["id"], root, folder)
+        if target is None:
             continue
-        # Only plain name parts: an id such as "../x.jpg" must not lead out of the folder.
-        target = folder.joinpath(*[part for part in Path(row["id"]).parts if part not in ("..", "/")])
-        if target.suffix.lower() not in IMAGE_SUFFIXES:
-            target = target.with_name(target.name + ".png")
         if target in todo:
             raise DataError(f"Rows {todo[target][0]!r} and {row['id']!r} would both be {target}; rename one.", "id")
         if not checked:
             check_image(image, row.get("where", ""))
-        todo[target] = (row["id"], source or image["bytes"])
-        row["image"] = target.resolve().relative_to(root.resolve()).as_posix() + sensor
-    for target, (_, content) in todo.items():
-        if target.exists() and not overwrite and target.read_bytes() != _content(content):
-            raise OptionError(f"{target} exists with other content; choose another --images-dir or --overwrite.")
-    for target, (_, content) in todo.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(_content(content))
+        todo[target] = (row["id"], image)
+    for target, (_, image) in todo.items():
+        check_target(target, image, overwrite)
+    for target, (_, image) in todo.items():
+        write_image(target, image)
     return len(todo)
 
 
-def _content(source: Path | bytes) -> bytes:
-    return source.read_bytes() if isinstance(source, Path) else source
+def check_folder(folder: Path, root: Path) -> None:
+    """Refuses a folder of images that paths starting from `root` do not lead to."""
+    if not folder.resolve().is_relative_to(root.resolve()):
+        reason = f"--images-dir {folder} is outside {root}, where image paths start; choose one in it."
+        raise OptionError(reason, "images_dir")
+
+
+def placed(image: StoredImage, name: str, root: Path, folder: Path) -> tuple[str, Path | None]:
+    """Returns an image's path relative to `root`, and the file below `folder` that it must be written to.
+
+    The file is called `name`; there is none for an image that lies below the root. Both folders are resolved paths.
+    """
+    file, sensor = split_sensor(str(image.get("path") if isinstance(image, dict) else image))
+    if isinstance(image, str) and (source := Path(file).resolve()).is_relative_to(root):
+        return source.relative_to(root).as_posix() + sensor, None
+    # Only plain name parts: an id such as "../x.jpg" must not lead out of the folder.
+    target = folder.joinpath(*[part for part in Path(name).parts if part not in ("..", "/")])
+    if target.suffix.lower() not in IMAGE_SUFFIXES:
+        target = target.with_name(target.name + ".png")
+    return target.relative_to(root).as_posix() + sensor, target
+
+
+def image_name(image: StoredImage, root: str) -> str:
+    """Returns a name for a picture that many rows may share: its path below `root`, or one made of its content."""
+    if not isinstance(image, dict):
+        return os.path.relpath(split_sensor(image)[0], os.path.realpath(root))
+    return str(source_key(image))[:16] + PurePath(split_sensor(image.get("path") or "")[0]).suffix
+
+
+def image_bytes(image: StoredImage) -> bytes:
+    """Returns the encoded bytes of an image."""
+    return image["bytes"] if isinstance(image, dict) else Path(split_sensor(image)[0]).read_bytes()
+
+
+def check_target(target: Path, image: StoredImage, overwrite: bool) -> None:
+    """Refuses to replace a file of other content, unless it may be replaced."""
+    if target.exists() and not overwrite and target.read_bytes() != image_bytes(image):
+        raise OptionError(f"{target} exists with other content; choose another --images-dir or --overwrite.")
+
+
+def write_image(target: Path, image: StoredImage) -> None:
+    """Writes the bytes of an image."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(image_bytes(image))
 
 
 def check_output(output: Path, overwrite: bool, suffixes: Sequence[str] = (".jsonl",)) -> None:

@@ -21,7 +21,7 @@ from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclu
 from .columns import image_column
 from .forms import question_rows
 from .group import Group, Message, Row, check_encodable, check_text, completion_text, make_group, short, string_column
-from .placed_images import StoredImage, place_images, stored_image
+from .placed_images import image_name, place_images, stored_image
 from .rows import Where, draw_rows, image_folder, is_hub_id, naming, open_rows
 from .survey import announce
 
@@ -140,7 +140,7 @@ def _asked(where: Where, row: Row, root: str, open_ended: bool) -> QuestionRow:
     prompt = row["prompt"] if isinstance(row["prompt"], str) else group.prompt
     reference = next(filter(None, (answer_text(row, key) for key in ANSWERS)), "")
     closed = not open_ended and row.get("reward_type") != OPEN_ENDED
-    name, names = f"{stem}-{where.number}", [_image_name(image, root) for image in images]
+    name, names = f"{stem}-{where.number}", [image_name(image, root) for image in images]
     return _question(row, group, prompt, name, names, reference.strip() if closed else "")
 
 
@@ -198,10 +198,3 @@ def placed_images(
             entries.setdefault(key, {"image": image, "id": name, "where": row.group.where})
     written = place_images(list(entries.values()), root, folder, overwrite, checked=False)
     return [[entries[key]["image"] for key in row_keys] for row_keys in keys], written
-
-
-def _image_name(image: StoredImage, root: str) -> str:
-    """A name for a picture that many rows may share: its path below `root`, or one made of its content."""
-    if not isinstance(image, dict):
-        return os.path.relpath(split_sensor(image)[0], os.path.realpath(root))
-    return str(source_key(image))[:16] + PurePath(split_sensor(image.get("path") or "")[0]).suffix
