@@ -89,7 +89,7 @@ def question_rows(row: Row, where: Where) -> Iterable[Row]:
         return [{**row, "prompt": row_prompt(_without(row, *TURN_COLUMNS))}] if known else [row]
     question, answer = asked
     solution = row[answer]
-    if isinstance(solution, (list, tuple)):
+    if _is_spoken(solution):
         solution = completion_text(messages_of(solution, answer, "assistant"))
     made = {**row, "solution": solution} if row.get("solution") is None else row
     if question == "text":
@@ -195,6 +195,8 @@ def _swift(row: Row) -> list[Row]:
         raise DataError("`rejected_images` is not read: both texts are about the same images", "rejected_images")
     base = _rest(row)
     if row.get("messages") is None:
+        if missing := next((key for key in ("response", "rejected_response") if row.get(key) is None), None):
+            raise DataError(f"a text is missing: no `messages` and no `{missing}`; add one of them", missing)
         return [{**base, "prompt": row_prompt(row), "chosen": row["response"], "rejected": row["rejected_response"]}]
     if row.get("rejected_messages") is not None:
         return [{**base, "chosen": row["messages"], "rejected": row["rejected_messages"]}]
@@ -229,6 +231,12 @@ def _trl(row: Row) -> list[Row]:
 def _rest(row: Row) -> dict[str, Any]:
     """What a row holds beside its texts."""
     return _without(row, *_READ)
+
+
+def _is_spoken(value: object) -> bool:
+    """Whether a value is turns, unlike a list of boxes."""
+    turns = [*map(as_message, value)] if isinstance(value, (list, tuple)) else []
+    return bool(turns) and all(isinstance(turn, Mapping) and "role" in turn for turn in turns)
 
 
 def _turns(value: Any) -> Any:

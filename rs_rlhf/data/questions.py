@@ -8,7 +8,6 @@ whose reference is the class in words, and rows with a `prompt`, `image` or `ima
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -16,7 +15,6 @@ from typing import Any
 
 from ..errors import DataError, RSRLHFError
 from ..imagery.identity import source_key
-from ..imagery.options import split_sensor
 from .captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, exclude_images, load_images, split_files
 from .columns import image_column
 from .forms import question_rows

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +30,7 @@ from ..data.placed_images import (
     write_image,
 )
 from ..data.rows import RSRM, Part, Where, data_files, format_of, image_folder, is_saved, open_rows, parts_of
-from ..data.survey import announce
+from ..data.survey import announce, require_images
 from ..errors import DataError, OptionError
 from ..runs.files import replacing
 from ..runs.progress import progress
@@ -169,7 +169,7 @@ def convert(
     check_converted(input, output, form, split, overwrite)
     given, root = parse_columns(columns), image_root
     if root is None and (path := Path(input)).exists():
-        about = curated(path if path.is_dir() else path.parent)
+        about = curated(path, split)
         root, given = about["image_root"], parse_columns(about.get("columns")) | given
     root = image_folder(input) if root is None else root
     job = _Conversion(input, split, root, Columns(given), form, pairs, drop)
@@ -177,7 +177,7 @@ def convert(
     packed = output.suffix == ".parquet"
     if not packed:
         check_folder(folder, output.parent)
-    look = partial(_look, targets={}, place=partial(_placed, root=root, output=output, folder=folder))
+    place, targets = _placing(root, output.parent, folder), dict[Path, None]()
     with progress(None, 0, "reading") as advance:
         for sample in job.samples():
             job.common.add(sample)
@@ -186,17 +186,18 @@ def convert(
                 if not packed:
                     _json({key: value for key, value in made.items() if key != "images"}, sample.where)
             if not packed:
-                look(sample, overwrite=overwrite)
+                _look(sample, targets, place, overwrite)
             advance(1)
     common = job.common
     if not common.rows:
         raise DataError("no rows; give a file that has some", "", input)
     announce(input, common.rows, common.pictured, split, columns=given, image_root=image_root)
+    require_images(common.pictured, input, given, image_root)
     with progress(common.rows, 0, "writing") as advance:
         if packed:
             _write_parquet(job, output, advance)
             return Converted(common.rows, common.made, 0)
-        written = _write_json(job, output, look.keywords["place"], advance)
+        written = _write_json(job, output, place, advance)
     return Converted(common.rows, common.made, written)
 
 
@@ -230,8 +231,13 @@ def _labels(part: Part) -> dict[str, list[str]]:
 _Place = Callable[[StoredImage], tuple[str, Path | None]]
 
 
-def _placed(image: StoredImage, root: str, output: Path, folder: Path) -> tuple[str, Path | None]:
-    return placed(image, image_name(image, root), output.parent, folder)
+def _placing(root: str, folder: Path, images: Path) -> _Place:
+    """Returns what places an image in `images` unless it lies below `folder`; files are remembered for a while."""
+    folder, images = folder.resolve(), images.resolve()
+    known = lru_cache(2**16)(lambda path: placed(path, image_name(path, root), folder, images))
+    return lambda image: (
+        known(image) if isinstance(image, str) else placed(image, image_name(image, root), folder, images)
+    )
 
 
 def _look(sample: Sample, targets: dict[Path, None], place: _Place, overwrite: bool) -> None:
