@@ -32,6 +32,7 @@ from ..data.placed_images import (
 from ..data.rows import RSRM, Part, Where, data_files, format_of, image_folder, is_saved, open_rows, parts_of
 from ..data.survey import announce, require_images
 from ..errors import DataError, OptionError
+from ..imagery.options import split_sensor
 from ..runs.files import replacing
 from ..runs.progress import progress
 from .convert import ROWS, Form, Kind, Pairs, Sample, as_texts, read_samples, with_texts
@@ -331,7 +332,7 @@ def _batches(job: _Conversion, advance: Callable[[int], None]) -> Iterator[list[
 
 
 def _embedded(image: StoredImage, root: str) -> dict[str, Any]:
-    path = image.get("path") if isinstance(image, dict) else image_name(image, root)
+    path = image.get("path") if isinstance(image, dict) else image_name(image, root) + split_sensor(image)[1]
     return {"bytes": image_bytes(image), "path": path}
 
 

@@ -211,7 +211,8 @@ def test_bytes_that_are_no_image(folder):
 def test_curated_data_know_their_images(folder):
     path = folder / "kept" / "a.jsonl"
     write(path, {"image": "0.png", "caption": "a"})
-    (folder / "kept" / "curation.json").write_text(json.dumps({"image_root": str(folder / "in")}))
+    (folder / "in").rename(folder / "kept" / "tiles")
+    (folder / "kept" / "curation.json").write_text(json.dumps({"image_root": "tiles"}))
     convert(str(path.parent), folder / "out" / "a.jsonl", "trl")
     (row,) = open_image_texts(folder / "out" / "a.jsonl")
     assert row.error is None and len(row.images) == 1
