@@ -9,6 +9,8 @@ Left out: error codes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LONGEST_ECHO = 200
 _LONG_RUN = re.compile(rf"\S{{{LONGEST_ECHO + 1},}}")
@@ -112,3 +114,18 @@ class ModelMismatch(RSRLHFError, RuntimeError):
 
 class RewardFailed(RSRLHFError, RuntimeError):
     """Too many rewards failed; the message says how many and why."""
+
+
+@contextmanager
+def loading(path: object) -> Iterator[None]:
+    """Turns what transformers raises for a model or processor that cannot be loaded into a [`ModelError`].
+
+    Args:
+        path (`str`): The model's name or folder.
+    """
+    try:
+        yield
+    except RSRLHFError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(" ".join(str(error).split()), where=str(path)) from error

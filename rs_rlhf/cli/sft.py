@@ -23,7 +23,7 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import get_peft_config
 
-    from ..trainers.mixins import loading
+    from ..errors import loading
     from ..trainers.sft import VisionSFTTrainer
     from ..trainers.sft_data import load_data
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Group, check_encodable, completion_text
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, OptionError, loading
 from ..imagery.raster import image_size, read_image
 from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource, check_host, is_url
-from .pixel_budget import fitted_size, image_name, pixel_budget, resize_factor, row_name
+from .pixel_budget import fitted_size, image_name, pixel_budget, resize_factor, row_name, set_pixel_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,6 +136,40 @@ class RowLimits:
         if self.budget is None:
             return width, height
         return fitted_size(width, height, **dict[str, Any](self.budget), name=image_name(source))
+
+
+def limits_for(
+    use: str,
+    options: ImageOptions,
+    model: str | None = None,
+    max_length: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> RowLimits:
+    """Returns the limits of a use: those of a model's processor, or of Qwen2-VL as published; images are decoded.
+
+    Raises:
+        ModelError: The model's processor cannot be loaded.
+        OptionError: `max_length` without a model, or an empty pixel budget.
+    """
+    if use == "clip":  # resizes to its own size, cuts texts, and has no tokens of a chat
+        return RowLimits(options, None, frozenset(), decode=True)
+    if model is None:
+        if max_length is not None:
+            raise OptionError("max_length counts the tokens of a model; give --model too.", "max_length")
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        budget = QWEN2_VL | {name: value for name, value in given.items() if value is not None}
+        return RowLimits(options, budget, decode=use != "reward")
+    from transformers import AutoProcessor
+
+    from .collator import GroupCollator
+
+    with loading(model):
+        processor = AutoProcessor.from_pretrained(model)
+    set_pixel_budget(processor, min_pixels, max_pixels)
+    limits = RowLimits.of(GroupCollator(processor, options, max_length=max_length))
+    limits.decode = use != "reward"  # whose check decodes for itself
+    return limits
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

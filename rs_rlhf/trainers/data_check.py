@@ -12,23 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor
-
 from ..data.captioned_images import load_images
 from ..data.group import Group, make_group
 from ..data.image_text_dataset import open_image_texts
 from ..data.questions import read_questions
 from ..data.rows import image_folder
-from ..errors import OptionError, RSRLHFError
+from ..errors import RSRLHFError
 from ..imagery.identity import source_key
-from ..imagery.sources import ImageOptions
-from ..models.collator import GroupCollator
-from ..models.pixel_budget import set_pixel_budget
-from ..models.row_limits import QWEN2_VL, RowLimits
+from ..models.row_limits import RowLimits
 from ..preferences.check_report import Report
 from .clip_data import pair_row
 from .grpo_data import prompt_row
-from .mixins import loading
 from .row_check import prompt_group
 from .sft import turn_group
 from .sft_data import conversation_rows, default_split, holds_labelled_images, text_rows
@@ -44,36 +38,6 @@ class Source:
     path: str
     split: str | None = None
     reading: dict[str, Any] = field(default_factory=dict)  # `image_root` and `columns`
-
-
-def limits_for(
-    use: str,
-    options: ImageOptions,
-    model: str | None = None,
-    max_length: int | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-) -> RowLimits:
-    """Returns the limits of a use: those of a model's processor, or of Qwen2-VL as published; images are decoded.
-
-    Raises:
-        ModelError: The model's processor cannot be loaded.
-        OptionError: `max_length` without a model, or an empty pixel budget.
-    """
-    if use == "clip":  # resizes to its own size, cuts texts, and has no tokens of a chat
-        return RowLimits(options, None, frozenset(), decode=True)
-    if model is None:
-        if max_length is not None:
-            raise OptionError("max_length counts the tokens of a model; give --model too.", "max_length")
-        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        budget = QWEN2_VL | {name: value for name, value in given.items() if value is not None}
-        return RowLimits(options, budget, decode=use != "reward")
-    with loading(model):
-        processor = AutoProcessor.from_pretrained(model)
-    set_pixel_budget(processor, min_pixels, max_pixels)
-    limits = RowLimits.of(GroupCollator(processor, options, max_length=max_length))
-    limits.decode = use != "reward"  # whose check decodes for itself
-    return limits
 
 
 def check_data(use: str, sources: Sequence[Source], limits: RowLimits, max_problems: int | None = None) -> Report:

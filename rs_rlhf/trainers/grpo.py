@@ -23,7 +23,7 @@ from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from ..data.group import ImageSource
-from ..errors import OptionError, RSRLHFError
+from ..errors import OptionError, RSRLHFError, loading
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
@@ -36,7 +36,7 @@ from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, clear_metrics
-from .mixins import ResumeMixin, loading
+from .mixins import ResumeMixin
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
 from .row_check import prompt_errors, prompt_group

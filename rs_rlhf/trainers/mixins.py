@@ -5,8 +5,7 @@ Left out: everything that TRL's trainers do themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_utils import TrainOutput
 
-from ..errors import ModelError, RSRLHFError
+from ..errors import RSRLHFError
 from ..runs.checkpoints import resolve_resume
 from .row_check import Row, check_rows
 
@@ -25,21 +24,6 @@ if TYPE_CHECKING:
     Base = Trainer
 else:
     Base = object
-
-
-@contextmanager
-def loading(path: object) -> Iterator[None]:
-    """Turns what transformers raises for a model or processor that cannot be loaded into a [`ModelError`].
-
-    Args:
-        path (`str`): The model's name or folder.
-    """
-    try:
-        yield
-    except RSRLHFError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ModelError(" ".join(str(error).split()), where=str(path)) from error
 
 
 class ResumeMixin(Base):

@@ -27,7 +27,7 @@ from trl import RewardConfig
 
 from ..data.group import Group
 from ..data.other_images import other_images, picture_keys
-from ..errors import OptionError, RSRLHFError
+from ..errors import OptionError, RSRLHFError, loading
 from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource
 from ..metrics.preferences import comparisons, preference_metrics
 from ..models.collator import GroupCollator, without_images
@@ -36,7 +36,7 @@ from ..models.row_limits import RowLimits
 from ..models.score_model import HEAD, ScoreModel, save_score_config
 from ..preferences.schema import completion_keys, group_from_row
 from ._compat import RewardHooks
-from .mixins import SetEpoch, VisionTrainerMixin, loading
+from .mixins import SetEpoch, VisionTrainerMixin
 from .options import RewardOptions
 from .preference_loss import anchor_loss, held, plackett_luce_loss
 from .row_check import Row, undecoded

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from rs_rlhf.cli.data.check import main
 from rs_rlhf.errors import RSRLHFError
 from rs_rlhf.imagery.sources import ImageOptions
+from rs_rlhf.models.row_limits import limits_for
 from rs_rlhf.preferences.check import check_files
 from rs_rlhf.preferences.reader import load_preferences
-from rs_rlhf.trainers.data_check import Source, check_data, limits_for
+from rs_rlhf.trainers.data_check import Source, check_data
 from rs_rlhf.trainers.grpo_data import load_prompts
 from rs_rlhf.trainers.reward import VisionRewardConfig, VisionRewardTrainer
 

@@ -33,10 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the report; returns 1 if there are problems, else 0."""
     options = parse(CheckOptions, argv, "rs-rlhf data check")
     from ...data.rows import common_folder
+    from ...data.survey import require_images
+    from ...errors import DataError
     from ...imagery.options import ImageOptions
-    from ...models.row_limits import RowLimits
+    from ...models.row_limits import RowLimits, limits_for
     from ...preferences.check import check_files, format_report
-    from ...trainers.data_check import Source, check_data, limits_for
 
     def limits(images: ImageOptions) -> RowLimits:
         budget = (options.min_pixels, options.max_pixels)
@@ -46,11 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.use == "reward":
         more: dict[str, Any] = {"columns": columns, "limits": limits, "max_problems": options.max_problems}
         report = check_files(options.files, options=images, eval_files=options.eval, **more)
-    else:
+    else:  # through the trainers' readers, which load TRL
+        from ...trainers.data_check import Source, check_data
+
         reading = {"image_root": images.image_root, "columns": columns}
         root = (images.image_root or common_folder(files)) if options.use == "grpo" else None  # others resolve paths
         sources = [Source(file, options.split, reading) for file in files]
         found = limits(replace(images, image_root=root))
         report = check_data(options.use, sources, found, options.max_problems)
+    if report.rows:
+        try:
+            require_images(report.images, ", ".join(files), columns, images.image_root)
+        except DataError as error:
+            report.problem(error.detail, error.key, error.where)
     print(format_report(report))
     return 1 if report.total_problems else 0
