@@ -405,7 +405,7 @@ def test_wrong_models_and_options_are_refused(images, tiny_vlm, tmp_path):
     causal = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
     with pytest.raises(TypeError, match="must be a path, a hub id or a ScoreModel, got Qwen2VLForConditional"):
         VisionRewardTrainer(causal, config(tmp_path), train_dataset=data)
-    with pytest.raises(ValueError, match="trainable must be one of head, vision, language, all, got 'tower'"):
+    with pytest.raises(ValueError, match="trainable is 'tower', expected one of head, vision, language, all"):
         config(tmp_path, trainable="tower")
     with pytest.raises(ValueError, match="remove_unused_columns must be false"):
         config(tmp_path, remove_unused_columns=True)
