@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..data.captioned_images import load_images
+from ..data.captioned_images import load_images, split_files
 from ..data.columns import Columns, is_image, parse_columns
 from ..data.group import check_encodable
 from ..data.image_text_dataset import curated
@@ -100,7 +100,8 @@ class _Conversion:
     def samples(self) -> Iterator[Sample]:
         """Reads the rows; raises at the first that cannot be read."""
         folder, labels = Path(self.input), dict[str, dict[str, list[str]]]()
-        if folder.is_dir() and not is_saved(folder) and not data_files(folder, self.split):
+        asked = folder.is_dir() and not is_saved(folder) and not self.columns.text_only
+        if asked and not split_files(folder, self.split, self.root, self.columns.given):
             rows: Iterable[tuple[Where, Any]] = _classes(self.input, self.split)
         else:
             labels = {part.name: _labels(part) for part in parts_of(self.input.removeprefix(RSRM), self.split)}

@@ -254,6 +254,7 @@ def test_images_by_class_become_questions_for_the_class(folder, to):
     for i, name in enumerate(("BareLand", "Port")):
         (data / name).mkdir(parents=True)
         picture(i, 16, 16).save(data / name / "a.png")
+    (data / "notes.csv").write_text("city,visited\nRome,2020\n")
     before = read_questions(str(data), keep_apart=False)
     convert(str(data), folder / "out.jsonl", to)
     after = read_questions(str(folder / "out.jsonl"), keep_apart=False)
