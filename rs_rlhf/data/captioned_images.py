@@ -17,7 +17,7 @@ from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, pixel_hash
 from ..imagery.options import IMAGE_SUFFIXES, split_sensor
 from ..options import option
-from .columns import IMAGE_COLUMNS, TURN_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
+from .columns import TURN_COLUMNS, ColumnOptions, caption_column, image_column, label_of, listed
 from .group import Row, check_encodable
 from .packed_records import parquet_labels
 from .placed_images import check_image, stored_image
@@ -79,7 +79,7 @@ def split_files(
     """
     found = data_files(root, split)
     kinds = [found[kind] for kind in ("parquet", "jsonl", "csv", "json", "webdataset") if kind in found]
-    images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in _split_folder(root, split).rglob("*"))
+    images = any(_image_folder(_split_folder(root, split)))
     if len(kinds) + images < 2:
         return kinds[0] if kinds else []
     other = [] if images else kinds[0]
@@ -150,16 +150,14 @@ def _one_image(row: Row) -> Any:
             raise DataError(f"`{key}` holds {len(value)} images, expected one; split the row", key or "")
         value = value[0]
     if value is None or value == "":
-        if not any(column in row for column in IMAGE_COLUMNS):
-            advice = "name it, as in --columns image=COLUMN"
-            raise DataError(f"no column of images; the columns are {listed(row)}; {advice}", "image")
-        raise DataError("the image is missing; add it or remove the row.", "image")
+        advice = "add it, remove the row, or name the column, as in --columns image=COLUMN"
+        raise DataError(f"the image is missing; the columns are {listed(row)}; {advice}", "image")
     return value
 
 
 def _texts(row: Row, names: Mapping[str, Sequence[str]]) -> tuple[list[str], str | None]:
     key, label = caption_column(row) or "", label_of(row, names)
-    texts = row.get(key) or []
+    texts = (key and row[key]) or []
     if key == "captions" and isinstance(texts, str):
         raise DataError("`captions` must be a list of texts; a single one is `caption`.", key)
     if key == "captions" and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
@@ -176,9 +174,10 @@ def _texts(row: Row, names: Mapping[str, Sequence[str]]) -> tuple[list[str], str
 
 def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
-            name = file.relative_to(folder).as_posix()
-            yield {"image": str(file), "label": file.parent.name, "captions": [], "id": name}
+        name = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)  # such as the `._1.png` that macOS writes
+        if file.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+            yield {"image": str(file), "label": file.parent.name, "captions": [], "id": name.as_posix()}
 
 
 def exclude_images(

@@ -82,7 +82,7 @@ class Columns:
 
         [`DataError`] if it does not have a column that the caller has named.
         """
-        if self.found and row.get(self.found) is None:
+        if self.found and is_missing(row.get(self.found)):
             return Columns(self.given).of(row)
         if not self.given and not self.found:
             return row
@@ -130,6 +130,13 @@ def of_sensor(images: Any, sensor: object) -> Any:
     raise DataError(f"a {type(images).__name__} in memory has no path to name its sensor; give bytes", "sensor")
 
 
+def is_missing(value: object) -> bool:
+    """Whether a value is null, or NaN, which `pandas` takes for null. An empty text is a mistake, not a null."""
+    if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+        return value["bytes"] is None and value["path"] is None
+    return value is None or isinstance(value, float) and value != value
+
+
 def is_image(value: object) -> bool:
     """Whether a value looks like one or more images: pictures, encoded bytes, or names of image files."""
     if isinstance(value, str):
@@ -147,12 +154,12 @@ def is_image(value: object) -> bool:
 
 
 def image_column(row: Row, root: str = "") -> str | None:
-    """Returns the column of the image or images, `None` for a text-only row; a null counts as missing.
+    """Returns the column of the image or images, `None` for a text-only row, see [`is_missing`].
 
     With a `root`, a text that names an image file in it is an image as well, whatever its suffix. [`DataError`] if
     several columns hold images, and no name tells which one is meant.
     """
-    known = [key for key in IMAGE_COLUMNS if row.get(key) is not None]
+    known = [key for key in IMAGE_COLUMNS if not is_missing(row.get(key))]
     if any(row[key] == [] for key in known if isinstance(row[key], (list, tuple))):
         known = [key for key in known if is_image(row[key])] or known[:1]
         return known[0] if len(known) == 1 else _one_of(row, known)
@@ -164,7 +171,7 @@ def image_column(row: Row, root: str = "") -> str | None:
         likely = [key for key in others if _is_file(row[key], root)]
     if likely:
         return _one_of(row, likely)
-    claimed = [key for key in CLAIMED_COLUMNS if row.get(key) is not None]
+    claimed = [key for key in CLAIMED_COLUMNS if not is_missing(row.get(key))]
     return _one_of(row, known or claimed) if claimed else None
 
 
@@ -225,16 +232,19 @@ def find_columns(rows: Iterable[Row], columns: Mapping[str, str] | Columns | Non
 
 
 def parse_columns(given: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
-    """Turns `["image=filename", …]` into `{"image": "filename", …}`; an [`OptionError`] names a field not known."""
+    """Turns `["image=filename", …]` into `{"image": "filename", …}`; an [`OptionError`] names a field that is not
+    known, or named twice.
+    """
     pairs = given.items() if isinstance(given, Mapping) else [text.partition("=")[::2] for text in given or ()]
-    columns = {}
+    columns: dict[str, str] = {}
     for name, column in pairs:
         if name not in FIELDS or not isinstance(column, str):
             raise OptionError(
                 f"--columns has `{name}={column}`, expected FIELD=COLUMN with a FIELD of {', '.join(FIELDS)}.",
                 "columns",
             )
-        columns[name] = column
+        if columns.setdefault(name, column) != column:
+            raise OptionError(f"the column of `{name}` is named twice; name it once.", "columns")
     return columns
 
 
@@ -282,7 +292,7 @@ def as_word(value: object) -> str:
 def no_text(row: Row) -> DataError:
     """Returns the error about a row of no known form."""
     advice = "name the columns, as in --columns image=COLUMN caption=COLUMN"
-    return DataError(f"no text column; the columns are {listed(row)}, expected {FORMS}; {advice}")
+    return DataError(f"no text column; the columns are {listed(row)}; expected {FORMS}; {advice}")
 
 
 def listed(row: Row) -> str:
@@ -305,10 +315,6 @@ class ColumnOptions:
 
     def named_columns(self) -> dict[str, str]:
         """Returns the columns by their fields. [`OptionError`]: a field is not known, or named twice."""
-        columns = parse_columns(self.columns)
         short = {"image": "" if self.text_only else self.image_column, "text": self.text_column}
-        for name, column in short.items():
-            if column is not None and columns.get(name, column) != column:
-                raise OptionError(f"the column of `{name}` is named twice; name it once.", "columns")
-            columns |= {} if column is None else {name: column}
-        return columns
+        named = [*parse_columns(self.columns).items(), *short.items()]
+        return parse_columns([f"{name}={column}" for name, column in named if column is not None])

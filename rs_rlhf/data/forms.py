@@ -10,6 +10,7 @@ Left out: rows of captions (`image_text`), and the names of columns (`columns`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from .columns import (
     question_and_answer,
     text_column,
 )
-from .group import Row, as_message, completion_text, first_line, messages_of, short, split_prompt, turns_of
+from .group import Row, as_message, as_number, completion_text, first_line, messages_of, short, split_prompt, turns_of
 
 if TYPE_CHECKING:
     from .rows import Where
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 _LISTS = ("response", "responses", "completions", "candidates", "generations", "answers", "outputs", "texts")
 _RANKS = ("human_ranking", "ranking", "rankings", "ranks", "rank")
 _CHOICES = ("preference", "preferred", "human_preference", "winner", "choice", "better")
+_SPEAKER = re.compile(r"(?:^|\n)\s*(Human|Assistant):")
+_HUMAN_FIRST = re.compile(r"\s*Human:[\s\S]*\n\s*Assistant:")
+_OUTPUTS = ("completion", "answer", "response", "output")
 _SIDES = (("1", "2"), ("a", "b"), ("0", "1"))
 _READ = {*TEXT_COLUMNS, *PREFERENCE_COLUMNS, *_LISTS, *_RANKS, "system", "history", "input"} - {"margin"}
 
@@ -136,9 +140,10 @@ def _is_rsrm(row: Row) -> bool:
 def _ranking(row: Row) -> list[Row]:
     """A row for all responses, best to worst; if some share a rank, a row for every pair that does not."""
     (listed_in, texts), (key, ranks) = _list_of(row, _LISTS), _list_of(row, _RANKS)
-    numbers = [rank for rank in ranks if isinstance(rank, (int, float)) and not isinstance(rank, bool)]
+    numbers = [number for rank in ranks if (number := as_number(rank)) is not None]
     if len(numbers) != len(texts) or len(ranks) != len(texts):
-        raise DataError(f"`{key}` is {short(ranks)}, expected a rank for each of the {len(texts)} responses", key)
+        expected = f"expected a number as the rank of each of the {len(texts)} responses"
+        raise DataError(f"`{key}` is {short(ranks)}, {expected}", key)
     order = sorted(zip(numbers, texts, strict=True), key=lambda pair: pair[0])
     base = {**_rest(row), "prompt": row_prompt(row)}
     if len(set(numbers)) == len(numbers) > 1:
@@ -150,7 +155,10 @@ def _ranking(row: Row) -> list[Row]:
 
 
 def _two_outputs(row: Row) -> list[Row]:
-    first, second = _pair_of(row) or ("", "")
+    (first, second), *others = _pairs_of(row)
+    if others:
+        names = " and ".join(f"`{pair[0]}`, `{pair[1]}`" for pair in ((first, second), *others))
+        raise DataError(f"{names} could each be the two outputs; remove or rename all but one pair", others[0][0])
     key = next(key for key in _CHOICES if key in row)
     chosen = _chosen_side(row[key], first, second)
     if chosen is None:
@@ -173,16 +181,18 @@ def _chosen_side(value: object, first: str, second: str) -> int | None:
     return {"1": 0, "2": 1}.get(word) if first[-1].lower() == "a" else None
 
 
-def _pair_of(row: Row) -> tuple[str, str] | None:
-    """Two columns of texts, or of one turn each, whose names differ in their last sign only."""
+def _pairs_of(row: Row) -> list[tuple[str, str]]:
+    """Pairs of columns of texts or turns whose names differ in their last sign only; turns and known names first."""
+    pairs: list[tuple[str, str]] = []
     for one, two in _SIDES:
         for key in row:
             other = f"{key[:-1]}{two.upper() if key[-1:].isupper() else two}" if key else ""
             texts = [row.get(name) for name in (key, other)]
             spoken = all(isinstance(text, (str, Mapping, list)) and text and not is_image(text) for text in texts)
             if key[-1:].lower() == one and other in row and spoken:
-                return key, other
-    return None
+                pairs.append((key, other))
+    turns = [pair for pair in pairs if not isinstance(row[pair[0]], str)]
+    return turns or [pair for pair in pairs if any(name in pair[0].lower() for name in _OUTPUTS)] or pairs
 
 
 def _list_of(row: Row, names: Sequence[str]) -> tuple[str, Any]:
@@ -219,6 +229,23 @@ def _is_factory(row: Row) -> bool:
     output = row.get("output")
     pair = isinstance(output, (list, tuple)) and len(output) == 2 and all(isinstance(text, str) for text in output)
     return pair and row.get("instruction") is not None
+
+
+def _is_hh(row: Row) -> bool:
+    texts = [row.get("chosen"), row.get("rejected")]
+    return not row.get("prompt") and all(isinstance(text, str) and _HUMAN_FIRST.match(text) for text in texts)
+
+
+def _hh(row: Row) -> list[Row]:
+    """HH-RLHF: either text is a whole conversation."""
+    made: dict[str, Any] = {}
+    for key in ("chosen", "rejected"):
+        _, *parts = _SPEAKER.split(row[key])
+        made[key] = [
+            {"role": "user" if speaker == "Human" else "assistant", "content": text.strip()}
+            for speaker, text in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return [{**row, **made}]
 
 
 def _trl(row: Row) -> list[Row]:
@@ -284,12 +311,13 @@ def _prompt_of(row: Row) -> Any:
 
 
 _PREFERENCES: dict[str, tuple[Callable[[Row], bool], Callable[[Row], list[Row]]]] = {
+    "HH-RLHF": (_is_hh, _hh),
     "RSRM": (_is_rsrm, _rsrm),
     "LLaMA-Factory": (_is_factory, _factory),
     "ms-swift": (lambda row: row.get("rejected_response", row.get("rejected_messages")) is not None, _swift),
     "ranked responses": (lambda row: bool(_list_of(row, _LISTS)[0] and _list_of(row, _RANKS)[0]), _ranking),
     "TRL": (lambda row: {"chosen", "rejected"} <= set(row), _trl),
-    "two outputs": (lambda row: any(key in row for key in _CHOICES) and _pair_of(row) is not None, _two_outputs),
+    "two outputs": (lambda row: any(key in row for key in _CHOICES) and bool(_pairs_of(row)), _two_outputs),
 }
 
 

@@ -138,7 +138,7 @@ def _source(source: object, key: str) -> ImageSource:
         source = os.fspath(source)
     if (isinstance(source, (str, bytes)) and source) or hasattr(source, "shape") or hasattr(source, "getbands"):
         return cast("ImageSource", source)
-    expected = "expected a path, {bytes, path}, a PIL image or an array; leave the column out for a text-only row"
+    expected = "expected a path, {bytes, path}, a PIL image or an array; a text-only row has null, or no such column"
     raise DataError(f"`{key}` holds {short(source)}, {expected}", key)
 
 
@@ -269,6 +269,17 @@ def turns_of(value: Mapping) -> object:
     if value and all(isinstance(column, (list, tuple)) for column in value.values()):
         return [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     return [value]
+
+
+def as_number(value: object) -> float | None:
+    """Returns a finite number, also of a text that is one, as in CSV files; `None` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < 1e300 else None
 
 
 def check_text(text: str, key: str) -> None:

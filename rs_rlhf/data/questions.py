@@ -81,7 +81,8 @@ def read_questions(
     read = (
         row for file in files[:1] for _, row in open_rows(file, split, question_rows, **reading, on_error="return")
     )
-    first = next(read, None)
+    if isinstance(first := next(read, None), DataError):
+        raise first
     asked = isinstance(first, Mapping) and "prompt" in first
     if asked:
         rows = [question for file in files for question in _asked_in(file, split, reading, open_ended, errors)]
@@ -162,7 +163,8 @@ def _boxes(value: object) -> bool:
 def _about(row: Row, open_ended: bool) -> QuestionRow:
     label, where = row.get("label"), row.get("where") or ""
     if not label and not row["captions"]:
-        raise DataError("neither `label` nor `captions`; a question needs one of them", "label", where)
+        advice = "name the column, as in --columns prompt=COLUMN"
+        raise DataError(f"no prompt, no class and no caption; {advice}", "prompt", where)
     closed = bool(label) and not (open_ended and row["captions"])
     prompt = LABEL_QUESTION if closed else CAPTION_REQUEST
     group = make_group(prompt, [], row["image"], where=where, source=row["source"])

@@ -175,18 +175,20 @@ def data_files(folder: Path, split: str | None = None) -> dict[str, list[Path]]:
     """Returns the data files of a folder and its sub-folder `data` by format, each list sorted; of a file, that file.
 
     The files of a split are those named after it; if there are none, those whose names continue without a letter
-    (`train-00000-of-00002.parquet`); if there are none either, those whose names begin with it.
+    (`train-00000-of-00002.parquet`); if there are none either, those whose names begin with it, or that lie in a
+    folder of that name.
     """
     if folder.is_file():
         if folder.suffix.lower() not in FORMATS:
             raise DataError(f"the suffix is '{folder.suffix}', expected {SUFFIXES}", "", str(folder))
         return {format_of(folder): [folder]}
     files = [file for file in (*folder.glob("*"), *folder.glob("data/*")) if _holds_rows(file)]
+    inside = [file for file in folder.glob(f"{split}/*") if _holds_rows(file)] if split else []
     if split:
         begin = [file for file in files if file.name.startswith(split)]
         rest = {file: file.name[len(split) :] for file in begin}
         exact = [file for file in begin if rest[file] == file.suffix]
-        files = exact or [file for file in begin if not rest[file][:1].isalpha()] or begin
+        files = exact or [file for file in begin if not rest[file][:1].isalpha()] or begin or inside
     kinds = [kind for kind in dict.fromkeys(FORMATS.values()) if any(format_of(file) == kind for file in files)]
     return {kind: sorted(file for file in files if format_of(file) == kind) for kind in kinds}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 from .columns import TURN_COLUMNS, Columns, find_columns, image_column, parse_columns
 from .forms import form_of
-from .group import Row
+from .group import Row, image_sources
 from .image_text_dataset import ImageTexts
 from .rows import HEAD, PACKED, RSRM, data_files, image_folder, is_saved, open_rows
 
@@ -29,25 +29,33 @@ FIRST = 1000
 
 @dataclass
 class Survey:
-    """What rows show: their number, how many have images, the columns of these, and their forms."""
+    """What rows show: their number, how many have images, the columns of these, their forms, and how many are
+    not to be read.
+    """
 
     rows: int = 0
     pictured: int = 0
     columns: dict[str, None] = field(default_factory=dict)
     forms: dict[str, None] = field(default_factory=dict)
+    unread: int = 0
     whole: bool = True
 
     def look(self, rows: Iterable[Any], columns: Columns, root: str) -> Iterator[None]:
         """Looks at rows as stored, one at a time; those that cannot be read are left to the reader."""
         for row in rows:
-            with suppress(DataError):
-                if isinstance(row, Mapping):
-                    fields = columns.of(row)
-                    key = columns.found or image_column(fields, root)
-                    has_image = bool(key and fields.get("image" if columns.found else key)) or _inline(fields)
-                    self.columns |= {columns.given.get(key, key): None} if key and has_image else {}
-                    self.forms[form_of(fields) or "no known form"] = None
-                    self.pictured, self.rows = self.pictured + has_image, self.rows + 1
+            try:
+                fields = columns.of(row) if isinstance(row, Mapping) else None
+                key = columns.found or fields and image_column(fields, root)
+                images = image_sources(fields.get("image" if columns.found else key) if fields and key else None)
+            except DataError:
+                fields = None
+            if fields is None:
+                self.unread += 1
+            else:
+                has_image = bool(images) or _inline(fields)
+                self.columns |= {columns.given.get(key, key): None} if key and has_image else {}
+                self.forms[form_of(fields) or "no known form"] = None
+                self.pictured, self.rows = self.pictured + has_image, self.rows + 1
             yield
 
     def announce(self) -> None:
@@ -55,7 +63,7 @@ class Survey:
         named = f" (column{'s' * (len(self.columns) > 1)} {', '.join(self.columns)})" if self.columns else ""
         count = f"{'' if self.whole else 'first '}{self.rows} rows"
         line = f"{count}, {self.pictured} with images{named}, {self.rows - self.pictured} text-only"
-        line += f"; {', '.join(self.forms)}"
+        line += f"; {', '.join(self.forms)}" * bool(self.forms) + f"; {self.unread} cannot be read" * bool(self.unread)
         if os.environ.get("RANK", "0") == "0":
             print(line)
 
@@ -68,7 +76,7 @@ def require_images(pictured: int, name: str, columns: Mapping[str, str] | None, 
     """
     if pictured or image_root is None and Columns(parse_columns(columns)).text_only:
         return
-    advice = "correct image_root" if image_root else "name their column with --columns image=COLUMN"
+    advice = f"{'correct image_root, ' if image_root else ''}name their column with --columns image=COLUMN"
     raise DataError(f"no row has an image; {advice}, or give --text_only if there are none", "text_only", name)
 
 
@@ -96,7 +104,7 @@ def announce(
         found = find_columns([row for row in raw if isinstance(row, Mapping)], columns, root)
         for _ in survey.look(raw, found, root):
             pass
-    survey.rows, survey.pictured = rows, pictured
+    survey.rows, survey.pictured, survey.unread = rows, pictured, 0
     survey.announce()
 
 
@@ -110,14 +118,17 @@ def announce_texts(data: ImageTexts, image_root: str | None) -> None:
     )
     survey = Survey()
     for unit in data.whole_units():
+        columns = data.columns_of(unit)
         with suppress(DataError):  # a damaged file: the reader says so
-            for _ in survey.look(data.stored_rows(unit), data.columns_of(unit), data.root):
+            for _ in survey.look(data.stored_rows(unit), columns, data.root):
                 if large and survey.rows >= FIRST and survey.pictured:
                     survey.whole = False
                     break
         if not survey.whole:
             break
     survey.announce()
+    if not survey.rows and not survey.unread:
+        raise DataError("no rows; give data that has some", "", data.name)
     if survey.rows:
         require_images(survey.pictured, data.name, data.columns.given, image_root)
 

@@ -24,6 +24,7 @@ CHUNK_BYTES = 2**20
 _BOM = codecs.BOM_UTF8
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # a line that Excel writes and reads before the header
 
 
 class Record(NamedTuple):
@@ -178,7 +179,7 @@ def _damaged(window: _Window, what: str) -> DataError:
 
 
 class CsvHead(NamedTuple):
-    """The first record of a CSV file: its columns, the delimiter, its bytes."""
+    """The head of a CSV file: its columns (`""`: without a name), the delimiter, its bytes."""
 
     columns: list[str]
     delimiter: str
@@ -188,23 +189,30 @@ class CsvHead(NamedTuple):
 def csv_head(path: Path) -> CsvHead:
     """Reads the header; [`DataError`] if that is not possible, or two columns have one name.
 
-    The delimiter is the tab of a `.tsv`, else the comma, tab or semicolon that it has most of.
+    The delimiter is what a line `sep=` before the header names, else the comma, tab or semicolon that it has most of.
+    A tab that a `.tsv` has comes first.
     """
     with path.open("rb") as stream:
-        line = stream.readline(CHUNK_BYTES).removeprefix(_BOM).decode("utf-8", "surrogateescape")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",\t;", key=line.count)
-    record = next(_csv_rows(path, 0, -1, delimiter), None)
+        first = stream.readline(CHUNK_BYTES)
+    line = first.removeprefix(_BOM).decode("utf-8", "surrogateescape")
+    separator = _SEPARATOR.fullmatch(line)
+    tabs = path.suffix.lower() == ".tsv" and "\t" in line
+    delimiter = separator[1] if separator else "\t" if tabs else max(",\t;", key=line.count)
+    skipped = first if separator else b""
+    record = next(_csv_rows(path, len(skipped), -1, delimiter), None)
     if record is None or isinstance(record.value, DataError):
         raise DataError("the first line cannot be read as the header of a CSV file; write the names of the columns")
     columns = [column.strip() for column in record.value]
-    twice = next((column for column in columns if columns.count(column) > 1), None)
+    twice = next((column for column in columns if column and columns.count(column) > 1), None)
     if twice is not None:
         raise DataError(f"two columns are named {twice!r}; rename one of them", twice)
-    return CsvHead(columns, delimiter, record.raw)
+    return CsvHead(columns, delimiter, skipped + record.raw)
 
 
 def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
     """Yields the records after the header, line breaks in quotes respected; `raw` with its line break.
+
+    A column without a name, such as the index that `pandas` writes, is left out of the values.
 
     Arguments are as for [`text_records`]. A quoted field that does not end raises [`DataError`].
     """
@@ -212,7 +220,7 @@ def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
     for record in _csv_rows(path, start or len(head.raw), stop, head.delimiter):
         value = record.value
         if isinstance(value, list) and len(value) == len(head.columns):
-            value = dict(zip(head.columns, value, strict=True))
+            value = {column: text for column, text in zip(head.columns, value, strict=True) if column}
         elif isinstance(value, list):
             expected = f"expected the {len(head.columns)} of the header ({', '.join(head.columns)})"
             value = DataError(f"{len(value)} fields, {expected}; put texts with a {head.delimiter!r} in quotes")

@@ -62,7 +62,8 @@ def resolve_path(path: str | os.PathLike, options: ImageOptions = DEFAULTS, wher
     except ImageError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL byte, a forbidden folder
-        raise ImageError(f"{name}: the path cannot be followed ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: the path cannot be followed ({reason})") from error
     return found
 
 

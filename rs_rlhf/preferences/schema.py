@@ -17,6 +17,7 @@ from ..data.forms import no_preference
 from ..data.group import (
     Group,
     Row,
+    as_number,
     build_group,
     check_completion,
     check_text,
@@ -136,11 +137,11 @@ def _check_completion(key: str, completion: list[dict]) -> None:
 
 def _margin(row: Row) -> float:
     value = row.get("margin")
-    if value is None:
+    if value is None or value == "":
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
+    if (number := as_number(value)) is None:
         raise DataError(f"`margin` is {short(value)}, expected a finite number; correct or remove it", "margin")
-    return float(value)
+    return number
 
 
 def _images(row: Row) -> list[ImageSource]:

@@ -165,3 +165,31 @@ def test_rows_that_hold_their_images_are_the_data(tmp_path, capsys):
     write_parquet(tmp_path / "rows.parquet", scenes)
     assert [row["label"] for row in load_images(tmp_path)] == [scene.label for scene in scenes]
     assert capsys.readouterr().out == ""
+
+
+def test_an_index_column_is_no_caption_and_no_class(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text(",filename,label\n0,a.png,port\n")
+    (tmp_path / "t.jsonl").write_text('{"": "0", "filename": "a.png", "label": "port"}\n')
+    for name in ("t.csv", "t.jsonl"):
+        (row,) = load_images(tmp_path / name)
+        assert (row["captions"], row["label"]) == ([], "port")
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    (tmp_path / "port").mkdir()
+    (tmp_path / ".trash").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "port" / "a.png")
+    for name in ("port/._a.png", ".trash/b.png"):
+        (tmp_path / name).write_bytes(b"\0")
+    assert [row["id"] for row in load_images(tmp_path)] == ["port/a.png"]
+
+
+def test_rows_in_the_folder_of_a_split_are_read(tmp_path):
+    for i, split in enumerate(("train", "test")):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / split / "a.png")
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,text\na.png,{split} text\n")
+    (row,) = load_images(tmp_path, "test")
+    assert (row["captions"], row["label"]) == (["test text"], None)
+    assert row["image"] == str((tmp_path / "test" / "a.png").resolve())

@@ -209,3 +209,15 @@ def test_any_row_has_an_image_column_or_none_or_a_data_error(row):
     else:
         fields = find_columns([row]).of(row)
         assert fields.get(column, fields.get("image")) is row[column]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), {"bytes": None, "path": None}])
+def test_null_and_what_stands_for_it_are_no_image(value):
+    assert image_column({"image": value, "caption": "x"}) is None
+    assert image_column({"image": value, "file": "a.png"}) == "file"
+
+
+def test_a_field_is_named_once():
+    with pytest.raises(OptionError) as error:
+        parse_columns(["image=a", "image=b"])
+    assert error.value.key == "columns" and parse_columns(["image=a", "image=a"]) == {"image": "a"}

@@ -160,7 +160,7 @@ def test_texts_equal_completion_texts(root):
 HUMAN, GPT = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
 BAD = [
     (7, "the row is 7 (int), expected an object with an image and conversations,"),
-    ({"image": "a.png"}, "no text column; the columns are image, expected conversations, messages, prompt + "),
+    ({"image": "a.png"}, "no text column; the columns are image; expected conversations, messages, prompt + "),
     ({"image": "a.png", "caption": None}, "the text is missing: `caption` is null or its question is; write it"),
     ({"prompt": "x", "completion": None}, "the text is missing: `completion` is null"),
     ({"image": "no.png", "caption": "x"}, "image 'no.png': no such file under image_root"),

@@ -340,7 +340,7 @@ def test_dataset_in_memory_and_splits(layouts, tmp_path):
     assert len(list(open_image_texts(splits, "test"))) == 5
     with pytest.raises(DataError, match="saved: no split 'val', it has train, test; name one of them"):
         open_image_texts(tmp_path / "saved", "val")
-    with pytest.raises(DataError, match="dataset: no text column; the columns are image, label, expected conv"):
+    with pytest.raises(DataError, match="dataset: no text column; the columns are image, label; expected conv"):
         open_image_texts(saved.remove_columns("captions"))
     with pytest.raises(DataError, match="dataset: is a list, expected a path, the id of a data set on the Hub"):
         open_image_texts([{"caption": "x"}])
@@ -356,7 +356,7 @@ def test_parquet_with_paths_and_bytes(tmp_path):
     datasets.Dataset.from_dict({"img": ["0.png", "1.png"], "say": ["x", "y"]}).to_parquet(str(tmp_path / "p.parquet"))
     found = list(open_image_texts(tmp_path / "p.parquet", columns={"image": "img", "text": "say"}))
     assert [row.images for row in found] == [[str(tmp_path / "0.png")], [str(tmp_path / "1.png")]]
-    with pytest.raises(DataError, match="p.parquet: no text column; the columns are img, say, expected conv"):
+    with pytest.raises(DataError, match="p.parquet: no text column; the columns are img, say; expected conv"):
         open_image_texts(tmp_path / "p.parquet", columns={"image": "img"})
     found = list(open_image_texts(tmp_path / "p.parquet", columns={"text": "say"}))
     assert [row.images for row in found] == [[str(tmp_path / "0.png")], [str(tmp_path / "1.png")]]

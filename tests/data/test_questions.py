@@ -117,3 +117,41 @@ def test_images_are_placed_once(folder):
     paths, written = placed_images(questions, out, out / "images", overwrite=False)
     assert paths == [["images/0.png"], ["images/0.png", "images/1.png"]] and written == 2
     assert placed_images(questions, folder, folder / "images", overwrite=False) == ([["0.png"], ["0.png", "1.png"]], 0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "<image>Rural?", "ground_truth": "no"},
+        {"messages": [{"role": "user", "content": "<image>Rural?"}], "solution": "no"},
+        {"messages": [{"role": "user", "content": "<image>Rural?"}, {"role": "assistant", "content": "no"}]},
+        {"conversations": [{"from": "human", "value": "<image>Rural?"}, {"from": "gpt", "value": "no"}]},
+    ],
+)
+def test_forms_of_questions_with_placeholders(folder, row):
+    (question,) = read_questions(str(write_jsonl(folder / "q.jsonl", row | {"images": ["0.png"]})))
+    assert question.group.prompt == [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Rural?"}]}
+    ]
+    assert question.reference == "no" and question.group.images == [str(folder.resolve() / "0.png")]
+
+
+def test_a_first_row_that_cannot_be_read_is_said_as_it_is(folder):
+    rows = [{"messages": [{"role": "user", "content": 3}], "image": "0.png"}]
+    with pytest.raises(DataError) as error:
+        read_questions(str(write_jsonl(folder / "q.jsonl", *rows)))
+    assert error.value.key == "messages" and "line 1" in str(error.value.where)
+
+
+def test_solutions_that_are_no_texts(folder):
+    solutions = [3, [1, 2, 3, 4], [[1, 2, 3, 4], [5, 6, 7, 8]], {"count": 2}, None, float("nan")]
+    rows = [{"prompt": "Q", "image": "0.png", "solution": solution} for solution in solutions]
+    read = read_questions(str(write_jsonl(folder / "q.jsonl", *rows)))
+    assert [row.reference for row in read] == [
+        "3",
+        "[1, 2, 3, 4]",
+        "[[1, 2, 3, 4], [5, 6, 7, 8]]",
+        '{"count": 2}',
+        "",
+        "",
+    ]

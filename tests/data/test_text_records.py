@@ -229,3 +229,25 @@ def test_heads_of_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=re.escape(message)):
         check_text(tmp_path / name)
+
+
+def test_columns_without_names_are_no_columns(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(",,image,caption\n0,5,a.png,x\n")
+    assert [record.value for record in csv_records(path)] == [{"image": "a.png", "caption": "x"}]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_before_the_header_names_the_delimiter(tmp_path, mark, end):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"{mark}sep=;{end}image;caption{end}a.png;x, y{end}".encode())
+    (record,) = csv_records(path)
+    assert record.value == {"image": "a.png", "caption": "x, y"}
+    assert csv_head(path).raw + record.raw == path.read_bytes()  # rows are written back as they were
+
+
+def test_the_suffix_does_not_decide_the_delimiter(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("image,caption\na.png,x\n")
+    assert [record.value for record in csv_records(path)] == [{"image": "a.png", "caption": "x"}]

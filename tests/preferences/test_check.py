@@ -62,7 +62,7 @@ def found(report):
         (pair(rejected="yes"), "rejected", "`chosen` and `rejected` are equal, expected different texts"),
         (pair(rejected=" YES\n"), "rejected", "are equal but for case and spaces"),
         (pair(rejected=["no", "never", "No "]), "rejected[2]", "`rejected[0]` and `rejected[2]` are equal but for"),
-        (pair(margin="1"), "margin", "`margin` is '1' (str), expected a finite number"),
+        (pair(margin="high"), "margin", "`margin` is 'high' (str), expected a finite number"),
         ('{"chosen": "a", "rejected": "b", "margin": NaN}', "margin", "`margin` is nan"),
         (pair(prompt=[{"role": "human", "content": "Q"}]), "prompt", "unknown role 'human'"),
         (pair(prompt=3), "prompt", "`prompt` is 3 (int)"),
@@ -282,7 +282,7 @@ def test_files_without_a_common_folder(folder, monkeypatch):
 
 def test_problems_of_a_kind_are_one_line(folder):
     rows = [pair(prompt=str(i), image=f"gone_{i}.png") for i in range(297)]
-    rows += [pair(image="a.png"), pair(margin="1"), pair(prompt="x", image="gone.png")]
+    rows += [pair(image="a.png"), pair(margin="high"), pair(prompt="x", image="gone.png")]
     report = check_files(write("t.jsonl", rows))
     assert report.total_problems == 299 == len(report.problems)
     lines = format_report(report).splitlines()

@@ -12,7 +12,7 @@ from PIL import Image
 from rs_rlhf.data.group import completion_text
 from rs_rlhf.data.rows import open_rows
 from rs_rlhf.errors import DataError
-from rs_rlhf.preferences.reader import load_preferences
+from rs_rlhf.preferences.reader import load_preferences, read_groups
 from rs_rlhf.preferences.schema import group_from_row
 
 
@@ -233,3 +233,44 @@ def test_a_saved_data_set_is_no_folder_of_json_files(tmp_path):
     Dataset.from_list([{"chosen": "x", "rejected": "y"}]).save_to_disk(tmp_path / "disk")
     (tmp_path / "disk" / "list.json").write_text("[]")
     assert len(load_preferences(tmp_path / "disk")) == 1
+
+
+def read(row, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    ((_, _, inspection),) = read_groups(str(path))
+    return inspection
+
+
+def test_hh_conversations_are_turns(tmp_path):
+    asked = "\n\nHuman: What is it?\n\nAssistant: A port.\n\nHuman: Sure?\n\nAssistant: "
+    row = {"image": "a.png", "image_path": "a.png", "chosen": asked + "Yes.", "rejected": asked + "No.\nMaybe."}
+    group = read(row, tmp_path).group
+    assert [turn["role"] for turn in group.prompt] == ["user", "assistant", "user"]
+    assert [completion_text(completion) for completion in group.completions] == ["Yes.", "No.\nMaybe."]
+    assert group.images == ["a.png"] and group.prompt[0]["content"][0] == {"type": "image"}
+
+
+def test_names_of_models_are_not_the_outputs(tmp_path):
+    turns = [[{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}] for text in "AB"]
+    row = {"model_a": "x", "model_b": "y", "winner": "model_b", "conversation_a": turns[0], "conversation_b": turns[1]}
+    group = read(row, tmp_path).group
+    assert [completion_text(completion) for completion in group.completions] == ["B", "A"]
+    texts = {"model_a": "x", "model_b": "y", "winner": "model_b", "prompt": "Q", "response_a": "A", "response_b": "B"}
+    group = read(texts, tmp_path).group
+    assert [completion_text(completion) for completion in group.completions] == ["B", "A"]
+
+
+def test_outputs_that_cannot_be_told_apart(tmp_path):
+    row = {"prompt": "Q", "left_1": "a", "left_2": "b", "right_1": "c", "right_2": "d", "preference": 1}
+    (error,) = read(row, tmp_path).errors
+    assert error.key == "right_1" and "line 1" in str(error.where)
+
+
+def test_numbers_of_csv_files_are_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("prompt,chosen,rejected,margin\nQ,A,B,0.5\nQ,A,B,\n")
+    assert [inspection.group.margin for _, _, inspection in read_groups(str(path))] == [0.5, 0.0]
+    row = {"query": "Q", "response": ["A", "B", "C"], "human_ranking": ["1", "3", "2"]}
+    group = read(row, tmp_path).group
+    assert [completion_text(completion) for completion in group.completions] == ["A", "C", "B"]

@@ -43,7 +43,11 @@ def test_captions_that_begin_alike_share_no_prompt():
         ({"chosen": "x", "rejected": []}, "rejected", r"`rejected` is \[\] \(list\), expected one completion"),
         ({"chosen": "x", "rejected": ["y", ""]}, "rejected[1]", r"`rejected\[1\]` has an empty text"),
         ({"chosen": "x", "rejected": ["y", [assistant("z")]]}, "rejected", "`rejected` is"),
-        ({"chosen": "x", "rejected": "y", "margin": "1"}, "margin", "`margin` is '1' .str., expected a finite number"),
+        (
+            {"chosen": "x", "rejected": "y", "margin": "high"},
+            "margin",
+            "`margin` is 'high' .str., expected a finite number",
+        ),
         ({"chosen": "x", "rejected": "y", "margin": float("nan")}, "margin", "`margin` is nan"),
         ({"chosen": "x", "rejected": "y", "kind": 3}, "kind", "`kind` is 3"),
         ({"chosen": "x", "rejected": "y", "image": 3}, "image", "`image` holds 3"),
