@@ -116,6 +116,10 @@ class RewardFailed(RSRLHFError, RuntimeError):
     """Too many rewards failed; the message says how many and why."""
 
 
+class TrainingDiverged(RSRLHFError, RuntimeError):
+    """A training whose losses or weights are not finite."""
+
+
 @contextmanager
 def loading(path: object) -> Iterator[None]:
     """Turns what transformers raises for a model or processor that cannot be loaded into a [`ModelError`].

@@ -1,10 +1,11 @@
-"""Checkpoints of a run: which of them were saved to the end.
+"""Checkpoints of a run: which of them were saved to the end, with finite weights.
 
 A run killed while it saves leaves a folder that looks like the newest checkpoint. The trainer writes
 `trainer_state.json` last, so a checkpoint is whole when that file parses and the weights' headers can be read (or,
-for sharded DeepSpeed and FSDP checkpoints, when their folder is there).
+for sharded DeepSpeed and FSDP checkpoints, when their folder is there). A whole one is resumed from if its weights are
+finite.
 
-Left out: checksums of the weights.
+Left out: checksums of the weights, and a look into the shards of DeepSpeed and FSDP.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def is_whole(checkpoint: str | Path) -> bool:
@@ -33,24 +38,49 @@ def is_whole(checkpoint: str | Path) -> bool:
     return bool(weights) or any(next(folder.glob(shards), None) for shards in ("global_step*", "pytorch_model_fsdp*"))
 
 
+def is_finite(weights: torch.Tensor) -> bool:
+    """Says whether no number of a tensor is NaN or infinite; needs no memory of the tensor's size."""
+    import torch
+
+    if not weights.numel() or not weights.is_floating_point():
+        return True
+    wide = weights if weights.dtype.itemsize > 1 else weights.float()  # torch has no norm of 8-bit numbers
+    return bool(torch.linalg.vector_norm(wide.detach(), float("inf")).isfinite())
+
+
+def flaw(checkpoint: str | Path) -> str | None:
+    """Returns why a checkpoint cannot be resumed from; `None` if it can."""
+    from safetensors import safe_open
+
+    if not is_whole(checkpoint):
+        return "was not saved to the end"
+    for file in sorted(Path(checkpoint).glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():
+                if not is_finite(weights.get_tensor(name)):
+                    return f"holds weights that are not finite ({name})"
+    return None
+
+
 def last_whole_checkpoint(output_dir: str | Path) -> str | None:
-    """Returns the newest whole `checkpoint-N` of a run, `None` if there is none; warns of each newer one that is not
-    whole.
+    """Returns the newest `checkpoint-N` of a run that can be resumed from, `None` if there is none; warns of each
+    newer one.
     """
     paths = Path(output_dir).glob("checkpoint-*")
     found = {int(match[1]): path for path in paths if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))}
     for _, path in sorted(found.items(), reverse=True):
-        if is_whole(path):
+        wrong = flaw(path)
+        if wrong is None:
             return str(path)
-        warnings.warn(f"{path} was not saved to the end and is passed over.", stacklevel=2)
+        warnings.warn(f"{path} {wrong} and is passed over.", stacklevel=2)
     return None
 
 
 def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | None:
-    """Turns `resume_from_checkpoint` into the path of a whole checkpoint.
+    """Turns `resume_from_checkpoint` into the path of a whole checkpoint with finite weights.
 
-    `True` or `"true"` is the last whole one of `output_dir` (`None` if there is none), `None`, `False` or `"false"`
-    starts anew; a path that is not a whole checkpoint is an [`OptionError`].
+    `True` or `"true"` is the last one of `output_dir` (`None` if there is none), `None`, `False` or `"false"` starts
+    anew; a path that is not one is an [`OptionError`].
     """
     if isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"
@@ -58,9 +88,9 @@ def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | No
         return last_whole_checkpoint(output_dir)
     if not value:
         return None
-    if not is_whole(value):
+    if wrong := flaw(value):
         raise OptionError(
-            f"{value} is not a whole checkpoint; pass --resume_from_checkpoint true for the last whole one.",
+            f"{value} {wrong}; pass --resume_from_checkpoint true for the last checkpoint that can be resumed from.",
             "resume_from_checkpoint",
         )
     return str(value)

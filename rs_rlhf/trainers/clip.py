@@ -240,7 +240,7 @@ class ClipTrainer(ResumeMixin, Trainer):
             no_sync=partial(self.accelerator.no_sync, model),
             autocast=self.compute_loss_context_manager,
         )
-        return loss / steps
+        return self.watched(loss / steps)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Returns the parameters that weight decay is applied to: matrices, as CLIP was trained."""

@@ -1,4 +1,4 @@
-"""Mixins of the trainers: evaluation without augmentation, the epoch in the collator, and resuming with all weights.
+"""Mixins of the trainers: evaluation without augmentation, the epoch in the collator, resuming with all weights.
 
 Left out: everything that TRL's trainers do themselves.
 """
@@ -7,29 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from accelerate.utils import is_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_utils import TrainOutput
 
 from ..errors import RSRLHFError
 from ..runs.checkpoints import resolve_resume
+from .divergence import FiniteMixin
 from .row_check import Row, check_rows
 
-if TYPE_CHECKING:
-    Base = Trainer
-else:
-    Base = object
 
-
-class ResumeMixin(Base):
+class ResumeMixin(FiniteMixin):
     """Mixed in before a TRL trainer whose weights must come back from a checkpoint."""
-
-    model: PreTrainedModel
 
     def train(
         self,

@@ -21,6 +21,7 @@ class TrainingOptions(ImageArguments):
     """Options of every training beside TRL's."""
 
     remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
+    logging_nan_inf_filter: bool = option(False, "Log a mean of earlier losses in place of a loss that is not finite.")
 
     def check(self) -> None:
         """Refuses values that only a parser would refuse; an [`OptionError`] names the option."""

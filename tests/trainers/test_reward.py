@@ -268,7 +268,7 @@ def test_half_saved_checkpoint_is_passed_over(images, tiny_vlm, tmp_path):
         file.truncate(1000)
     with pytest.warns(UserWarning, match="checkpoint-4 was not saved to the end"):
         assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    with pytest.raises(ValueError, match="checkpoint-4 is not a whole checkpoint"):
+    with pytest.raises(ValueError, match="checkpoint-4 was not saved to the end"):
         VisionRewardTrainer(tiny_vlm, config(tmp_path, **options), train_dataset=data).train(str(torn))
     shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-6")
     os.remove(tmp_path / "checkpoint-6" / "trainer_state.json")
