@@ -91,19 +91,11 @@ def _split_folder(root: Path, split: str | None) -> Path:
 
 
 def _holds_images(file: Path, image_root: str | None, columns: Mapping[str, str] | None) -> bool:
-    """Whether one of the first rows of a file has an image that is there, or is a question or a conversation."""
+    """Whether one of the first rows of a file has an image, there or not, or is a question or a conversation."""
     root = str(file.parent) if image_root is None else image_root
-    for where, row in islice(open_rows(file, columns=columns, image_root=root, on_error="return"), 20):
-        if isinstance(row, DataError):
-            continue
-        if {"prompt", "question", *TURN_COLUMNS} & set(row):
-            return True
-        try:
-            stored_image(_one_image(row), where, root)
-        except (DataError, ImageError):
-            continue
-        return True
-    return False
+    rows = islice(open_rows(file, columns=columns, image_root=root, on_error="return"), 20)
+    asked = {"prompt", "question", *TURN_COLUMNS}
+    return any(asked & set(row) or image_column(row, root) for _, row in rows if not isinstance(row, DataError))
 
 
 def _say_what_is_read(root: Path, split: str | None, files: Sequence[Path], rows: Sequence[Row]) -> None:

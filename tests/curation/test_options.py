@@ -69,7 +69,8 @@ def curate_options(**options):
 def test_a_bug_under_the_command_keeps_its_traceback(tmp_path, monkeypatch, capsys):
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n{"text": "one two"}\n')
     scores = str(tmp_path / "scores")
-    assert cli.main(["score", "--input", f"{tmp_path}/rows.jsonl", "--output", scores, "--scorer", "length"]) == 0
+    line = ["score", "--input", f"{tmp_path}/rows.jsonl", "--output", scores, "--scorer", "length", "--text_only"]
+    assert cli.main(line) == 0
     assert cli.main(["curate", scores, "--output", f"{tmp_path}/out", "--keep", "2"]) == 1
     assert "--keep is 2" in capsys.readouterr().err
     real = cuts.number_samples

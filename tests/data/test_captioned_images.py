@@ -125,7 +125,6 @@ def class_folders(root):
 
 STRAY = {
     "labels.csv": ",ClassName,Label\n0,Port,0\n1,River,1\n",
-    "captions.csv": "filepath,caption\ngone/1.png,one .\ngone/2.png,two .\n",
     "classes.json": '["Port", "River"]',
     "notes.jsonl": '{"text": "by us"}\n',
 }
@@ -140,6 +139,14 @@ def test_a_stray_file_does_not_hide_the_images_beside_it(tmp_path, capsys, name,
     assert [row["label"] for row in rows] == ["Port", "Port", "River"]
     printed = capsys.readouterr().out
     assert "read the images by class folder; not read: " in printed and name in printed
+
+
+def test_rows_whose_images_are_gone_are_no_reason_to_read_others(tmp_path):
+    class_folders(tmp_path)
+    (tmp_path / "captions.csv").write_text("filepath,caption\ngone/1.png,one .\n")
+    with pytest.raises(ImageError) as error:
+        load_images(tmp_path)
+    assert "captions.csv, row 0" in str(error.value)
 
 
 def test_rows_that_name_the_images_are_the_data(tmp_path, capsys):

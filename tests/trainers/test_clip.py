@@ -14,6 +14,7 @@ from rs_rlhf.cli.main import main
 from rs_rlhf.data.scenes.make import write_scenes
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.imagery.raster import ImageOptions
+from rs_rlhf.imagery.trust import seal
 from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 from rs_rlhf.trainers.clip import ClipCollator, ClipTrainer, VisionClipConfig
@@ -234,7 +235,8 @@ def test_a_curated_folder_works_as_it_is(tmp_path):
     (tmp_path / "kept" / "train.jsonl").write_text(json.dumps({"image": "a.png", "captions": ["a river ."]}) + "\n")
     with pytest.raises(DataError, match=r"a\.png"):
         load_pairs(str(tmp_path / "kept"))
-    told = {"version": 1, "image_root": str(tmp_path / "input")}
+    root = str(tmp_path / "input")
+    told = {"version": 1, "image_root": root, "image_root_seal": seal(root)}
     (tmp_path / "kept" / "curation.json").write_text(json.dumps(told))
     assert load_pairs(str(tmp_path / "kept"))[0]["image"]["path"] == str(tmp_path / "input" / "a.png")
 

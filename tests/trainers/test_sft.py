@@ -380,6 +380,7 @@ def test_the_merger_alone_is_trained_on_what_curate_has_kept(tiny_vlm, folder, r
     pyarrow.parquet.write_table(pyarrow.table({"row_id": ["pool.jsonl:0"]}), kept / "kept_ids.parquet")
     flags = ["--dataset_name", kept, "--model_name_or_path", tiny_vlm, "--output_dir", tmp_path / "out"]
     flags += ["--eval_dataset_name", write(folder / "val.jsonl", *rows[:3]), "--eval_strategy", "epoch"]
+    flags += ["--image_root", folder]  # which `curate` itself seals
     assert cli.main(["sft", *map(str, flags), "--num_train_epochs", "1", "--trainable", "merger", *QUICK]) == 0
     assert changed(load_file(f"{tiny_vlm}/model.safetensors"), load_file(tmp_path / "out/model.safetensors")) == MERGER
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())

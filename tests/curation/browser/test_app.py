@@ -454,7 +454,7 @@ def test_folders_that_cannot_be_browsed(scores, others, data, tmp_path, capsys):
     sorted((tmp_path / "part").glob("*.parquet"))[1].unlink()
     assert "1 of 4 shards are missing" in refused(tmp_path / "part")
     (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
-    score(tmp_path / "other.jsonl", tmp_path / "other")
+    score(tmp_path / "other.jsonl", tmp_path / "other", "length", "--text_only")
     assert "another input" in refused(scores, "--compare", tmp_path / "other")
     with Browsing(tmp_path / "part", "--allow-partial") as page:
         summary = page.get("summary")
@@ -476,7 +476,7 @@ def test_what_is_missing_to_serve_it_is_told(page, scores, monkeypatch, capsys):
 
 def test_nothing_has_a_score(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
-    score(tmp_path / "in.jsonl", tmp_path / "scores")
+    score(tmp_path / "in.jsonl", tmp_path / "scores", "length", "--text_only")
     ranked = Ranked(read_scored(tmp_path / "scores"))
     summary = browse.summary(ranked, {})
     assert summary["kept"]["samples"] == [0, 0] and sum(summary["histogram"]["counts"]) == 0
