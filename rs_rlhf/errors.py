@@ -128,8 +128,25 @@ def loading(path: object) -> Iterator[None]:
         path (`str`): The model's name or folder.
     """
     try:
-        yield
+        with code_refused(path):
+            yield
     except RSRLHFError:
         raise
     except (OSError, ValueError) as error:
         raise ModelError(" ".join(str(error).split()), where=str(path)) from error
+
+
+@contextmanager
+def code_refused(path: object) -> Iterator[None]:
+    """Turns transformers' refusal to run a checkpoint's own code into a [`ModelError`] that names the checkpoint."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, RSRLHFError) or "trust_remote_code=True" not in str(error):
+            raise
+        raise ModelError(
+            "cannot be loaded without running the code that it brings along, which is not run; take a model of a "
+            "family that transformers has, or read that code and pass trust_remote_code=True.",
+            "trust_remote_code",
+            str(path),
+        ) from error

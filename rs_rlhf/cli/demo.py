@@ -144,15 +144,15 @@ def _train(command: str, out: Path, demo: DemoOptions, steps: int, **options: ob
 def train_captioner(out: Path, demo: DemoOptions) -> None:
     """Trains the captioner, and saves it with a new head as the score model's start."""
     import torch
-    from transformers import AutoProcessor
 
     from ..models.score_model import ScoreModel
+    from ..models.vlm import load_processor
 
     data = {"dataset_name": out / "scenes", "model_name_or_path": out / "init"}
     _train("sft", out / "captioner", demo, demo.captioner_steps, **data, augment=True)
     torch.manual_seed(demo.seed)
     ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
-    AutoProcessor.from_pretrained(out / "captioner").save_pretrained(out / "start")
+    load_processor(str(out / "captioner"), {}).save_pretrained(out / "start")
 
 
 def train_score_model(out: Path, demo: DemoOptions) -> None:

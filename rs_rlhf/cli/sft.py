@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_args: ModelConfig) -> None:
     """Trains, evaluates and saves a model or an adapter."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
     from trl import get_peft_config
 
     from ..errors import loading
+    from ..models.vlm import load_processor
     from ..trainers.sft import VisionSFTTrainer
     from ..trainers.sft_data import load_data
 
@@ -36,8 +37,11 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
     path = str(model_args.model_name_or_path)
     with loading(path):
         options = model_options(model_args, dtype="float32")
-        model = AutoModelForImageTextToText.from_pretrained(path, use_safetensors=True, **options)
-        processor = AutoProcessor.from_pretrained(path, revision=model_args.model_revision)
+        trust = training_args.trust_remote_code
+        processor = load_processor(path, options | {"trust_remote_code": trust})
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=trust, **options
+        )
     trainer = VisionSFTTrainer(
         model=model,
         args=training_args,

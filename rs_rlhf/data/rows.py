@@ -236,7 +236,7 @@ def load_stored(name: str, split: str | None = None, streaming: bool = False) ->
     if not saved and not is_hub_id(name):
         raise DataError("no such file or folder; correct the path", "", name)
     try:
-        data: Any = load_from_disk(name) if saved else load_dataset(name, streaming=streaming)
+        data: Any = load_from_disk(name) if saved else load_dataset(name, streaming=streaming, trust_remote_code=False)
     except Exception as error:  # the Hub, the network, a damaged folder: each has its own
         kind = "a folder written by save_to_disk" if saved else "a file, a folder, or a data set on the Hub"
         raise DataError(f"cannot be read as {kind} ({first_line(error)})", "", name) from error

@@ -26,7 +26,11 @@ def seal(root: str) -> str:
 def is_trusted(folder: Path, root: Path, given: object) -> bool:
     """Whether images of data in a folder may be read from a root that the data name with a seal."""
     own = seal(str(root))
-    sealed = bool(own) and isinstance(given, str) and hmac.compare_digest(own, given)
+    sealed = (
+        bool(own)
+        and isinstance(given, str)
+        and hmac.compare_digest(own.encode(), given.encode("utf-8", "surrogatepass"))
+    )
     return sealed or root.resolve().is_relative_to(folder.resolve())
 
 

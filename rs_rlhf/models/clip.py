@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 from transformers import BatchEncoding, BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..data.group import ImageSource
-from ..errors import ModelError, OptionError
+from ..errors import ModelError, OptionError, RSRLHFError, code_refused
 from ..imagery.raster import ImageOptions, read_image
-from .vlm import check_complete
+from .vlm import check_complete, load_processor
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ class ClipModel:
         revision: str | None = None,
         batch_size: int = 64,
         attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
     ) -> ClipModel:
         """Loads a dual encoder, in safetensors, from a folder or hub id.
 
@@ -91,20 +92,24 @@ class ClipModel:
             device (`str`, *optional*): By default accelerate's choice for this process.
             dtype (`str` or `torch.dtype`, *optional*): By default the checkpoint's.
             revision, attn_implementation (`str`, *optional*): As in transformers.
+            trust_remote_code (`bool`): Run code that the checkpoint brings along.
 
         Raises:
             ModelError: It cannot be loaded, is no dual encoder, or weights are missing, so that part of it would be
                 random.
         """
         from accelerate import PartialState
-        from transformers import AutoModel, AutoProcessor
+        from transformers import AutoModel
 
         options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "revision": revision}
         options |= {"attn_implementation": attn_implementation, "output_loading_info": True}
         try:
-            loaded: Any = AutoModel.from_pretrained(path, **options)
-            processor = AutoProcessor.from_pretrained(path, revision=revision)
-        except OSError as error:
+            processor = load_processor(str(path), {"revision": revision, "trust_remote_code": trust_remote_code})
+            with code_refused(path):
+                loaded: Any = AutoModel.from_pretrained(path, trust_remote_code=bool(trust_remote_code), **options)
+        except RSRLHFError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: of a family that transformers does not have
             raise ModelError(f"{path} cannot be loaded as a CLIP: {str(error).strip().splitlines()[0]}") from error
         model, info = loaded
         clip = cls(model, processor, image_options, batch_size=batch_size)

@@ -160,12 +160,11 @@ def limits_for(
         given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         budget = QWEN2_VL | {name: value for name, value in given.items() if value is not None}
         return RowLimits(options, budget, decode=use != "reward")
-    from transformers import AutoProcessor
-
     from .collator import GroupCollator
+    from .vlm import load_processor
 
     with loading(model):
-        processor = AutoProcessor.from_pretrained(model)
+        processor = load_processor(model, {})
     set_pixel_budget(processor, min_pixels, max_pixels)
     limits = RowLimits.of(GroupCollator(processor, options, max_length=max_length))
     limits.decode = use != "reward"  # whose check decodes for itself

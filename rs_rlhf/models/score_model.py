@@ -92,7 +92,7 @@ class ScoreModel(PreTrainedModel):
             setattr(config, name, value)
         config.num_labels = 1
         super().__init__(config)
-        self.model = AutoModel.from_config(config)
+        self.model = AutoModel.from_config(config, trust_remote_code=False)
         self._no_split_modules = self.model._no_split_modules
         self.reward_head = RewardHead(config.get_text_config().hidden_size, 1, bias=False)
         self.post_init()
@@ -135,12 +135,14 @@ class ScoreModel(PreTrainedModel):
         default = "sequential" if "Qwen2Reward" in architectures else "mrope"
         config.positions = positions or getattr(config, "positions", None) or default
         config.output_activation = output_activation or getattr(config, "output_activation", None)
+        kwargs.pop("trust_remote_code", None)  # the config's and the processor's; the network is this class
         kwargs.setdefault("use_safetensors", True)
         kwargs["output_loading_info"] = True
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # every key is checked below, with an error instead of a warning
         try:
-            loaded: Any = super().from_pretrained(path, config=config, **kwargs)  # a pair, with the loading info
+            # A pair, with the loading info.
+            loaded: Any = super().from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
         finally:
             transformers_logging.set_verbosity(level)
         model, info = loaded

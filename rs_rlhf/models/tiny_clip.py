@@ -121,7 +121,7 @@ def save_tiny_clip(
     images = getattr(transformers, f"{name}ImageProcessor")(**resize)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sized.seed)
-        model = transformers.AutoModel.from_config(config)
+        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
     model.save_pretrained(path)
     getattr(transformers, f"{name}Processor")(image_processor=images, tokenizer=tokenizer).save_pretrained(path)
     return str(path)

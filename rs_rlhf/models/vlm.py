@@ -1,4 +1,8 @@
-"""Loading of causal vision-language models of any family, and the special tokens of their vocabulary."""
+"""Loading of causal vision-language models of any family, and the special tokens of their vocabulary.
+
+Code that lies in a checkpoint's folder never runs unless the caller passes `trust_remote_code=True`: transformers
+would ask on the terminal. So every call says which (`tests/test_trust.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from ..errors import ModelError, OptionError
+from ..errors import ModelError, OptionError, RSRLHFError, code_refused
 from .pixel_budget import set_pixel_budget
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layout, positions and pixel budget are known here
@@ -19,11 +23,16 @@ VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|imag
 # Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
 _PLACEHOLDERS = [f"{name}_token_id" for name in ("image", "video", "audio", "fake_image", "start_image", "end_image")]
 _PLACEHOLDERS += ["image_token_ids", "image_token_index", "video_token_ids"]
-_HUB = ("revision", "trust_remote_code", "token", "cache_dir")
+_HUB = ("revision", "token", "cache_dir")
 
 
 def load_vlm(
-    path: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None, device: str | None = None, **kwargs: Any
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Loads a causal VLM of any family, a LoRA adapter merged into its base, and its processor.
 
@@ -31,6 +40,7 @@ def load_vlm(
         path (`str`): Checkpoint, adapter's folder or hub id.
         dtype (`str` or `torch.dtype`, *optional*): By default the checkpoint's.
         device (`str`, *optional*): By default accelerate's choice for this process.
+        trust_remote_code (`bool`): Run code that the checkpoint brings along.
         **kwargs: Passed to `from_pretrained` (`revision`, `attn_implementation`, …); with a `device_map` the model
             stays where that puts it.
 
@@ -40,14 +50,16 @@ def load_vlm(
         OptionError: Both `device` and `device_map` are given.
     """
     from accelerate import PartialState
-    from transformers import AutoProcessor
 
     if kwargs.get("device_map") is not None and device is not None:
         raise OptionError("device and device_map cannot both be given; leave one out.", "device")
     try:
+        kwargs["trust_remote_code"] = trust_remote_code
         model, source = _load(str(path), {"dtype": dtype or "auto", "use_safetensors": True, **kwargs})
-        processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision"))
-    except OSError as error:
+        processor = load_processor(source, kwargs)
+    except RSRLHFError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: of a family that transformers does not have
         raise ModelError(f"{path} cannot be loaded as a policy: {str(error).strip().splitlines()[0]}") from error
     if kwargs.get("device_map") is None:
         model.to(device or PartialState().device)
@@ -68,17 +80,33 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     architectures = hub_config(path, kwargs).architectures or []
     if not any(name.endswith("ForConditionalGeneration") for name in architectures):
         raise ModelError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+    options = dict(kwargs)
+    trust = bool(options.pop("trust_remote_code", False))
+    with code_refused(path):
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path, output_loading_info=True, trust_remote_code=trust, **options
+        )
     model, info = loaded
     check_complete(path, info)
     return model, path
 
 
 def hub_config(path: str, kwargs: Mapping[str, Any]) -> PreTrainedConfig:
-    """Loads a checkpoint's config with those of `from_pretrained`'s arguments that choose a revision and a cache."""
+    """Loads a checkpoint's config with those of `from_pretrained`'s arguments that choose revision, cache, trust."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(path, **{name: kwargs[name] for name in _HUB if name in kwargs})
+    options = {name: kwargs[name] for name in _HUB if name in kwargs}
+    with code_refused(path):
+        return AutoConfig.from_pretrained(path, trust_remote_code=bool(kwargs.get("trust_remote_code")), **options)
+
+
+def load_processor(path: str, kwargs: Mapping[str, Any], **more: Any) -> Any:
+    """Loads a checkpoint's processor as [`hub_config`] does its config; `more` goes to the processor."""
+    from transformers import AutoProcessor
+
+    more |= {name: kwargs[name] for name in _HUB if name in kwargs}
+    with code_refused(path):
+        return AutoProcessor.from_pretrained(path, trust_remote_code=bool(kwargs.get("trust_remote_code")), **more)
 
 
 def check_complete(path: str | os.PathLike[str], info: dict[str, Any]) -> None:

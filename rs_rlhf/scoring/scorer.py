@@ -106,9 +106,9 @@ class Scorer(ScoreTexts):
             OptionError: Both `device` and `device_map`.
         """
         from accelerate import PartialState
-        from transformers import AutoProcessor
 
         from ..models.score_model import ScoreModel
+        from ..models.vlm import load_processor
 
         placed = kwargs.get("device_map") is not None
         if placed and device is not None:
@@ -122,7 +122,7 @@ class Scorer(ScoreTexts):
                 refuse_headless(card.model, kwargs)
             with nullcontext() if sharded else _whole_weights():
                 model = ScoreModel.from_pretrained(card.model, positions or card.positions, **kwargs)
-            processor = AutoProcessor.from_pretrained(card.model, revision=kwargs.get("revision"))
+            processor = load_processor(card.model, kwargs)
         except OSError as error:
             raise not_loaded(card.model, error) from error
         if not placed and not sharded:

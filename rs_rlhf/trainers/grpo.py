@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
-from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig
 
 from ..data.group import ImageSource
@@ -30,7 +30,7 @@ from ..models.collator import GroupCollator
 from ..models.pixel_budget import set_pixel_budget
 from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
-from ..models.vlm import VISION_TOKENS
+from ..models.vlm import VISION_TOKENS, hub_config, load_processor
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
@@ -98,11 +98,12 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             args = VisionGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO")
         self.score_reward, rewards = _rewards(args, reward_funcs)
         init = cast("dict[str, Any]", args.model_init_kwargs or {})
-        if processing_class is None:
-            with loading(name):
-                processing_class = AutoProcessor.from_pretrained(
-                    name, revision=init.get("revision"), truncation_side="left", padding_side="left"
-                )
+        options = {"trust_remote_code": args.trust_remote_code, **init}
+        with loading(name):
+            if isinstance(model, str):
+                hub_config(name, options)  # what TRL would refuse with a traceback is refused here
+            if processing_class is None:
+                processing_class = load_processor(name, options, truncation_side="left", padding_side="left")
         if isinstance(model, str):
             args.model_init_kwargs = {"use_safetensors": True, **init}
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)

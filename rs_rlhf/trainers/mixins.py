@@ -58,7 +58,9 @@ class ResumeMixin(FiniteMixin):
         plain = not (is_peft_model(target) or self.is_fsdp_enabled)
         if not plain or not (Path(resume_from_checkpoint) / "config.json").is_file():
             return super()._load_from_checkpoint(resume_from_checkpoint, target)
-        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype, use_safetensors=True)
+        loaded = type(target).from_pretrained(
+            resume_from_checkpoint, dtype=target.dtype, use_safetensors=True, trust_remote_code=False
+        )
         target.load_state_dict(loaded.state_dict())
         return None
 

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, set_seed
+from transformers import PreTrainedModel, ProcessorMixin, set_seed
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
@@ -34,6 +34,7 @@ from ..models.collator import GroupCollator, without_images
 from ..models.pixel_budget import set_pixel_budget
 from ..models.row_limits import RowLimits
 from ..models.score_model import HEAD, ScoreModel, save_score_config
+from ..models.vlm import load_processor
 from ..preferences.schema import completion_keys, group_from_row
 from ._compat import RewardHooks
 from .mixins import SetEpoch, VisionTrainerMixin
@@ -99,11 +100,12 @@ def _load(
     path: str, args: VisionRewardConfig, processing_class: ProcessorMixin | None
 ) -> tuple[ScoreModel, ProcessorMixin]:
     """Loads a score model as `model_init_kwargs` says, and its processor unless one is given."""
-    options = {"dtype": "float32", **cast("dict[str, Any]", args.model_init_kwargs or {}), "device_map": None}
+    options = {"dtype": "float32", "trust_remote_code": args.trust_remote_code}
+    options |= {**cast("dict[str, Any]", args.model_init_kwargs or {}), "device_map": None}
     args.model_init_kwargs = None  # used; TRL warns of them beside a loaded model
     with loading(path):
         model = ScoreModel.from_pretrained(path, args.positions, output_activation=args.output_activation, **options)
-        processing_class = processing_class or AutoProcessor.from_pretrained(path, revision=options.get("revision"))
+        processing_class = processing_class or load_processor(path, options)
     return model, processing_class
 
 
@@ -171,7 +173,8 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
         base = cast("PeftModel", model).get_base_model() if is_peft_model(model) else model
         if not isinstance(base, ScoreModel):
             raise TypeError(f"model must be a path, a hub id or a ScoreModel, got {type(base).__name__}.")
-        processing_class = processing_class or AutoProcessor.from_pretrained(base.config._name_or_path)
+        trust = {"trust_remote_code": args.trust_remote_code}
+        processing_class = processing_class or load_processor(base.config._name_or_path, trust)
         _check_model(base, args, adapted=peft_config is not None or is_peft_model(model))
         if peft_config is not None:
             peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), HEAD.split(".")[0]})

@@ -410,7 +410,16 @@ def test_image_root(tmp_path):
 
 
 @pytest.mark.parametrize("root", ["/", "..", "../pictures", "{0}", "{0}/pictures"])
-@pytest.mark.parametrize("given", [{}, {"image_root_seal": ""}, {"image_root_seal": "0" * 64}, {"image_root_seal": 3}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"image_root_seal": ""},
+        {"image_root_seal": "0" * 64},
+        {"image_root_seal": 3},
+        {"image_root_seal": "\u00e9"},
+    ],
+)
 def test_a_root_that_data_claim_is_not_followed_out_of_them(tmp_path, root, given):
     root = root.format(tmp_path)
     for name in ("pictures", "kept", "kept/own", "packed"):

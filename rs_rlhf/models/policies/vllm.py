@@ -15,7 +15,7 @@ from ...data.group import Group
 from ...errors import ModelError, OptionError
 from ...imagery.raster import ImageOptions
 from ..pixel_budget import image_sizes, seen_sizes
-from ..vlm import FAMILIES, placeholder_tokens, set_family_budget
+from ..vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
 from .chat_client import chat_messages
 from .policy import RequestPolicy
 from .sampling import SamplingOptions
@@ -53,16 +53,16 @@ class VLLMPolicy(RequestPolicy):
                 "the backend vllm needs vLLM, which is not installed; `pip install vllm`, or leave the backend out.",
                 "backend",
             ) from None
-        from transformers import AutoConfig, AutoProcessor
-
         if (Path(path) / "adapter_config.json").is_file():
             raise ModelError(f"{path} is an adapter, which the backend vllm does not load; merge it, or leave it out.")
-        self.processor, config = AutoProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
+        self.processor, config = load_processor(path, kwargs), hub_config(path, kwargs)
+        trust = bool(kwargs.pop("trust_remote_code", False))
         set_family_budget(path, config, self.processor, min_pixels, max_pixels)
         budget = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         budget = {name: value for name, value in budget.items() if value is not None}
         kwargs |= {"mm_processor_kwargs": budget} if budget else {}
-        self.llm, self.params = vllm.LLM(model=path, dtype=dtype or "auto", **kwargs), vllm.SamplingParams
+        self.llm = vllm.LLM(model=path, dtype=dtype or "auto", trust_remote_code=trust, **kwargs)
+        self.params = vllm.SamplingParams
         self.image_options, self.budgeted = image_options or ImageOptions(), config.model_type in FAMILIES
         self.never = placeholder_tokens(config, self.processor)
 
