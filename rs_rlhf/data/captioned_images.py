@@ -60,9 +60,13 @@ def load_images(
         rows += _file_rows(file, str(file.parent) if image_root is None else image_root, columns)
     if not files and (not split or (root / split).is_dir()):
         rows += _image_folder(root / split if split else root)
+    if not rows and root.is_file():
+        raise DataError("no rows; give data that has some", "", str(root))
     if not rows:
-        what, name, folder = (f"nothing of split {split!r}", split, f"{split}/") if split else ("no images", "*", "")
-        expected = f"expected {name}*.parquet, {name}.jsonl, {name}.csv or {folder}class/*.jpg"
+        what, name, folder = (
+            (f"nothing of split {split!r}", f"{split}*", f"{split}/") if split else ("no images", "*", "")
+        )
+        expected = f"expected {name}.parquet, {name}.jsonl, {name}.csv or {folder}class/*.jpg"
         raise DataError(f"{root}: {what} found; {expected}. Check the path{', or leave the split out' * bool(split)}.")
     if root.is_dir():
         _say_what_is_read(root, split, files, rows)

@@ -254,7 +254,7 @@ def _check_file(path: Path, format: str, columns: Columns) -> None:
         else:
             check_text(path)
             if format == "csv":
-                check_form(dict.fromkeys(csv_head(path).columns, ""), columns)
+                check_form(dict.fromkeys(filter(None, csv_head(path).columns), ""), columns)
 
 
 def curated(path: Path, split: str | None) -> dict[str, Any]:

@@ -212,7 +212,8 @@ def csv_head(path: Path) -> CsvHead:
 def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
     """Yields the records after the header, line breaks in quotes respected; `raw` with its line break.
 
-    A column without a name, such as the index that `pandas` writes, is left out of the values.
+    An empty field is null, as for `pandas` and `datasets`. A column without a name, such as the index that `pandas`
+    writes, is left out of the values.
 
     Arguments are as for [`text_records`]. A quoted field that does not end raises [`DataError`].
     """
@@ -220,7 +221,8 @@ def csv_records(path: Path, start: int = 0, stop: int = -1) -> Iterator[Record]:
     for record in _csv_rows(path, start or len(head.raw), stop, head.delimiter):
         value = record.value
         if isinstance(value, list) and len(value) == len(head.columns):
-            value = {column: text for column, text in zip(head.columns, value, strict=True) if column}
+            named = zip(head.columns, value, strict=True)
+            value = {column: text or None for column, text in named if column}
         elif isinstance(value, list):
             expected = f"expected the {len(head.columns)} of the header ({', '.join(head.columns)})"
             value = DataError(f"{len(value)} fields, {expected}; put texts with a {head.delimiter!r} in quotes")

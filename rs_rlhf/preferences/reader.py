@@ -22,7 +22,7 @@ from .schema import Inspection, inspect_row
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-FORM_VERSION = 2  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
+FORM_VERSION = 3  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
 
 
 def read_groups(

@@ -137,7 +137,7 @@ def _check_completion(key: str, completion: list[dict]) -> None:
 
 def _margin(row: Row) -> float:
     value = row.get("margin")
-    if value is None or value == "":
+    if value is None:
         return 0.0
     if (number := as_number(value)) is None:
         raise DataError(f"`margin` is {short(value)}, expected a finite number; correct or remove it", "margin")

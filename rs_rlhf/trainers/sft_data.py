@@ -20,7 +20,7 @@ from ..data.group import Group, completion_text
 from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import open_image_texts
 from ..data.row_cache import bytes_and_path, message_features, stored_rows
-from ..data.rows import FORMATS, data_files, draw_rows, format_of
+from ..data.rows import FORMATS, data_files, draw_rows, format_of, is_saved
 from ..data.survey import announce, announce_texts
 from ..data.text_records import csv_head, first_byte, jsonl_records
 from ..errors import DataError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .options import SFTScriptArguments
     from .sft import VisionSFTConfig
 
-FORM_VERSION = 1  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
+FORM_VERSION = 2  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
 
 
 def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -> tuple[Dataset, Dataset | None]:
@@ -115,7 +115,7 @@ def holds_labelled_images(path: str, split: str | None = None, named: Mapping[st
     """Whether data are labelled images, by the rule of [`load_rows`]; reads JSON lines until it is certain."""
     root = Path(path)
     columns = Columns(parse_columns(named))
-    if (root / "curation.json").exists() or not root.exists() or columns.text or columns.text_only:
+    if not root.exists() or is_saved(root) or (root / "curation.json").exists() or columns.text or columns.text_only:
         return False
     files = split_files(root, split, columns=named) if root.is_dir() else [root]
     if not files and data_files(root, split):  # images by class beside files that do not name them

@@ -200,3 +200,10 @@ def test_rows_in_the_folder_of_a_split_are_read(tmp_path):
     (row,) = load_images(tmp_path, "test")
     assert (row["captions"], row["label"]) == (["test text"], None)
     assert row["image"] == str((tmp_path / "test" / "a.png").resolve())
+
+
+def test_a_file_without_rows(tmp_path):
+    (tmp_path / "t.csv").write_text("image,caption\n")
+    with pytest.raises(DataError) as error:
+        load_images(tmp_path / "t.csv")
+    assert error.value.where == str(tmp_path / "t.csv")

@@ -175,7 +175,7 @@ def test_csv(tmp_path, rows, delimiter, end, last, bom):
     head = csv_head(file)
     assert head.columns == ["filepath", "the title"] and content.startswith(head.raw) and head.delimiter == delimiter
     found = list(csv_records(file))
-    assert [list(one.value.values()) for one in found] == rows
+    assert [list(one.value.values()) for one in found] == [[text or None for text in row] for row in rows]
     for i, one in enumerate(found):
         stop = one.start + len(one.raw)
         assert content[one.start : stop] == one.raw
@@ -251,3 +251,13 @@ def test_the_suffix_does_not_decide_the_delimiter(tmp_path):
     path = tmp_path / "t.tsv"
     path.write_text("image,caption\na.png,x\n")
     assert [record.value for record in csv_records(path)] == [{"image": "a.png", "caption": "x"}]
+
+
+def test_an_empty_field_is_null(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('image,caption\n,x\n"",y\na.png,\n')
+    assert [tuple(record.value.values()) for record in csv_records(path)] == [
+        (None, "x"),
+        (None, "y"),
+        ("a.png", None),
+    ]

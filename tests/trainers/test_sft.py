@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from helpers import picture, warm
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
@@ -357,6 +357,15 @@ def test_a_changed_file_is_read_again(tmp_path):
 def test_a_row_that_cannot_be_used_is_named(row, message, folder):
     with pytest.raises((DataError, ImageError), match=message):
         load_rows(str(write(folder / "bad.jsonl", MIXED[2], row)))
+
+
+def test_a_saved_dataset_dict_is_no_folder_of_classes(folder, tmp_path):
+    rows = [{"image": str(folder / f"{i}.png"), "caption": f"scene {i}"} for i in range(2)]
+    DatasetDict({"train": Dataset.from_list(rows[:1]), "test": Dataset.from_list(rows)}).save_to_disk(tmp_path / "d")
+    assert not holds_labelled_images(str(tmp_path / "d"), "train")
+    for split, count in (("train", 1), ("test", 2)):
+        data = load_rows(str(tmp_path / "d"), split, image_root=str(folder))
+        assert [row["completion"][0]["content"][0]["text"] for row in data] == [f"scene {i}" for i in range(count)]
 
 
 # --- the command -------------------------------------------------------------------------------------------------

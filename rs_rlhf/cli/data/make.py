@@ -8,7 +8,7 @@ from typing import Literal
 
 from ...data.captioned_images import InputOptions
 from ...data.placed_images import OutputOptions, check_output, numbered
-from ...errors import OptionError
+from ...errors import DataError, OptionError
 from ...options import option
 from ...preferences.damage import KINDS, NEEDS, build_pairs
 from ...preferences.lists import LIST_KINDS, build_lists
@@ -100,6 +100,9 @@ def write_damaged(options: DamageOptions) -> None:
     made = list(
         damaged_rows(numbered(rows), options.rate, seed=options.seed, kinds=kinds, questions=options.questions)
     )
+    if not made:
+        advice = "give captions, or --questions to ask for the class"
+        raise DataError(f"no image has a caption; {advice}", "captions", options.input)
     options.write(made, rows, checked, "images", "rows")
     counts = Counter((row["source"], row["damage"] or "clean") for row in made)
     totals = Counter(row["source"] for row in made)

@@ -164,3 +164,13 @@ def test_train_leaves_out_images_of_other_folders_and_parquet_files(tmp_path, ca
         assert main(["--input", str(tmp_path / name), "--split", "train", "--output", str(out)]) == 0
         assert f"1 of them excluded, being in {tmp_path / others}\n" in capsys.readouterr().out
         assert len(list(out.parent.rglob("*.png"))) == 5
+
+
+def test_damage_needs_texts(tmp_path, capsys):
+    """Images by class have no captions to damage: an empty file would look like a pool."""
+    (tmp_path / "in" / "port").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "port" / "a.png")
+    command = ["data", "damage", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "d.jsonl")]
+    assert program(command) == 1 and "no image has a caption" in capsys.readouterr().err
+    assert not (tmp_path / "d.jsonl").exists() and not (tmp_path / "images").exists()
+    assert program([*command, "--questions"]) == 0 and (tmp_path / "d.jsonl").read_text()
