@@ -1,0 +1,128 @@
+"""Every form of rows in every command that reads it: the images reach the model.
+
+The forms of a group say the same about the same pictures, so that a command must come to the same score or loss in
+each; with other pictures, all else equal, to another one, the same for all forms again.
+"""
+
+import gc
+import json
+from functools import cache
+
+import pytest
+import yaml
+from helpers.form_files import CAPTIONED, COUNT, LABELLED, PREFERENCES, PROMPTS, TURNS
+
+from rs_rlhf.cli.main import main
+from rs_rlhf.curation.shards import read_scores
+
+TRAINING = (
+    "--use_cpu true --bf16 false --gradient_checkpointing false --report_to none --disable_tqdm true --logging_steps 1 "
+    "--max_steps 1 --save_strategy no --seed 3 --learning_rate 0.001"
+).split()
+FORMS = {"captioned": CAPTIONED, "turns": TURNS, "labelled": LABELLED, "preferences": PREFERENCES, "prompts": PROMPTS}
+COMMANDS = {
+    "captioned": ("score", "sft", "clip"),
+    "turns": ("score", "sft", "clip"),
+    "labelled": ("sft", "grpo", "sample-pairs"),
+    "preferences": ("reward", "eval preferences", "eval run", "grpo"),
+    "prompts": ("grpo", "sample-pairs", "eval rows"),
+}
+MATRIX = [(kind, command, form) for kind, commands in COMMANDS.items() for command in commands for form in FORMS[kind]]
+SLOW = ("grpo",)  # seconds each: two forms of each kind are enough for every run of the tests
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections():
+    """Each training collects garbage; what modules hold is then not looked through again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory, tiny_vlm, score_model_path, clips):
+    """A function of `(kind, command, form, seed)`: what the command says of the rows, and comes to."""
+
+    @cache
+    def run(kind, command, form, seed):
+        folder, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "out"
+        path, *flags = FORMS[kind][form](folder, seed)
+        models = {"vlm": tiny_vlm, "score": score_model_path, "clip": str(clips["clip"])}
+        return RUN[command](folder, path, flags, out, models)
+
+    return run
+
+
+def trained(command, model, key, *more, batch=COUNT):
+    """A command that trains one step; its value is an entry of the log."""
+
+    def run(folder, path, flags, out, models):
+        data = ["--dataset_name", path, *flags, "--per_device_train_batch_size", str(batch)]
+        options = [models.get(option, option) for option in more]
+        argv = [command, "--model_name_or_path", models[model], *data, "--output_dir", str(out), *TRAINING, *options]
+        assert main(argv) == 0
+        return [json.loads((out / "trainer_state.json").read_text())["log_history"][0][key]]
+
+    return run
+
+
+def scored(folder, path, flags, out, models):
+    options = ["--model", models["score"], "--num_workers", "0"]
+    assert main(["score", *options, "--input", path, *flags, "--output", str(out)]) == 0
+    return read_scores(out)["score"].to_pylist()
+
+
+def measured(folder, path, flags, out, models):
+    argv = ["eval", "preferences", "--model", models["score"], "--preferences", path, *flags, "--output", str(out)]
+    assert main(argv) == 0
+    return [json.loads(out.read_text())["all"]["margin"]]
+
+
+def evaluated(task, layout, model, key, *more):
+    """`eval run` on a benchmark of one file; its values are those of `key` in the samples."""
+
+    def run(folder, path, flags, out, models):
+        columns = dict(pair.split("=") for pair in flags[1:])
+        declared = {"title": "t", "source": "drawn", "task": task, "layout": layout, "path": path.removeprefix("/")}
+        (folder / "made.yaml").write_text(yaml.safe_dump(declared | {"columns": columns}))
+        argv = ["eval", "run", "--model", models[model], "--task", str(folder / "made.yaml"), "--data_root", "/"]
+        assert main([*argv, "--out", str(out), *(models.get(option, option) for option in more)]) == 0
+        return [json.loads(line)[key] for line in (out / "samples_made.jsonl").read_text().splitlines()]
+
+    return run
+
+
+def sampled(folder, path, flags, out, models):
+    """`data sample-pairs`; its values are the codes of the sampled texts."""
+    argv = ["data", "sample-pairs", "--policy", models["vlm"], "--input", path, *flags, "--output", f"{out}.jsonl"]
+    assert main([*argv, "-n", "2", "--max_new_tokens", "6"]) == 0
+    lines = out.with_suffix(".jsonl").read_text().splitlines()
+    return [json.loads(line)["rejected"] for line in lines]
+
+
+RUN = {
+    "score": scored,
+    "sft": trained("sft", "vlm", "loss"),
+    "clip": trained("clip", "clip", "loss"),
+    "reward": trained("reward", "vlm", "loss"),
+    "grpo": trained(
+        "grpo", "vlm", "score/mean", "--score_model", "score", "--num_generations", "2", "--max_completion_length", "2"
+    ),
+    "eval preferences": measured,
+    "eval run": evaluated("preference", "preferences", "score", "scores"),
+    "eval rows": evaluated("captions", "rows", "vlm", "score", "--score_model", "score"),
+    "sample-pairs": sampled,
+}
+
+
+@pytest.mark.parametrize(("kind", "command", "form"), MATRIX)
+def test_the_images_of_every_form_reach_the_model(values, kind, command, form, capsys):
+    first, *_ = FORMS[kind]
+    of = [values(kind, command, first, seed) for seed in (0, 1)]
+    assert of[0] != pytest.approx(of[1], rel=1e-4)
+    capsys.readouterr()
+    for seed in (0, 1):
+        assert values(kind, command, form, seed) == pytest.approx(of[seed], rel=1e-5)
+        said = capsys.readouterr().out.splitlines()
+        assert form == first or f"{COUNT} rows, {COUNT} with images" in said[0]
