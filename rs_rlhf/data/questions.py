@@ -81,10 +81,11 @@ def read_questions(
     read = (
         row for file in files[:1] for _, row in open_rows(file, split, question_rows, **reading, on_error="return")
     )
-    if isinstance(first := next(read, None), DataError):
-        raise first
-    asked = isinstance(first, Mapping) and "prompt" in first
-    if asked:
+    first: Any = None
+    for first in read:
+        if not isinstance(first, DataError):
+            break
+    if isinstance(first, DataError) or first is not None and "prompt" in first:
         rows = [question for file in files for question in _asked_in(file, split, reading, open_ended, errors)]
     else:
         rows = [_about(row, open_ended) for row in load_images(path, split, **reading)]

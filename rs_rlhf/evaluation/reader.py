@@ -25,6 +25,7 @@ from ..data.group import Row, completion_text, make_group, prompt_text, short, s
 from ..data.placed_images import stored_image
 from ..data.questions import QuestionRow, limited, read_questions
 from ..data.rows import image_folder, open_rows
+from ..data.survey import announce
 from ..errors import DataError, RSRLHFError
 from ..imagery.identity import source_key
 from ..metrics.boxes import grounding_verdict
@@ -339,6 +340,7 @@ def _preferences(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
         last, count = where, count + 1 if last == where else 0
         name = string_column(row, "id") or f"{PurePath(where.file).stem}-{where.number}"
         rows.append(_preference(f"{name}.{count}" if count else name, row, where.number, where, root))
+    announce(file, len(rows), sum(bool(row.group.images) for row in rows), benchmark.split, **reading)
     return rows
 
 

@@ -8,6 +8,7 @@ from helpers import picture
 from helpers.captioned_rows import write_jsonl
 
 from rs_rlhf.data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION
+from rs_rlhf.data.group import completion_text
 from rs_rlhf.data.questions import limited, placed_images, read_questions
 from rs_rlhf.errors import DataError, ImageError, OptionError
 
@@ -45,6 +46,33 @@ def test_rows_with_a_prompt(folder):
     assert two.reference == "2" and two.prompt == two.group.prompt and two.image_names == ["0.png", "1.png"]
     assert (three.id, three.reference) == ("7", "") and four.group.images == []
     assert [row.group.row for row in (one, two, three, four)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("image", ["0.png", None])
+def test_conversations_and_preferences_are_asked_with_their_images(folder, image):
+    part = {"type": "image"} if image else {"type": "image", "image": "0.png"}
+    asked = [{"role": "user", "content": [part, {"type": "text", "text": "Rural?"}]}]
+    answers = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    rows = [
+        {"image": image, "messages": [*asked, *answers[0]]},
+        {"image": image, "messages": asked},
+        {"image": image, "chosen": [*asked, *answers[0]], "rejected": [*asked, *answers[1]]},
+    ]
+    found = read_questions(str(write_jsonl(folder / "some.jsonl", *rows)))
+    assert [row.reference for row in found] == ["yes", "", ""]
+    for row in found:
+        assert row.group.images == [str(folder / "0.png")] and completion_text(row.group.prompt) == "Rural?"
+        assert row.group.prompt[0]["content"][0] == {"type": "image"}
+
+
+def test_a_first_row_that_cannot_be_used_does_not_decide_what_the_rows_are(folder):
+    rows = [{"messages": [{"role": "robot", "content": "?"}]}, {"prompt": "Rural?", "image": "0.png"}]
+    file = str(write_jsonl(folder / "some.jsonl", *rows))
+    with pytest.raises(DataError) as error:
+        read_questions(file)
+    assert (error.value.key, error.value.where) == ("messages", f"{file}, line 1")
+    errors = []
+    assert len(read_questions(file, errors=errors)) == 1 and errors[0].where == f"{file}, line 1"
 
 
 def test_questions_in_text_files_as_spreadsheets_save_them(folder):
