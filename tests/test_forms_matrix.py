@@ -18,8 +18,8 @@ from rs_rlhf.curation.shards import read_scores
 from rs_rlhf.data.group import completion_text, messages_of
 
 TRAINING = (
-    "--use_cpu true --bf16 false --gradient_checkpointing false --report_to none --disable_tqdm true --logging_steps 1 "
-    "--max_steps 1 --save_strategy no --seed 3 --learning_rate 0.001"
+    "--use_cpu true --bf16 false --gradient_checkpointing false --report_to none --disable_tqdm true --logging_steps "
+    "1 --max_steps 1 --save_strategy no --seed 3 --learning_rate 0.001"
 ).split()
 FORMS = {"captioned": CAPTIONED, "turns": TURNS, "labelled": LABELLED, "preferences": PREFERENCES, "prompts": PROMPTS}
 COMMANDS = {
