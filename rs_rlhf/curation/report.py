@@ -270,8 +270,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     for table in [*tables_of(report), *_bin_tables(report["figures"]["histograms"])]:
         lines += [f"## {text(table.title)}", ""]
         lines += [text(table.text), ""] if table.text else []
-        rows = [list(map(text, row)) for row in table.rows]
-        lines += [markdown_table(list(map(text, table.columns)), rows, "l" if table.words else "lr"), ""]
+        lines += [markdown_table(table.columns, table.rows, "l" if table.words else "lr"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

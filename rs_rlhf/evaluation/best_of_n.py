@@ -27,7 +27,7 @@ from ..models.profiles import model_profile
 from ..runs.files import write_json, write_text
 from ..runs.progress import progress, versions
 from ..runs.sample_log import SampleLog
-from ..runs.tables import markdown_table
+from ..runs.tables import markdown_table, markdown_text
 from ..scoring.base import GroupScorer
 from ..scoring.best_of_n import score_answers
 from ..scoring.cards import model_stamp
@@ -203,7 +203,8 @@ def markdown(results: dict[str, Any]) -> str:
     differences = [[name, *map(difference, entries)] for name, entries in parts["differences"].items()]
     return "\n".join(
         [
-            f"Best of n on {results['task']}: {results['questions']} questions, {results['n']} answers each, "
+            f"Best of n on {markdown_text(results['task'])}: {results['questions']} questions, "
+            f"{results['n']} answers each, "
             f"{'seeds' if several else 'seed'} {', '.join(map(str, results['seeds']))}; {results['metric']} accuracy "
             f"with 95% intervals{', ± sd of the seeds' if several else ''}.",
             "",

@@ -26,7 +26,7 @@ from ..metrics.intervals import holm, mcnemar, paired_bootstrap
 from ..runs.files import json_lines, write_text
 from ..runs.page import render
 from ..runs.report_tables import IMAGE_BYTES, Images, cut, spread
-from ..runs.tables import markdown_table
+from ..runs.tables import markdown_table, markdown_text
 from .benchmark import load_benchmark, locate_data
 from .reader import dataset_hash, read_benchmark
 from .results import MEASURES, Figures, Record, Results, measured, models_of, read_results, read_samples, thumbnail_of
@@ -215,7 +215,8 @@ def _settings(task: str, figures: Mapping[str, Figures]) -> list[str]:
 
 def markdown(compared: Mapping[str, Any]) -> str:
     """Returns the table and the verdicts as Markdown."""
-    lines = [f"{side.upper()}: {compared[side]['model']} ({compared[side]['folder']})  " for side in ("a", "b")]
+    heads = (f"{side.upper()}: {compared[side]['model']} ({compared[side]['folder']})" for side in ("a", "b"))
+    lines = [f"{markdown_text(head)}  " for head in heads]
     header = ["task", "measure", "n", "A", "B", "B - A", "95% interval", "only A", "only B", "p", "p (Holm)"]
     rows = []
     for row in compared["rows"]:
@@ -224,8 +225,8 @@ def markdown(compared: Mapping[str, Any]) -> str:
         cells += ["" if row[key] is None else str(row[key]) for key in ("only_a", "only_b")]
         rows.append([*cells, f"{row['p']:.3g}", f"{row['p_holm']:.3g}"])
     lines += ["", markdown_table(header, rows, "llrrrrlrrrr"), ""]
-    lines += [f"- {row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
-    return "\n".join([*lines, *(f"- {note}" for note in compared["notes"])])
+    verdicts = (f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"])
+    return "\n".join([*lines, *(f"- {markdown_text(line)}" for line in (*verdicts, *compared["notes"]))])
 
 
 def write(

@@ -226,8 +226,8 @@ def thumbnail_of(record: Record, figures: Figures) -> tuple[dict[str, Any] | Non
     if not record.get("image"):
         return None, "no picture: it lies inside the data's file (Parquet); eval compare shows it with --data_root"
     reading = (figures.get("settings") or {}).get("reading") or {}
-    try:  # the paths of records are whole
-        options = ImageArguments(**{**reading, "image_root": None}).reader_options()
+    try:  # the paths of records are whole; a file does not say which hosts may be asked
+        options = ImageArguments(**{**reading, "image_root": None, "image_hosts": None}).reader_options()
         return thumbnail(read_image(record["image"], options)), ""
     except ImageError as error:
         return None, f"no picture: {error}"

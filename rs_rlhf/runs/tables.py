@@ -16,11 +16,15 @@ from typing import Any
 from PIL import Image
 
 THUMBNAIL = 160  # longest side, in pixels
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# `_`, `]`, `~`, `&` and `#` only where they are markup, so that names, intervals and amounts read as they are.
+_MARKUP = re.compile(r"[\\`*|<>]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|~(?=~)|(?<=~)~|&(?=#?\w+;)|#(?=#*$)")
 
 
 def markdown_text(text: object) -> str:
-    """Returns a text on one line in which nothing is markup, neither Markdown's nor HTML's."""
-    return re.sub(r"([\\`*\[\]|<>])", r"\\\1", " ".join(str(text).split()))
+    """Returns a text on one line in which nothing is markup, neither Markdown's nor HTML's, nor a terminal's."""
+    line = _CONTROL.sub("\ufffd", " ".join(str(text).split()))
+    return _MARKUP.sub(r"\\\g<0>", line)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "lr") -> str:
@@ -28,7 +32,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], alig
 
     Args:
         header (sequence of `str`): Names of the columns.
-        rows (iterable of sequences): Cells; texts that may hold markup go through [`markdown_text`] first.
+        rows (iterable of sequences): Cells, shown as they are, see [`markdown_text`].
         align (`str`): `"l"` (left) or `"r"` (right) for each column; the last letter holds for all that follow.
 
     Example:
@@ -38,8 +42,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], alig
         | aid | 3 |
     """
     lines = [header, *rows]
-    texts = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-    sides = align.ljust(len(header), align[-1])
+    texts = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+    sides = align.ljust(len(header), align[-1])[: len(header)]
     texts.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in sides) + "|")
     return "\n".join(texts)
 

@@ -6,7 +6,7 @@ from helpers import picture
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.evaluation.benchmark import load_benchmark
-from rs_rlhf.evaluation.results import HEADER, read_results, results_table
+from rs_rlhf.evaluation.results import HEADER, read_results, results_table, thumbnail_of
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 
 
@@ -66,3 +66,9 @@ def test_questions_left_out_for_their_boxes_are_counted_in_the_results(tiny_vlm,
     assert "boxes: 1 of 3 questions left out" in printed and "rows.jsonl, line 2" in printed
     figures = read_results(tmp_path / "o")["tasks"]["boxes"]
     assert (figures["n"], figures["error_rows"]) == (2, 1) and "error_rows 1" in printed
+
+
+def test_a_results_folder_does_not_say_which_hosts_may_be_asked():
+    figures = {"settings": {"reading": {"image_hosts": ["localhost"]}}}
+    picture, why = thumbnail_of({"image": "http://localhost:9/a.png"}, figures)
+    assert picture is None and "not in allowed_hosts" in why
