@@ -18,6 +18,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from trl import TrlParser
 from .. import declarations
 from ..errors import DeclarationError, OptionError, RSRLHFError
 from ..options import Parser, check_place
-from .main import LAUNCHED
+from .signals import LAUNCHED, deferred, interruption
 
 DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
 
@@ -146,39 +147,62 @@ def launch_arguments(command: str, config: str | None, flags: Sequence[str], lau
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Runs `accelerate launch` with these arguments; returns 1 if a process failed, which has then said why.
+    """Runs `accelerate launch` with these arguments; returns the exit code of a process that failed or was stopped,
+    which has then said why.
+
+    The first SIGINT or SIGTERM is passed on to the processes, which end in order; the second kills them.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after the processes have ended.
+        KeyboardInterrupt: SIGINT or SIGTERM, after processes that have not said so have ended.
         OptionError: Flags that `accelerate launch` refuses.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # they report each signal and each exit code
     os.environ[LAUNCHED] = folder = tempfile.mkdtemp()
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"  # torch's launcher would kill a process that saves
     try:
-        launch_command(launch_command_parser().parse_args(list(arguments)))
-    except SignalException as stop:  # what torch's launcher makes of a signal
-        raise KeyboardInterrupt if stop.sigval == signal.SIGINT else stop from None
-    except ChildFailedError as error:
+        with deferred(_pass_on, lambda: _to_children(signal.SIGKILL)) as asked:
+            launch_command(launch_command_parser().parse_args(list(arguments)))
+    except (ChildFailedError, subprocess.CalledProcessError) as error:
+        if asked.number and Path(folder, "told").exists():
+            return 128 + asked.number
+        if asked.number:
+            raise interruption(asked.number) from None
+        if not isinstance(error, ChildFailedError):
+            return 1
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             raise RSRLHFError(
                 f"process {rank} was ended by {failure.signal_name()}, as when memory is full."
             ) from None
-        return 1
-    except subprocess.CalledProcessError:
-        return 1
+        return failure.exitcode
     except ValueError as error:
         raise OptionError(f"accelerate launch: {' '.join(str(error).split())}") from error
     finally:
         os.environ.pop(LAUNCHED)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _pass_on(number: int) -> None:
+    """Sends the launched processes a signal; before there are any, ends the launcher."""
+    if not _to_children(number):
+        raise interruption(number)
+
+
+def _to_children(number: int) -> int:
+    """Sends the processes that this one has started a signal; returns how many there are."""
+    import psutil
+
+    children = psutil.Process().children()
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
+    return len(children)
 
 
 def _take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:

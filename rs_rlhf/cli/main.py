@@ -1,8 +1,9 @@
-"""The `rs-rlhf` program: finds a command, runs it, and turns errors and Ctrl-C into one sentence.
+"""The `rs-rlhf` program: finds a command, runs it, and turns errors and signals into one sentence.
 
 A command's module is imported when the command runs, so that `rs-rlhf --help` answers at once. An [`RSRLHFError`] ends
 in one sentence on standard error and exit code 1 (`--debug` or `RS_RLHF_DEBUG=1` adds its traceback); every other
-exception is a bug and keeps its traceback. Ctrl-C ends in one sentence and exit code 130, `| head` quietly.
+exception is a bug and keeps its traceback. Ctrl-C ends in one sentence and exit code 130, SIGTERM in one and 143,
+`| head` quietly.
 
 Left out: a command registry (the table below is all there is), shell completion.
 """
@@ -12,27 +13,23 @@ from __future__ import annotations
 import difflib
 import os
 import select
-import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import NamedTuple
 
 from ..errors import RSRLHFError
 from ..options import parse
 from ..version import __version__
+from .signals import LAUNCHED, Stopped, exit_code, handled
 
 RESTART = "the same command starts again from the beginning"
 RESUME = "the same command resumes"
 CHECKPOINT = "the same command with --resume_from_checkpoint true resumes from the last checkpoint, if there is one"
-LAUNCHED = "RS_RLHF_LAUNCHED"  # a folder of the processes that `launch.launch` has started
 STOPPED = "the server no longer answers"
 
 
@@ -93,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (sequence of `str`, *optional*): Arguments; those of the process when left out.
 
     Returns:
-        `int`: Exit code: 0, 1 after a mistake of the user, 130 after Ctrl-C.
+        `int`: Exit code: 0, 1 after a mistake of the user, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
@@ -123,7 +120,7 @@ def _main(argv: list[str]) -> int:
         print(f"rs-rlhf: no command {name!r}{guess} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 1
     try:
-        with interruptible(name):
+        with handled(lambda: say_interrupted(name)):
             return run(name, rest)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after an error that it has printed
         return 1 if stop.code else 0
@@ -133,45 +130,18 @@ def _main(argv: list[str]) -> int:
         if tells():
             print(f"rs-rlhf {name}: {sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if debug:
             traceback.print_exc()
-        say_interrupted(name)
-        return 130
+        if not isinstance(stop, Stopped):
+            say_interrupted(name)
+        elif tells():
+            print(f"\nrs-rlhf {name}: {stop.sentence}", file=sys.stderr)
+        return exit_code(stop)
     except Exception:
         if several() and told_mark().exists() and not debug:  # its peer is gone, and has said why
             return 1
         raise
-
-
-@contextmanager
-def interruptible(name: str) -> Iterator[None]:
-    """Makes Ctrl-C certain: whatever error follows it is a `KeyboardInterrupt`, and within an import, where C code may
-    swallow that, the process ends as by a kill.
-    """
-    process, interrupts = os.getpid(), []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupts.append(number)
-        while frame is not None and os.getpid() == process:
-            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-                say_interrupted(name)
-                os._exit(130)
-            frame = frame.f_back
-        raise KeyboardInterrupt
-
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
-    if ours:  # a job in the background ignores it
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    except Exception:
-        if interrupts:  # such as a data loader's, whose workers were interrupted too
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say_interrupted(name: str) -> None:
@@ -189,7 +159,7 @@ def tells() -> bool:
     """Whether this process says how the command ended: of those of one launcher the first that gets there, since a
     mistake may be met by all of them or by any one.
     """
-    if not several():
+    if not several() and LAUNCHED not in os.environ:
         return True
     try:
         told_mark().touch(exist_ok=False)

@@ -114,10 +114,14 @@ def model_options(
 def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
     """Trains from the start or a checkpoint, saves model and state, and prints the lines of `done`.
 
-    With `evaluate`, the last step is evaluated once, and `eval_results.json` written.
+    With `evaluate`, the last step is evaluated once, and `eval_results.json` written. SIGINT and SIGTERM end the
+    training after its step, with a checkpoint.
     """
+    from .stopping import stopping
+
     args = trainer.args
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with stopping(trainer):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     if evaluate:
         metrics = last_metrics(trainer) or trainer.evaluate()

@@ -1,12 +1,9 @@
-"""How a command ends early: a sentence for the user's mistakes, a traceback for bugs, and Ctrl-C."""
+"""How a command ends early: a sentence for the user's mistakes, a traceback for bugs."""
 
 import json
 import os
-import select
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import ROOT, picture, warm
@@ -96,69 +93,3 @@ def test_a_mistake_of_several_processes_is_told_once(wrong, pairs, tiny_vlm):
     argv = [*reward(pairs, tiny_vlm), "--per_device_train_batch_size", "1", "--accelerate_config", "cpu_2proc"]
     printed = warm.launched(argv, pairs, cwd=pairs, expect=1)
     assert printed.count("rs-rlhf reward: ") == 1 and "pairs.jsonl, line 3" in printed and "Traceback" not in printed
-
-
-# --- Ctrl-C --------------------------------------------------------------------------------------------------------
-
-
-def interrupted(argv, ready, folder, whole_group=False):
-    """Starts a command, sends it SIGINT once `ready()`; returns its exit code and what it has printed."""
-    with open(os.devnull) as nothing, (folder / "log").open("w+") as log:
-        files = (nothing.fileno(), log.fileno(), log.fileno())
-        child = warm.Child(warm.address(), list(map(str, argv)), folder, warm.launching(folder), files)
-        end = time.monotonic() + 120
-        while not ready():
-            over = select.select([child.socket], [], [], 0.02)[0] or time.monotonic() > end
-            assert not over, (folder / "log").read_text()
-        os.killpg(child.pid, signal.SIGINT) if whole_group else child.kill(signal.SIGINT)
-        code = child.wait(60)
-    return code, (folder / "log").read_text()
-
-
-def test_ctrl_c_ends_a_training_in_one_sentence(pairs, tiny_vlm):
-    state = pairs / "out" / "checkpoint-2" / "trainer_state.json"
-    code, printed = interrupted(reward(pairs, tiny_vlm), state.exists, pairs)
-    last = printed.strip().splitlines()[-1]
-    assert code == 130 and last == f"rs-rlhf reward: interrupted; {cli.CHECKPOINT}."
-    assert "Traceback" not in printed
-    done = warm.run(
-        [*reward(pairs, tiny_vlm, "--max_steps", "1"), "--resume_from_checkpoint", "true"], cwd=pairs, check=0
-    )
-    assert "Score model saved" in done.stdout
-
-
-def test_ctrl_c_ends_a_launched_training_in_one_sentence(pairs, tiny_vlm):
-    """As in a terminal, where all processes are sent SIGINT."""
-    state = pairs / "out" / "checkpoint-2" / "trainer_state.json"
-    argv = [*reward(pairs, tiny_vlm), "--accelerate_config", "cpu_2proc"]
-    code, printed = interrupted(argv, state.exists, pairs, whole_group=True)
-    assert code == 130 and printed.count("interrupted") == 1
-    assert printed.strip().splitlines()[-1] == f"rs-rlhf reward: interrupted; {cli.CHECKPOINT}."
-    assert "Traceback" not in printed
-
-
-def test_ctrl_c_of_score_says_how_far_it_is(pairs, score_model_path):
-    rows = [{"image": f"{i % 4}.png", "caption": f"a river {i}."} for i in range(3000)]
-    (pairs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = [
-        "score",
-        "--input",
-        "rows.jsonl",
-        "--model",
-        score_model_path,
-        "--output",
-        "scores",
-        "--rows_per_shard",
-        "20",
-    ]
-    code, printed = interrupted(argv, lambda: any((pairs / "scores").rglob("*.parquet")), pairs)
-    last = printed.strip().splitlines()[-1]
-    assert code == 130 and last.startswith("rs-rlhf score: stopped; ") and last.endswith("The same command resumes.")
-    assert "Traceback" not in printed
-
-
-def test_ctrl_c_of_another_command(pairs):
-    argv = ["data", "scenes", "scenes", "--n_train", "3000"]
-    code, printed = interrupted(argv, lambda: any((pairs / "scenes").rglob("*.png")), pairs)
-    assert code == 130 and "Traceback" not in printed
-    assert printed.strip() == f"rs-rlhf data scenes: interrupted; {cli.RESTART}."

@@ -1,0 +1,143 @@
+"""SIGINT and SIGTERM in real processes: a training saves a checkpoint and ends in a sentence, a second signal ends at
+once, and the other commands say what they leave."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT, picture, warm
+
+from rs_rlhf.cli import main as cli
+from rs_rlhf.runs.checkpoints import is_whole
+
+QUICK = "--use_cpu true --bf16 false --report_to none --disable_tqdm true --per_device_train_batch_size 2".split()
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    for i in range(4):
+        picture(i).save(tmp_path / f"{i}.png")
+    rows = [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def reward(pairs, tiny_vlm, *flags):
+    options = ["--max_steps", "100000", "--save_steps", "1", "--save_total_limit", "1", "--trainable", "head"]
+    data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", tiny_vlm, "--output_dir", "out"]
+    return ["reward", *data, *options, *QUICK, *flags]
+
+
+def signalled(argv, ready, folder, *numbers, whole_group=False):
+    """Starts a command, sends it the signals once `ready()`; returns its exit code and what it has printed."""
+    with open(os.devnull) as nothing, (folder / "log").open("w+") as log:
+        files = (nothing.fileno(), log.fileno(), log.fileno())
+        child = warm.Child(warm.address(), list(map(str, argv)), folder, warm.launching(folder), files)
+        end = time.monotonic() + 120
+        while not ready():
+            over = select.select([child.socket], [], [], 0.02)[0] or time.monotonic() > end
+            assert not over, (folder / "log").read_text()
+        for number in numbers:
+            os.killpg(child.pid, number) if whole_group else child.kill(number)
+            time.sleep(0.3)
+        code = child.wait(60)
+    return code, (folder / "log").read_text()
+
+
+def log_has(folder, text):
+    return lambda: (folder / "log").exists() and text in (folder / "log").read_text()
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_training_saves_a_checkpoint_and_ends_in_one_sentence(number, workers, pairs, tiny_vlm):
+    """As in a terminal and on a cluster, where all processes of the command are sent the signal."""
+    flags = ["--save_strategy", "no", "--logging_steps", "1", "--dataloader_num_workers", workers]
+    code, printed = signalled(
+        reward(pairs, tiny_vlm, *flags), log_has(pairs, "'loss'"), pairs, number, whole_group=True
+    )
+    (saved,) = (pairs / "out").glob("checkpoint-*")
+    assert code == CODES[number] and "Traceback" not in printed and is_whole(saved)
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith(f"rs-rlhf reward: stopped by {number.name}, saved to out/{saved.name}; ")
+    if workers == "0":
+        more = ["--max_steps", str(int(saved.name.split("-")[1]) + 1), "--resume_from_checkpoint", "true"]
+        done = warm.run([*reward(pairs, tiny_vlm, *flags), *more], cwd=pairs, check=0)
+        assert "Score model saved" in done.stdout
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,) * 2, (signal.SIGINT,) * 2, (signal.SIGINT, signal.SIGTERM)])
+def test_a_second_signal_ends_at_once(numbers, pairs, tiny_vlm):
+    (pairs / "pairs.jsonl").write_text((pairs / "pairs.jsonl").read_text() * 1000)
+    argv = reward(pairs, tiny_vlm, "--gradient_accumulation_steps", "100000", "--disable_tqdm", "false")  # a long step
+    code, printed = signalled(argv, log_has(pairs, "0/100000 "), pairs, *numbers)
+    assert code == -signal.SIGKILL, "it ended without a word to the warm process"
+    assert "stopping after this step" in printed and "stopped by" not in printed
+    assert "Traceback" not in printed and not list(pairs.glob("out/checkpoint-*"))
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_the_exit_code_of_a_second_signal_that_finds_the_command_ending(number, tmp_path):
+    code = (
+        "import os, signal, sys, time; from rs_rlhf.cli.signals import handled\n"
+        "with handled(print):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, timeout=50).returncode == CODES[number]
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_launched_training_saves_a_checkpoint_and_ends_in_one_sentence(number, pairs, tiny_vlm):
+    argv = [
+        *reward(pairs, tiny_vlm, "--save_strategy", "no", "--logging_steps", "1"),
+        "--accelerate_config",
+        "cpu_2proc",
+    ]
+    code, printed = signalled(argv, log_has(pairs, "'loss'"), pairs, number, whole_group=True)
+    (saved,) = (pairs / "out").glob("checkpoint-*")
+    assert code == CODES[number] and printed.count("stopped by") == 1 and "interrupted" not in printed, printed
+    assert "Traceback" not in printed and is_whole(saved)
+    assert len(list(saved.glob("rng_state_*.pth"))) == 2
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_score_says_how_far_it_is(number, pairs, score_model_path):
+    rows = [{"image": f"{i % 4}.png", "caption": f"a river {i}."} for i in range(3000)]
+    (pairs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = [
+        "score",
+        "--input",
+        "rows.jsonl",
+        "--model",
+        score_model_path,
+        "--output",
+        "scores",
+        "--rows_per_shard",
+        "20",
+    ]
+    code, printed = signalled(argv, lambda: any((pairs / "scores").rglob("*.parquet")), pairs, number)
+    last = printed.strip().splitlines()[-1]
+    assert (
+        code == CODES[number]
+        and last.startswith("rs-rlhf score: stopped; ")
+        and last.endswith("The same command resumes.")
+    )
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_another_command_says_what_it_leaves(number, pairs):
+    argv = ["data", "scenes", "scenes", "--n_train", "3000"]
+    code, printed = signalled(argv, lambda: any((pairs / "scenes").rglob("*.png")), pairs, number)
+    assert code == CODES[number] and "Traceback" not in printed
+    assert printed.strip() == f"rs-rlhf data scenes: interrupted; {cli.RESTART}."
