@@ -285,6 +285,11 @@ def _rows(benchmark: Benchmark, path: Path) -> list[QuestionRow]:
     file = path / benchmark.annotations if benchmark.annotations else path
     root = str(path / benchmark.images) if benchmark.images else None
     rows = read_questions(str(file), benchmark.split, image_root=root, keep_apart=False, columns=benchmark.columns)
+    if not any(row.group.images for row in rows) and benchmark.columns.get("image") != "":
+        advice = (
+            'name their column, as in `columns: {image: tile}`, or declare `columns: {image: ""}` if there are none'
+        )
+        raise DataError(f"no row has an image; {advice}", "columns", str(file))
     for row in rows:
         given = row.columns.pop("type", None)
         types = row.columns.get("types") or given or []

@@ -262,3 +262,12 @@ def test_the_hash_of_stored_bytes_moves_with_one_of_them(tmp_path):
             dataset_hash(read_benchmark(made(task="classification", layout="images"), tmp_path / "test.parquet"))
         )
     assert hashes[0] != hashes[1]
+
+
+def test_rows_without_images_are_declared_so(tmp_path):
+    rows = asked_rows(tmp_path, {"image": None, "tile": "1", "solution": "A"})
+    fails(made(task="vqa", layout="rows"), rows, "rows.jsonl", "no row has an image", "columns")
+    (read,) = read_benchmark(made(task="vqa", layout="rows", columns={"image": ""}), rows)
+    assert read.group.images == [] and read.reference == "A"
+    rows = asked_rows(tmp_path, {"image": None, "solution": "A"}, {"solution": "A"})
+    assert [len(row.group.images) for row in read_benchmark(made(task="vqa", layout="rows"), rows)] == [0, 1]
