@@ -59,7 +59,12 @@ def load_images(
             raise DataError(f"expected {SUFFIXES}, or a folder of images by class.", where=str(file))
         rows += _file_rows(file, str(file.parent) if image_root is None else image_root, columns)
     if not files and (not split or (root / split).is_dir()):
-        rows += _image_folder(root / split if split else root)
+        left_out: list[Path] = []
+        rows += _image_folder(root, split, left_out)
+        if left_out:
+            others = f" and {len(left_out) - 1} more" * (len(left_out) > 1)
+            why = "links that lead out of the folder or nowhere, or no plain files; put the images themselves there"
+            print(f"{root}: left out {left_out[0].relative_to(root)}{others}: {why}")
     if not rows and root.is_file():
         raise DataError("no rows; give data that has some", "", str(root))
     if not rows:
@@ -83,7 +88,7 @@ def split_files(
     """
     found = data_files(root, split)
     kinds = [found[kind] for kind in ("parquet", "jsonl", "csv", "json", "webdataset") if kind in found]
-    images = any(_image_folder(_split_folder(root, split)))
+    images = any(_image_folder(root, split))
     if len(kinds) + images < 2:
         return kinds[0] if kinds else []
     other = [] if images else kinds[0]
@@ -108,7 +113,7 @@ def _say_what_is_read(root: Path, split: str | None, files: Sequence[Path], rows
     paths = {split_sensor(row["image"])[0] for row in rows if isinstance(row["image"], str)}
     left = 0
     if files and paths and (not split or (root / split).is_dir()):
-        left = sum(os.path.realpath(row["image"]) not in paths for row in _image_folder(_split_folder(root, split)))
+        left = sum(os.path.realpath(row["image"]) not in paths for row in _image_folder(root, split))
     if aside or left:
         more = f" and {len(files) - 1} more files" * (len(files) > 1)
         what = f"rows of {files[0].name}{more}" if files else "images by class folder"
@@ -168,11 +173,18 @@ def _texts(row: Row, names: Mapping[str, Sequence[str]]) -> tuple[list[str], str
     return captions, label or None
 
 
-def _image_folder(folder: Path) -> Iterator[dict[str, Any]]:
+def _image_folder(root: Path, split: str | None, left_out: list[Path] | None = None) -> Iterator[dict[str, Any]]:
+    """The images below a folder's split, or all of it; adds what is no file of the folder itself to `left_out`."""
+    inside, folder = root.resolve(), _split_folder(root, split)
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)  # such as the `._1.png` that macOS writes
-        if file.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+        if file.suffix.lower() not in IMAGE_SUFFIXES or hidden or file.is_dir():
+            continue
+        if not file.is_file() or not file.resolve().is_relative_to(inside):
+            if left_out is not None:
+                left_out.append(file)
+        else:
             yield {"image": str(file), "label": file.parent.name, "captions": [], "id": name.as_posix()}
 
 
@@ -207,7 +219,11 @@ def exclude_images(
 def _holds(root: Path, split: str, image_root: str | None, columns: Mapping[str, str] | None) -> bool:
     """Whether a folder has a split; "val" also begins the names of the files of "validation"."""
     files = split_files(root, split, image_root, columns)
-    return any(not file.name[len(split) :][:1].isalpha() for file in files) or any(_image_folder(root / split))
+    return (
+        any(not file.name[len(split) :][:1].isalpha() for file in files)
+        or (root / split).is_dir()
+        and any(_image_folder(root, split))
+    )
 
 
 def _picture_of(row: Row) -> str:

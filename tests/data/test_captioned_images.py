@@ -1,6 +1,7 @@
 """Captioned and labelled images: every layout is read, and what is wrong is told with file and row."""
 
 import csv
+import os
 
 import pytest
 from helpers.captioned_rows import write_jsonl, write_parquet
@@ -207,3 +208,27 @@ def test_a_file_without_rows(tmp_path):
     with pytest.raises(DataError) as error:
         load_images(tmp_path / "t.csv")
     assert error.value.where == str(tmp_path / "t.csv")
+
+
+def test_a_folder_of_images_is_left_by_no_link_and_pipes_are_not_opened(tmp_path, capsys):
+    root, other = tmp_path / "data", tmp_path / "other"
+    class_folders(root)
+    before = [row["id"] for row in load_images(root)]
+    Image.new("RGB", (8, 8)).save(other.with_suffix(".png"))
+    class_folders(other)
+    (root / "Port" / "out.png").symlink_to(other.with_suffix(".png"))
+    (root / "Port" / "up.png").symlink_to("../../other.png")
+    (root / "Port" / "nowhere.png").symlink_to("none.png")
+    (root / "Linked").symlink_to(other, target_is_directory=True)
+    os.mkfifo(root / "Port" / "pipe.png")
+    (root / "Port" / "device.png").symlink_to("/dev/zero")
+    (root / "Port" / "folder.png").mkdir()
+    (root / "River" / "same.png").symlink_to(root / before[0])
+    capsys.readouterr()
+    rows = load_images(root)
+    assert sorted(row["id"] for row in rows) == sorted([*before, "River/same.png"])
+    printed = capsys.readouterr().out
+    assert "left out Port/device.png and 4 more" in printed
+    (root / "test").symlink_to(other, target_is_directory=True)
+    with pytest.raises(DataError):
+        load_images(root, "test")
