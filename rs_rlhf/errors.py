@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 LONGEST_ECHO = 200
 _LONG_RUN = re.compile(rf"\S{{{LONGEST_ECHO + 1},}}")
@@ -120,20 +121,43 @@ class TrainingDiverged(RSRLHFError, RuntimeError):
     """A training whose losses or weights are not finite."""
 
 
+def load_problem(path: object, error: Exception) -> str:
+    """Returns why a model or processor cannot be loaded, and what to do, for what transformers raises."""
+    folder, text = Path(str(path)), " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        flash = "lash" in text and "ttention" in text
+        return text + (" Leave --attn_implementation out, or give sdpa." if flash else " Install what is missing.")
+    if not folder.exists() and ("Repo id must" in text or len(folder.parts) > 2 or str(path)[:1] in "./~"):
+        return "there is no such folder, and a model of the hub is named namespace/name; give another."
+    if isinstance(error, OSError) and not folder.exists():
+        return f"neither a folder here nor a model that the hub gives: {text.split('. ')[0].rstrip('.')}."
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return (
+            "its weights are .bin files only, which could run code and are not read; load the model once where you "
+            "trust it, and save it with save_pretrained, which writes model.safetensors."
+        )
+    return text
+
+
 @contextmanager
-def loading(path: object) -> Iterator[None]:
+def loading(
+    path: object, kinds: tuple[type[Exception], ...] = (OSError, ValueError, ImportError), key: str = ""
+) -> Iterator[None]:
     """Turns what transformers raises for a model or processor that cannot be loaded into a [`ModelError`].
 
     Args:
         path (`str`): The model's name or folder.
+        kinds (`tuple`): The exceptions that mean so.
+        key (`str`): The option that names the model; the sentence begins with it.
     """
     try:
         with code_refused(path):
             yield
     except RSRLHFError:
         raise
-    except (OSError, ValueError) as error:
-        raise ModelError(" ".join(str(error).split()), where=str(path)) from error
+    except kinds as error:
+        option = f"--{key}: " if key else ""
+        raise ModelError(option + load_problem(path, error), key, str(path)) from error
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
         )
     train_set, eval_set = load_data(script_args, training_args)
     path = str(model_args.model_name_or_path)
-    with loading(path):
+    with loading(path, key="model_name_or_path"):
         options = model_options(model_args, dtype="float32")
         trust = training_args.trust_remote_code
         processor = load_processor(path, options | {"trust_remote_code": trust})

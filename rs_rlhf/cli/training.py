@@ -5,6 +5,8 @@ Left out: how a command starts, here or through `accelerate launch` (see `launch
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, make_dataclass
 from importlib import import_module
@@ -82,6 +84,12 @@ def check_common(
     }.items():
         if not value:
             raise OptionError(f"no {name}; give --{name}, or a recipe with it (--config).", name)
+    name = str(model_args.model_name_or_path)
+    if not os.path.isdir(name) and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise OptionError(
+            f"--model_name_or_path {name} is neither a folder nor named as a model of the hub is (namespace/name).",
+            "model_name_or_path",
+        )
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.", "load_in_4bit")
     if not pads and getattr(training_args, "pad_to_multiple_of", None):

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from transformers import BatchEncoding, BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..data.group import ImageSource
-from ..errors import ModelError, OptionError, RSRLHFError, code_refused
+from ..errors import ModelError, OptionError, RSRLHFError, code_refused, load_problem
 from ..imagery.raster import ImageOptions, read_image
 from .vlm import check_complete, load_processor
 
@@ -109,8 +109,8 @@ class ClipModel:
                 loaded: Any = AutoModel.from_pretrained(path, trust_remote_code=bool(trust_remote_code), **options)
         except RSRLHFError:
             raise
-        except (OSError, ValueError) as error:  # ValueError: of a family that transformers does not have
-            raise ModelError(f"{path} cannot be loaded as a CLIP: {str(error).strip().splitlines()[0]}") from error
+        except (OSError, ValueError, ImportError) as error:  # ValueError: of a family that transformers does not have
+            raise ModelError(f"cannot be loaded as a CLIP: {load_problem(path, error)}", where=str(path)) from error
         model, info = loaded
         clip = cls(model, processor, image_options, batch_size=batch_size)
         check_complete(path, info)

@@ -39,7 +39,7 @@ class SampleLog:
         if path.exists():
             cut_torn_line(path)
         entries = read_lines(path) if path.exists() else []
-        if entries and entries[0] != head and not anew:
+        if len(entries) > 1 and entries[0] != head and not anew:  # a head alone is of a run that failed at once
             told = differences(entries[0]["settings"], head["settings"])
             raise OptionError(
                 f"{path} was begun with other settings: {', '.join(told.values())}; delete it, set them back, or pass "

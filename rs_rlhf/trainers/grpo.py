@@ -99,7 +99,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         self.score_reward, rewards = _rewards(args, reward_funcs)
         init = cast("dict[str, Any]", args.model_init_kwargs or {})
         options = {"trust_remote_code": args.trust_remote_code, **init}
-        with loading(name):
+        with loading(name, key="model_name_or_path"):
             if isinstance(model, str):
                 hub_config(name, options)  # what TRL would refuse with a traceback is refused here
             if processing_class is None:
@@ -109,15 +109,16 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
         self.limits = RowLimits.of(GroupCollator(processing_class, args.reader_options()))
         args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
-        super().__init__(
-            model=model,
-            reward_funcs=list(rewards),
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
+        with loading(name, (OSError, ImportError), "model_name_or_path"):
+            super().__init__(
+                model=model,
+                reward_funcs=list(rewards),
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
         for reward in rewards:
             if isinstance(reward, IoUReward | RSReward):
                 reward.use_policy(self.accelerator.unwrap_model(self.model).config.model_type, processing_class)

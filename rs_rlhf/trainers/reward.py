@@ -103,7 +103,7 @@ def _load(
     options = {"dtype": "float32", "trust_remote_code": args.trust_remote_code}
     options |= {**cast("dict[str, Any]", args.model_init_kwargs or {}), "device_map": None}
     args.model_init_kwargs = None  # used; TRL warns of them beside a loaded model
-    with loading(path):
+    with loading(path, key="model_name_or_path"):
         model = ScoreModel.from_pretrained(path, args.positions, output_activation=args.output_activation, **options)
         processing_class = processing_class or load_processor(path, options)
     return model, processing_class

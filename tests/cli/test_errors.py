@@ -1,7 +1,9 @@
 """How a command ends early: a sentence for the user's mistakes, a traceback for bugs."""
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -93,3 +95,31 @@ def test_a_mistake_of_several_processes_is_told_once(wrong, pairs, tiny_vlm):
     argv = [*reward(pairs, tiny_vlm), "--per_device_train_batch_size", "1", "--accelerate_config", "cpu_2proc"]
     printed = warm.launched(argv, pairs, cwd=pairs, expect=1)
     assert printed.count("rs-rlhf reward: ") == 1 and "pairs.jsonl, line 3" in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("command", ["reward", "sft", "grpo", "clip"])
+@pytest.mark.parametrize("name", ["no/such/model", "./gone", "~/gone", "/gone"])
+def test_a_model_that_is_neither_folder_nor_hub_id_is_named_with_its_option(command, name, pairs, capsys):
+    flags = ["--reward_funcs", "rs_rlhf.rewards.ExactMatchReward", "--num_generations", "2"] * (command == "grpo")
+    data = ["--dataset_name", str(pairs / "pairs.jsonl"), "--output_dir", str(pairs / "out")]
+    assert cli.main([command, *data, "--model_name_or_path", name, *QUICK, *flags]) == 1
+    assert f"rs-rlhf {command}: --model_name_or_path {name} is neither" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["reward", "grpo"])
+def test_models_that_cannot_be_loaded_are_a_sentence(command, pairs, tiny_vlm, tmp_path, capsys):
+    weights = tmp_path / "only_bin"
+    shutil.copytree(tiny_vlm, weights)
+    (weights / "model.safetensors").rename(weights / "pytorch_model.bin")
+    argv = reward(pairs, tiny_vlm, "--max_steps", "1", "--output_dir", str(pairs / "out"))
+    argv[argv.index("pairs.jsonl")] = str(pairs / "pairs.jsonl")
+    if command == "grpo":
+        (pairs / "prompts.jsonl").write_text(json.dumps({"image": "0.png", "prompt": "What?", "solution": "a"}) + "\n")
+        model = ["--model_name_or_path", tiny_vlm, "--reward_funcs", "rs_rlhf.rewards.ExactMatchReward"]
+        argv = ["grpo", "--dataset_name", str(pairs / "prompts.jsonl"), *model, "--num_generations", "2", *QUICK]
+        argv += ["--output_dir", str(pairs / "out")]
+    assert cli.main([*argv, "--model_name_or_path", str(weights)]) == 1
+    assert f"{weights}: --model_name_or_path: its weights are .bin files only" in capsys.readouterr().err
+    if importlib.util.find_spec("flash_attn") is None:
+        assert cli.main([*argv, "--attn_implementation", "flash_attention_2"]) == 1
+        assert "Leave --attn_implementation out" in capsys.readouterr().err

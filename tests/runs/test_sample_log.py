@@ -23,6 +23,14 @@ def test_a_killed_run_resumes_and_other_settings_are_refused(tmp_path, capsys):
     assert SampleLog.beside(output, {"n": 3}, anew=True).answers == {}
 
 
+def test_a_run_that_failed_before_its_first_answer_blocks_nothing(tmp_path):
+    output = tmp_path / "out.jsonl"
+    SampleLog.beside(output, {"n": 2})
+    SampleLog.beside(output, {"n": 3}).add_answers([0], [["x"]])
+    with pytest.raises(OptionError):
+        SampleLog.beside(output, {"n": 2})
+
+
 def test_the_log_goes_once_the_output_is_whole(tmp_path):
     output = tmp_path / "out.jsonl"
     log = SampleLog.beside(output, {})
