@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
 from ..options import option
-from ..scoring.http import LOCAL, TOKEN, Limits, listen
+from ..scoring.http import LOCAL, TOKEN, Limits, listen, not_ready
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
 
@@ -33,6 +33,9 @@ class ServeOptions(Limits, PixelOptions, ReadingOptions):
     max_length: int = option(16_384, "Tokens of one prompt and completion at most.")
     max_image_pixels: int = option(50_000_000, "Images of more pixels are refused before they are decoded.")
     max_pending: int = option(256, "Requests inside at once; more are sent away (429).")
+    max_queued_tokens: int = option(
+        4_000_000, "Estimated tokens waiting at once; requests beyond are sent away (429)."
+    )
     read_timeout: float = option(30.0, "Seconds that a request may take to arrive.")
 
     def check(self) -> None:
@@ -52,17 +55,19 @@ def main(options: ServeOptions) -> None:
     options.check()
     listener = listen(options.host, options.port)
 
-    from ..scoring.scorer import Scorer
-    from ..scoring.server import serve
-    from ..scoring.service import Service
+    with not_ready(listener, "the model is being loaded; ask again."):
+        from ..scoring.scorer import Scorer
+        from ..scoring.server import serve
+        from ..scoring.service import Service
 
-    names = ("device", "prompt_form", "min_pixels", "max_pixels", "token_budget")
-    given = {name: getattr(options, name) for name in names} | ({"dtype": options.dtype} if options.dtype else {})
-    scorer = Scorer.from_pretrained(options.model, image_options=options.reader_options(), **given)
-    scorer.collator.max_length = options.max_length
-    token = os.environ.get(TOKEN) or None
-    if token is None and options.host not in LOCAL:
-        print(f"rs-rlhf serve: {options.host} may be reached by others and {TOKEN} is not set.", file=sys.stderr)
-    service = Service(scorer, options.model, options, options.max_pending, options.read_timeout, token)
-    asyncio.run(serve(service, listener))
+        names = ("device", "prompt_form", "min_pixels", "max_pixels", "token_budget")
+        given = {name: getattr(options, name) for name in names} | ({"dtype": options.dtype} if options.dtype else {})
+        scorer = Scorer.from_pretrained(options.model, image_options=options.reader_options(), **given)
+        scorer.collator.max_length = options.max_length
+        token = os.environ.get(TOKEN) or None
+        if token is None and options.host not in LOCAL:
+            print(f"rs-rlhf serve: {options.host} may be reached by others and {TOKEN} is not set.", file=sys.stderr)
+        room = {"max_pending": options.max_pending, "max_queued_tokens": options.max_queued_tokens}
+        service = Service(scorer, options.model, options, read_timeout=options.read_timeout, token=token, **room)
+    asyncio.run(serve(service, listener, options.host not in LOCAL))
     service.batcher.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -120,6 +121,11 @@ def estimated_length(group: Group, processor: ProcessorMixin, options: ImageOpti
 def text_length(group: Group) -> int:
     """Estimates the text tokens of a prompt from its characters."""
     return 12 + sum(len(part.get("text", "")) for turn in group.prompt for part in turn["content"]) // 3
+
+
+def completion_length(completion: Sequence[Mapping[str, Any]]) -> int:
+    """Estimates the tokens of a completion from its characters."""
+    return sum(len(part.get("text", "")) for message in completion for part in message["content"]) // 3 + 6
 
 
 def image_name(source: ImageSource) -> str:

@@ -2,7 +2,9 @@
 
 Completions of one prompt are scored as one group, whatever order or part of it TRL hands over. A failure is never a
 silent 0: the row gets `None`, which TRL leaves out, the share is logged as `reward/failed_fraction`, and too many
-failures stop the run with their cause. Left out: scores of intermediate steps of a reasoning trace.
+failures, or reward servers that stay away, stop the run with their cause.
+
+Left out: scores of intermediate steps of a reasoning trace.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from typing import Any
 from ..data.group import Group, make_group, short
 from ..data.other_images import with_other_images
 from ..declarations import did_you_mean
-from ..errors import DataError, DeclarationError, ImageError, OptionError, RewardFailed
+from ..errors import (
+    DataError,
+    DeclarationError,
+    ImageError,
+    ModelMismatch,
+    OptionError,
+    RewardFailed,
+    RSRLHFError,
+    ScorerUnavailable,
+)
 from ..imagery.identity import source_key
 from ..imagery.sources import DEFAULTS, ImageOptions
 from ..metrics.answers import extract_answer, message_text
@@ -115,10 +126,12 @@ class ScoreReward:
         self._before: list[Group] = []  # of the last call: a call of one prompt has no other images
         self.image_options, self._options = image_options, options
         self._scorer = None if isinstance(model, str | os.PathLike) else model
+        self.on_failure: Callable[[RSRLHFError], None] | None = None
+        """Takes what must stop the run, where a trainer has to stop all its processes; otherwise it is raised."""
 
     def __getstate__(self) -> dict[str, Any]:
         named = isinstance(self.model, str | os.PathLike)  # another process loads it itself
-        return {**self.__dict__, "_scorer": None if named else self._scorer, "_before": []}
+        return {**self.__dict__, "_scorer": None if named else self._scorer, "_before": [], "on_failure": None}
 
     @property
     def scorer(self) -> GroupScorer:
@@ -150,12 +163,13 @@ class ScoreReward:
         Raises:
             DeclarationError: The reference's column is missing, or for `"softmax"` the column `choices`.
             RewardFailed: Too many rows failed.
+            ScorerUnavailable, ModelMismatch: The reward servers are gone, or have another model.
         """
         groups, places = self.layout(prompts, completions, columns)
         if self.shuffle_images:
             groups = self._shuffled(groups)
         # Asked without groups too: a score model that is sharded needs every process if one scores.
-        results = self.scorer.score_groups(groups, on_error="return")
+        results = self.score_groups(groups)
         for place in places:
             place.take(results)
         if log_extra is not None:
@@ -164,6 +178,19 @@ class ScoreReward:
             self._report([place.scores for place in places if not place.error], len(places), log_metric)
         self._watch([place.error for place in places if place.error], len(places))
         return [None if place.error else self._reward(place.scores) for place in places]
+
+    def score_groups(self, groups: Sequence[Group]) -> list[list[float] | Exception]:
+        """Returns the scores of each group, or its error."""
+        try:
+            return self.scorer.score_groups(groups, on_error="return")
+        except (ScorerUnavailable, ModelMismatch) as error:
+            self._stop(error)
+            return [error] * len(groups)
+
+    def _stop(self, error: RSRLHFError) -> None:
+        if self.on_failure is None:
+            raise error
+        self.on_failure(error)
 
     def layout(
         self, prompts: Sequence[Text], completions: Sequence[Text], columns: Columns
@@ -273,7 +300,7 @@ class ScoreReward:
         if share > self.max_failed_fraction:
             failed = f"{share:.0%} of the rewards of the last {self._failed.maxlen} steps failed"
             most = f"max_failed_fraction ({self.max_failed_fraction:.0%})"
-            raise RewardFailed(f"{failed}, more than {most}; a cause: {causes[0]}")
+            self._stop(RewardFailed(f"{failed}, more than {most}; a cause: {causes[0]}"))
 
 
 def _cause(error: Exception) -> str:

@@ -5,9 +5,14 @@ A web framework is imported only where it is used, since clients need none.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import socket
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +24,17 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.responses import JSONResponse
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 TOKEN = "RS_RLHF_SERVER_TOKEN"  # the environment variable of the bearer token, at both ends
 LOCAL = ("127.0.0.1", "localhost", "::1")
 KEEP_ALIVE = 75  # seconds; longer than clients keep a connection, so that none is closed as it is taken up again
+BACKLOG = 2048  # connections that may wait to be accepted
 RETRY_AFTER = "1"  # seconds that a client is asked to wait when there is no room
+MAX_DEPTH = 32  # of brackets within brackets in a JSON body; a request has seven
+WINDOW = 2**20  # bytes of a body that are looked at in one go: other threads wait for so long
+_BACKSLASHES = re.compile(rb"\\*")
+_PLAIN = bytes(set(range(256)) - set(b'"[]{},'))
 ERROR_KINDS: dict[str, type[RSRLHFError]] = {"image": ImageError, "data": DataError, "score": ScoreError}
 
 
@@ -36,6 +47,8 @@ class Limits:
     max_completions: int = option(64, "Completions of a group at most.")
     max_images: int = option(64, "Images of a group at most.")
     max_text: int = option(32_768, "Characters of a prompt or completion at most.")
+    max_tokens: int = option(1_000_000, "Estimated tokens of a request, images included, at most.")
+    max_values: int = option(500_000, "Items and keys of a request's JSON at most.")
 
 
 def error_kind(error: Exception) -> str:
@@ -61,18 +74,47 @@ def needs_options(options: ImageOptions) -> bool:
     return bool(options.sensors) or any(value is not None for value in given)
 
 
-def load_json(body: bytes) -> object:
-    """Parses JSON; refuses what is none, and what Python reads beyond the standard (NaN, a key twice)."""
+def load_json(body: bytes | bytearray, max_values: int = Limits.max_values) -> object:
+    """Parses JSON; refuses what is none, what Python reads beyond the standard (NaN, a key twice), and, before it is
+    parsed, what would take many times its size in memory.
+    """
+    _check_outline(body, max_values)
     try:
         return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         raise RequestError(400, "the body is not UTF-8 text; send JSON.") from None
-    except RecursionError:
-        raise RequestError(400, "the JSON is nested too deeply.") from None
     except RequestError:
         raise
     except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {error}.") from None
+
+
+def _check_outline(body: bytes | bytearray, max_values: int) -> None:
+    """Refuses JSON of too many values or too deep brackets, from its brackets and commas outside of strings."""
+    outline = _outline(body)
+    # A value has at most one key, hence four quotation marks; without this, the split could be large itself.
+    many = outline.count(b'"') > 4 * max_values + 4
+    outside = b"" if many else b"".join(outline.split(b'"')[::2])
+    if many or sum(outside.count(mark) for mark in (b",", b"[", b"{")) > max_values:
+        raise RequestError(413, f"the JSON has more than {max_values} values; send less in one request.")
+    depth = 0
+    for mark in outside.translate(None, b","):
+        depth += 1 if mark in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise RequestError(400, f"the JSON is nested too deeply; at most {MAX_DEPTH} levels are read.")
+
+
+def _outline(body: bytes | bytearray) -> bytes:
+    """Returns the quotation marks that open and close strings, and all brackets and commas, in their order."""
+    parts, start = [], 0
+    while start < len(body):
+        end = min(start + WINDOW, len(body))
+        if body[end - 1] == ord("\\"):
+            end = _BACKSLASHES.match(body, end).end() + 1  # type: ignore[union-attr]  # an escape must not be cut in two
+        window = body[start:end].replace(rb"\\", b"").replace(rb"\"", b"")
+        parts.append(window.translate(None, _PLAIN))
+        start = end
+    return b"".join(parts)
 
 
 def _refuse_constant(name: str) -> None:
@@ -80,14 +122,49 @@ def _refuse_constant(name: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise RequestError(400, f"an object of the body has the key {key[:60]!r} twice; send each key once.")
-    return dict(pairs)
+    known = dict(pairs)
+    if len(known) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise RequestError(400, f"an object of the body has the key {key[:60]!r} twice; send each key once.")
+    return known
 
 
-async def split_form(request: Request, body: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """Splits a multipart body into the field `request` and the files by name; any other body is the JSON itself."""
+def check_sender(request: Request) -> None:
+    """Refuses what a page in a browser could make it send from elsewhere, and bodies that are no JSON and no form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and not kind.endswith("json") and kind != "multipart/form-data":
+        raise RequestError(
+            415, f"the Content-Type is {kind[:60]!r}, expected application/json or multipart/form-data."
+        )
+    if "origin" in request.headers:
+        raise RequestError(403, "requests of web pages (with an Origin) are not answered.")
+
+
+class LocalNames:
+    """ASGI middleware that answers requests under another name than this machine's own with 403.
+
+    A page of another site that has its name resolved to this machine (DNS rebinding) asks under that name.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands a request on, or refuses it."""
+        app = self.app
+        if scope["type"] == "http":
+            host = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
+            name = re.sub(r":\d*$", "", host).strip("[]").lower()
+            if name not in LOCAL:
+                app = refusal(403, f"this server answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
+        await app(scope, receive, send)
+
+
+def split_form(request: Request, body: bytes | bytearray) -> tuple[bytes | bytearray, dict[str, bytes]]:
+    """Splits a multipart body into the field `request` and the files by name; any other body is the JSON itself.
+
+    Call it on a worker thread: it takes long for a large form.
+    """
     from starlette.exceptions import HTTPException
     from starlette.requests import Request as FormRequest
 
@@ -95,18 +172,22 @@ async def split_form(request: Request, body: bytes) -> tuple[bytes, dict[str, by
         return body, {}
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
 
-    again = FormRequest(request.scope, receive)
-    try:
+    async def read() -> tuple[str | None, dict[str, bytes]]:
+        again = FormRequest(request.scope, receive)
         async with again.form(max_files=10_000, max_fields=10, max_part_size=len(body)) as form:
             parts = {name: await value.read() for name, value in form.multi_items() if not isinstance(value, str)}
             text = form.get("request")
+            return text if isinstance(text, str) else None, parts
+
+    try:
+        text, parts = asyncio.run(read())
     except (HTTPException, UnicodeDecodeError) as error:
         raise RequestError(400, f"the form cannot be read: {getattr(error, 'detail', error)}.") from None
-    if text is None:
+    if text is None and "request" not in parts:
         raise RequestError(422, "the form has no field `request` with the JSON.")
-    return (text.encode("utf-8", "replace") if isinstance(text, str) else parts["request"]), parts
+    return parts["request"] if text is None else text.encode("utf-8", "replace"), parts
 
 
 def refusal(status: int, sentence: str) -> JSONResponse:
@@ -136,14 +217,43 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Binds an address, or raises OptionError, before a model is loaded, which may take minutes."""
+    """Listens on an address, or raises OptionError, before a model is loaded, which may take minutes."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends each answer at once; otherwise its body waits 40 ms for the client's ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # two sockets can be bound to an address; one can listen
     except (OSError, OverflowError) as error:
         listener.close()
         raise OptionError(f"cannot listen on {host}, port {port} ({error}); choose another --port.", "port") from None
     return listener
+
+
+@contextmanager
+def not_ready(listener: socket.socket, sentence: str) -> Iterator[None]:
+    """Answers every request with 503 and the sentence, so that clients ask another server meanwhile."""
+    body = json.dumps({"error": sentence}).encode()
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: {RETRY_AFTER}\r\n"
+    answer = f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    ready = threading.Event()
+
+    def run() -> None:
+        while not ready.is_set():
+            with suppress(OSError):  # nobody came, or whoever came is gone
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(1.0)
+                    connection.recv(2**16)
+                    connection.sendall(answer)
+
+    listener.settimeout(0.05)
+    thread = threading.Thread(target=run, name="not ready", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ready.set()
+        thread.join()
+        listener.settimeout(None)

@@ -67,7 +67,7 @@ def load_scorer(
         image_options ([`ImageOptions`], *optional*): How images are found and read.
         device (`str`, *optional*): Device of the model; by default accelerate's choice for this process.
         **more: Passed to [`Scorer.from_pretrained`] (`attn_implementation`, `sharded`, …) or [`RemoteScorer`]
-            (`timeout`, `retries`, …). With a name also the fields of [`ScorerOptions`].
+            (`timeout`, `wait`, …). With a name also the fields of [`ScorerOptions`].
 
     Example:
         >>> scorer = load_scorer("out/score-model", dtype="bfloat16")  # doctest: +SKIP

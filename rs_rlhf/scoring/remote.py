@@ -2,7 +2,7 @@
 
 Images are found and read here, with this machine's paths and options, and sent losslessly: a plain PNG or JPEG as the
 file it is, anything else as a PNG of what the model should see, already within its pixel budget. Servers take turns;
-one that fails is skipped, and only if all have failed several times does scoring stop, with the cause. Every request
+one that fails is skipped, and only if none has answered for minutes does scoring stop, with the cause. Every request
 names the model's hash, so that a server that was restarted with another model is refused rather than mixed in.
 """
 
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from ..errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUn
 from ..imagery.identity import source_key
 from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
-from ..models.pixel_budget import fit_pixel_budget
+from ..models.pixel_budget import completion_length, fit_pixel_budget, text_length
 from ..models.policies.chat_client import retry_after
 from .base import ScoreTexts, ahead, raise_first, scoring_progress
 from .cards import filled_options
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 REQUEST_GROUPS = 64
 REQUEST_BYTES = 8 * 2**20  # of images and texts, after which a request is sent
+REQUEST_TOKENS = 131_072  # estimated, of images and texts, that a request of several groups has at most
 LONGEST_WAIT = 10.0  # seconds between two rounds at most, unless a server asks for more
 ASKED_WAIT = 60.0  # seconds that a server may ask for (Retry-After) at most
 DOWN = 10.0  # seconds for which a server that failed is asked last
@@ -53,6 +55,7 @@ class _Chunk:
     images: list[dict] = field(default_factory=list)  # JSON of the distinct images
     places: dict[Hashable, int] = field(default_factory=dict)  # of the images in the table, by their key
     bytes: int = 0  # about how large it is
+    tokens: int = 0  # likewise, at most
 
 
 class RemoteScorer(ScoreTexts):
@@ -61,8 +64,10 @@ class RemoteScorer(ScoreTexts):
     Args:
         urls (`str` or `list[str]`): Addresses such as `"http://127.0.0.1:8000"`, in a string separated by commas. All
             must serve the same model.
-        timeout (`float`): Seconds to wait for an answer.
-        retries (`int`): Further rounds over all servers after a round in which all failed.
+        timeout (`float`): Seconds to wait for one answer.
+        wait (`float`): Seconds for which servers are asked again while none answers. Then scoring stops.
+        retries (`int`, *optional*): Ask again so many times instead. Then, with `on_error="return"`, the groups have
+            the error and scoring goes on.
         backoff (`float`): Seconds before the second round, doubled for each further one.
         token (`str`, *optional*): Bearer token; by default that of the environment variable RS_RLHF_SERVER_TOKEN.
         expected_hash (`str`, *optional*): Hash that `/v1/model` must give; by default whatever it gives first.
@@ -80,8 +85,9 @@ class RemoteScorer(ScoreTexts):
         self,
         urls: str | Sequence[str],
         *,
-        timeout: float = 60.0,
-        retries: int = 5,
+        timeout: float = 300.0,
+        wait: float = 600.0,
+        retries: int | None = None,
         backoff: float = 1.0,
         token: str | None = None,
         expected_hash: str | None = None,
@@ -91,7 +97,7 @@ class RemoteScorer(ScoreTexts):
         self.urls = [url.strip().rstrip("/") for url in listed if url.strip()]
         if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
             raise OptionError(f"urls is {urls!r}, expected one or more addresses such as http://127.0.0.1:8000.")
-        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+        self.timeout, self.wait, self.retries, self.backoff = timeout, wait, retries, backoff
         self.token = token if token is not None else os.environ.get(TOKEN) or None
         self.model_hash = expected_hash
         self.image_options = image_options or ImageOptions()
@@ -108,6 +114,7 @@ class RemoteScorer(ScoreTexts):
         self._pid, self._turn, self._lock = -1, random.randrange(len(self.urls)), threading.Lock()
         self._card: dict[str, Any] | None = None
         self._down: dict[str, float] = {}
+        self._silent_since: float | None = None  # no server has answered since, whoever asked
 
     def model(self) -> dict[str, Any]:
         """Returns what `/v1/model` says, asked once; raises ModelMismatch if its hash is not the expected one."""
@@ -125,16 +132,17 @@ class RemoteScorer(ScoreTexts):
     ) -> list[Any]:
         """Scores groups, see [`GroupScorer.score_groups`]; images are read when their request is due.
 
-        Raises ScorerUnavailable if no server gave an answer, unless `on_error` is `"return"`, and ModelMismatch.
+        Raises ScorerUnavailable if no server gave an answer, which is no group's error, and ModelMismatch.
         """
         if on_error not in ("raise", "return"):
             raise OptionError(f'on_error must be "raise" or "return", got {on_error!r}.')
         scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
+        self._silent_since = None
         try:
             if any(group.completions for group in groups):
                 self.model()
         except ScorerUnavailable as error:
-            if on_error == "raise":
+            if on_error == "raise" or self.retries is None:
                 raise
             return [error if group.completions else [] for group in groups]
         with scoring_progress(len(groups), "group", show_progress, many=256) as advance:
@@ -157,18 +165,28 @@ class RemoteScorer(ScoreTexts):
         for i, group in enumerate(groups):
             try:
                 for first in range(0, len(group.completions), limits["completions"]):
-                    part = group.completions[first : first + limits["completions"]]
+                    part = replace(group, completions=group.completions[first : first + limits["completions"]])
+                    tokens = self._tokens(part)
                     full = len(chunk.groups) >= min(REQUEST_GROUPS, limits["groups"])
-                    if chunk.groups and (full or chunk.bytes >= min(REQUEST_BYTES, limits["bytes"] // 4)):
+                    full |= chunk.bytes >= min(REQUEST_BYTES, limits["bytes"] // 4)
+                    full |= chunk.tokens + tokens > min(REQUEST_TOKENS, limits.get("tokens", REQUEST_TOKENS))
+                    if chunk.groups and full:
                         yield chunk
                         chunk = _Chunk()
-                    self._add(chunk, i, first, replace(group, completions=part))
+                    self._add(chunk, i, first, part)
+                    chunk.tokens += tokens
             except (DataError, ImageError) as error:
                 if on_error == "raise":
                     raise
                 scores[i] = error
         if chunk.groups:
             yield chunk
+
+    def _tokens(self, group: Group) -> int:
+        """Estimates the tokens of a group as the server does, but for images, which may be as large as they can."""
+        budget = self.model()["pixel_budget"]
+        images = len(group.images) * (budget["max_pixels"] // budget["factor"] ** 2)
+        return text_length(group) + images + sum(map(completion_length, group.completions))
 
     def _add(self, chunk: _Chunk, i: int, first: int, group: Group) -> None:
         where = group.where or f"row {group.row if group.row >= 0 else i}"
@@ -212,6 +230,8 @@ class RemoteScorer(ScoreTexts):
                 raise ScorerUnavailable(UNUSABLE)
             return chunk, [_result(*pair) for pair in zip(scores, chunk.groups, strict=True)]
         except (ScorerUnavailable, DataError) as error:
+            if isinstance(error, ScorerUnavailable) and self.retries is None:
+                raise
             return chunk, [error] * len(chunk.parts)
 
     def _ask(self, method: str, path: str, request: dict | None = None) -> Any:
@@ -220,17 +240,15 @@ class RemoteScorer(ScoreTexts):
 
         client = self._connections()
         body = None if request is None else json.dumps(request).encode()
-        cause, wait = "", 0.0
-        for turn in range(self.retries + 1):
-            if turn:
-                pause = min(self.backoff * 2 ** min(turn - 1, 10), LONGEST_WAIT) * random.uniform(0.8, 1.2)
-                time.sleep(max(pause, min(wait, ASKED_WAIT)))
-            wait = 0.0
+        for turn in count():
+            start, cause, asked = time.monotonic(), "", 0.0
             for url in self._in_turn():
                 try:
                     reply = client.request(method, url + path, content=body)
                     if reply.status_code == 200:
-                        return json.loads(reply.content)
+                        answer = json.loads(reply.content)
+                        self._silent_since = None
+                        return answer
                 except (httpx.HTTPError, ValueError) as error:
                     cause = f"{url}: {type(error).__name__}: {sentence_of(error)}"
                     self._down[url] = time.monotonic() + DOWN
@@ -242,8 +260,16 @@ class RemoteScorer(ScoreTexts):
                     raise ScorerUnavailable(cause)
                 if reply.status_code < 500 and reply.status_code not in (408, 429):
                     raise DataError(f"the reward server refused the request ({reply.status_code}): {_reason(reply)}")
-                wait = max(wait, retry_after(reply.headers))
-        raise ScorerUnavailable(f"no reward server answered in {self.retries + 1} tries; the last: {cause}")
+                asked = max(asked, retry_after(reply.headers))
+            if self._silent_since is None:
+                self._silent_since = start
+            left = self._silent_since + self.wait - time.monotonic()
+            if left <= 0 if self.retries is None else turn >= self.retries:
+                tried = f"for {self.wait:g} seconds" if self.retries is None else f"in {turn + 1} tries"
+                raise ScorerUnavailable(f"no reward server answered {tried}; the last: {cause}")
+            pause = min(self.backoff * 2 ** min(turn, 10), LONGEST_WAIT) * random.uniform(0.8, 1.2)
+            pause = max(pause, min(asked, ASKED_WAIT))
+            time.sleep(pause if self.retries is not None else min(pause, left))
 
     def _connections(self) -> httpx.Client:
         import httpx

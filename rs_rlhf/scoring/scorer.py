@@ -22,7 +22,7 @@ from ..errors import DataError, ImageError, OptionError
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions
 from ..models.collator import GroupCollator
-from ..models.pixel_budget import estimated_length, set_pixel_budget
+from ..models.pixel_budget import completion_length, estimated_length, set_pixel_budget
 from .base import ScoreTexts, ahead, scoring_progress
 from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
 
@@ -240,8 +240,7 @@ class Scorer(ScoreTexts):
             used = prompt
             for i in same:
                 for k, completion in enumerate(groups[i].completions):
-                    parts = (part for message in completion for part in message["content"])
-                    length = sum(len(part.get("text", "")) for part in parts) // 3 + 6
+                    length = completion_length(completion)
                     if entry and used + length > self.token_budget:
                         sized.append((used, entry))
                         entry, used = [], prompt

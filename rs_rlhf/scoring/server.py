@@ -2,7 +2,8 @@
 
 A request is admitted (token, draining, room), read within limits, turned into groups on a worker thread, and scored by
 `batching`; a mistake is answered with a 4xx and `{"error": one sentence}`. `/health` and `/openapi.json` need no
-token. After SIGTERM requests under way are answered and new ones get 503.
+token. A request whose client has gone is not scored. After SIGTERM requests under way are answered and new ones get
+503; a second signal ends the server at once.
 
 Left out: a page of the request forms (FastAPI's loads its scripts from a public host), TLS and protection against
 hosts of idle connections (put a proxy before it), several worker processes (start several servers and give the client
@@ -10,7 +11,9 @@ all their addresses), downloads of any kind.
 """
 
 import asyncio
+import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,14 +28,16 @@ from uvicorn import Config, Server
 
 from .. import __version__
 from ..errors import RequestError
-from .http import KEEP_ALIVE, add_error_handlers, error_kind, refusal, sentence_of
+from .http import BACKLOG, KEEP_ALIVE, LocalNames, add_error_handlers, error_kind, refusal, sentence_of
 from .service import Service
 from .wire import RewardsForm, ScoreForm, rewards_request
 
 
-def create_app(service: Service) -> FastAPI:
-    """Builds the FastAPI application before a service."""
+def create_app(service: Service, any_name: bool = True) -> FastAPI:
+    """Builds the FastAPI application before a service; without `any_name` it answers as this machine only."""
     app = FastAPI(title="rs-rlhf reward server", version=__version__, docs_url=None, redoc_url=None)
+    if not any_name:
+        app.add_middleware(LocalNames)
 
     @app.post("/v1/score", openapi_extra=_body(ScoreForm, multipart=True))
     async def score(request: Request) -> Response:
@@ -48,11 +53,10 @@ def create_app(service: Service) -> FastAPI:
     async def rewards(request: Request) -> Response:
         """Scores two completions, in the form of the ScoreRS authors' server."""
         async with _counted(service, request):
-            data, (pair,) = await service.score(request, rewards_request)
+            model, (pair,) = await service.score(request, rewards_request)
             ids = ("completion1", "completion2")
             scores = [{"completion_id": key, "score": value} for key, value in zip(ids, pair, strict=True)]
-            name = data.get("model") or service.card["name"]
-            return JSONResponse({"model": sentence_of(name), "scores": scores})
+            return JSONResponse({"model": sentence_of(model or service.card["name"]), "scores": scores})
 
     @app.get("/v1/model")
     async def model(request: Request) -> Response:
@@ -105,17 +109,20 @@ async def _counted(service: Service, request: Request) -> AsyncIterator[None]:
         service.metrics.seconds.observe(time.perf_counter() - start)
 
 
-async def serve(service: Service, listener: socket.socket) -> None:
-    """Runs uvicorn; after a signal, answers 503 to new requests until nobody is inside."""
+async def serve(service: Service, listener: socket.socket, any_name: bool = True) -> None:
+    """Runs uvicorn; after a signal, answers 503 to new requests until nobody is inside; a second one ends all."""
 
     class Draining(Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             if service.draining:
-                self.should_exit = self.force_exit = True  # asked twice
+                print(
+                    f"rs-rlhf serve: ended at once, {service.inside} requests unanswered.", file=sys.stderr, flush=True
+                )
+                os._exit(128 + sig)  # not even the scoring under way is waited for
             service.draining = True
 
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    server = Draining(Config(create_app(service), timeout_keep_alive=KEEP_ALIVE, **quiet))
+    server = Draining(Config(create_app(service, any_name), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG, **quiet))
 
     async def watch() -> None:
         while not server.started:

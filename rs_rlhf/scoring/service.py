@@ -2,10 +2,11 @@
 
 import asyncio
 import hmac
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.concurrency import run_in_threadpool
@@ -13,23 +14,36 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from ..data.group import Group
-from ..errors import RequestError
+from ..errors import ImageError, RequestError
 from ..imagery.sources import ImageOptions
+from ..models.pixel_budget import completion_length, estimated_length
 from .base import raise_first
-from .batching import Batcher, QueueFull
+from .batching import MERGED_TOKENS, Batcher, QueueFull
 from .cards import model_hash, model_settings
-from .http import TOKEN, Limits, error_kind, load_json, sentence_of, split_form
+from .http import TOKEN, Limits, check_sender, error_kind, load_json, sentence_of, split_form
 from .scorer import Scorer
 from .wire import ScoreForm, parse_request
 
 DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
-HELD_BODIES = 16  # bodies of the largest size that may be in memory at once, all requests together
+HELD_BODIES = 8  # bodies of the largest size that may be in memory at once, all requests together
+LARGE = 2**20  # bytes of a body from which on only one is parsed at a time
+GONE = 499  # status, as nginx counts it, of a request whose client has gone; nobody sees it but the metrics
+BATCHES = 8  # of the scorer's size that are scored in one go
+
+T = TypeVar("T")
+
+
+class _Body(bytearray):
+    """The buffer of a request's body; `held` is what counts for it, also once it is parsed and emptied."""
+
+    held = 0
 
 
 class Service:
     """What the endpoints share: the scorer behind its queue, which it owns from now on, the limits, and who is inside.
 
-    More than `max_pending` requests at once are answered with 429; a body may take `read_timeout` seconds to arrive.
+    Beyond `max_pending` requests or `max_queued_tokens` waiting tokens the answer is 429. A body may take
+    `read_timeout` seconds.
     """
 
     def __init__(
@@ -40,6 +54,7 @@ class Service:
         max_pending: int = 256,
         read_timeout: float = 30.0,
         token: str | None = None,
+        max_queued_tokens: int = 4_000_000,
     ) -> None:
         self.limits = limits or Limits()
         self.max_pending, self.read_timeout, self.token = max_pending, read_timeout, token
@@ -52,7 +67,10 @@ class Service:
             self.options, bands=None, stretch=None, stretch_range=None, nodata=None, sensors=(), allowed_hosts=()
         )
         self.metrics = Metrics()
-        self.batcher = Batcher(scorer, max_pending, self.metrics.batch)
+        self.scorer = scorer
+        merged = max(MERGED_TOKENS, BATCHES * scorer.token_budget)
+        self.batcher = Batcher(scorer, max_pending, max_queued_tokens, merged, self.metrics.batch)
+        self.large = ThreadPoolExecutor(1, "large bodies")
         self.draining = False
         self.inside = 0
         self.held_bytes = 0
@@ -64,7 +82,7 @@ class Service:
             raise RequestError(401, f"the bearer token is missing or wrong; set {TOKEN} as the server has it.")
 
     @contextmanager
-    def admitted(self) -> Iterator[bytearray]:
+    def admitted(self) -> Iterator[_Body]:
         """Counts a request in, or refuses it for want of room; gives the buffer of its body."""
         if self.draining:
             raise RequestError(503, "the server is shutting down; ask another one.")
@@ -72,20 +90,23 @@ class Service:
             raise RequestError(429, f"{self.inside} requests are waiting already; try again later.")
         self.inside += 1
         self.metrics.pending.set(self.inside)
-        body = bytearray()
+        body = _Body()
         try:
             yield body
         finally:
-            self.held_bytes -= len(body)
+            with suppress(BufferError):  # the parser of a request whose client has gone still reads it
+                body.clear()
+            self.held_bytes -= body.held
             self.inside -= 1
             self.metrics.pending.set(self.inside)
 
-    async def read(self, request: HttpRequest, body: bytearray) -> None:
+    async def read(self, request: HttpRequest, body: _Body) -> None:
         """Reads a body into a buffer, within the limits."""
         try:
             async with asyncio.timeout(self.read_timeout):
                 async for chunk in request.stream():
                     body += chunk
+                    body.held += len(chunk)
                     self.held_bytes += len(chunk)
                     if len(body) > self.limits.max_bytes:
                         raise RequestError(413, f"the body is larger than {self.limits.max_bytes} bytes; send less.")
@@ -94,7 +115,7 @@ class Service:
         except TimeoutError:
             raise RequestError(408, f"the body did not arrive within {self.read_timeout:g} seconds.") from None
         except ClientDisconnect:
-            raise RequestError(400, "the client went away.") from None
+            raise RequestError(GONE, "the client went away.") from None
 
     async def discard(self, request: HttpRequest) -> None:
         """Takes in what is still coming of a refused request: closing on it would lose the answer on its way."""
@@ -113,34 +134,76 @@ class Service:
         Whatever is wrong with it raises RequestError; with `on_error` "raise" also the first group's error.
         """
         self.check_token(request)
+        check_sender(request)
         with self.admitted() as body:
             await self.read(request, body)
-            text, parts = await split_form(request, bytes(body))
+            return await _unless_gone(request, self._scored(request, body, convert))
 
-            def parse() -> tuple[Any, ScoreForm, list[Group | Exception]]:
-                data = load_json(text)
-                return data, *parse_request(convert(data), self.limits, self.options, parts)
+    async def _scored(
+        self, request: HttpRequest, body: _Body, convert: Callable[[object], object]
+    ) -> tuple[Any, list[Any]]:
+        def parse() -> tuple[Any, ScoreForm, list[Group | Exception], list[int]]:
+            text, parts = split_form(request, body)
+            data: Any = load_json(text, self.limits.max_values)
+            form, groups = parse_request(convert(data), self.limits, self.options, parts)
+            return data.get("model"), form, *self._measured(groups)
 
-            try:
-                data, form, groups = await run_in_threadpool(parse)
-            except RecursionError:
-                raise RequestError(400, "the JSON is nested too deeply.") from None
-            if form.model_hash not in (None, self.card["hash"]):
-                here = f"{self.card['name']} with the hash {self.card['hash']}"
-                raise RequestError(409, f"the model here is {here}, not the one asked for.")
-            if form.on_error == "raise":
-                _refuse_first(groups)
-            good = [group for group in groups if not isinstance(group, Exception)]
-            try:
-                scores = await asyncio.wrap_future(self.batcher.submit(good)) if good else []
-            except QueueFull:
-                raise RequestError(429, "the queue is full; try again later.") from None
-            supply = iter(scores)
-            results = [group if isinstance(group, Exception) else next(supply) for group in groups]
-            if form.on_error == "raise":
-                _refuse_first(results)
-            self.metrics.count(results)
-            return data, results
+        large = len(body) > LARGE
+        loop = asyncio.get_running_loop()
+        parsed = await (loop.run_in_executor(self.large, parse) if large else run_in_threadpool(parse))
+        model, form, groups, tokens = parsed
+        body.clear()  # the groups have the images' bytes
+        if form.model_hash not in (None, self.card["hash"]):
+            here = f"{self.card['name']} with the hash {self.card['hash']}"
+            raise RequestError(409, f"the model here is {here}, not the one asked for.")
+        if form.on_error == "raise":
+            _refuse_first(groups)
+        if (total := sum(tokens)) > (most := self.limits.max_tokens):
+            raise RequestError(413, f"the request has about {total} tokens, at most {most} are taken; send less.")
+        good = [group for group in groups if not isinstance(group, Exception)]
+        try:
+            scores = await asyncio.wrap_future(self.batcher.submit(good, tokens)) if good else []
+        except QueueFull:
+            raise RequestError(429, "the queue is full; try again later.") from None
+        supply = iter(scores)
+        results = [group if isinstance(group, Exception) else next(supply) for group in groups]
+        if form.on_error == "raise":
+            _refuse_first(results)
+        self.metrics.count(results)
+        return model, results
+
+    def _measured(self, groups: Sequence[Group | Exception]) -> tuple[list[Group | Exception], list[int]]:
+        """Returns groups, with the error of those whose images have no readable header, and the others' tokens."""
+        checked: list[Group | Exception] = []
+        tokens = []
+        for group in groups:
+            if not isinstance(group, Exception):
+                try:
+                    prompt = estimated_length(group, self.scorer.processor, self.scorer.collator.image_options)
+                    tokens.append(prompt + sum(map(completion_length, group.completions)))
+                except ImageError as error:
+                    group = error
+            checked.append(group)
+        return checked, tokens
+
+
+async def _unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """Returns the outcome of work for a request whose body has been read; cancels it when the client goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestError(GONE, "the client went away.")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        del working, leaving  # an error's traceback has this frame: with the task that has the error, a cycle
 
 
 def _refuse_first(results: Sequence[object]) -> None:

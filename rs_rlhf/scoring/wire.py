@@ -142,13 +142,16 @@ def parse_request(
 
 
 def rewards_request(data: object) -> dict[str, Any]:
-    """Turns a [`RewardsForm`] into a request of `/v1/score`."""
+    """Turns a [`RewardsForm`] into a request of `/v1/score`; as there, the text comes before the image."""
     form = _checked(RewardsForm, data, lambda _, sentence: RequestError(422, sentence))
     image = form.image_data or ""
     head, comma, rest = image[:100].partition(",")
     if head.startswith("data:image") and comma:
         image = rest + image[100:]
-    group = {"prompt": form.problem_description, "completions": [form.completion1, form.completion2]}
+    prompt: str | list[dict] = form.problem_description
+    if image and "<image>" not in prompt:
+        prompt = [{"role": "user", "content": [{"type": "text", "text": prompt}, {"type": "image"}]}]
+    group = {"prompt": prompt, "completions": [form.completion1, form.completion2]}
     return {"groups": [group | {"images": [{"base64": image}] if image else [], "name": "the request"}]}
 
 

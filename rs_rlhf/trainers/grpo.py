@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import PIL.Image
@@ -20,10 +21,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
 from ..data.group import ImageSource
-from ..errors import OptionError, RSRLHFError, loading
+from ..errors import ModelMismatch, OptionError, RewardFailed, RSRLHFError, ScorerUnavailable, loading
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
@@ -129,6 +131,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
                 share_vision(bare := self.accelerator.unwrap_model(each))
                 always_see(bare, processing_class)
         self.audit = RolloutAudit(self)
+        self._failures: list[RSRLHFError] = []
+        if self.score_reward is not None:
+            self.score_reward.on_failure = self._failures.append
 
     def _place_score_model(self, args: VisionGRPOConfig) -> Scorer | RemoteScorer:
         """Loads the score model where the arguments say, and states the memory of each place."""
@@ -137,7 +142,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
         if sharded and not zero3:
             raise OptionError("score_model_placement 'sharded' needs DeepSpeed ZeRO-3 (--accelerate_config zero3).")
-        options: dict[str, Any] = {} if url else {"sharded": sharded, "dtype": args.score_model_dtype}
+        here = {"sharded": sharded, "dtype": args.score_model_dtype}
+        options: dict[str, Any] = {"wait": args.score_server_wait} if url else here
         # The pictures come from `read_images`: bands and stretch must not be applied to them a second time.
         pictures = ImageOptions(max_image_pixels=args.max_image_pixels)
         scorer: Any = load_scorer(str(args.score_model), pictures, **options)
@@ -192,8 +198,30 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor
     ) -> None:
-        """Audits the rewards."""
+        """Stops the run if its reward has failed, on all processes at once; audits the rewards."""
+        failures = self._failures
+        if self.accelerator.num_processes > 1:
+            failures = self.gathered(failures)
+        if failures:
+            raise failures[0]
         self.audit.observe(inputs, prompts, completions, ids, rewards)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains; a run whose reward has failed for good is saved before it ends with the cause."""
+        try:
+            return super().train(*args, **kwargs)
+        except (ScorerUnavailable, ModelMismatch, RewardFailed) as error:
+            raise type(error)(f"{error.detail.rstrip('.')}. {self._saved()}", error.key) from error
+
+    def _saved(self) -> str:
+        """Saves a checkpoint unless the last step has one; says where it is."""
+        step = self.state.global_step
+        if not step:
+            return "No step was trained, so that nothing is saved."
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+        if not folder.is_dir():
+            self._save_checkpoint(self.model, trial=None)
+        return f"Step {step} is saved in {folder}; resume from it with --resume_from_checkpoint true."
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log; while training also writes some rollouts with thumbnails."""
@@ -242,6 +270,12 @@ def _rewards(args: VisionGRPOConfig, given: Reward | list[Reward] | None) -> tup
             shuffle_images=args.shuffle_reward_images,
             max_failed_fraction=args.max_failed_fraction,
         )
+    if args.score_server_wait < 0:
+        raise OptionError(
+            f"score_server_wait is {args.score_server_wait:g}, expected at least 0.", "score_server_wait"
+        )
+    if args.score_server_wait != VisionGRPOConfig.score_server_wait and not is_url(args.score_model):
+        raise OptionError("score_server_wait is read with a reward server only; leave it out.", "score_server_wait")
     boxes: dict[str, Any] = {"profile": args.profile, "solution_unit": args.solution_unit}
     for name, value in boxes.items():
         if args.reward != "rs" and value != getattr(VisionGRPOConfig, name):

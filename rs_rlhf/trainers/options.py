@@ -192,6 +192,9 @@ class GRPOOptions(TrainingOptions):
     max_failed_fraction: float = option(
         0.5, "Stop when more than this share of the rewards of the last 10 steps failed."
     )
+    score_server_wait: float = option(
+        600.0, "Seconds to wait for reward servers while none answers; then the run is saved and stops."
+    )
     audit_steps: int = option(25, "Steps between two measurements of the reward's image-shuffle gap; 0: none.")
     validation_prompts: int = option(
         32, "Evaluation prompts, the first ones, answered greedily at every evaluation; 0: none."

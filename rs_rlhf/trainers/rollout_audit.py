@@ -119,7 +119,7 @@ class RolloutAudit:
         groups, _ = reward.layout(prompts, completions, columns)
         others = with_other_images([*groups, *self.before])[: len(groups)]
         self.before = groups[:2]
-        both = reward.scorer.score_groups([*groups, *others], on_error="return")
+        both = reward.score_groups([*groups, *others])
         gaps = []
         for group, other, right, wrong in zip(groups, others, both[: len(groups)], both[len(groups) :], strict=True):
             if group.images is not other.images and isinstance(right, list) and isinstance(wrong, list):
@@ -175,7 +175,7 @@ class RolloutAudit:
         if (reward := trainer.score_reward) is not None:
             columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
             groups, scored = reward.layout([row["prompt"] for row in rows], texts, columns)
-            results = reward.scorer.score_groups(groups, on_error="return")
+            results = reward.score_groups(groups)
             for place in scored:
                 place.take(results)
             scores = [place.scores[0] if place.scores else None for place in scored]

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -201,6 +202,34 @@ def test_a_dead_server_is_passed_over_and_none_is_an_error(server, scorer):
             RemoteScorer(wrong)
 
 
+def test_servers_are_waited_for_by_time_and_given_up_by_all_at_once():
+    remote = RemoteScorer([DEAD], wait=0.6, backoff=0.05)
+    groups = [make_group("", ["a"] * 64, where=f"row {i}") for i in range(200)]  # four requests
+    for on_error in ("raise", "return"):  # it is no group's error
+        start = time.monotonic()
+        with pytest.raises(
+            ScorerUnavailable, match=r"no reward server answered for 0\.6 seconds; the last: http.*Connect"
+        ):
+            remote.score_groups(groups, on_error=on_error)
+        assert 0.6 <= time.monotonic() - start < 5
+    remote.model_hash, remote._card = "x", {"limits": {"completions": 64, "groups": 64, "bytes": 2**20}}
+    remote._card |= {"hash": "x", "image_options": {}, "pixel_budget": {"max_pixels": 784, "factor": 28}}
+    start = time.monotonic()
+    with pytest.raises(ScorerUnavailable):
+        remote.score_groups(groups, on_error="return")
+    assert time.monotonic() - start < 1.5  # together, not one after the other
+
+
+def test_requests_stay_within_the_servers_tokens(score_model_path, scorer):
+    texts = [f"a river {i} " * 200 for i in range(12)]  # about 800 tokens each
+    groups = [make_group("", [text]) for text in texts]
+    with Served(score_model_path, "--max_tokens", "2000") as served:
+        far = RemoteScorer(served.url).score_groups(groups)
+        same(far, scorer.score_groups(groups), 1e-4)
+        (refused,) = RemoteScorer(served.url).score_groups([make_group("", texts)], on_error="return")
+        assert isinstance(refused, DataError) and "at most 2000" in str(refused)
+
+
 def test_a_restart_is_waited_for_and_another_model_refused(score_model_path, scorer, tmp_path):
     from transformers import AutoProcessor
 
@@ -210,7 +239,7 @@ def test_a_restart_is_waited_for_and_another_model_refused(score_model_path, sco
         RemoteScorer(first.url, token="wrong").score(completions=[TEXTS])
     with pytest.raises(ModelMismatch, match="expected 0000"):
         RemoteScorer(first.url, token="sesame", expected_hash="0" * 64).score(completions=[TEXTS])
-    remote = RemoteScorer(first.url, token="sesame", retries=60, backoff=0.2)
+    remote = RemoteScorer(first.url, token="sesame", wait=120, backoff=0.2)
     answers, under_way = [], threading.Event()
 
     def run() -> None:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from datasets import Dataset, Image, List
 from helpers import picture
+from helpers.serving import Served
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from rs_rlhf import Scorer
 from rs_rlhf.cli import main as cli
-from rs_rlhf.errors import ImageError, OptionError
+from rs_rlhf.errors import ImageError, OptionError, ScorerUnavailable
 from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.rewards import IoUReward, ScoreReward
@@ -256,6 +257,46 @@ def test_a_plain_trainer_trains_alike(data, tiny_vlm, score_model_path, tmp_path
     others = plain.model.state_dict()
     for name, weight in ours.model.state_dict().items():
         torch.testing.assert_close(weight, others[name], atol=1e-4, rtol=0, msg=name)
+
+
+class Ends(TrainerCallback):
+    """Ends the reward server after a step."""
+
+    def __init__(self, server, step):
+        self.server, self.step = server, step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.server.kill()
+
+
+def test_a_run_whose_reward_server_is_gone_is_saved_and_can_be_resumed(data, tiny_vlm, tmp_path, score_model_path):
+    options = {**FULL, "save_strategy": "no", "score_server_wait": 0.5}
+    with Served(score_model_path) as server:
+        trainer = trainer_of(data, tiny_vlm, tmp_path, score_model=server.url, **options)
+        trainer.add_callback(Ends(server, 2))
+        with pytest.raises(ScorerUnavailable) as error:
+            trainer.train()
+    saved = tmp_path / "checkpoint-2"
+    assert "for 0.5 seconds" in error.value.detail and f"Step 2 is saved in {saved};" in error.value.detail
+    assert load_file(saved / "model.safetensors")
+    assert json.loads((saved / "trainer_state.json").read_text())["global_step"] == 2
+    with Served(score_model_path, port=server.port):
+        resumed = trainer_of(data, tiny_vlm, tmp_path, score_model=server.url, **options)
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    assert all(value == 0 for _, value in entries(resumed, "reward/failed_fraction"))
+    lost = trainer_of(data, tiny_vlm, tmp_path / "none", score_model=server.url, **options)
+    with pytest.raises(ScorerUnavailable, match="No step was trained, so that nothing is saved"):
+        lost.train()
+    assert not (tmp_path / "none" / "checkpoint-0").exists()
+
+
+@pytest.mark.parametrize("options", [{"score_model": "m"}, {}])
+def test_waiting_for_a_server_needs_one(data, tiny_vlm, tmp_path, options):
+    with pytest.raises(OptionError) as error:
+        trainer_of(data, tiny_vlm, tmp_path, score_server_wait=5.0, **options)
+    assert error.value.key == "score_server_wait"
 
 
 def test_resuming_is_the_unbroken_run(run, data, tiny_vlm, score_model_path, tmp_path):

@@ -29,7 +29,7 @@ from ...errors import OptionError, RequestError
 from ...imagery.arguments import RenderingOptions
 from ...options import option, to_flags
 from ...runs.page import render, source
-from ...scoring.http import KEEP_ALIVE, LOCAL, add_error_handlers, listen, refusal
+from ...scoring.http import KEEP_ALIVE, LOCAL, LocalNames, add_error_handlers, listen
 from ..options import SampleOptions
 from ..samples import read_scored
 from .images import Pictures
@@ -244,13 +244,13 @@ def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> An
     script = source("runs/base.js") + source("curation/browser/browse.js")
 
     @app.middleware("http")
-    async def guarded(request: Request, call_next: Any) -> Any:
-        name = re.sub(r":\d*$", "", request.headers.get("host", "")).strip("[]").lower()
-        if not any_name and name not in LOCAL:
-            return refusal(403, f"this page answers as {LOCAL[1]} only, not as {name[:60]!r}; see --host.")
+    async def with_headers(request: Request, call_next: Any) -> Any:
         reply = await call_next(request)
         reply.headers.update(HEADERS)
         return reply
+
+    if not any_name:
+        app.add_middleware(LocalNames)
 
     @app.get("/")
     def index() -> Any:
