@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from .columns import (
+    LABEL_COLUMNS,
     PREFERENCE_COLUMNS,
     QUESTION_COLUMNS,
     TEXT_COLUMNS,
@@ -55,7 +56,9 @@ def form_of(row: Row) -> str:
         return " + ".join(asked)
     if key is not None:
         return "captions" if key in ("captions", "caption", "txt") else f"captions ({key})"
-    return "prompts" if any(row.get(key) is not None for key in QUESTION_COLUMNS) else ""
+    if any(row.get(key) is not None for key in QUESTION_COLUMNS):
+        return "prompts"
+    return "labels" if any(row.get(key) is not None for key in LABEL_COLUMNS) else ""
 
 
 def is_preference(row: Row) -> bool:
