@@ -5,15 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint bench
+.PHONY: install demo test test-all lint bench newest
 
 install: $(STAMP)
 
-$(STAMP): setup.cfg setup.py pyproject.toml
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 	@echo "Installing rs-rlhf into $(VENV) (the first time about 6 GB, some minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit("rs-rlhf needs Python 3.11 or newer, PYTHON=<path> picks one" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	@touch $@
 
 demo: install
@@ -33,3 +33,14 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/group_speed.py --rounds 3
+
+# The newest versions of everything, beyond the bounds of setup.cfg too, in an environment of their own.
+NEWEST := .venv-newest
+NEWEST_PIP := $(NEWEST)/bin/python -m pip
+newest:
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST_PIP) install --quiet --upgrade -e ".[dev]"
+	$(NEWEST_PIP) install --quiet --upgrade trl transformers accelerate torch torchvision peft datasets deepspeed
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile
+	@echo "The tests pass. Widen the bounds in setup.cfg if they must be, and write constraints.txt again below its head:"
+	@echo "  $(NEWEST_PIP) freeze --all --exclude pip --exclude-editable"
