@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -45,14 +46,53 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
     """Trains with `main`, in this process or through `accelerate launch`; returns the exit code."""
     config, flags, launch_flags = split_arguments(parser, argv)
     if launch_flags and not is_launched():
+        refuse_absent_gpus(launch_flags, parser.parse_known_args(flags)[0].use_cpu)
         return launch(launch_arguments(command, config, flags, launch_flags))
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     if several and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # which this would switch off
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
-    options = parse(parser, flags)
+    options = parse(parser, [*flags, *float32_flags(parser, flags)])
     refuse_data_parallel(options)
     main(*options)
     return 0
+
+
+def float32_flags(parser: TrainingParser, flags: Sequence[str]) -> list[str]:
+    """Returns the flags of a training in float32 if mixed precision, TRL's default, is asked for without a GPU.
+
+    A note says so.
+    """
+    given, _ = parser.parse_known_args(list(flags))
+    asked = given.fp16 or given.bf16 or given.bf16 is None or given.bf16_full_eval or given.fp16_full_eval
+    if given.use_cpu or not asked or torch.accelerator.is_available():
+        return []
+    if os.environ.get("RANK", "0") == "0":
+        print("no GPU here: training in float32; --use_cpu true trains in bf16 on the CPU.", file=sys.stderr)
+    names = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
+    return [part for name in names for part in (f"--{name}", "false")]
+
+
+def refuse_absent_gpus(launch_flags: Sequence[str], use_cpu: bool) -> None:
+    """Refuses an accelerate config whose processes need GPUs that are not there, or are not to be used."""
+    from accelerate.commands.launch import launch_command_parser
+
+    args, _ = launch_command_parser().parse_known_args([*launch_flags, "script"])
+    if args.config_file is None:
+        return
+    declared = declarations.read_yaml(Path(args.config_file))
+    if args.cpu or declared.get("use_cpu"):
+        return
+    machines = args.num_machines or declared.get("num_machines") or 1
+    processes = (args.num_processes or declared.get("num_processes") or 1) // machines
+    there = 0 if use_cpu else torch.accelerator.device_count()
+    if processes > there:
+        fewer = f"--num_processes {there} takes all, and " if there else ""
+        raise OptionError(
+            f"--accelerate_config {Path(args.config_file).stem} starts {processes} process(es) on GPUs, and "
+            f"{'--use_cpu is true' if use_cpu else f'this machine has {there}'}; {fewer}"
+            "--accelerate_config cpu_2proc --use_cpu true trains on two CPU processes.",
+            "accelerate_config",
+        )
 
 
 def refuse_data_parallel(options: Sequence[object]) -> None:

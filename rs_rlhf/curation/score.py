@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,8 +34,8 @@ from ..scoring.load import (
     token_counter,
 )
 from ..version import __version__
-from .shards import claimed, missing_units, planned, read_manifest, summarize, write_json
-from .worker import Work
+from .shards import claimed, drop_damaged, missing_units, planned, read_manifest, summarize, write_json
+from .worker import Work, is_first
 
 
 @dataclass(kw_only=True)
@@ -123,6 +124,9 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     announce_texts(source, options.image_root)
     if (folder / "manifest.json").exists():  # if the run is refused, or finished, nothing is loaded
         with planned(folder, settings, units) as manifest:
+            if is_first():
+                for path in drop_damaged(manifest, folder):
+                    print(f"{path} was damaged and is scored again", file=sys.stderr)
             finished = not missing_units(manifest, folder)
         if finished:
             return _conclude(folder)

@@ -167,6 +167,26 @@ def existing_shards(manifest: Mapping[str, Any], folder: str | Path) -> list[tup
     return [(i, shard_path(folder, manifest, i)) for i in range(len(manifest["units"])) if i not in missing]
 
 
+def drop_damaged(manifest: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Removes shards that cannot be read or do not hold their unit, so that they are scored again; returns them."""
+    dropped = []
+    for number, path in existing_shards(manifest, folder):
+        with claimed(folder, f"{number:05d}") as free:
+            if free and not _holds(path, manifest["units"][number]["rows"]):
+                path.unlink(missing_ok=True)
+                dropped.append(path)
+    return dropped
+
+
+def _holds(shard: Path, rows: int) -> bool:
+    """Whether a shard can be read and is of so many rows; -1 for a unit whose rows are not counted."""
+    try:
+        facts = shard_facts(read_shard(shard))
+    except (DataError, ValueError):
+        return False
+    return "rows" in facts and rows in (-1, facts["rows"])
+
+
 @contextmanager
 def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -> Iterator[bool]:
     """Holds a lock of the folder, which is made if needed; gives whether it was free.

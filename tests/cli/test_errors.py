@@ -106,6 +106,18 @@ def test_a_model_that_is_neither_folder_nor_hub_id_is_named_with_its_option(comm
     assert f"rs-rlhf {command}: --model_name_or_path {name} is neither" in capsys.readouterr().err
 
 
+def test_a_machine_without_a_gpu_trains_in_float32_with_a_note(pairs, tiny_vlm):
+    argv = [
+        flag
+        for flag in reward(pairs, tiny_vlm, "--max_steps", "1")
+        if flag not in ("--use_cpu", "--bf16", "--disable_tqdm")
+    ]
+    argv = [flag for flag in argv if flag not in ("true", "false")]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = warm.run([*argv, "--disable_tqdm", "true"], cwd=pairs, env=env, check=0)
+    assert "training in float32" in done.stderr and "Score model saved" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["reward", "grpo"])
 def test_models_that_cannot_be_loaded_are_a_sentence(command, pairs, tiny_vlm, tmp_path, capsys):
     weights = tmp_path / "only_bin"

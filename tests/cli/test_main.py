@@ -158,9 +158,35 @@ def test_a_launched_process_never_launches_again(variable, launches, parser, mon
     monkeypatch.setattr(launch, "parse", lambda parser, flags: flags)
     if variable:
         monkeypatch.setenv(variable, "0")
-    flags = ["--accelerate_config", "zero2", "--num_processes", "2", "--use_cpu", "true"]
+    flags = ["--accelerate_config", "cpu_zero2", "--num_processes", "2", "--use_cpu", "true"]
     assert launch.run("reward", parser, lambda *_: calls.update(main=1), flags) == 0
     assert calls == {"launch": launches, "main": 1 - launches}
+
+
+@pytest.mark.parametrize("config", ["multi_gpu", "zero3", "single_gpu"])
+@pytest.mark.parametrize("flags", [["--num_processes", "8", "--use_cpu", "true"], ["--num_processes", "800"]])
+def test_an_accelerate_config_whose_gpus_are_not_there_starts_nothing(config, flags, parser, not_launched):
+    from rs_rlhf.cli import launch
+
+    with pytest.raises(OptionError) as error:
+        launch.run("reward", parser, lambda *_: pytest.fail("trained"), ["--accelerate_config", config, *flags])
+    assert error.value.key == "accelerate_config" and f"{config} starts {flags[1]} " in error.value.detail
+    launch.refuse_absent_gpus(["--config_file", str(find("accelerate_configs", "cpu_2proc"))], True)
+
+
+def test_without_a_gpu_mixed_precision_is_left_out(parser, monkeypatch, capsys):
+    import torch
+
+    from rs_rlhf.cli import launch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for flags in ([], ["--bf16", "true"], ["--fp16", "true"]):
+        more = launch.float32_flags(parser, flags)
+        given, _ = parser.parse_known_args([*flags, *more])
+        assert not given.bf16 and given.bf16 is not None and not given.fp16
+        assert "training in float32" in capsys.readouterr().err
+    for flags in (["--use_cpu", "true"], ["--bf16", "false"]):
+        assert launch.float32_flags(parser, flags) == [] and not capsys.readouterr().err
 
 
 def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):

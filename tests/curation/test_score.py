@@ -154,6 +154,10 @@ def test_finished_shards_are_not_scored_again(data, tmp_path, capsys):
     score(*options)  # finished: nothing is loaded or written
     assert (tmp_path / "o" / "summary.json").stat().st_mtime_ns == summary
     assert f"{ROWS} rows: {len(whole)} texts scored" in capsys.readouterr().out
+    shards[1].write_bytes(shards[1].read_bytes()[:-9])
+    score(*options)
+    assert f"{shards[1]} was damaged and is scored again" in capsys.readouterr().err
+    assert read_scores(tmp_path / "o").equals(whole)
 
 
 def test_a_changed_file_of_image_options_is_another_run(data, score_model_path, tmp_path, capsys):

@@ -12,6 +12,7 @@ from helpers import ROOT
 from rs_rlhf.curation.shards import (
     SCHEMA,
     claimed,
+    drop_damaged,
     missing_units,
     open_scored,
     planned,
@@ -201,8 +202,12 @@ def test_a_damaged_shard_is_named_and_can_be_made_anew(begun):
     for read in (read_scores, lambda folder: summarize(folder, manifest)):
         with pytest.raises(DataError, match=r"scores-00001-of-00003.parquet: cannot be read .*; delete it"):
             read(folder)
-    shard.unlink()
+    with claimed(folder, "00001"):
+        assert drop_damaged(manifest, folder) == [], "another process may be at it"
+    assert drop_damaged(manifest, folder) == [shard]
     assert missing_units(manifest, folder) == [1]
+    write_shard(shard, lines(4, 3), facts(3, 0, 1))  # another unit's rows
+    assert drop_damaged(manifest, folder) == [shard]
 
 
 def test_leftovers_of_the_dead_go(source, begun):
