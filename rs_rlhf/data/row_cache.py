@@ -1,13 +1,21 @@
 """Image-text rows as a data set on the disk, for trainers that draw them at random.
 
-Rows are written once to the `datasets` cache, and again after the files, the options or the form have changed.
+Rows are written once to a folder of the `datasets` cache that this user alone can read, and again after the files,
+the options or the form have changed. With `RS_RLHF_CACHE=0`, after `datasets.disable_caching()`, or if no such folder
+can be made, they go to a temporary folder, which is removed when the process ends.
+
 Left out: noticing that a data set on the Hub has changed.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, RSRLHFError
@@ -41,13 +49,42 @@ def message_features(*columns: str) -> dict[str, Any]:
     return dict.fromkeys(columns, messages) | {"images": List({"bytes": Value("binary"), "path": text})}
 
 
+def _folder() -> str:
+    """The folder that rows are stored in, which no other user can read or has made."""
+    from datasets import config, is_caching_enabled
+
+    if not is_caching_enabled() or os.environ.get("RS_RLHF_CACHE") == "0":
+        return _temporary().name
+    folder = Path(config.HF_DATASETS_CACHE) / f"rs-rlhf-{os.getuid()}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    mode, owner = (found := folder.lstat()).st_mode, found.st_uid
+    if stat.S_ISDIR(mode) and owner == os.getuid() and stat.S_IMODE(mode) & 0o077:
+        folder.chmod(0o700)
+        mode = folder.lstat().st_mode
+    if stat.S_ISDIR(mode) and owner == os.getuid() and not stat.S_IMODE(mode) & 0o077:
+        return str(folder)
+    print(f"{folder} is not this user's alone; rows are stored for this process only", file=sys.stderr)
+    return _temporary().name
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="rs-rlhf-rows-")
+
+
 def cached(rows: Callable[..., Iterator[Any]], features: Features, arguments: dict[str, Any], key: object) -> Dataset:
     """Stores the rows that a module's function yields, unless rows of this key are stored; raises what it raises."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
     from datasets.fingerprint import Hasher
 
-    made = {"features": features, "gen_kwargs": arguments, "fingerprint": Hasher.hash(key)}
+    made: dict[str, Any] = {
+        "cache_dir": _folder(),
+        "features": features,
+        "gen_kwargs": arguments,
+        "fingerprint": Hasher.hash(key),
+    }
     try:
         return Dataset.from_generator(rows, writer_batch_size=100, **made)  # rows in memory, with their images' bytes
     except DatasetGenerationError as error:
