@@ -135,8 +135,9 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, Member | None]]:
                 if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
             yield tar, None
-    except (tarfile.TarError, EOFError) as error:
-        reason = f"({first_line(error)}): not a tar file, compressed, or cut short; write it again"
+    except (tarfile.TarError, EOFError, MemoryError, OverflowError) as error:  # memory: a long name's stated length
+        why = first_line(error) or "a header larger than memory"
+        reason = f"({why}): not a tar file, compressed, or cut short; write it again"
         raise DataError(f"cannot be read as a tar file {reason}") from None
 
 

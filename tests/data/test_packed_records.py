@@ -200,3 +200,15 @@ def test_headers_of_a_large_shard_of_one_name_are_enough(tmp_path):
             add(tar, f"tile.{i}.txt", f"of tile.{i}".encode())
     rows = iter(open_image_texts(tmp_path / "a.tar"))
     assert next(rows).texts == ["of tile.0"] and sum(1 for _ in rows) == 299
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
+@pytest.mark.parametrize("size", [2**60, 2**80])
+def test_a_header_that_states_a_huge_length_is_an_error(tmp_path, kind, size):
+    info = tarfile.TarInfo("a")
+    info.type, info.size = kind, size
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(DataError):
+        list(packed_records.packed_rows(tmp_path / "a.tar"))
