@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 LONGEST_ECHO = 200
+FULL = re.compile(r"No space left on device|quota exceeded|PytorchStreamWriter failed|file write failed")
 _LONG_RUN = re.compile(rf"\S{{{LONGEST_ECHO + 1},}}")
 _LONG_QUOTE = re.compile(
     rf"'[^'\n]{{{LONGEST_ECHO + 1},}}'|\"[^\"\n]{{{LONGEST_ECHO + 1},}}\"|`[^`\n]{{{LONGEST_ECHO + 1},}}`"
@@ -173,4 +175,24 @@ def code_refused(path: object) -> Iterator[None]:
             "family that transformers has, or read that code and pass trust_remote_code=True.",
             "trust_remote_code",
             str(path),
+        ) from error
+
+
+@contextmanager
+def disk_full(path: object = "") -> Iterator[None]:
+    """Turns a full disk into an [`OptionError`]; `path` is where, if the exception does not say it.
+
+    safetensors and torch raise their own exceptions, with the system's words or (torch) without.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if isinstance(error, RSRLHFError) or not (number in (ENOSPC, EDQUOT) or FULL.search(str(error))):
+            raise
+        where = str(getattr(error, "filename", None) or path)
+        raise OptionError(
+            "no space is left on the disk; free some, or name another place, and run the same command again (a "
+            "training resumes with --resume_from_checkpoint true).",
+            where=where,
         ) from error

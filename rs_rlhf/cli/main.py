@@ -17,12 +17,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import RSRLHFError
+from ..errors import RSRLHFError, disk_full
 from ..options import parse
 from ..version import __version__
 from .signals import LAUNCHED, Stopped, exit_code, handled
@@ -222,8 +223,12 @@ def run(name: str, argv: list[str]) -> int:
     command = getattr(import_module(f"rs_rlhf.{module}"), function)
     first, *_ = signature(command, eval_str=True).parameters.values()
     if first.name == "argv":
-        return command(argv)
-    return command(parse(first.annotation, argv, f"rs-rlhf {name}")) or 0
+        with disk_full():
+            return command(argv)
+    options = parse(first.annotation, argv, f"rs-rlhf {name}")
+    outputs = [getattr(options, field.name) for field in fields(options) if field.metadata.get("writes")]
+    with disk_full(", ".join(str(place) for place in outputs if place is not None)):
+        return command(options) or 0
 
 
 def help_text(prefix: str = "") -> str:

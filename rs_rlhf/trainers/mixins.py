@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_utils import TrainOutput
 
-from ..errors import RSRLHFError
+from ..errors import RSRLHFError, disk_full
 from ..runs.checkpoints import resolve_resume
 from .divergence import FiniteMixin
 from .row_check import Row, check_rows
@@ -47,6 +47,16 @@ class ResumeMixin(FiniteMixin):
     def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
         """Yields why a row cannot be trained on."""
         return ()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Saves a checkpoint; a full disk is an [`OptionError`] that names it."""
+        with disk_full(Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")):
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model; a full disk is an [`OptionError`] that names it."""
+        with disk_full(output_dir or self.args.output_dir):
+            super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads a checkpoint's weights with `from_pretrained`, which knows Qwen2-VL's old key names.

@@ -135,3 +135,34 @@ def test_models_that_cannot_be_loaded_are_a_sentence(command, pairs, tiny_vlm, t
     if importlib.util.find_spec("flash_attn") is None:
         assert cli.main([*argv, "--attn_implementation", "flash_attention_2"]) == 1
         assert "Leave --attn_implementation out" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one MB, smaller than a tiny model."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("saving", ["steps", "no"])
+def test_a_full_disk_is_named_by_a_training(saving, small_disk, pairs, tiny_vlm, capsys):
+    (small_disk / "filled").write_bytes(bytes(900_000))
+    argv = reward(
+        pairs, tiny_vlm, "--max_steps", "2", "--save_strategy", saving, "--output_dir", str(small_disk / "out")
+    )
+    argv[argv.index("pairs.jsonl")] = str(pairs / "pairs.jsonl")
+    assert cli.main(argv) == 1
+    place = small_disk / "out" / "checkpoint-1" if saving == "steps" else small_disk / "out"
+    told = capsys.readouterr().err
+    assert f"rs-rlhf reward: {place}" in told and "no space is left" in told and "Traceback" not in told
+
+
+def test_a_full_disk_is_named_by_another_command(small_disk, capsys):
+    assert cli.main(["data", "scenes", str(small_disk / "scenes"), "--n_train", "600"]) == 1
+    told = capsys.readouterr().err
+    assert f"rs-rlhf data scenes: {small_disk}" in told and "no space is left" in told
