@@ -377,7 +377,7 @@ def _turns(row):
         ({"prompt": "Q", "chosen": "a"}, "prompts"),
         ({"output_1": "a.png", "output_2": "b.png", "preference": 1}, ""),
         ({"output_1": "a", "output_2": None, "preference": 1}, ""),
-        ({"label": 3, "": 1}, ""),
+        ({"label": 3, "": 1}, "labels"),
         ({}, ""),
     ],
 )
