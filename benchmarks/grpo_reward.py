@@ -42,8 +42,8 @@ from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.data.group import Group
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.rewards.score import Place, ScoreReward
+from rs_rlhf.trainers.data.grpo import load_prompts
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
-from rs_rlhf.trainers.grpo_data import load_prompts
 
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]
 CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time

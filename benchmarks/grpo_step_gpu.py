@@ -38,7 +38,7 @@ from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.data.group import Group, make_group
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.rewards.score import ScoreReward
-from rs_rlhf.trainers.grpo_data import load_prompts
+from rs_rlhf.trainers.data.grpo import load_prompts
 
 
 def lora(rank: int = 64) -> Any:

@@ -16,8 +16,8 @@ from rs_rlhf.data.questions import read_questions
 from rs_rlhf.errors import DataError
 from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.preferences.reader import load_preferences, load_with_images
-from rs_rlhf.trainers.clip_data import load_pairs
-from rs_rlhf.trainers.sft_data import load_rows
+from rs_rlhf.trainers.data.clip import load_pairs
+from rs_rlhf.trainers.data.sft import load_rows
 
 RGB = np.random.default_rng(0).integers(0, 256, (56, 56, 3), dtype=np.uint8)
 SENSORS = {"bgr": {"bands": [3, 2, 1]}, "green": {"bands": [2]}, "rest": {"path": "*", "bands": [1]}}

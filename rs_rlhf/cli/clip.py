@@ -24,7 +24,7 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
     from ..data.survey import announce_texts
     from ..models.clip import ClipModel
     from ..trainers.clip import ClipTrainer
-    from ..trainers.clip_data import load_pairs, read_tasks, warn_cut
+    from ..trainers.data.clip import load_pairs, read_tasks, warn_cut
 
     if model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("use_peft, load_in_4bit and load_in_8bit are not supported for a dual encoder.", "use_peft")

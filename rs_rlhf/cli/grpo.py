@@ -22,8 +22,8 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     """Trains and saves a policy."""
     from trl import get_peft_config
 
+    from ..trainers.data.grpo import load_data
     from ..trainers.grpo import VisionGRPOTrainer
-    from ..trainers.grpo_data import load_data
 
     check_common(script_args.dataset_name, training_args, model_args)
     if not training_args.score_model and not script_args.reward_funcs and training_args.reward != "rs":

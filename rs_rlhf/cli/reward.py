@@ -25,8 +25,8 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
     """Trains, evaluates and saves a score model."""
     from trl import get_peft_config
 
+    from ..trainers.data.reward import load_data
     from ..trainers.reward import VisionRewardTrainer
-    from ..trainers.reward_data import load_data
 
     check_common(script_args.dataset_name, training_args, model_args, pads=False)
     next_command = eval_command(script_args, training_args)  # now: reading the data sets `image_root`

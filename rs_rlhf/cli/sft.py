@@ -25,8 +25,8 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
 
     from ..errors import loading
     from ..models.vlm import load_processor
+    from ..trainers.data.sft import load_data
     from ..trainers.sft import VisionSFTTrainer
-    from ..trainers.sft_data import load_data
 
     check_common(script_args.dataset_name, training_args, model_args, pads=False)
     if training_args.trainable != "all" and model_args.use_peft:

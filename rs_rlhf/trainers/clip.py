@@ -3,7 +3,7 @@
 Ours are the collator (pictures are decoded in the data-loader workers), the loss over the batches of all processes
 with or without gradient caching (`contrastive_loss`), and the evaluation: zero-shot classification and retrieval on
 declared benchmarks, by the protocols of `rs-rlhf eval`. Logging, schedules, checkpoints and resuming are the
-Trainer's. The pairs are made in `clip_data`.
+Trainer's. The pairs are made in `data.clip`.
 
 Left out: a held-out loss (it depends on the size of the batch; the retrieval figures do not), LoRA, and DeepSpeed and
 FSDP (a CLIP fits on one GPU).
@@ -48,7 +48,7 @@ from .options import ClipOptions
 from .row_check import Row, pair_errors
 
 if TYPE_CHECKING:
-    from .clip_data import ImageTextPairs
+    from .data.clip import ImageTextPairs
 
 
 @dataclass

@@ -5,7 +5,7 @@ projector and then a LoRA adapter on curated conversations. The loss, the loggin
 are the late decoding of images, the collator (loss on the assistant's turns alone), and `exact_match`, the share of
 evaluation samples whose every answer is what greedy decoding gives.
 
-Left out: reading files (see `sft_data`), packing, and images in the assistant's turns.
+Left out: reading files (see `data.sft`), packing, and images in the assistant's turns.
 """
 
 from __future__ import annotations

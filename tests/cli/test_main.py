@@ -317,8 +317,8 @@ def test_image_paths_start_at_their_own_file(tmp_path):
 def test_evaluation_needs_data(scenes):
     from types import SimpleNamespace
 
+    from rs_rlhf.trainers.data.reward import load_data
     from rs_rlhf.trainers.options import RewardScriptArguments
-    from rs_rlhf.trainers.reward_data import load_data
 
     script = RewardScriptArguments(dataset_name=str(scenes / "train_pairs.jsonl"))
     with pytest.raises(DataError, match="has no splits; give --eval_dataset_name"):

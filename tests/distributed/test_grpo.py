@@ -153,7 +153,7 @@ import json, os, signal, sys
 from transformers import TrainerCallback
 from rs_rlhf import Scorer
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
-from rs_rlhf.trainers.grpo_data import load_prompts
+from rs_rlhf.trainers.data.grpo import load_prompts
 from rs_rlhf.rewards import RSReward
 
 work, score_model, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -18,7 +18,7 @@ from rs_rlhf.imagery.trust import seal
 from rs_rlhf.models.clip import ClipModel
 from rs_rlhf.models.tiny_clip import save_tiny_clip
 from rs_rlhf.trainers.clip import ClipCollator, ClipTrainer, VisionClipConfig
-from rs_rlhf.trainers.clip_data import ImageTextPairs, load_pairs
+from rs_rlhf.trainers.data.clip import ImageTextPairs, load_pairs
 
 RETRIEVAL = "title: t\ntask: retrieval\nlayout: images\npath: scenes\nsplit: validation\nsource: drawn\n"
 

@@ -17,19 +17,19 @@ from rs_rlhf.cli import main as cli
 from rs_rlhf.data.image_text import image_text_row
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.collator import GroupCollator
-from rs_rlhf.trainers.sft import (
-    SFTCollator,
-    VisionSFTConfig,
-    VisionSFTTrainer,
-    train_merger,
-)
-from rs_rlhf.trainers.sft_data import (
+from rs_rlhf.trainers.data.sft import (
     LABEL_QUESTION,
     conversation_rows,
     default_split,
     holds_labelled_images,
     load_rows,
     text_rows,
+)
+from rs_rlhf.trainers.sft import (
+    SFTCollator,
+    VisionSFTConfig,
+    VisionSFTTrainer,
+    train_merger,
 )
 
 MERGER = {

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         more: dict[str, Any] = {"columns": columns, "limits": limits, "max_problems": options.max_problems}
         report = check_files(options.files, options=images, eval_files=options.eval, **more)
     else:  # through the trainers' readers, which load TRL
-        from ...trainers.data_check import Source, check_data
+        from ...trainers.data.check import Source, check_data
 
         reading = {"image_root": images.image_root, "columns": columns}
         root = (images.image_root or common_folder(files)) if options.use == "grpo" else None  # others resolve paths

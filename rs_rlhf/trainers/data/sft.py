@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, Value
 
-from ..data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
-from ..data.columns import MORE_THAN_CAPTIONS, Columns, parse_columns
-from ..data.group import Group, completion_text
-from ..data.image_text import ImageTextRow
-from ..data.image_text_dataset import open_image_texts
-from ..data.row_cache import bytes_and_path, message_features, stored_rows
-from ..data.rows import FORMATS, data_files, draw_rows, format_of, is_saved
-from ..data.survey import announce, announce_texts
-from ..data.text_records import csv_head, first_byte, jsonl_records
-from ..errors import DataError
+from ...data.captioned_images import CAPTION_REQUEST, LABEL_QUESTION, class_name, load_images, split_files
+from ...data.columns import MORE_THAN_CAPTIONS, Columns, parse_columns
+from ...data.group import Group, completion_text
+from ...data.image_text import ImageTextRow
+from ...data.image_text_dataset import open_image_texts
+from ...data.row_cache import bytes_and_path, message_features, stored_rows
+from ...data.rows import FORMATS, data_files, draw_rows, format_of, is_saved
+from ...data.survey import announce, announce_texts
+from ...data.text_records import csv_head, first_byte, jsonl_records
+from ...errors import DataError
 
 if TYPE_CHECKING:
-    from .options import SFTScriptArguments
-    from .sft import VisionSFTConfig
+    from ..options import SFTScriptArguments
+    from ..sft import VisionSFTConfig
 
 FORM_VERSION = 2  # of the stored rows: raise it when `text_rows` changes, so that caches go stale
 

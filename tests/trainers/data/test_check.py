@@ -14,8 +14,8 @@ from rs_rlhf.imagery.sources import ImageOptions
 from rs_rlhf.models.row_limits import limits_for
 from rs_rlhf.preferences.check import check_files
 from rs_rlhf.preferences.reader import load_preferences
-from rs_rlhf.trainers.data_check import Source, check_data
-from rs_rlhf.trainers.grpo_data import load_prompts
+from rs_rlhf.trainers.data.check import Source, check_data
+from rs_rlhf.trainers.data.grpo import load_prompts
 from rs_rlhf.trainers.reward import VisionRewardConfig, VisionRewardTrainer
 
 SIZES = {"wide": (300, 20), "thin": (603, 3), "long": (400, 4), "dot": (1, 1)}

@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.rows import common_folder, split_paths
-from ..errors import DataError
-from ..preferences.reader import load_with_images
+from ...data.rows import common_folder, split_paths
+from ...errors import DataError
+from ...preferences.reader import load_with_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .options import RewardScriptArguments
-    from .reward import VisionRewardConfig
+    from ..options import RewardScriptArguments
+    from ..reward import VisionRewardConfig
 
 
 def load_data(script_args: RewardScriptArguments, training_args: VisionRewardConfig) -> tuple[Dataset, Dataset | None]:

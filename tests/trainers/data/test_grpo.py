@@ -10,7 +10,7 @@ from helpers import picture
 from rs_rlhf.data.captioned_images import LABEL_QUESTION
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.imagery.raster import ImageOptions, read_image
-from rs_rlhf.trainers.grpo_data import load_prompts
+from rs_rlhf.trainers.data.grpo import load_prompts
 
 GOOD = {"prompt": "Rural?", "image": "images/0.png"}
 IMAGE = {"type": "image", "text": None}

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value
 
-from ..data.group import string_column
-from ..data.questions import ANSWERS, QuestionRow, answer_text, read_questions
-from ..data.row_cache import bytes_and_path, message_features
-from ..data.rows import common_folder, draw_rows, image_folder, naming, split_paths
-from ..data.survey import count_pictured, require_images
-from ..errors import DataError, OptionError
-from ..metrics.answers import THINK_ANSWER
+from ...data.group import string_column
+from ...data.questions import ANSWERS, QuestionRow, answer_text, read_questions
+from ...data.row_cache import bytes_and_path, message_features
+from ...data.rows import common_folder, draw_rows, image_folder, naming, split_paths
+from ...data.survey import count_pictured, require_images
+from ...errors import DataError, OptionError
+from ...metrics.answers import THINK_ANSWER
 
 if TYPE_CHECKING:
-    from .grpo import VisionGRPOConfig
-    from .options import GRPOScriptArguments
+    from ..grpo import VisionGRPOConfig
+    from ..options import GRPOScriptArguments
 
 EXTRA = ("reward_type", "source", "id", "where")
 

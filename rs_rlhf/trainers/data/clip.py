@@ -19,17 +19,17 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
-from .. import __version__
-from ..data.columns import parse_columns
-from ..data.image_text import ImageTextRow
-from ..data.image_text_dataset import ImageTexts, open_image_texts
-from ..data.questions import QuestionRow
-from ..data.row_cache import bytes_and_path, stored_rows
-from ..data.rows import HELD_OUT, draw_rows
-from ..errors import DataError
-from ..evaluation.benchmark import Benchmark, load_benchmark, model_type_of
-from ..evaluation.reader import read_task
-from ..models.clip import ClipModel
+from ... import __version__
+from ...data.columns import parse_columns
+from ...data.image_text import ImageTextRow
+from ...data.image_text_dataset import ImageTexts, open_image_texts
+from ...data.questions import QuestionRow
+from ...data.row_cache import bytes_and_path, stored_rows
+from ...data.rows import HELD_OUT, draw_rows
+from ...errors import DataError
+from ...evaluation.benchmark import Benchmark, load_benchmark, model_type_of
+from ...evaluation.reader import read_task
+from ...models.clip import ClipModel
 
 CUT_SAMPLE = 2000  # texts that are tokenized to estimate how many are too long
 

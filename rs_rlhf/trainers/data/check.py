@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.captioned_images import load_images
-from ..data.group import Group, make_group
-from ..data.image_text_dataset import open_image_texts
-from ..data.questions import read_questions
-from ..data.rows import image_folder
-from ..errors import RSRLHFError
-from ..imagery.identity import source_key
-from ..models.row_limits import RowLimits
-from ..preferences.check_report import Report
-from .clip_data import pair_row
-from .grpo_data import prompt_row
-from .row_check import prompt_group
-from .sft import turn_group
-from .sft_data import conversation_rows, default_split, holds_labelled_images, text_rows
+from ...data.captioned_images import load_images
+from ...data.group import Group, make_group
+from ...data.image_text_dataset import open_image_texts
+from ...data.questions import read_questions
+from ...data.rows import image_folder
+from ...errors import RSRLHFError
+from ...imagery.identity import source_key
+from ...models.row_limits import RowLimits
+from ...preferences.check_report import Report
+from ..row_check import prompt_group
+from ..sft import turn_group
+from .clip import pair_row
+from .grpo import prompt_row
+from .sft import conversation_rows, default_split, holds_labelled_images, text_rows
 
 Found = Iterator[Group | RSRLHFError]
 USES = ("reward", "grpo", "sft", "score", "clip")
