@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -116,17 +115,21 @@ def announce_texts(data: ImageTexts, image_root: str | None) -> None:
     large = (
         data.format in (*PACKED, "dataset") or sum(path.stat().st_size for path in data.files.values()) > MOST_BYTES
     )
-    survey = Survey()
+    survey, damaged = Survey(), False
     for unit in data.whole_units():
         columns = data.columns_of(unit)
-        with suppress(DataError):  # a damaged file: the reader says so
+        try:
             for _ in survey.look(data.stored_rows(unit), columns, data.root):
                 if large and survey.rows >= FIRST and survey.pictured:
                     survey.whole = False
                     break
+        except DataError:  # a damaged file: the reader says so, after the rows before the damage
+            damaged = True
         if not survey.whole:
             break
     survey.announce()
+    if damaged and not survey.pictured:
+        return
     if not survey.rows and not survey.unread:
         raise DataError("no rows; give data that has some", "", data.name)
     if survey.rows:
