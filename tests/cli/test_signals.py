@@ -86,6 +86,7 @@ def test_a_second_signal_ends_at_once(numbers, pairs, tiny_vlm):
 def test_the_exit_code_of_a_second_signal_that_finds_the_command_ending(number, tmp_path):
     code = (
         "import os, signal, sys, time; from rs_rlhf.cli.signals import handled\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job begins without
         "with handled(print):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"

@@ -64,6 +64,7 @@ def rows_of(data):
     return [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_node_costs_no_row_and_the_scores_are_those_of_the_command(data, tmp_path):
     (tmp_path / "pipeline.py").write_text(PIPELINE)
     command = [sys.executable, "pipeline.py", str(data), "found.json"]

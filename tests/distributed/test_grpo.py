@@ -218,6 +218,7 @@ def launch(work, script, *arguments, expect):
     return warm.launched(command, work, expect=expect)
 
 
+@pytest.mark.slow
 def test_zero3_with_the_score_model_sharded_killed_and_resumed(work, scorer, score_model_path):
     launch(work, SHARDED, work, score_model_path, 3, expect=1)
     out = work / "sharded"
@@ -274,6 +275,7 @@ def wait_for(path, ended, seconds=500):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_zero3_goes_on_after_the_reward_server_was_away(work, scorer, score_model_path):
     """Steps 1 and 2 have no rewards: they are left out, and none becomes 0."""
     (work / "pacing.py").write_text(REMOTE)

@@ -106,6 +106,7 @@ def test_accelerate_launch_runs_the_module(work):
     assert losses(work, "launched") == pytest.approx(losses(work, "one")[:2], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_zero3_resumes_from_a_checkpoint(work):
     flags = ["--accelerate_config", "cpu_zero3", "--per_device_train_batch_size", "1", "--eval_strategy", "no"]
     train(work, "resumed", *flags, "--max_steps", "2", "--lr_scheduler_type", "constant")
@@ -124,6 +125,7 @@ def test_zero3_resumes_from_a_checkpoint(work):
     assert losses(work, "resumed") == pytest.approx(losses(work, "unbroken"), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_lora_under_zero3_saves_a_loadable_adapter_with_its_head(work):
     train(
         work,

@@ -67,6 +67,7 @@ def test_the_reward_s_share_of_a_step_was_measured():
     assert measured["ratios"]["reward"] >= 3 and groups["shares"]["reward"] < rows["shares"]["reward"]
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_to_its_end(tmp_path):
     output = tmp_path / "step.json"
     command = [sys.executable, ROOT / "benchmarks" / "grpo_step_gpu.py", "--size", "tiny", "--rounds", "1"]

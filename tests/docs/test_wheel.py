@@ -92,6 +92,7 @@ def test_recipes_keep_their_readme(installed, tmp_path):
     assert len(lines) == len(list((ROOT / "recipes").rglob("README.md")))
 
 
+@pytest.mark.slow
 def test_commands_run_from_another_folder_with_declarations_by_name(installed, tmp_path):
     assert "rs-rlhf" in run(installed / "rs-rlhf", "--version", cwd=tmp_path)
     run(installed / "rs-rlhf", "tiny-vlm", "model", "--max_pixels", "3136", cwd=tmp_path, HF_HUB_OFFLINE="1")
