@@ -29,10 +29,11 @@ COMMANDS = {
     "preferences": ("reward", "eval preferences", "eval run", "grpo"),
     "prompts": ("grpo", "sample-pairs", "eval rows"),
 }
-# A step of GRPO takes longest, and reads as the other commands on prompts do: these forms are told apart in it.
+# Trainings take longest, and read as the other commands do: these forms are told apart in them by default.
 QUICK = ("filename", "LLaVA", "inline", "folder", "conversations", "ms-swift, messages")
+TRAININGS = ("grpo", "reward", "sft", "clip")
 MATRIX = [
-    pytest.param(kind, command, form, marks=() if command != "grpo" or form in QUICK else pytest.mark.slow)
+    pytest.param(kind, command, form, marks=() if command not in TRAININGS or form in QUICK else pytest.mark.slow)
     for kind, commands in COMMANDS.items()
     for command in commands
     for form in FORMS[kind]
