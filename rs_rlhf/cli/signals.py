@@ -104,9 +104,11 @@ def handled(say: Callable[[], None]) -> Iterator[None]:
 
 
 def _in_a_child(number: int) -> None:
-    """What a forked process does with a signal: a worker of a training leaves Ctrl-C to its parent."""
-    if ASKED.defer is None or number != signal.SIGINT:
-        signal.signal(number, signal.SIG_DFL)
+    """What a forked process does with a signal: a worker of a training leaves the first to its parent, which needs it
+    to end its step. A worker that has only just begun is here too.
+    """
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGINT and ASKED.defer is not None else signal.SIG_DFL)
+    if ASKED.defer is None:
         os.kill(os.getpid(), number)
 
 

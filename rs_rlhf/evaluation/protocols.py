@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..data.group import Group, completion_text, make_group, prompt_text
@@ -76,29 +76,6 @@ def vlm_protocol(
                     output["score"] = scores[0]
             yield places, outputs
 
-    def judge(row: QuestionRow, record: Raw) -> Raw:
-        if benchmark.task == "grounding":
-            if profile is None:
-                raise OptionError(f"{benchmark.name} asks for boxes; give the profile of the model.", "profile")
-            seen = record["pixels"]
-            if profile.unit == RESIZED and not pixels_seen:
-                seen = profile.seen_size(seen)
-            return grounding_verdict(
-                record["output"], row.columns["boxes"], row.columns["size"], profile.unit, profile.forms, seen
-            )
-        if benchmark.task == "captions":
-            return {"answer": " ".join(extract_answer(record["output"]).split()) or None}
-        return judge_answer(record["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
-
-    def figures(records: list[Raw]) -> dict[str, Any]:
-        report = {"grounding": grounding_figures, "captions": _caption_figures}.get(benchmark.task, accuracy_figures)
-        reported = report(records)
-        if scorer is not None:
-            scores = [record["score"] for record in records]
-            reported["metrics"] = {**reported.get("metrics", {}), "score": sum(scores) / len(scores)}
-            reported["score_interval"] = list(bootstrap_interval(scores))
-        return {**reported, "profile": profile and profile.name}
-
     def load() -> None:
         policy()
         if scorer is not None:
@@ -107,7 +84,36 @@ def vlm_protocol(
     names = ("temperature", "top_p", "max_new_tokens", "seed", "token_budget", "batch_size")
     settings: dict[str, Any] = {name: getattr(sampling, name) for name in names}
     settings |= {"system_prompt": system_prompt, **(profile.asks(benchmark.task) if profile else {})}
+    judge = partial(_judge, benchmark, profile, pixels_seen)
+    figures = partial(_figures, benchmark, profile, scorer is not None)
     return Protocol(answer, judge, figures, load, settings=settings)
+
+
+def _judge(benchmark: Benchmark, profile: Profile | None, pixels_seen: bool, row: QuestionRow, record: Raw) -> Raw:
+    """The verdict on an answer in words."""
+    if benchmark.task == "grounding":
+        if profile is None:
+            raise OptionError(f"{benchmark.name} asks for boxes; give the profile of the model.", "profile")
+        seen = record["pixels"]
+        if profile.unit == RESIZED and not pixels_seen:
+            seen = profile.seen_size(seen)
+        return grounding_verdict(
+            record["output"], row.columns["boxes"], row.columns["size"], profile.unit, profile.forms, seen
+        )
+    if benchmark.task == "captions":
+        return {"answer": " ".join(extract_answer(record["output"]).split()) or None}
+    return judge_answer(record["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)
+
+
+def _figures(benchmark: Benchmark, profile: Profile | None, scored: bool, records: list[Raw]) -> dict[str, Any]:
+    """The figures of a benchmark, with the mean score of the answers if they are `scored`."""
+    report = {"grounding": grounding_figures, "captions": _caption_figures}.get(benchmark.task, accuracy_figures)
+    reported = report(records)
+    if scored:
+        scores = [record["score"] for record in records]
+        reported["metrics"] = {**reported.get("metrics", {}), "score": sum(scores) / len(scores)}
+        reported["score_interval"] = list(bootstrap_interval(scores))
+    return {**reported, "profile": profile and profile.name}
 
 
 def _with_answers(group: Group, texts: Sequence[str]) -> Group:

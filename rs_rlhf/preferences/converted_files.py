@@ -179,17 +179,8 @@ def convert(
     packed = output.suffix == ".parquet"
     if not packed:
         check_folder(folder, output.parent)
-    place, targets = _placing(root, output.parent, folder), dict[Path, None]()
-    with progress(None, 0, "reading") as advance:
-        for sample in job.samples():
-            job.common.add(sample)
-            for made in job.rows(sample):
-                job.common.made += 1
-                if not packed:
-                    _json({key: value for key, value in made.items() if key != "images"}, sample.where)
-            if not packed:
-                _look(sample, targets, place, overwrite)
-            advance(1)
+    place = _placing(root, output.parent, folder)
+    _read_once(job, None if packed else place, overwrite)
     common = job.common
     if not common.rows:
         raise DataError("no rows; give a file that has some", "", input)
@@ -201,6 +192,21 @@ def convert(
             return Converted(common.rows, common.made, 0)
         written = _write_json(job, output, place, advance)
     return Converted(common.rows, common.made, written)
+
+
+def _read_once(job: _Conversion, place: _Place | None, overwrite: bool) -> None:
+    """Finds every mistake, and what all rows have in common; with `place`, also what JSON cannot hold."""
+    targets = dict[Path, None]()
+    with progress(None, 0, "reading") as advance:
+        for sample in job.samples():
+            job.common.add(sample)
+            for made in job.rows(sample):
+                job.common.made += 1
+                if place is not None:
+                    _json({key: value for key, value in made.items() if key != "images"}, sample.where)
+            if place is not None:
+                _look(sample, targets, place, overwrite)
+            advance(1)
 
 
 def check_converted(input: str, output: Path, form: Form, split: str | None, overwrite: bool) -> None:

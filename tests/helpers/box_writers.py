@@ -14,8 +14,8 @@ FORMS = {
 }
 
 
-def write_box(name, box, size, seen_size, digits=None):
-    """Writes a box; a pixel or a thousandth is whole, or has so many decimal digits."""
+def in_unit(name, box, size, seen_size):
+    """Returns a box's values in the unit of a profile, and the decimal digits that models write them with."""
     unit = load_profile(name).unit
     width, height = size
     across, down = {
@@ -25,6 +25,11 @@ def write_box(name, box, size, seen_size, digits=None):
     }.get(unit) or [float(unit.split("-")[1]) / side for side in size]
     left, top = ((max(size) - side) / 2 if "square" in unit else 0 for side in size)
     values = [(box[0] + left) * across, (box[1] + top) * down, (box[2] + left) * across, (box[3] + top) * down]
-    if digits is None:
-        digits = 3 if unit.startswith("0-1") and "0-1000" not in unit and "0-100" not in unit else 0
+    return values, 3 if unit.startswith("0-1") and "0-1000" not in unit and "0-100" not in unit else 0
+
+
+def write_box(name, box, size, seen_size, digits=None):
+    """Writes a box with so many decimal digits, by default as models do: whole pixels, or thousandths."""
+    values, usual = in_unit(name, box, size, seen_size)
+    digits = usual if digits is None else digits
     return FORMS[name].format(*(f"{value:.{digits}f}" for value in values))

@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import CASES, ROOT
 from helpers.benchmark_files import write
-from helpers.box_writers import FORMS, write_box
+from helpers.box_writers import FORMS, in_unit, write_box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,9 +81,13 @@ def test_what_a_model_writes_is_read_back_at_any_size(name, size, shares, budget
     (x1, x2), (y1, y2) = sorted(shares[:2]), sorted(shares[2:])
     x1, y1 = max(0, min(x1, x2 - 0.1)), max(0, min(y1, y2 - 0.1))  # a tenth of a side at least
     right = (x1 * size[0], y1 * size[1], max(x2, 0.1) * size[0], max(y2, 0.1) * size[1])
-    for digits, least in ((6, 0.98), (None, 0.8)):
-        if digits is None and max(size) > 8 * min(size):
-            return  # a thousandth of the long side is much of the short one
+    (a, b, c, d), usual = in_unit(name, right, size, seen)
+    steps = (
+        (c - a) * 10**usual,
+        (d - b) * 10**usual,
+    )  # its sides; rounding moves an edge by half a step
+    rounded = max(0, steps[0] - 1) * max(0, steps[1] - 1) / ((steps[0] + 1) * (steps[1] + 1))
+    for digits, least in ((6, 0.98), (None, rounded - 1e-6)):
         boxes, unreadable = profile.read(write_box(name, right, size, seen, digits), size, seen)
         assert unreadable is None and len(boxes) == 1
         ((a, b, c, d),) = boxes

@@ -124,13 +124,15 @@ def test_each_image_of_a_group_is_read_by_its_sensor(score_model_path, tmp_path,
     (expected,) = Scorer.from_pretrained(score_model_path, device="cpu").score_groups(
         [make_group("Compare.", TEXTS, pictures)]
     )
-    same(local.score_groups(groups), [expected], 1e-6)
+    assert local.score_groups(groups)[0] == pytest.approx(expected, abs=1e-6)
     flags, options = (["--image_options", str(file)], None) if side == "server" else ([], ImageOptions(sensors=file))
     with Served(score_model_path, *flags, "--image_root", str(tmp_path)) as served:
-        same(RemoteScorer(served.url, image_options=options).score_groups(groups), [expected])
+        (far,) = RemoteScorer(served.url, image_options=options).score_groups(groups)
+        assert far == pytest.approx(expected, abs=1e-5)
         if side == "server":
             sent = {"prompt": "Compare.", "completions": TEXTS, "images": [{"path": "s2.tif"}, {"path": "s1.tif"}]}
-            same(httpx.post(f"{served.url}/v1/score", json={"groups": [sent]}).json()["scores"], [expected])
+            (told,) = httpx.post(f"{served.url}/v1/score", json={"groups": [sent]}).json()["scores"]
+            assert told == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_hash_is_the_models_wherever_it_lies(remote, score_model_path, tmp_path):
