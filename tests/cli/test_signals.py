@@ -59,7 +59,7 @@ def log_has(folder, text):
 def test_a_training_saves_a_checkpoint_and_ends_in_one_sentence(number, workers, pairs, tiny_vlm, request):
     """As in a terminal and on a cluster, where all processes of the command are sent the signal."""
     if workers == "2" and number == signal.SIGTERM:
-        reason = "now and then the run ends without a checkpoint; the cause is not found yet"
+        reason = "torch sets a handler of its own in a worker that begins, before ours: a signal then ends it"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     flags = ["--save_strategy", "no", "--logging_steps", "1", "--dataloader_num_workers", workers]
     code, printed = signalled(
