@@ -6,20 +6,36 @@ Left out: everything that TRL's trainers do themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from accelerate.utils import is_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.data.data_collator import DataCollator
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import TrainOutput
 
 from ..errors import RSRLHFError, disk_full
 from ..runs.checkpoints import resolve_resume
 from .divergence import FiniteMixin
 from .row_check import Row, check_rows
+
+Config = TypeVar("Config", bound=TrainingArguments)
+
+
+def own_config(args: Config) -> Config:
+    """Returns a copy of a trainer's config: trainers fill theirs in, and the caller's must not change.
+
+    What stands for the process (devices, DeepSpeed) is shared: transformers knows it by its identity.
+    """
+    copied = copy(args)
+    for name, value in vars(args).items():
+        if isinstance(value, dict | list | AcceleratorConfig):
+            setattr(copied, name, deepcopy(value))
+    return copied
 
 
 class ResumeMixin(FiniteMixin):
