@@ -112,7 +112,7 @@ class ScorerUnavailable(RSRLHFError, RuntimeError):
 
 
 class ModelMismatch(RSRLHFError, RuntimeError):
-    """A reward server that has another model than the one that scoring began with."""
+    """A server that has another model than the one that the run began with, or lays images out otherwise."""
 
 
 class RewardFailed(RSRLHFError, RuntimeError):

@@ -60,6 +60,39 @@ def fit_pixel_budget(
     return image.resize(fitted_size(*image.size, **limits, name=name, where=where))
 
 
+def settle(image: Image.Image, processor: ProcessorMixin, where: str = "") -> Image.Image:
+    """Resizes an image as its processor will, so that a processor with any wider pixel budget keeps its size.
+
+    What the model sees differs from the processor's own resize in rounding: Pillow's 8 bits and torchvision's are up
+    to two of 255 levels apart, 0.01 on average.
+
+    Args:
+        image (`Image`): RGB image; one that has its size already is returned as it is.
+        processor (`ProcessorMixin`): Of the Qwen2-VL families.
+        where (`str`): The image's place, for the error.
+
+    Raises:
+        ImageError: The image is so long and thin that a second resize would change its size again.
+    """
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    factor, (low, high) = resize_factor(processor), pixel_budget(processor)
+    try:
+        height, width = smart_resize(image.height, image.width, factor, low, high)
+        settled = smart_resize(height, width, factor, low, high) == (height, width)
+    except ValueError:
+        settled = False
+    if not settled:
+        raise ImageError(
+            f"an image of {image.width}x{image.height} pixels is too long and thin for max_pixels={high}; cut it into "
+            "tiles or remove the row",
+            where=where,
+        )
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), processor.image_processor.resample)
+
+
 def fitted_size(
     width: int,
     height: int,

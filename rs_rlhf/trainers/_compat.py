@@ -13,9 +13,12 @@ import torch
 from trl import GRPOTrainer, RewardConfig, RewardTrainer, SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 
+from ..errors import ModelMismatch
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
+    from trl.generation.vllm_generation import VLLMGeneration
 
 Row = dict[str, Any]
 
@@ -33,6 +36,49 @@ def set_metrics(trainer: GRPOTrainer, mode: str, metrics: Mapping[str, float]) -
 def clear_metrics(trainer: GRPOTrainer, mode: str) -> None:
     """Drops metrics that TRL would add to the next log: greedy answers are logged without those of sampled ones."""
     trainer._metrics[mode].clear()
+
+
+def compare_layouts(generation: VLLMGeneration) -> None:
+    """Makes every generation by vLLM stop with a [`ModelMismatch`] if vLLM lays images out unlike the trainer.
+
+    A server reports its tokens of each image beside the image's features; TRL overwrites them with the trainer's. An
+    engine in this process returns the prompt as it has laid it out, which TRL drops.
+    """
+    place, generate = generation._place_features, generation.generate
+
+    def placed(features: dict | None, prompt_ids: list[int]) -> dict | None:
+        result = place(features, prompt_ids)
+        if features is not None and result is not None:
+            theirs, ours = (each["mm_placeholders"]["image"] for each in (features, result))
+            for one, other in zip(theirs, ours, strict=True):
+                _agree(one["length"], other["length"], "an image")
+        return result
+
+    def generated(prompts: list[list[int]], *args: Any, **kwargs: Any) -> tuple:
+        result = generate(prompts, *args, **kwargs)
+        for one, other in zip(result[0], prompts, strict=True):
+            _agree(len(one), len(other), "a prompt")
+        return result
+
+    vars(generation).update(_place_features=placed, generate=generated)
+
+
+def ask_layout(generation: VLLMGeneration, pictures: list[Any], counts: list[int]) -> None:
+    """Asks a vLLM server about pictures of which the trainer makes `counts` tokens; after [`compare_layouts`]."""
+    client = getattr(generation, "vllm_client", None)
+    if client is not None:  # None: an engine in this process, or another process asks the server
+        token = generation.processing_class.image_token_id
+        ids = [i for count in counts for i in (*[token] * count, -1)]
+        generation._place_features(client.image_features([pictures])[0], ids)
+
+
+def _agree(theirs: int, ours: int, name: str) -> None:
+    if theirs != ours:
+        raise ModelMismatch(
+            f"vLLM lays {name} out in {theirs} tokens where the trainer counts {ours}; give vLLM the trainer's model, "
+            "and a pixel budget (--mm-processor-kwargs) that holds min_pixels and max_pixels of this run.",
+            "max_pixels",
+        )
 
 
 class RewardHooks(RewardTrainer):
@@ -70,6 +116,12 @@ class GRPOHooks(GRPOTrainer):
         *rest, images, tool_images = super()._generate(prompts)
         return *rest, images and [of_row or [] for of_row in images], tool_images
 
+    def _generate_single_turn(self, prompt_ids: list, images: list | None, *rest: Any, **options: Any) -> tuple:
+        """TRL gives vLLM the pictures as they were read, and vLLM lays them out by the checkpoint's pixel budget."""
+        if self.use_vllm and images is not None:
+            images = self.settled(images)
+        return super()._generate_single_turn(prompt_ids, images, *rest, **options)
+
     def _calculate_rewards(
         self, inputs: list[Row], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
@@ -81,6 +133,10 @@ class GRPOHooks(GRPOTrainer):
     def read_images(self, rows: Sequence[Row]) -> list[Row]:
         """Returns rows whose images are pictures; here the rows as they are."""
         return list(rows)
+
+    def settled(self, images: list[list[Any] | None]) -> list[list[Any] | None]:
+        """Returns the pictures of each row as vLLM is given them; here as they are."""
+        return images
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor

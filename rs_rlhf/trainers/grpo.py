@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -29,7 +30,7 @@ from ..errors import ModelMismatch, OptionError, RewardFailed, RSRLHFError, Scor
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
-from ..models.pixel_budget import set_pixel_budget
+from ..models.pixel_budget import set_pixel_budget, settle
 from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
 from ..models.vlm import VISION_TOKENS, hub_config, load_processor
@@ -37,7 +38,7 @@ from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..scoring.load import is_url, load_scorer
-from ._compat import GRPOHooks, Row, clear_metrics
+from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
 from .mixins import ResumeMixin
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
@@ -130,6 +131,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             if each is not None:
                 share_vision(bare := self.accelerator.unwrap_model(each))
                 always_see(bare, processing_class)
+        if self.use_vllm and self.limits.budget is not None:
+            self._compare_layouts()
         self.audit = RolloutAudit(self)
         self._failures: list[RSRLHFError] = []
         if self.score_reward is not None:
@@ -157,6 +160,30 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         else:
             scorer.model.to(self.accelerator.device)
         return scorer
+
+    def settled(self, images: list[list[Any] | None]) -> list[list[Any] | None]:
+        """Returns the pictures of each row resized to this run's pixel budget, which vLLM does not know."""
+        if self.limits.budget is None:
+            return images
+        # Rows share pictures: each is resized once.
+        sizes = {id(picture): settle(picture, self.processing_class) for row in images for picture in row or ()}
+        return [row and [sizes[id(picture)] for picture in row] for row in images]
+
+    def _compare_layouts(self) -> None:
+        """Compares vLLM's tokens of images with the trainer's, a server's of the first images already now.
+
+        Raises:
+            ModelMismatch: They differ.
+        """
+        compare_layouts(self.vllm_generation)
+        rows: Iterable[Row] = islice(self.train_dataset if self.train_dataset is not None else (), 64)
+        row = next((row for row in rows if row.get("images") or row.get("image")), None)
+        if row is not None:
+            first, reader = self.read_images([row])[0], self.processing_class.image_processor
+            pictures = first.get("images") or [first["image"]]
+            grids = reader(images=pictures, return_tensors="pt")["image_grid_thw"]
+            counts = (grids.prod(1) // reader.merge_size**2).tolist()
+            ask_layout(self.vllm_generation, self.settled([pictures])[0] or [], counts)
 
     def read_images(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns rows whose `images` (and `image`) are PIL pictures, shared between rows of the same source.

@@ -13,8 +13,10 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from PIL import Image
 
 from ...data.group import Group, ImageSource, completion_text
 from ...errors import EndpointError, OptionError
@@ -101,10 +103,13 @@ class ChatClient:
         raise EndpointError(f"{self.address} {detail}, {tries} in all", status)
 
 
-def chat_messages(group: Group, options: ImageOptions) -> list[dict[str, Any]]:
+def chat_messages(
+    group: Group, options: ImageOptions, shown: Callable[[Image.Image], Image.Image] | None = None
+) -> list[dict[str, Any]]:
     """Returns a group's prompt as an endpoint takes it, images as data URLs in their places.
 
-    Turns without images are plain text, which every server takes for system turns.
+    Turns without images are plain text, which every server takes for system turns. `shown` changes each image before
+    it is sent.
 
     Raises:
         ImageError: An image cannot be read; names its file and row.
@@ -115,17 +120,22 @@ def chat_messages(group: Group, options: ImageOptions) -> list[dict[str, Any]]:
         content: Any = completion_text([message])
         if any(part["type"] == "image" for part in message["content"]):
             content = [
-                image_part(next(images), options, group.where) if part["type"] == "image" else dict(part)
+                image_part(next(images), options, group.where, shown) if part["type"] == "image" else dict(part)
                 for part in message["content"]
             ]
         messages.append({"role": message["role"], "content": content})
     return messages
 
 
-def image_part(image: ImageSource, options: ImageOptions, where: str = "") -> dict[str, Any]:
-    """Returns an image, read with these options, as a part of a message: a PNG in a data URL."""
-    buffer = io.BytesIO()
-    read_image(image, options, where).save(buffer, "PNG")
+def image_part(
+    image: ImageSource,
+    options: ImageOptions,
+    where: str = "",
+    shown: Callable[[Image.Image], Image.Image] | None = None,
+) -> dict[str, Any]:
+    """Returns an image, read with these options and changed by `shown`, as a message's part: a PNG in a data URL."""
+    picture, buffer = read_image(image, options, where), io.BytesIO()
+    (shown(picture) if shown else picture).save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return {"type": "image_url", "image_url": {"url": url}}
 

@@ -6,6 +6,7 @@ Left out: adapters (merge them first).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from ...data.group import Group
 from ...errors import ModelError, OptionError
 from ...imagery.raster import ImageOptions
-from ..pixel_budget import image_sizes, seen_sizes
+from ..pixel_budget import image_sizes, row_name, seen_sizes, settle
 from ..vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
 from .chat_client import chat_messages
 from .policy import RequestPolicy
@@ -72,9 +73,14 @@ class VLLMPolicy(RequestPolicy):
         options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         options |= {"top_k": sampling.top_k or -1, "max_tokens": sampling.max_new_tokens}
         options |= {"logit_bias": dict.fromkeys(self.never, -100.0)}
-        messages = [chat_messages(groups[place], self.image_options) for place, _ in requests]
+        messages = [self._messages(groups[place]) for place, _ in requests]
         params = [self.params(seed=seed, **options) for _, seed in requests]
         return [reply.outputs[0].text for reply in self.llm.chat(messages, params, use_tqdm=False)]
+
+    def _messages(self, group: Group) -> list[dict[str, Any]]:
+        """A prompt for vLLM, which lays images out by the checkpoint's own budget: ours is applied before."""
+        shown = partial(settle, processor=self.processor, where=row_name(group)) if self.budgeted else None
+        return chat_messages(group, self.image_options, shown)
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image: as the model sees it if that is known, else its own."""
