@@ -110,11 +110,12 @@ def judge_answer(
     return {"answer": answer, "strict": right, "upstream_compat": upstream_compat(output, references)}
 
 
-def judge_solution(output: str, solution: Any, choices: Sequence[str] | None = None) -> dict[str, Any] | None:
+def judge_solution(output: str, solution: Any, choices: Any = None) -> dict[str, Any] | None:
     """Judges an answer by a data set's solution, whatever its type; `None` if there is nothing to judge it by.
 
     Texts and numbers are judged by [`judge_answer`], of a bool "yes" and "true" are both right. No solution, an
-    empty one, NaN, a box or a dict judges nothing. Choices that the solution is not among are not used.
+    empty one, NaN, a box or a dict judges nothing. Choices are a list of texts and numbers; others, and those that the
+    solution is not among, are not used.
 
     Example:
         >>> [judge_solution(said, 3.0)["strict"] for said in ("3", "30")], judge_solution("3", {"count": 3})
@@ -122,14 +123,18 @@ def judge_solution(output: str, solution: Any, choices: Sequence[str] | None = N
     """
     if isinstance(solution, bool):
         references = ["yes", "true"] if solution else ["no", "false"]
+    elif isinstance(solution, int):
+        references = [str(solution)]
     elif isinstance(solution, Real) and math.isfinite(solution):
         references = [f"{float(solution):.12g}"]
     elif isinstance(solution, str) and solution.strip():
         references = [solution]
     else:
         return None
+    listed = list(choices) if isinstance(choices, list | tuple) else []
+    texts = [str(one) for one in listed] if all(isinstance(one, str | Real) for one in listed) else []
     try:
-        return judge_answer(output, references, choices=[str(one) for one in choices or ()])
+        return judge_answer(output, references, choices=texts)
     except OptionError:
         return judge_answer(output, references)
 

@@ -24,11 +24,18 @@ def pixel_budget(processor: ProcessorMixin) -> tuple[int, int]:
 
 
 def set_pixel_budget(processor: ProcessorMixin, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
-    """Sets the processor's pixel budget in place, so that it is saved with the model; an empty one is an
-    [`OptionError`].
+    """Sets the processor's pixel budget in place, so that it is saved with the model; what is `None` stays as it is.
+
+    Raises:
+        OptionError: A number below 1, or an empty budget.
     """
+    if min_pixels is None and max_pixels is None:
+        return
+    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+        if value is not None and value < 1:
+            raise OptionError(f"{name} is {value}, expected at least 1; leave it out for the processor's own.", name)
     old_min, old_max = pixel_budget(processor)
-    low, high = min_pixels or old_min, max_pixels or old_max
+    low, high = old_min if min_pixels is None else min_pixels, old_max if max_pixels is None else max_pixels
     if low > high:
         raise OptionError(
             f"min_pixels ({low}) is greater than max_pixels ({high}); lower min_pixels or raise max_pixels.",

@@ -18,20 +18,24 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import ModelOutput
+
+from .vlm import FAMILIES
 
 
 def share_vision(model: PreTrainedModel) -> None:
     """Makes a model run its vision tower once per distinct image of a batch; in place, and only once.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): A causal VLM; one without `get_image_features` is left as it is.
+        model (`PreTrainedModel` or `PeftModel`): Any policy; one of another family is left as it is.
     """
     core: Any = model
     core = core.get_base_model() if hasattr(core, "get_base_model") else core
+    if core.config.model_type not in FAMILIES:
+        return
     core = getattr(core, "model", core)
-    if not hasattr(core, "get_image_features") or getattr(core.get_image_features, "shared", False):
+    if getattr(core.get_image_features, "shared", False):
         return
     original = type(core).get_image_features
 
@@ -99,14 +103,17 @@ def unseen_image(processor: ProcessorMixin) -> dict[str, torch.Tensor]:
     return {name: image[name] for name in ("pixel_values", "image_grid_thw")}
 
 
-def always_see(model: PreTrainedModel, processor: ProcessorMixin) -> None:
+def always_see(model: PreTrainedModel, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
     """Makes a model's losses run the vision tower for texts alone too; in place.
 
     A call with `labels` but without images gets an image token on the left of the first row, which nothing attends
-    to. TRL hands over images of no patches if a part of a mixed batch has none.
+    to. TRL hands over images of no patches if a part of a mixed batch has none. A model of another family, or one that
+    is trained with a tokenizer, on texts alone, is left as it is.
     """
     core: Any = model
     core = core.get_base_model() if hasattr(core, "get_base_model") else core
+    if core.config.model_type not in FAMILIES or not isinstance(processor, ProcessorMixin):
+        return
     image, token = unseen_image(processor), processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     fill = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100, "mm_token_type_ids": 0}
 

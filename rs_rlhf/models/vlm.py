@@ -139,14 +139,18 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def set_family_budget(
-    path: str, config: PreTrainedConfig, processor: ProcessorMixin, low: int | None, high: int | None
+    path: str,
+    config: PreTrainedConfig,
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    low: int | None,
+    high: int | None,
 ) -> None:
     """Sets the pixel budget of the Qwen2-VL families.
 
     Raises:
         OptionError: The family has no pixel budget, and one is given; or the budget is empty.
     """
-    if config.model_type in FAMILIES:
+    if config.model_type in FAMILIES and isinstance(processor, ProcessorMixin):
         set_pixel_budget(processor, low, high)
     elif low is not None or high is not None:
         raise OptionError(

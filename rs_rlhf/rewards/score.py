@@ -124,6 +124,7 @@ class ScoreReward:
         self.max_failed_fraction = max_failed_fraction
         self._failed: deque[float] = deque(maxlen=failure_window)
         self._before: list[Group] = []  # of the last call: a call of one prompt has no other images
+        self._scores: list[float | None] = []  # of the last call's rows
         self.image_options, self._options = image_options, options
         self._scorer = None if isinstance(model, str | os.PathLike) else model
         self.on_failure: Callable[[RSRLHFError], None] | None = None
@@ -172,12 +173,18 @@ class ScoreReward:
         results = self.score_groups(groups)
         for place in places:
             place.take(results)
+        self._scores = [None if place.error else place.scores[0] for place in places]
         if log_extra is not None:
-            log_extra("score", [None if place.error else place.scores[0] for place in places])
+            log_extra("score", list(self._scores))
         if log_metric is not None and places:
             self._report([place.scores for place in places if not place.error], len(places), log_metric)
         self._watch([place.error for place in places if place.error], len(places))
         return [None if place.error else self._reward(place.scores) for place in places]
+
+    def last_scores(self) -> list[float | None]:
+        """Returns the scores of the last call's rows, `None` for those that failed, and forgets them."""
+        scores, self._scores = self._scores, []
+        return scores
 
     def score_groups(self, groups: Sequence[Group]) -> list[list[float] | Exception]:
         """Returns the scores of each group, or its error."""

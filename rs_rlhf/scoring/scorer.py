@@ -127,7 +127,8 @@ class Scorer(ScoreTexts):
             raise not_loaded(card.model, error) from error
         if not placed and not sharded:
             model.to(device or PartialState().device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
-        set_pixel_budget(processor, min_pixels or card.min_pixels, max_pixels or card.max_pixels)
+        low = card.min_pixels if min_pixels is None else min_pixels
+        set_pixel_budget(processor, low, card.max_pixels if max_pixels is None else max_pixels)
         form = prompt_form or card.prompt_form
         options = card.image_options(image_options)
         return cls(model, processor, options, prompt_form=form, token_budget=token_budget, num_workers=num_workers)

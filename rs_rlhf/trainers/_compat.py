@@ -143,9 +143,9 @@ class GRPOHooks(GRPOTrainer):
     ) -> None:
         """Sees this process's rollouts, and the rewards (rows of all processes, rewards)."""
 
-    def logged_extra(self, name: str, count: int) -> list[float | None]:
-        """Returns the first `count` values that rewards have logged by `log_extra`; TRL empties them at its log."""
-        return list(self._pending_extra_logs.get(name) or [None] * count)[:count]
+    def logged_extra(self, name: str) -> list[Any]:
+        """Returns what rewards have logged by `log_extra` since TRL's last log."""
+        return list(self._pending_extra_logs.get(name) or ())
 
     @torch.no_grad()
     def greedy(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -153,10 +153,10 @@ class GRPOHooks(GRPOTrainer):
         must ask for as many. TRL generates for its own loss alone; here its tokenization and backend are used without
         sampling.
         """
-        prompts = []
-        for row in rows:
-            images = row["images"] if row.get("images") is not None else [row["image"]] if row.get("image") else []
-            prompts.append(prepare_multimodal_messages(row["prompt"], images=images))
+        prompts = [row["prompt"] for row in rows]
+        if "images" in rows[0] or "image" in rows[0]:
+            pictures = [row["images"] if "images" in row else [row["image"]] for row in rows]
+            prompts = list(map(prepare_multimodal_messages, prompts, pictures))
         ids, images, fields = self._tokenize_prompts(prompts)
         with self._without_sampling():
             return self._generate_single_turn(ids, images, fields, 1)[0]

@@ -5,11 +5,16 @@ no vision token is sampled; the score model is put in one of three places, with 
 the start; the run audits its reward; and a fixed set of validation prompts is answered at every evaluation. A plain
 `trl.GRPOTrainer` with a [`ScoreReward`] works as well: this class adds comfort, not correctness.
 
-Left out: tools and environments (TRL's, untouched), and streaming data sets.
+It takes TRL's place in a TRL script: a plain `GRPOConfig`, any policy and processing class that TRL takes, streaming
+data sets, tools and environments, and with none of our options set TRL's losses (`docs/trl_conformance.md`). What is
+ours about images holds for the families that it knows (`models.vlm.FAMILIES`); of others nothing is touched.
+
+Left out: validation prompts and prompt checks where tools, an environment or a rollout function make the turns.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import PIL.Image
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import TrainOutput
@@ -30,19 +35,19 @@ from ..errors import ModelMismatch, OptionError, RewardFailed, RSRLHFError, Scor
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
-from ..models.pixel_budget import set_pixel_budget, settle
+from ..models.pixel_budget import settle
 from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
-from ..models.vlm import VISION_TOKENS, hub_config, load_processor
+from ..models.vlm import FAMILIES, VISION_TOKENS, hub_config, load_processor, set_family_budget
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
-from .mixins import ResumeMixin
+from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
-from .row_check import prompt_errors, prompt_group
+from .row_check import prompt_errors, prompt_group, row_place
 
 if TYPE_CHECKING:
     from ..scoring.remote import RemoteScorer
@@ -61,8 +66,6 @@ class VisionGRPOConfig(GRPOOptions, GRPOConfig):  # type: ignore[misc]  # TRL's 
         self.check()
         if self.augment:
             raise OptionError("augment must be false: the policy is rewarded for the image that it is shown.")
-        if self.log_multimodal:
-            self.log_multimodal = False  # ours are capped thumbnails, see logged_samples
 
 
 class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
@@ -70,12 +73,20 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
 
     Args:
         model (`str` or `PreTrainedModel`): The policy, as in TRL.
-        reward_funcs (callable or list, *optional*): Further rewards, or all of them without `args.score_model`.
-        args ([`VisionGRPOConfig`]): The options.
-        train_dataset, eval_dataset (`Dataset`): Rows with `prompt` (messages), `images` (undecoded sources) and
-            optionally `solution` and `choices`, as [`load_prompts`] gives them.
-        processing_class (`ProcessorMixin`, *optional*): By default the model's.
+        reward_funcs (callable, `str`, model or list, *optional*): Further rewards, or all of them without
+            `args.score_model`.
+        args ([`VisionGRPOConfig`] or `GRPOConfig`, *optional*): The options; of a `GRPOConfig` ours have their
+            defaults. They are copied, as a `peft_config` is: the caller's objects stay as they are.
+        train_dataset, eval_dataset (`Dataset`, `IterableDataset`): Rows with `prompt` (messages or text), perhaps
+            `images` or `image` (undecoded sources, or pictures) and optionally `solution` and `choices`, as
+            [`load_prompts`] gives them.
+        processing_class (`ProcessorMixin` or tokenizer, *optional*): By default the model's.
         **kwargs: As in [`~trl.GRPOTrainer`].
+
+    Raises:
+        ModelError: The policy or its processor cannot be loaded.
+        OptionError: Options contradict each other, there is no reward, or a pixel budget is given for a policy
+            without one.
 
     Example:
         >>> data, root = load_prompts("scenes", "train")  # doctest: +SKIP
@@ -83,35 +94,42 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         >>> VisionGRPOTrainer("out/policy", args=args, train_dataset=data).train()  # doctest: +SKIP
     """
 
-    args: VisionGRPOConfig
-    processing_class: ProcessorMixin
-
     def __init__(
         self,
         model: str | PreTrainedModel,
         reward_funcs: Reward | list[Reward] | None = None,
-        args: VisionGRPOConfig | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        processing_class: ProcessorMixin | None = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
+        processing_class: ProcessorMixin | PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
         name = model if isinstance(model, str) else str(model.config._name_or_path)
-        if args is None:
-            args = VisionGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO")
-        self.score_reward, rewards = _rewards(args, reward_funcs)
+        args = own_config(args or VisionGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO"))
+        self.options = args if isinstance(args, GRPOOptions) else GRPOOptions()
+        self.score_reward, rewards = _rewards(self.options, reward_funcs)
+        if not rewards and kwargs.get("environment_factory") is None:
+            raise OptionError("no reward; give score_model in the arguments, or reward_funcs.", "score_model")
         init = cast("dict[str, Any]", args.model_init_kwargs or {})
         options = {"trust_remote_code": args.trust_remote_code, **init}
         with loading(name, key="model_name_or_path"):
-            if isinstance(model, str):
-                hub_config(name, options)  # what TRL would refuse with a traceback is refused here
+            # What TRL would refuse with a traceback is refused here.
+            config = hub_config(name, options) if isinstance(model, str) else model.config
             if processing_class is None:
                 processing_class = load_processor(name, options, truncation_side="left", padding_side="left")
         if isinstance(model, str):
             args.model_init_kwargs = {"use_safetensors": True, **init}
-        set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
-        self.limits = RowLimits.of(GroupCollator(processing_class, args.reader_options()))
-        args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
+        budget = (self.options.min_pixels, self.options.max_pixels)
+        if budget != (None, None):
+            processing_class = copy.deepcopy(processing_class)
+        set_family_budget(name, config, processing_class, *budget)
+        self.limits = RowLimits(self.options.reader_options(), None, frozenset())
+        if isinstance(processing_class, ProcessorMixin) and config.model_type in FAMILIES:
+            self.limits = RowLimits.of(GroupCollator(processing_class, self.options.reader_options()))
+            args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
+        kwargs = {key: list(value) if isinstance(value, list) else value for key, value in kwargs.items()}
+        if kwargs.get("peft_config") is not None:
+            kwargs["peft_config"] = copy.deepcopy(kwargs["peft_config"])
         with loading(name, (OSError, ImportError), "model_name_or_path"):
             super().__init__(
                 model=model,
@@ -124,9 +142,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             )
         for reward in rewards:
             if isinstance(reward, IoUReward | RSReward):
-                reward.use_policy(self.accelerator.unwrap_model(self.model).config.model_type, processing_class)
-        if self.score_reward is not None and args.score_model is not None:
-            self.score_reward._scorer = self._place_score_model(args)
+                reward.use_policy(config.model_type, processing_class)
+        if self.score_reward is not None and self.options.score_model is not None:
+            self.score_reward._scorer = self._place_score_model(self.options)
         for each in (self.model, self.ref_model):
             if each is not None:
                 share_vision(bare := self.accelerator.unwrap_model(each))
@@ -138,7 +156,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         if self.score_reward is not None:
             self.score_reward.on_failure = self._failures.append
 
-    def _place_score_model(self, args: VisionGRPOConfig) -> Scorer | RemoteScorer:
+    def _place_score_model(self, args: GRPOOptions) -> Scorer | RemoteScorer:
         """Loads the score model where the arguments say, and states the memory of each place."""
         url = is_url(args.score_model)
         sharded = args.score_model_placement == "sharded" and not url
@@ -191,7 +209,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         Raises:
             ImageError: An image cannot be read; names the file and row.
         """
-        options = self.args.reader_options()
+        options = self.options.reader_options()
         read: dict[object, PIL.Image.Image] = {}
 
         def picture(source: ImageSource, where: str) -> PIL.Image.Image:
@@ -200,27 +218,38 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
                 read[key] = read_image(source, options, where)
             return read[key]
 
-        return [self._readable(row, picture) for row in rows]
+        taken = [self._readable(row, picture) for row in rows]
+        pairs = zip(rows, taken, strict=True)
+        if all("images" not in given and len(row.get("images", ())) == 1 for given, row in pairs):
+            return [{key: value for key, value in row.items() if key != "images"} for row in taken]  # `image` will do
+        if any("images" in row for row in taken):
+            return [{**row, "images": row.get("images", [])} for row in taken]
+        return taken
 
     def _readable(self, row: Row, picture: Callable[[ImageSource, str], PIL.Image.Image]) -> Row:
         """A row as TRL takes it: every image of the prompt in `images`, even if there is none."""
-        if "image" not in row and "images" not in row:
+        if not _has_image_column(row):
             return row
         given = row.get("images") if row.get("images") is not None else row.get("image")
         sources = given if isinstance(given, list) else [] if given is None else [given]
-        where, prompt = str(row.get("where") or ""), row["prompt"]
-        if not self.tools:  # whose turns are TRL's
+        where, prompt = row_place(row), row.get("prompt")
+        if not self.makes_turns and not _plain_turns(prompt):
             group = prompt_group(row)
             prompt, sources = group.prompt, sources if len(sources) == len(group.images) else group.images
         for source in sources:
             self.limits.size(source, where)  # said by us, before the processor says it without the row
         pictures = [picture(source, where) for source in sources]
-        row = {**row, "prompt": prompt, "images": pictures}
+        row = {**row, "images": pictures} if "prompt" not in row else {**row, "prompt": prompt, "images": pictures}
         return {**row, "image": pictures[0]} if row.get("image") is not None else row
 
+    @property
+    def makes_turns(self) -> bool:
+        """Whether tools, an environment or a rollout function have a part in the turns, which are TRL's then."""
+        return bool(self.tools or self.environment_factories or self.rollout_func)
+
     def row_errors(self, row: Mapping[str, Any]) -> Iterable[RSRLHFError]:
-        """Yields why a prompt cannot be laid out; turns of tools are TRL's."""
-        return () if self.tools else prompt_errors(row, self.limits)
+        """Yields why a prompt with images cannot be laid out; what has no column of images is TRL's."""
+        return () if self.makes_turns or not _has_image_column(row) else prompt_errors(row, self.limits)
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor
@@ -279,12 +308,21 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         return gather_object(values)
 
 
-def _rewards(args: VisionGRPOConfig, given: Reward | list[Reward] | None) -> tuple[ScoreReward | None, list[Reward]]:
-    """Returns the reward by the score model, which the audit watches, and all rewards.
+def _has_image_column(row: Mapping[str, Any]) -> bool:
+    return "image" in row or "images" in row
 
-    Raises:
-        OptionError: There is no reward.
-    """
+
+def _plain_turns(prompt: Any) -> bool:
+    """Whether a prompt is messages that TRL lays out as we do: no images of their own, no literal `<image>`."""
+    if not isinstance(prompt, list):
+        return False
+    contents = [message.get("content") for message in prompt]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [{"text": content}])]
+    return not any(part.get("image") is not None or "<image>" in (part.get("text") or "") for part in parts)
+
+
+def _rewards(args: GRPOOptions, given: Reward | list[Reward] | None) -> tuple[ScoreReward | None, list[Reward]]:
+    """Returns the reward by the score model, which the audit watches, and all rewards."""
     rewards = [] if given is None else list(given) if isinstance(given, list) else [given]
     score = next((reward for reward in rewards if isinstance(reward, ScoreReward)), None)
     if args.score_model is not None:
@@ -301,18 +339,16 @@ def _rewards(args: VisionGRPOConfig, given: Reward | list[Reward] | None) -> tup
         raise OptionError(
             f"score_server_wait is {args.score_server_wait:g}, expected at least 0.", "score_server_wait"
         )
-    if args.score_server_wait != VisionGRPOConfig.score_server_wait and not is_url(args.score_model):
+    if args.score_server_wait != GRPOOptions.score_server_wait and not is_url(args.score_model):
         raise OptionError("score_server_wait is read with a reward server only; leave it out.", "score_server_wait")
     boxes: dict[str, Any] = {"profile": args.profile, "solution_unit": args.solution_unit}
     for name, value in boxes.items():
-        if args.reward != "rs" and value != getattr(VisionGRPOConfig, name):
+        if args.reward != "rs" and value != getattr(GRPOOptions, name):
             raise OptionError(f"{name} is read with reward 'rs' only; leave it out.", name)
     if args.reward == "rs":
         rewards = [RSReward(score, iou=IoUReward(**boxes)), *rewards]
     elif args.score_model is not None and score is not None:
         rewards = [score, *rewards]
-    if not rewards:
-        raise OptionError("no reward; give score_model in the arguments, or reward_funcs.", "score_model")
     return score, rewards
 
 

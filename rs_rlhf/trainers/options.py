@@ -199,6 +199,9 @@ class GRPOOptions(TrainingOptions):
     validation_prompts: int = option(
         32, "Evaluation prompts, the first ones, answered greedily at every evaluation; 0: none."
     )
+    log_multimodal: bool = option(
+        False, "Log whole images with TRL's completions table; thumbnails are among the logged_samples in any case."
+    )
     logged_samples: int = option(
         8, "Rollouts (and validation answers) written with thumbnails at each logging; 0: none."
     )

@@ -4,7 +4,8 @@ A policy can learn to please a score model that it has outgrown: the reward rise
 step's rollouts are compared with the known solutions where there are any (`audit/accuracy` beside `score/mean`), with
 their length (`audit/score_length_correlation`), and every `audit_steps` with the scores for another prompt's image
 (`audit/shuffle_gap`: zero means that the reward does not look). At every evaluation the same validation prompts are
-answered greedily (`eval_audit/greedy_accuracy`), so that one prompt can be followed over time.
+answered greedily (`eval_audit/greedy_accuracy`), so that one prompt can be followed over time. A failure of the audit
+never stops the run: what it cannot judge or write is left out, counted where it is a row, and said once.
 
 Left out: judging open-ended answers, for which there is no solution to compare with.
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +59,7 @@ class RolloutAudit:
         self.trainer = trainer
         self.rows: list[dict[str, Any]] = []
         self.evaluated: list[dict[str, Any]] = []  # rows of the evaluation under way
-        self.told_unjudged = False
+        self.said: set[str] = set()  # what has been said once
         self.measured = -1  # the step of the last shuffle gap
         self.before: list[Group] = []  # groups of that step: other images for a process with rollouts of one prompt
 
@@ -75,9 +78,10 @@ class RolloutAudit:
         """
         trainer = self.trainer
         mode = "train" if trainer.model.training else "eval"
-        # Several score rewards log under one name; the first is the one that the audit is about.
-        scores = trainer.logged_extra("score", len(completions))
-        texts = [answers.message_text(completion) for completion in completions]
+        scores: list[float | None] = [None] * len(completions)
+        with self._apart("scores are not known"):
+            scores = self._scores(len(completions))
+        texts = [_text(completion) for completion in completions]
         start = trainer.accelerator.process_index * len(texts)
         weighted = rewards[start : start + len(texts)] * trainer.reward_weights.to(rewards.device)
         totals = [None if row.isnan().all() else row.nansum().item() for row in weighted]
@@ -92,12 +96,12 @@ class RolloutAudit:
             return
         for name, value in audit_metrics(gathered).items():
             add_metric(trainer, mode, name, [value])
-        every, step = trainer.args.audit_steps, trainer.state.global_step
+        every, step = trainer.options.audit_steps, trainer.state.global_step
         # Once in so many steps, even if rollouts are made several times in a step, or not in every one.
         if every and step // every > self.measured // every and trainer.score_reward is not None:
             self.measured = step
             self._shuffle_gap(prompts, completions, inputs)
-        shown = trainer.args.logged_samples if trainer.accelerator.is_main_process else 0
+        shown = trainer.options.logged_samples if trainer.accelerator.is_main_process else 0
         self.rows = [
             {
                 "prompt": _prompt(prompts[i]),
@@ -115,9 +119,12 @@ class RolloutAudit:
         """Mean score with the right image minus with another prompt's, over this process's rollouts, then all."""
         reward = self.trainer.score_reward
         assert reward is not None
-        columns = {key: [row.get(key) for row in inputs] for key in inputs[0] if key != "prompt"}
-        groups, _ = reward.layout(prompts, completions, columns)
-        others = with_other_images([*groups, *self.before])[: len(groups)]
+        groups: list[Group] = []
+        others: list[Group] = []
+        with self._apart("shuffle_gap is not measured"):
+            columns = {key: [row.get(key) for row in inputs] for key in inputs[0] if key != "prompt"}
+            groups, _ = reward.layout(prompts, completions, columns)
+            others = with_other_images([*groups, *self.before])[: len(groups)]
         self.before = groups[:2]
         both = reward.score_groups([*groups, *others])
         gaps = []
@@ -133,15 +140,14 @@ class RolloutAudit:
         if not self.rows:
             return
         step = self.trainer.state.global_step
-        rows = [{**row, "step": step, "image": _thumbnail(row["picture"])} for row in self.rows]
-        self.rows = []
+        rows, self.rows = [{**row, "step": step} for row in self.rows], []
         self._write(rows, "rollouts", f"rollouts_{step:06d}", f"reward/rollouts/step_{step:06d}")
 
     def validate(self, prefix: str = "eval") -> dict[str, float]:
         """Answers the fixed validation prompts greedily, writes some, and returns their metrics under the prefix."""
         trainer = self.trainer
-        data, count = trainer.eval_dataset, trainer.args.validation_prompts
-        if not count or not isinstance(data, Dataset):
+        data, count = trainer.eval_dataset, trainer.options.validation_prompts
+        if not count or not isinstance(data, Dataset) or trainer.makes_turns:
             return {}
         count = min(count, len(data))
         processes, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
@@ -160,10 +166,14 @@ class RolloutAudit:
         if scores:
             metrics[f"{prefix}_score/greedy_mean"] = math.fsum(scores) / len(scores)
         step = trainer.state.global_step
-        shown = sorted(rows, key=lambda row: row["place"])[: trainer.args.logged_samples]
+        shown = sorted(rows, key=lambda row: row["place"])[: trainer.options.logged_samples]
         if shown and trainer.accelerator.is_main_process:
-            shown = [{**row, "step": step, "image": row["picture"]} for row in shown]
-            self._write(shown, "samples", f"{prefix}_{step:06d}", f"eval/samples_{prefix}/step_{step:06d}")
+            self._write(
+                [{**row, "step": step} for row in shown],
+                "samples",
+                f"{prefix}_{step:06d}",
+                f"eval/samples_{prefix}/step_{step:06d}",
+            )
         return metrics
 
     def _answered(self, rows: Sequence[Row], places: Sequence[int]) -> list[dict[str, Any]]:
@@ -189,27 +199,55 @@ class RolloutAudit:
                 "prompt": _prompt(row["prompt"]),
                 "completion": text,
                 "solution": _shown(row.get("solution")),
-                "picture": _thumbnail(_picture(row)) if place < trainer.args.logged_samples else None,
+                "picture": _picture(row) if place < trainer.options.logged_samples else None,
             }
             for text, row, tokens, score, place in zip(texts, rows, ids, scores, places, strict=True)
         ]
 
+    def _scores(self, count: int) -> list[float | None]:
+        """The score model's scores of the last rollouts, else the numbers that a reward has logged as `score`."""
+        reward = self.trainer.score_reward
+        scores = reward.last_scores() if reward is not None else []
+        if len(scores) != count:
+            scores = self.trainer.logged_extra("score")[:count]
+        numbers = [float(value) if isinstance(value, Real) and math.isfinite(value) else None for value in scores]
+        return numbers if len(numbers) == count else [None] * count
+
     def _judged(self, text: str, row: Row) -> dict[str, Any]:
         """As [`judged`], and whether there is a solution that answers cannot be compared with; says so once."""
-        verdict, solution = judged(text, row), row.get("solution")
+        verdict: dict[str, Any] = {"correct": None, "readable": bool(text.strip())}
+        with self._apart("some answers are not judged"):
+            verdict = judged(text, row)
+        solution = row.get("solution")
         unjudged = verdict["correct"] is None and solution is not None
-        if unjudged and not self.told_unjudged:
-            self.told_unjudged = True
-            logger.warning(
-                "`solution` is %s, expected a text, a number or a bool; the audit leaves such rows out of its "
-                "accuracy (`audit/unjudged` is their share).",
-                short(solution),
+        if unjudged:
+            self._say(
+                f"`solution` is {short(solution)}, expected a text, a number or a bool; the audit leaves such rows "
+                "out of its accuracy (`audit/unjudged` is their share).",
+                "solution",
             )
         return {**verdict, "unjudged": unjudged}
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: str, name: str, key: str) -> None:
         args = self.trainer.args
-        write_table(rows, Path(str(args.output_dir)) / folder / f"{name}.parquet", TYPES, key, args.report_to)  # type: ignore[arg-type]
+        with self._apart(f"{folder} are not written"):
+            rows = [{**row, "image": _thumbnail(row["picture"])} for row in rows]
+            path = Path(str(args.output_dir)) / folder / f"{name}.parquet"
+            write_table(rows, path, TYPES, key, args.report_to)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _apart(self, what: str) -> Iterator[None]:
+        """Keeps a failure of the audit from the run; says the first of its kind."""
+        try:
+            yield
+        except Exception as error:  # of any kind: columns and rewards are the caller's
+            self._say(f"audit: {what} ({type(error).__name__}: {short(str(error))}); the run goes on.", what)
+
+    def _say(self, text: str, kind: str) -> None:
+        """Warns once per kind."""
+        if kind not in self.said:
+            self.said.add(kind)
+            logger.warning(text)
 
 
 def judged(text: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,9 +321,12 @@ def _spread(n: int, count: int) -> list[int]:
 
 
 def _prompt(prompt: str | Sequence[dict]) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(answers.message_text([message]) for message in prompt)
+    return "\n".join(map(_text, [prompt] if isinstance(prompt, str) else [[message] for message in prompt]))
+
+
+def _text(completion: Any) -> str:
+    """The text of a completion; `""` for turns that have none."""
+    return answers.message_text(completion) if isinstance(completion, str | list) else ""
 
 
 def _picture(row: Mapping[str, Any]) -> Image | None:

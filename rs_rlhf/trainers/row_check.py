@@ -37,14 +37,22 @@ def prompt_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
 def prompt_group(row: Row) -> Group:
     """Returns a row of `prompt` and `images` or `image` as a group without completions."""
     images = row.get("images") if row.get("images") is not None else row.get("image")
-    where = str(row.get("where") or "")
+    where = row_place(row)
     with naming(where):
         return make_group(row["prompt"], [], images, where=where)
 
 
+def row_place(row: Row) -> str:
+    """Returns the file and row that our readers put in `where`, `""` if there is none; other columns of that name are
+    the caller's.
+    """
+    where = row.get("where")
+    return where if isinstance(where, str) else ""
+
+
 def pair_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
     """Yields why a row of `image` and `texts` cannot be trained on by a dual encoder."""
-    yield from limits.errors(make_group("", row["texts"], row["image"], where=str(row.get("where") or "")))
+    yield from limits.errors(make_group("", row["texts"], row["image"], where=row_place(row)))
 
 
 def undecoded(dataset: Any) -> Any:
@@ -74,7 +82,7 @@ def problems(rows: Sequence[Row], errors_of: RowErrors, first: int = 0, shown: b
 def located_errors(number: int, row: Row, errors_of: RowErrors) -> list[RSRLHFError]:
     """Returns the errors of a row with its place, by default its number."""
     found: list[RSRLHFError] = []
-    where = row.get("where") or f"row {number}"
+    where = row_place(row) or f"row {number}"
     try:
         with naming(where):
             found += errors_of({**row, "where": where})
