@@ -12,7 +12,7 @@ from ..scoring.base import GroupScorer
 from .boxes import IoUReward
 from .columns import Rewards, Text, column, rows_of
 from .rules import ExactMatchReward, PublishedExactMatchReward, ThinkAnswerFormatReward
-from .score import ScoreReward
+from .score import ScoreReward, named_score_reward
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -26,7 +26,8 @@ class RSReward:
 
     Args:
         score ([`ScoreReward`], `str` or [`GroupScorer`], *optional*): The score model, for `open_ended` rows; one that
-            is not a `ScoreReward` yet becomes one with `relative_to_reference=True`.
+            is not a `ScoreReward` yet becomes one with `relative_to_reference=True`. By default the one that the
+            environment variable `RS_RLHF_SCORE_MODEL` names.
         format_weight (`float`): Weight of the format.
         iou ([`IoUReward`], *optional*): How boxes are read; by default in best pairing, the solution's from 0 to 1000.
         solution (`str`): Column of solutions and references.
@@ -49,7 +50,7 @@ class RSReward:
             raise OptionError("give the profile to the IoUReward, not both.", "profile")
         if score is not None and not isinstance(score, ScoreReward):
             score = ScoreReward(score, relative_to_reference=True, reference=solution)
-        self.format_weight = format_weight
+        self.format_weight, self.solution = format_weight, solution
         self.format = ThinkAnswerFormatReward()
         self.accuracy: dict[str, Callable[..., Rewards] | None] = {
             "em": em or ExactMatchReward(solution),
@@ -78,7 +79,7 @@ class RSReward:
             if kind not in self.accuracy:
                 raise DeclarationError(f"unknown reward_type {kind!r}{did_you_mean(kind, self.accuracy)}")
             if (accuracy := self.accuracy[kind]) is None:
-                raise DeclarationError(f"reward_type {kind!r} needs a score model; give RSReward one.")
+                accuracy = named_score_reward(relative_to_reference=True, reference=self.solution)
             rows = [i for i in formatted if types[i] == kind]
             parts = rows_of(columns, rows, len(completions))
             values = accuracy([prompts[i] for i in rows], [completions[i] for i in rows], **parts)

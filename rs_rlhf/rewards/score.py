@@ -323,11 +323,8 @@ def _choices(value: object) -> list[str]:
 _score_reward_of = cache(ScoreReward)
 
 
-def score_reward(prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> Rewards:
-    """[`ScoreReward`] of the model that the environment variable `RS_RLHF_SCORE_MODEL` names, for TRL's command line.
-
-    Example:
-        RS_RLHF_SCORE_MODEL=scorers-7b trl grpo --reward_funcs rs_rlhf.rewards.score_reward …
+def named_score_reward(**options: Any) -> ScoreReward:
+    """Returns the [`ScoreReward`] of the model that the environment variable `RS_RLHF_SCORE_MODEL` names, made once.
 
     Raises:
         DeclarationError: The variable is not set.
@@ -335,4 +332,13 @@ def score_reward(prompts: Sequence[Text], completions: Sequence[Text], **columns
     model = os.environ.get(SCORE_MODEL)
     if not model:
         raise DeclarationError(f"set {SCORE_MODEL} to a score model: a folder, a name, a hub id or a server's URL.")
-    return _score_reward_of(model)(prompts, completions, **columns)
+    return _score_reward_of(model, **options)
+
+
+def score_reward(prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> Rewards:
+    """The reward of [`named_score_reward`], for TRL's command line.
+
+    Example:
+        RS_RLHF_SCORE_MODEL=scorers-7b trl grpo --reward_funcs rs_rlhf.rewards.score_reward …
+    """
+    return named_score_reward()(prompts, completions, **columns)

@@ -94,6 +94,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         >>> VisionGRPOTrainer("out/policy", args=args, train_dataset=data).train()  # doctest: +SKIP
     """
 
+    processing_class: ProcessorMixin | PreTrainedTokenizerBase
+
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -123,10 +125,11 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         if budget != (None, None):
             processing_class = copy.deepcopy(processing_class)
         set_family_budget(name, config, processing_class, *budget)
+        processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
         self.limits = RowLimits(self.options.reader_options(), None, frozenset())
-        if isinstance(processing_class, ProcessorMixin) and config.model_type in FAMILIES:
-            self.limits = RowLimits.of(GroupCollator(processing_class, self.options.reader_options()))
-            args.generation_kwargs = _without_vision_tokens(args, processing_class.tokenizer)
+        if processor is not None and config.model_type in FAMILIES:
+            self.limits = RowLimits.of(GroupCollator(processor, self.options.reader_options()))
+            args.generation_kwargs = _without_vision_tokens(args, processor.tokenizer)
         kwargs = {key: list(value) if isinstance(value, list) else value for key, value in kwargs.items()}
         if kwargs.get("peft_config") is not None:
             kwargs["peft_config"] = copy.deepcopy(kwargs["peft_config"])
@@ -142,7 +145,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             )
         for reward in rewards:
             if isinstance(reward, IoUReward | RSReward):
-                reward.use_policy(config.model_type, processing_class)
+                reward.use_policy(config.model_type, processor)
         if self.score_reward is not None and self.options.score_model is not None:
             self.score_reward._scorer = self._place_score_model(self.options)
         for each in (self.model, self.ref_model):

@@ -210,7 +210,9 @@ class RolloutAudit:
         scores = reward.last_scores() if reward is not None else []
         if len(scores) != count:
             scores = self.trainer.logged_extra("score")[:count]
-        numbers = [float(value) if isinstance(value, Real) and math.isfinite(value) else None for value in scores]
+        numbers: list[float | None] = []
+        for value in scores:
+            numbers.append(float(value) if isinstance(value, Real) and math.isfinite(value) else None)
         return numbers if len(numbers) == count else [None] * count
 
     def _judged(self, text: str, row: Row) -> dict[str, Any]:
