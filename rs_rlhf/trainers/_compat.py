@@ -67,7 +67,8 @@ def ask_layout(generation: VLLMGeneration, pictures: list[Any], counts: list[int
     """Asks a vLLM server about pictures of which the trainer makes `counts` tokens; after [`compare_layouts`]."""
     client = getattr(generation, "vllm_client", None)
     if client is not None:  # None: an engine in this process, or another process asks the server
-        token = generation.processing_class.image_token_id
+        processor: Any = generation.processing_class
+        token = processor.image_token_id
         ids = [i for count in counts for i in (*[token] * count, -1)]
         generation._place_features(client.image_features([pictures])[0], ids)
 

@@ -26,7 +26,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Reward = Callable[..., list[float | None]]
+Processing = ProcessorMixin | PreTrainedTokenizerBase
 
 
 @dataclass
@@ -94,7 +95,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         >>> VisionGRPOTrainer("out/policy", args=args, train_dataset=data).train()  # doctest: +SKIP
     """
 
-    processing_class: ProcessorMixin | PreTrainedTokenizerBase
+    processing_class: Processing
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         args: GRPOConfig | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
-        processing_class: ProcessorMixin | PreTrainedTokenizerBase | None = None,
+        processing_class: Processing | None = None,
         **kwargs: Any,
     ) -> None:
         name = model if isinstance(model, str) else str(model.config._name_or_path)
@@ -121,15 +122,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
                 processing_class = load_processor(name, options, truncation_side="left", padding_side="left")
         if isinstance(model, str):
             args.model_init_kwargs = {"use_safetensors": True, **init}
-        budget = (self.options.min_pixels, self.options.max_pixels)
-        if budget != (None, None):
-            processing_class = copy.deepcopy(processing_class)
-        set_family_budget(name, config, processing_class, *budget)
-        processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
-        self.limits = RowLimits(self.options.reader_options(), None, frozenset())
-        if processor is not None and config.model_type in FAMILIES:
-            self.limits = RowLimits.of(GroupCollator(processor, self.options.reader_options()))
-            args.generation_kwargs = _without_vision_tokens(args, processor.tokenizer)
+        processing_class = self._fit(name, config, processing_class, args)
         kwargs = {key: list(value) if isinstance(value, list) else value for key, value in kwargs.items()}
         if kwargs.get("peft_config") is not None:
             kwargs["peft_config"] = copy.deepcopy(kwargs["peft_config"])
@@ -145,7 +138,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             )
         for reward in rewards:
             if isinstance(reward, IoUReward | RSReward):
-                reward.use_policy(config.model_type, processor)
+                reward.use_policy(config.model_type, self._processor)
         if self.score_reward is not None and self.options.score_model is not None:
             self.score_reward._scorer = self._place_score_model(self.options)
         for each in (self.model, self.ref_model):
@@ -158,6 +151,21 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         self._failures: list[RSRLHFError] = []
         if self.score_reward is not None:
             self.score_reward.on_failure = self._failures.append
+
+    def _fit(self, name: str, config: PreTrainedConfig, processing_class: Processing, args: GRPOConfig) -> Processing:
+        """Sets what is ours about images where the family is known: pixel budget, limits of rows, tokens that are
+        never sampled. Returns the processing class, copied if it is changed.
+        """
+        budget = (self.options.min_pixels, self.options.max_pixels)
+        if budget != (None, None):
+            processing_class = copy.deepcopy(processing_class)
+        set_family_budget(name, config, processing_class, *budget)
+        self._processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
+        self.limits = RowLimits(self.options.reader_options(), None, frozenset())
+        if self._processor is not None and config.model_type in FAMILIES:
+            self.limits = RowLimits.of(GroupCollator(self._processor, self.options.reader_options()))
+            args.generation_kwargs = _without_vision_tokens(args, self._processor.tokenizer)
+        return processing_class
 
     def _place_score_model(self, args: GRPOOptions) -> Scorer | RemoteScorer:
         """Loads the score model where the arguments say, and states the memory of each place."""
@@ -186,8 +194,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         """Returns the pictures of each row resized to this run's pixel budget, which vLLM does not know."""
         if self.limits.budget is None:
             return images
+        processor = cast("ProcessorMixin", self.processing_class)
         # Rows share pictures: each is resized once.
-        sizes = {id(picture): settle(picture, self.processing_class) for row in images for picture in row or ()}
+        sizes = {id(picture): settle(picture, processor) for row in images for picture in row or ()}
         return [row and [sizes[id(picture)] for picture in row] for row in images]
 
     def _compare_layouts(self) -> None:
@@ -197,8 +206,10 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             ModelMismatch: They differ.
         """
         compare_layouts(self.vllm_generation)
-        rows: Iterable[Row] = islice(self.train_dataset if self.train_dataset is not None else (), 64)
-        row = next((row for row in rows if row.get("images") or row.get("image")), None)
+        data: Any = self.train_dataset
+        row = next(
+            (row for row in islice(() if data is None else data, 64) if row.get("images") or row.get("image")), None
+        )
         if row is not None:
             first, reader = self.read_images([row])[0], self.processing_class.image_processor
             pictures = first.get("images") or [first["image"]]

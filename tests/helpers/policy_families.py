@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,19 +43,32 @@ def save_policy(path: Any, family: str) -> str:
     torch.manual_seed(0)
     model, processor = _MADE[family]()
     tokenizer = getattr(processor, "tokenizer", processor)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return str(path)
 
 
 def _qwen2() -> tuple[Any, Any]:
+    """A text model; its template knows tools."""
+    import trl
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = _tokenizer()
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
     sizes = {key: value for key, value in _text(tokenizer).items() if key != "model_type"}
     return Qwen2ForCausalLM(Qwen2Config(**sizes, dtype="float32")), tokenizer
+
+
+def _judge() -> tuple[Any, Any]:
+    """A text model with one score, as TRL takes for a reward."""
+    from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+    tokenizer = _tokenizer()
+    sizes = {key: value for key, value in _text(tokenizer).items() if key != "model_type"}
+    return Qwen2ForSequenceClassification(Qwen2Config(**sizes, dtype="float32", num_labels=1)), tokenizer
 
 
 def _gemma3() -> tuple[Any, Any]:
@@ -125,8 +139,12 @@ def _llava_onevision() -> tuple[Any, Any]:
 
 
 def _idefics3() -> tuple[Any, Any]:
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor
-    from transformers import Idefics3Processor
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessor,
+        Idefics3Processor,
+    )
 
     names = {"fake_image_token": "<fake_token_around_image>", "image_token": "<image>"}
     names |= {"global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>"}
@@ -145,8 +163,13 @@ def _idefics3() -> tuple[Any, Any]:
 
 
 def _internvl() -> tuple[Any, Any]:
-    from transformers import GotOcr2ImageProcessor, InternVLConfig, InternVLForConditionalGeneration
-    from transformers import InternVLProcessor, InternVLVideoProcessor
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+    )
 
     names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     tokenizer = _tokenizer("<IMG_CONTEXT>", **names, video_token="<video>")
@@ -165,10 +188,11 @@ def _internvl() -> tuple[Any, Any]:
 
 _MADE = {
     "qwen2": _qwen2,
+    "judge": _judge,
     "gemma3": _gemma3,
     "llava_next": _llava_next,
     "llava_onevision": _llava_onevision,
     "idefics3": _idefics3,
     "internvl": _internvl,
 }
-OTHER_FAMILIES = tuple(name for name in _MADE if name != "qwen2")
+OTHER_FAMILIES = tuple(name for name in _MADE if name not in ("qwen2", "judge"))
