@@ -47,7 +47,7 @@ from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
-from .row_check import prompt_errors, prompt_group, row_place
+from .row_check import has_image_column, plain_turns, prompt_errors, prompt_group, row_place
 
 if TYPE_CHECKING:
     from ..scoring.remote import RemoteScorer
@@ -242,12 +242,12 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
 
     def _readable(self, row: Row, picture: Callable[[ImageSource, str], PIL.Image.Image]) -> Row:
         """A row as TRL takes it: every image of the prompt in `images`, even if there is none."""
-        if not _has_image_column(row):
+        if not has_image_column(row):
             return row
         given = row.get("images") if row.get("images") is not None else row.get("image")
         sources = given if isinstance(given, list) else [] if given is None else [given]
         where, prompt = row_place(row), row.get("prompt")
-        if not self.makes_turns and not _plain_turns(prompt):
+        if not self.makes_turns and not plain_turns(prompt, len(sources)):
             group = prompt_group(row)
             prompt, sources = group.prompt, sources if len(sources) == len(group.images) else group.images
         for source in sources:
@@ -263,7 +263,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
 
     def row_errors(self, row: Mapping[str, Any]) -> Iterable[RSRLHFError]:
         """Yields why a prompt with images cannot be laid out; what has no column of images is TRL's."""
-        return () if self.makes_turns or not _has_image_column(row) else prompt_errors(row, self.limits)
+        return () if self.makes_turns or not has_image_column(row) else prompt_errors(row, self.limits)
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor
@@ -320,19 +320,6 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
     def gathered(self, values: list[T]) -> list[T]:
         """All processes' values, in the order of the processes."""
         return gather_object(values)
-
-
-def _has_image_column(row: Mapping[str, Any]) -> bool:
-    return "image" in row or "images" in row
-
-
-def _plain_turns(prompt: Any) -> bool:
-    """Whether a prompt is messages that TRL lays out as we do: no images of their own, no literal `<image>`."""
-    if not isinstance(prompt, list):
-        return False
-    contents = [message.get("content") for message in prompt]
-    parts = [part for content in contents for part in (content if isinstance(content, list) else [{"text": content}])]
-    return not any(part.get("image") is not None or "<image>" in (part.get("text") or "") for part in parts)
 
 
 def _rewards(args: GRPOOptions, given: Reward | list[Reward] | None) -> tuple[ScoreReward | None, list[Reward]]:

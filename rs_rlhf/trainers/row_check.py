@@ -42,6 +42,25 @@ def prompt_group(row: Row) -> Group:
         return make_group(row["prompt"], [], images, where=where)
 
 
+def has_image_column(row: Row) -> bool:
+    """Whether a prompt's images are in a column of their own."""
+    return "image" in row or "images" in row
+
+
+def plain_turns(prompt: Any, images: int) -> bool:
+    """Whether a prompt is messages that TRL lays out with so many images as we do: no images of their own, no literal
+    `<image>`, and a place for every image unless all turns are plain texts.
+    """
+    if not isinstance(prompt, list):
+        return False
+    contents = [message.get("content") for message in prompt]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [{"text": content}])]
+    if any(part.get("image") is not None or "<image>" in (part.get("text") or "") for part in parts):
+        return False
+    places = sum(part.get("type") == "image" for part in parts)
+    return places == images or not any(isinstance(content, list) for content in contents)
+
+
 def row_place(row: Row) -> str:
     """Returns the file and row that our readers put in `where`, `""` if there is none; other columns of that name are
     the caller's.

@@ -141,3 +141,30 @@ def test_an_image_that_goes_later_is_named_with_its_row(tmp_path, tiny_vlm):
     trainer.row_errors = row_errors
     with pytest.raises(ImageError, match="rows.jsonl, line 4: image .*3-0.png.* no such file"):
         trainer.train()
+
+
+def turn(content):
+    return [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "water?",
+        "<image>water?",
+        turn("water?"),
+        turn("<image>\nwater?"),
+        turn([{"type": "text", "text": "water?"}]),
+        turn([{"type": "image"}, {"type": "text", "text": "water?"}]),
+        turn([{"type": "image", "image": None}, {"type": "text", "text": "water?", "image": None}]),
+    ],
+)
+def test_a_prompt_is_laid_out_alike_however_it_is_written(tmp_path, tiny_vlm, prompt):
+    rows = rows_of(tmp_path, (1, 1))
+    trainer = trainer_of(rows, tiny_vlm, tmp_path)
+    read = trainer.read_images([{"prompt": prompt, "images": rows[0]["images"]}])
+    trainer.model.eval()
+    laid = trainer._generate_and_score_completions(read)["prompt_ids"]
+    plain = trainer.read_images([{"prompt": turn("water?"), "images": rows[0]["images"]}])
+    assert torch.equal(laid, trainer._generate_and_score_completions(plain)["prompt_ids"])
+    assert (laid == trainer.processing_class.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum() > 0
