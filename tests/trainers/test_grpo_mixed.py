@@ -161,7 +161,7 @@ def turn(content):
 )
 def test_a_prompt_is_laid_out_alike_however_it_is_written(tmp_path, tiny_vlm, prompt):
     rows = rows_of(tmp_path, (1, 1))
-    trainer = trainer_of(rows, tiny_vlm, tmp_path)
+    trainer = trainer_of(rows, tiny_vlm, tmp_path, num_generations_eval=1)
     read = trainer.read_images([{"prompt": prompt, "images": rows[0]["images"]}])
     trainer.model.eval()
     laid = trainer._generate_and_score_completions(read)["prompt_ids"]
