@@ -17,6 +17,7 @@ from types import FrameType
 LAUNCHED = "RS_RLHF_LAUNCHED"  # a folder of the processes that `launch.launch` has started
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SAME = 1.0  # seconds within which a launcher and a terminal may send a process the same signal
+TWICE = 0.1  # seconds within which one sender may: `timeout` signals its command, and then the command's group
 
 
 class Terminated(KeyboardInterrupt):
@@ -68,7 +69,7 @@ def handled(say: Callable[[], None]) -> Iterator[None]:
 
     Within an import the first signal ends the process as the second does: C code may swallow what is raised there.
     """
-    pid, apart = os.getpid(), SAME if LAUNCHED in os.environ else 0.0
+    pid, apart = os.getpid(), SAME if LAUNCHED in os.environ else TWICE
     ASKED.__init__()  # type: ignore[misc]
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -9,11 +9,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import Thread
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .signals import ASKED, Stopped, warn
+from .signals import ASKED, NUMBERS, Stopped, warn
 
 
 class StopAtSignal(TrainerCallback):
@@ -30,11 +33,8 @@ class StopAtSignal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Defers signals from now on, and lets the workers that load data outlive one to all processes of a job."""
+        """Defers signals from now on."""
         ASKED.defer = self._say
-        loader = kwargs.get("train_dataloader")
-        if isinstance(loader, torch.utils.data.DataLoader):
-            loader.worker_init_fn = _Patient(loader.worker_init_fn)
 
     def _say(self, number: int) -> None:
         if self.trainer.is_world_process_zero():
@@ -62,7 +62,7 @@ class StopAtSignal(TrainerCallback):
 
 
 class _Patient:
-    """Initializer of a worker that loads data: the first SIGTERM is left to the trainer, the second ends the worker.
+    """Initializer of a worker that loads data: signals are left to the trainer, which alone ends the worker.
 
     A cluster sends a signal to all processes of a job, and a training without its workers cannot end its step.
     """
@@ -71,13 +71,48 @@ class _Patient:
         self.first = first
 
     def __call__(self, worker: int) -> None:
-        def handle(number: int, frame: object) -> None:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
+        Thread(target=self._wait_for_the_trainer, daemon=True).start()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         if callable(self.first):
             self.first(worker)
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _wait_for_the_trainer(self) -> None:
+        """SIGTERM stays blocked and is taken here, where its sender is known, as it is not in a handler."""
+        trainer = parent_process()
+        while trainer is not None and signal.sigwaitinfo([signal.SIGTERM]).si_pid != trainer.pid:
+            pass
+        os._exit(0)
+
+
+@contextmanager
+def patient_workers() -> Iterator[None]:
+    """Makes the workers of every loader leave signals to this process, from their first instruction on.
+
+    They begin with signals blocked, since torch gives a worker a handler of its own that would end it. The class is
+    changed, not the trainer's loader: accelerate wraps that in another, and evaluations make their own.
+    """
+    begin = DataLoader.__iter__
+
+    def patiently(loader: DataLoader) -> object:
+        if not loader.num_workers:
+            return begin(loader)
+        if not isinstance(loader.worker_init_fn, _Patient):
+            loader.worker_init_fn = _Patient(loader.worker_init_fn)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+        try:
+            return begin(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows, which no cluster of GPUs runs
+        yield
+        return
+    DataLoader.__iter__ = patiently  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        DataLoader.__iter__ = begin  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -90,7 +125,8 @@ def stopping(trainer: Trainer) -> Iterator[None]:
     stop = StopAtSignal(trainer)
     trainer.add_callback(stop)
     try:
-        yield
+        with patient_workers():
+            yield
     finally:
         ASKED.defer = None
         trainer.remove_callback(stop)

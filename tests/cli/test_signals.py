@@ -54,13 +54,18 @@ def log_has(folder, text):
     return lambda: (folder / "log").exists() and text in (folder / "log").read_text()
 
 
-@pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_training_saves_a_checkpoint_and_ends_in_one_sentence(number, workers, pairs, tiny_vlm, request):
+@pytest.mark.parametrize(
+    ("workers", "rows", "number"),
+    [
+        ("0", 4, signal.SIGTERM),
+        ("0", 4, signal.SIGINT),
+        ("2", 4000, signal.SIGTERM),
+        *(pytest.param("2", *case, marks=pytest.mark.slow) for case in [(4, signal.SIGTERM), (4000, signal.SIGINT)]),
+    ],
+)
+def test_a_training_saves_a_checkpoint_and_ends_in_one_sentence(workers, rows, number, pairs, tiny_vlm):
     """As in a terminal and on a cluster, where all processes of the command are sent the signal."""
-    if workers == "2" and number == signal.SIGTERM:
-        reason = "torch sets a handler of its own in a worker that begins, before ours: a signal then ends it"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+    (pairs / "pairs.jsonl").write_text((pairs / "pairs.jsonl").read_text() * (rows // 4))
     flags = ["--save_strategy", "no", "--logging_steps", "1", "--dataloader_num_workers", workers]
     code, printed = signalled(
         reward(pairs, tiny_vlm, *flags), log_has(pairs, "'loss'"), pairs, number, whole_group=True
@@ -73,6 +78,19 @@ def test_a_training_saves_a_checkpoint_and_ends_in_one_sentence(number, workers,
         more = ["--max_steps", str(int(saved.name.split("-")[1]) + 1), "--resume_from_checkpoint", "true"]
         done = warm.run([*reward(pairs, tiny_vlm, *flags), *more], cwd=pairs, check=0)
         assert "Score model saved" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_signal_within_an_evaluation_leaves_it_its_workers(pairs, tiny_vlm):
+    rows = [{**json.loads(line), "i": i} for i in range(100) for line in (pairs / "pairs.jsonl").open()]
+    (pairs / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluated = ["--eval_dataset_name", "held_out.jsonl", "--eval_strategy", "steps", "--eval_steps", "1"]
+    flags = ["--save_strategy", "no", "--logging_steps", "1", "--dataloader_num_workers", "2", *evaluated]
+    argv = reward(pairs, tiny_vlm, *flags)
+    code, printed = signalled(argv, log_has(pairs, "'loss'"), pairs, signal.SIGTERM, whole_group=True)
+    (saved,) = (pairs / "out").glob("checkpoint-*")
+    assert code == CODES[signal.SIGTERM] and "Traceback" not in printed and is_whole(saved)
+    assert "'eval_loss'" in printed
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,) * 2, (signal.SIGINT,) * 2, (signal.SIGINT, signal.SIGTERM)])
@@ -94,10 +112,25 @@ def test_the_exit_code_of_a_second_signal_that_finds_the_command_ending(number, 
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "    except KeyboardInterrupt:\n"
-        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+        f"        time.sleep(0.2); os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=env, timeout=50).returncode == CODES[number]
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_that_comes_twice_at_once_is_one(number):
+    """As `timeout` sends it: to the command, and then to the command's group."""
+    code = (
+        "import os, signal, time; from rs_rlhf.cli.signals import ASKED, deferred, handled\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with handled(print), deferred(lambda number: None):\n"
+        f"    for _ in range(2): os.kill(os.getpid(), {int(number)}); time.sleep(0.01)\n"
+        "    print(ASKED.number)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, timeout=50, capture_output=True)
+    assert (done.returncode, int(done.stdout)) == (0, number)
 
 
 @pytest.mark.parametrize("number", CODES)
