@@ -4,7 +4,6 @@ The forms of a group say the same about the same pictures, so that a command mus
 each; with other pictures, all else equal, to another one, the same for all forms again.
 """
 
-import gc
 import json
 from functools import cache
 
@@ -46,15 +45,6 @@ USES = {
     "prompts": ("grpo",),
 }
 CHECKED = [(kind, use, form) for kind, uses in USES.items() for use in uses for form in FORMS[kind]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """Each training collects garbage; what modules hold is then not looked through again."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

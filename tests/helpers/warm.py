@@ -10,6 +10,7 @@ This file is also the client that `shims` puts on the PATH as `rs-rlhf` and `pyt
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -149,6 +150,8 @@ def serve(path: str) -> None:
 
     # DeepSpeed would compile this one at its first run on a machine, for minutes; gloo does as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    gc.collect()
+    gc.freeze()  # what modules hold is not looked through, and so copied, by every child
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the children
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
