@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..options import option
-from ..runs.files import write_json
+from ..runs.files import filling_folder, replacing, write_json
 from ..runs.tables import markdown_table, print_markdown
 from .main import run
 
@@ -151,8 +151,9 @@ def train_captioner(out: Path, demo: DemoOptions) -> None:
     data = {"dataset_name": out / "scenes", "model_name_or_path": out / "init"}
     _train("sft", out / "captioner", demo, demo.captioner_steps, **data, augment=True)
     torch.manual_seed(demo.seed)
-    ScoreModel.from_pretrained(out / "captioner").save_pretrained(out / "start")
-    load_processor(str(out / "captioner"), {}).save_pretrained(out / "start")
+    with filling_folder(out / "start") as new:
+        load_processor(str(out / "captioner"), {}).save_pretrained(new)
+        ScoreModel.from_pretrained(out / "captioner").save_pretrained(new)
 
 
 def train_score_model(out: Path, demo: DemoOptions) -> None:
@@ -201,7 +202,8 @@ def evaluate_policy(out: Path, demo: DemoOptions) -> None:
     place = out / "grpo" / "eval" / "best of n, base policy"
     sampling = {"n": 8, "temperature": 1, "top_p": 1, "max_new_tokens": 12, "seeds": demo.seed}
     _run("best-of-n", policy=out / "captioner", score_model=out / "reward", **asked, **sampling, out=place)
-    shutil.copy(place / "best_of_n.png", out / "best_of_n.png")
+    with replacing(out / "best_of_n.png", "wb") as file:
+        file.write((place / "best_of_n.png").read_bytes())
 
 
 def _report(out: Path, model: Path, seed: int) -> dict[str, Any]:

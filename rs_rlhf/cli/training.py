@@ -10,10 +10,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, make_dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..options import make_parser
+from ..runs.files import write_json
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -134,7 +136,8 @@ def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
     if evaluate:
         metrics = last_metrics(trainer) or trainer.evaluate()
         trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+        for name in ("eval_results.json", "all_results.json") * trainer.is_world_process_zero():
+            write_json(Path(str(args.output_dir), name), metrics)  # save_metrics reads what a killed run left of them
     trainer.save_state()
     trainer.accelerator.print("\n".join(done))
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers and the process group

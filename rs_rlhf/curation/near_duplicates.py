@@ -11,8 +11,8 @@ nothing), and comparing learned features.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -231,7 +231,8 @@ def _cache(lines: Sequence[dict[str, Any]], folder: Path | None) -> pa.Table:
     """Turns lines into a table, and keeps it on disk if there is a folder for it."""
     table = pa.Table.from_pylist(lines, SCHEMA)
     if folder is not None:
-        with replacing(folder / f"part-{uuid.uuid4().hex}.parquet", "wb") as file:
+        name = hashlib.sha256(repr(lines).encode()).hexdigest()[:32]  # the same when a killed run starts again
+        with replacing(folder / f"part-{name}.parquet", "wb") as file:
             pq.write_table(table, file)
     return table
 

@@ -68,7 +68,6 @@ def planned(
 
 def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequence[Unit]]) -> dict[str, Any]:
     path = folder / "manifest.json"
-    files.drop_leftovers(path)
     started = any(folder.glob("scores-*.parquet"))
     if path.exists():
         manifest = read_manifest(folder)

@@ -24,7 +24,6 @@ from ..data.image_text import ImageTextRow
 from ..data.image_text_dataset import ImageTexts, Unit
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, source_key
-from ..runs.files import drop_leftovers
 from ..runs.progress import progress
 from ..scoring.base import GroupScorer
 from .shards import claimed, missing_units, reason, shard_path, write_shard
@@ -69,7 +68,6 @@ class Work:
                     with claimed(self.folder, f"{number:05d}") as free:
                         busy += not free
                         if free and not shard.exists():  # another process may have finished it since we looked
-                            drop_leftovers(shard)
                             advance(*self._score(number, shard, last=number == missing[-1] and not busy))
                 if busy == len(missing):
                     if is_first() and not waiting:

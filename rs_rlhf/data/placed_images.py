@@ -118,9 +118,9 @@ def check_target(target: Path, image: StoredImage, overwrite: bool) -> None:
 
 
 def write_image(target: Path, image: StoredImage) -> None:
-    """Writes the bytes of an image."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(image_bytes(image))
+    """Writes the bytes of an image, whole or not at all: the next run would refuse to replace half of one."""
+    with replacing(target, "wb", sync=False) as file:
+        file.write(image_bytes(image))
 
 
 def check_output(output: Path, overwrite: bool, suffixes: Sequence[str] = (".jsonl",)) -> None:

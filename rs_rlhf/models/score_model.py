@@ -24,6 +24,7 @@ from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
 from ..errors import DataError, ModelError, OptionError
+from ..runs.files import write_json
 from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
 from .vision_sharing import features_of
 from .vlm import FAMILIES, hub_config
@@ -321,4 +322,4 @@ def _merge_adapter(
 def save_score_config(model: ScoreModel, folder: Path) -> None:
     """Writes the score model's own settings beside a LoRA adapter."""
     settings = {"positions": model.config.positions, "output_activation": model.config.output_activation}
-    (folder / SCORE_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(folder / SCORE_CONFIG, settings)

@@ -12,10 +12,12 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
 from ..options import option
+from ..runs.files import filling_folder
 from .tiny_vlm import SCENE_TEXTS, tower_config
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ def save_tiny_clip(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sized.seed)
         model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    model.save_pretrained(path)
-    getattr(transformers, f"{name}Processor")(image_processor=images, tokenizer=tokenizer).save_pretrained(path)
+    with filling_folder(Path(path)) as new:
+        getattr(transformers, f"{name}Processor")(image_processor=images, tokenizer=tokenizer).save_pretrained(new)
+        model.save_pretrained(new)
     return str(path)

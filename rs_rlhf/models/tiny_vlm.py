@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
 from ..options import option
+from ..runs.files import filling_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, ProcessorMixin
@@ -161,8 +163,9 @@ def save_tiny_vlm(
         model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(path)
-    _processor(options, tokenizer).save_pretrained(path)
+    with filling_folder(Path(path)) as new:
+        _processor(options, tokenizer).save_pretrained(new)
+        model.save_pretrained(new)
     return str(path)
 
 

@@ -1,12 +1,12 @@
 """Atomic files: texts, JSON and folders that are there whole or not at all, and logs of JSON lines to resume from.
 
 A file is written beside its place under a name that ends in `.tmp`, brought to the disk, and then renamed, so that
-neither a killed process nor a power cut leaves half of it. Left out: locks (`filelock`).
+neither a killed process nor a power cut leaves half of it. The name is the same each time, so that what a killed
+process left is written over and nothing piles up. Left out: locks between processes (`filelock`).
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
@@ -18,27 +18,51 @@ from typing import IO, Any
 
 from ..errors import DataError
 
+FILLING = ".rs-rlhf.new"  # the folder within a folder that is being filled, see [`filling_folder`]
+
 
 @contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: str = "w", sync: bool = True) -> Iterator[IO[Any]]:
     """Opens a file that takes the place of `path` once it is whole and on the disk; after an error it is removed.
 
     Args:
         path (`Path`): The file; its folder is made.
         mode (`str`): `"w"` for UTF-8 text, in which a lone surrogate becomes a question mark, or `"wb"`.
+        sync (`bool`): Wait for the disk; without, the file is safe from a kill but not from a power cut.
     """
-    new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
+    new, handle = _temporary(path)
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "replace")
-    try:
-        with new.open(mode, encoding=encoding, errors=errors) as file:
+    with open(handle, mode, encoding=encoding, errors=errors) as file:
+        try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-    sync_folder(path.parent)
+            if sync:
+                os.fsync(handle)
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """Opens the empty file that becomes `path`; of another name while another process writes the usual one."""
+    import fcntl
+
+    new, flags = path.with_name(f".{path.name}.rs-rlhf.tmp"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(new, flags, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(new)):  # not renamed before it was locked
+            os.ftruncate(handle, 0)
+            return new, handle
+    except OSError:  # locked, or a file system without locks
+        pass
+    os.close(handle)
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    return new, os.open(new, flags | os.O_EXCL, 0o666)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,12 +85,6 @@ def read_json(path: Path, key: str, kind: type, writer: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get(key), kind):
         raise DataError(f"no `{key}`, expected what {writer} has written; put it back", key, str(path))
     return content
-
-
-def drop_leftovers(path: Path) -> None:
-    """Removes what killed processes left of a file; only for who alone writes it."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.????????.tmp"):
-        left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -94,6 +112,35 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def filling_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder whose files are then moved to `folder`; other files there stay.
+
+    Weights that are replaced are removed first and come last, so that what a killed process leaves holds no weights,
+    and nobody loads it.
+    """
+    new = folder / FILLING
+    try:
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new.mkdir(parents=True)
+        yield new
+        move_files(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def move_files(new: Path, folder: Path) -> None:
+    """Moves the files of a folder into another on the same disk, weights last, see [`filling_folder`]."""
+    files = [path.relative_to(new) for path in new.rglob("*") if not path.is_dir()]
+    weights = [file for file in files if file.name.endswith((".safetensors", ".safetensors.index.json"))]
+    weights.sort(key=lambda file: file.suffix == ".json")  # the list of shards after them
+    for file in weights[::-1]:
+        (folder / file).unlink(missing_ok=True)
+    for file in [*(file for file in files if file not in weights), *weights]:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (new / file).replace(folder / file)
 
 
 # --- JSON lines ---------------------------------------------------------------------------------------------------
@@ -135,7 +182,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
     return {key: f"{key} was {old.get(key)!r:.60}, now {new.get(key)!r:.60}" for key in keys}
 
 
-def cut_torn_line(path: Path) -> None:
-    """Cuts off the half line that a killed process may have left at the end of a log."""
+def cut_torn_line(path: Path, begins: bytes = b'{"settings": ') -> None:
+    """Cuts off the half line that a killed process may have left at the end of a log.
+
+    A file that does not begin as such a log does is somebody else's: it stays as it is, and is a [`DataError`].
+    """
     content = path.read_bytes()
+    if not content.startswith(begins[: len(content)]):
+        raise DataError("not the log of a run of rs-rlhf; move it away, or choose another output.", where=str(path))
     os.truncate(path, content.rfind(b"\n") + 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .files import read_json
+from .files import read_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +29,11 @@ def _saved(path: str | Path, columns: int, size: tuple[float, float], **settings
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **settings)
     try:
         yield list(axes[0])
-        figure.savefig(path, dpi=110)
+        with replacing(Path(path), "wb") as file:
+            figure.savefig(file, dpi=110, format=Path(path).suffix[1:] or "png")
     finally:
         plt.close(figure)
 

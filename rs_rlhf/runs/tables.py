@@ -15,6 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from .files import replacing
+
 THUMBNAIL = 160  # longest side, in pixels
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # `_`, `]`, `~`, `&` and `#` only where they are markup, so that names, intervals and amounts read as they are.
@@ -79,10 +81,10 @@ def write_table(
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     features = Features({name: Value(kind) for name, kind in types.items()} | {"image": ImageFeature(decode=False)})
     table = Dataset.from_list([{name: row.get(name) for name in features} for row in rows], features=features)
-    pyarrow.parquet.write_table(table.data.table, path)  # `to_parquet` would draw a progress bar
+    with replacing(path, "wb") as file:
+        pyarrow.parquet.write_table(table.data.table, file)  # `to_parquet` would draw a progress bar
     if "wandb" not in report_to:
         return
     import wandb

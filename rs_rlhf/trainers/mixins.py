@@ -6,6 +6,7 @@ Left out: everything that TRL's trainers do themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..errors import RSRLHFError, disk_full
 from ..runs.checkpoints import resolve_resume
+from ..runs.files import FILLING, filling_folder
 from .divergence import FiniteMixin
 from .row_check import Row, check_rows
 
@@ -66,13 +68,43 @@ class ResumeMixin(FiniteMixin):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves a checkpoint; a full disk is an [`OptionError`] that names it."""
-        with disk_full(Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")):
+        folder = Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")
+        with disk_full(folder):
+            if self.args.should_save:  # an earlier one of this step is whole no more
+                (folder / "trainer_state.json").unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Saves the random states of all processes before the trainer's state, which marks a whole checkpoint."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model; a full disk is an [`OptionError`] that names it."""
-        with disk_full(output_dir or self.args.output_dir):
-            super().save_model(output_dir, _internal_call)
+        """Saves the model, so that the folder of a killed process holds no half of one.
+
+        A full disk is an [`OptionError`] that names the folder. Checkpoints are written in place: they count once they
+        are whole.
+        """
+        folder = Path(output_dir or str(self.args.output_dir))
+        if _internal_call:
+            with disk_full(folder):
+                return super().save_model(str(folder), _internal_call)
+        saving = filling_folder(folder) if self.args.should_save else nullcontext(folder / FILLING)
+        with disk_full(folder), saving as new:
+            self.accelerator.wait_for_everyone()  # the folder is there
+            super().save_model(str(new), True)
+            self.accelerator.wait_for_everyone()  # all have written
+        self.accelerator.wait_for_everyone()  # the files are in their place
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        return None
+
+    def save_state(self) -> None:
+        """Saves the state of the trainer, whole or not at all."""
+        if self.is_world_process_zero():
+            new = Path(str(self.args.output_dir), ".trainer_state.json.rs-rlhf.tmp")
+            self.state.save_to_json(str(new))
+            new.replace(new.with_name("trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads a checkpoint's weights with `from_pretrained`, which knows Qwen2-VL's old key names.

@@ -144,7 +144,7 @@ def test_finished_shards_are_not_scored_again(data, tmp_path, capsys):
     shards[2].unlink()
     shards[4].unlink()
     before = {shard: (shard.stat().st_ino, shard.stat().st_mtime_ns) for shard in shards if shard.exists()}
-    (tmp_path / "o" / f"{shards[2].name}.00000000.tmp").write_text("half of a shard")
+    (tmp_path / "o" / f".{shards[2].name}.rs-rlhf.tmp").write_text("half of a shard")
     capsys.readouterr()
     score(*options)
     assert "16 rows done" in capsys.readouterr().err

@@ -27,7 +27,6 @@ from rs_rlhf.curation.shards import (
 )
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.errors import DataError
-from rs_rlhf.runs.files import drop_leftovers
 
 
 @pytest.fixture
@@ -208,20 +207,6 @@ def test_a_damaged_shard_is_named_and_can_be_made_anew(begun):
     assert missing_units(manifest, folder) == [1]
     write_shard(shard, lines(4, 3), facts(3, 0, 1))  # another unit's rows
     assert drop_damaged(manifest, folder) == [shard]
-
-
-def test_leftovers_of_the_dead_go(source, begun):
-    folder, manifest = begun
-    shard = shard_path(folder, manifest, 0)
-    mine = folder / f"{shard.name}.0a1b2c3d.tmp"
-    other = folder / f"{shard_path(folder, manifest, 1).name}.0a1b2c3d.tmp"
-    half = folder / "manifest.json.0a1b2c3d.tmp"
-    for path in (mine, other, half):
-        path.write_text("half")
-    drop_leftovers(shard)
-    assert not mine.exists() and other.exists()
-    plan(folder, settings_of(source), lambda: [])
-    assert not half.exists() and missing_units(manifest, folder) == [0, 1, 2]
 
 
 def hold(folder, ready, end):

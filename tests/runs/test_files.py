@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,8 @@ from rs_rlhf.errors import DataError
 from rs_rlhf.runs.files import (
     append_lines,
     cut_torn_line,
-    drop_leftovers,
+    filling_folder,
+    move_files,
     read_lines,
     replacing,
     replacing_folder,
@@ -33,11 +35,59 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text(encoding="utf-8") == "a lone ? surrogate"
 
 
-def test_leftovers_of_killed_processes_go(tmp_path):
-    for name in ("[a].json.0a1b2c3d.tmp", "[a].json.tmp", "b.json.0a1b2c3d.tmp", "[a].json"):
-        (tmp_path / name).write_text("x")
-    drop_leftovers(tmp_path / "[a].json")
-    assert sorted(os.listdir(tmp_path)) == ["[a].json", "[a].json.tmp", "b.json.0a1b2c3d.tmp"]
+def test_what_killed_processes_left_is_written_over(tmp_path):
+    left, other = tmp_path / ".a.json.rs-rlhf.tmp", tmp_path / "a.json.tmp"
+    for path in (left, other):
+        path.write_text("half of a much longer text")
+    write_text(tmp_path / "a.json", "whole")
+    assert (tmp_path / "a.json").read_text() == "whole"
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "a.json.tmp"], "the other file is somebody else's"
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / "a"
+    with replacing(path) as first, replacing(path) as second:
+        for part in ("one", "two"):
+            first.write(part)
+            second.write(part.upper())
+            first.flush()
+        assert len(os.listdir(tmp_path)) == 2
+    assert path.read_text() == "onetwo" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "theirs").write_text("x")
+    (tmp_path / ".a.rs-rlhf.tmp").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError):
+        write_text(tmp_path / "a", "y")
+    assert (tmp_path / "theirs").read_text() == "x"
+
+
+def test_a_folder_is_filled_with_its_weights_last(tmp_path):
+    folder = tmp_path / "model"
+    (folder / ".rs-rlhf.new").mkdir(parents=True)
+    for name in ("notes.txt", "model.safetensors", "config.json", ".rs-rlhf.new/left.json"):
+        (folder / name).write_text("old")
+    with pytest.raises(KeyError), filling_folder(folder) as new:
+        (new / "config.json").write_text("half")
+        raise KeyError
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+        ("notes.txt", "model.safetensors", "config.json"), "old"
+    )
+    order = []
+    with filling_folder(folder) as new:
+        (new / "part").mkdir()
+        for name in ("model.safetensors", "config.json", "model.safetensors.index.json", "part/x"):
+            (new / name).write_text("new")
+        rename = Path.replace
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                Path, "replace", lambda path, to: (order.append((path.name, to.exists())), rename(path, to))
+            )
+            move_files(new, folder)
+    assert order[-2:] == [("model.safetensors", False), ("model.safetensors.index.json", False)] and len(order) == 4
+    assert (folder / "part" / "x").read_text() == "new" and (folder / "notes.txt").read_text() == "old"
+    assert not (folder / ".rs-rlhf.new").exists()
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
@@ -53,7 +103,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 def test_lines_are_appended_and_a_torn_one_is_cut_off(tmp_path):
     path = tmp_path / "log.jsonl"
-    append_lines(path, [{"a": 1}])
+    head = {"settings": {"a": 1}}
+    append_lines(path, [head])
     append_lines(path, [{"b": "\u2028"}, {"c": None}])
     with path.open("ab") as file:
         file.write(b'{"torn": ')
@@ -61,10 +112,14 @@ def test_lines_are_appended_and_a_torn_one_is_cut_off(tmp_path):
         read_lines(path)
     assert error.value.where == f"{path}, line 4"
     cut_torn_line(path)
-    assert read_lines(path) == [{"a": 1}, {"b": "\u2028"}, {"c": None}]
-    path.write_bytes(b"torn at once")
+    assert read_lines(path) == [head, {"b": "\u2028"}, {"c": None}]
+    path.write_bytes(b'{"sett')
     cut_torn_line(path)
     assert read_lines(path) == []
+    path.write_text("somebody else's\nunfinished")
+    with pytest.raises(DataError) as error:
+        cut_torn_line(path)
+    assert error.value.where == str(path) and path.read_text() == "somebody else's\nunfinished"
     path.write_text("[1]\n")
     with pytest.raises(DataError):
         read_lines(path)

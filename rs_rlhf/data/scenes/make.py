@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import OptionError
+from ...runs.files import replacing
 from .painters import PAINTERS, Facts, draw_scene
 
 CLASSES: tuple[str, ...] = tuple(PAINTERS)
@@ -108,15 +109,17 @@ def write_scenes(path: str | Path, n_train: int, n_validation: int, seed: int = 
     """Writes PNG images and one JSON lines file per split into a folder; no scene is in both splits.
 
     `train.jsonl` and `validation.jsonl` hold rows `{"image", "label", "captions"}`, `image` being relative to the
-    folder.
+    folder. Those that are there go first: their images would be of other scenes.
     """
     root = Path(path)
+    for split in ("train", "validation"):
+        (root / f"{split}.jsonl").unlink(missing_ok=True)
     for split, n, first in (("train", n_train, 0), ("validation", n_validation, _SPLIT_SEEDS)):
         if n > _SPLIT_SEEDS:
             raise OptionError(f"{split}: {n} scenes asked for; one data seed holds {_SPLIT_SEEDS}: use a second seed.")
-        (root / "images" / split).mkdir(parents=True, exist_ok=True)
-        with (root / f"{split}.jsonl").open("w", encoding="utf-8") as lines:
+        with replacing(root / f"{split}.jsonl") as lines:
             for i, scene in enumerate(make_scenes(n, seed, size, first)):
                 name = f"images/{split}/{i + 1:06d}.png"
-                scene.image.save(root / name)
+                with replacing(root / name, "wb", sync=False) as file:
+                    scene.image.save(file, "PNG")
                 print(json.dumps({"image": name, "label": scene.label, "captions": scene.captions}), file=lines)

@@ -1,0 +1,220 @@
+"""Commands that are killed at random moments, or at random operations on files, and started again.
+
+A killed command is a real process: it sends SIGKILL to its own process group at a drawn moment, or at its n-th
+operation on a file of its folder, or a little later. What it leaves is read as the next command would read it.
+"""
+
+import fnmatch
+import json
+import random
+import re
+import shutil
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+from safetensors.numpy import load_file
+
+from helpers import warm
+
+# Kills itself at an operation on a file (place > 0), or at once (0), after a delay; -1: not at all.
+CODE = """
+import os, signal, sys, threading, time
+place, delay, number = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+folder, count, start = os.getcwd(), 0, time.monotonic()
+
+def kill():
+    os.killpg(0, number)
+
+def later():
+    threading.Thread(target=lambda: (time.sleep(delay), kill()), daemon=True).start() if delay else kill()
+
+def watch(event, given):
+    global count
+    if event == "open":
+        if not (isinstance(given[0], (str, bytes)) and (given[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            return
+    elif event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"):
+        return
+    path = os.fsdecode(given[0]) if isinstance(given[0], (str, bytes)) else folder
+    if os.path.abspath(path).startswith(folder):
+        count += 1
+        if count == place:
+            later()
+
+import datasets
+from pathlib import Path
+datasets.config.HF_DATASETS_CACHE = Path(folder, "rows_cache")
+sys.addaudithook(watch)
+if place == 0:
+    later()
+from rs_rlhf.cli.main import main
+code = main(sys.argv[4:])
+sys.stdout.flush()
+os.write(1, f"\\noperations {count} seconds {time.monotonic() - start:.3f}".encode())
+sys.exit(code)
+"""
+TEMPORARY = ("*.tmp", ".*.new", ".*.old", "checkpoint-*", "*.partial", "*.part-*", "answers_*", "rows_cache", ".locks")
+VOLATILE = re.compile(
+    r".*seconds|.*runtime|.*_per_second|start|stop|took|total_flos|.*step_time.*|profiling/.*|run_id"
+)
+
+
+@dataclass
+class Case:
+    """A command, and what it does when it is started again.
+
+    Args:
+        argv: Its arguments; paths are relative to the folder of a try.
+        again: Arguments that are added to resume.
+        before: Commands that run once, before the first try.
+        training: It leaves states between; only its last files are those of an undisturbed run.
+    """
+
+    argv: list
+    again: list = field(default_factory=list)
+    before: list = field(default_factory=list)
+    training: bool = False
+
+
+def run(argv, folder, place=-1, delay=0.0, number=signal.SIGKILL, timeout=240):
+    code = ["-c", CODE, str(place), str(delay), str(int(number)), *map(str, argv)]
+    return warm.run(code, cwd=folder, timeout=timeout)
+
+
+def _steady(value):
+    """A JSON value without times."""
+    if isinstance(value, dict):
+        return {key: _steady(part) for key, part in value.items() if not VOLATILE.fullmatch(key)}
+    return [_steady(part) for part in value] if isinstance(value, list) else value
+
+
+def content(path):
+    """What a reader finds in a file; a half-written file raises."""
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        return _steady(json.loads(data))
+    if path.suffix == ".jsonl":
+        assert data.endswith(b"\n") or not data, "half a line"
+        return [_steady(json.loads(line)) for line in data.splitlines()]
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix in (".png", ".jpg"):
+        return np.asarray(Image.open(path))
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix in (".bin", ".pt", ".pth"):
+        return b""
+    return data
+
+
+def is_temporary(path):
+    return any(fnmatch.fnmatch(part, pattern) for part in path.parts for pattern in TEMPORARY)
+
+
+def contents(folder, temporary=False):
+    """The files of a folder: relative path -> what a reader finds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_dir() or (is_temporary(name) and not temporary) or "rows_cache" in name.parts:
+            continue
+        try:
+            found[str(name)] = "" if is_temporary(name) else content(path)
+        except Exception as error:
+            raise AssertionError(f"{name} is not whole: {type(error).__name__} {error}") from error
+    return found
+
+
+def same(one, other):
+    """Whether two contents are equal; numbers to 6 places."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(part, other[key]) for key, part in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, np.ndarray):
+        return one.shape == other.shape and np.allclose(one.astype(float), other.astype(float), atol=1e-6)
+    if isinstance(one, float) or isinstance(other, float):
+        return isinstance(one, (int, float)) and np.isclose(one, other, atol=1e-6, equal_nan=True)
+    return one == other
+
+
+def compare(found, expected):
+    assert not (lost := expected.keys() - found.keys()), f"missing: {sorted(lost)}"
+    assert not (more := found.keys() - expected.keys()), f"left over: {sorted(more)}"
+    for name, value in expected.items():
+        assert same(found[name], value), f"{name} differs: {str(found[name])[:1500]}\n!=\n{str(value)[:1500]}"
+
+
+class Killed:
+    """The tries of one case: `undisturbed` is what it writes alone."""
+
+    def __init__(self, case, base, folder):
+        self.case, self.folder, self.start = case, folder / "work", folder / "start"
+        shutil.copytree(base, self.folder)
+        for argv in case.before:
+            done = run(argv, self.folder)
+            assert done.returncode == 0, done.stdout + done.stderr
+        shutil.copytree(self.folder, self.start)
+        self.inputs = contents(self.folder)
+        done = run(case.argv, self.folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = done.stdout.split()
+        self.operations, self.seconds = int(told[-3]), float(told[-1])
+        self.undisturbed = contents(self.folder, temporary=True)
+
+    def attempt(self, seed, number=signal.SIGKILL):
+        """Kills the command one to three times, looks at what is left each time, and lets it end; returns how often it
+        was killed.
+        """
+        draw, kills, log = random.Random(seed), 0, []
+        shutil.rmtree(self.folder)
+        shutil.copytree(self.start, self.folder)
+        for turn in range(draw.choice((1, 1, 2, 3))):
+            argv = self.case.argv + (self.case.again if turn else [])
+            if draw.random() < 0.5:
+                place, delay = 0, draw.uniform(0, self.seconds)
+            else:
+                place, delay = draw.randint(1, max(1, self.operations)), draw.choice((0, 0, 1e-4, 1e-3, 1e-2))
+            done = run(argv, self.folder, place, delay, number)
+            kills += done.returncode not in (0, 1)
+            log.append(
+                f"place {place}, delay {delay:.4f}: {done.returncode} {done.stdout[-300:]} {done.stderr[-1500:]}"
+            )
+            try:
+                self._look(done, number, turn)
+            except AssertionError as error:
+                raise AssertionError("\n".join([str(error), *log])) from None
+        try:
+            self._end(log)
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *log])) from None
+        return kills
+
+    def _look(self, done, number, turn):
+        codes = (-9, 0, 1) if number == signal.SIGKILL else (143, 0, 1)
+        assert done.returncode in codes, f"code {done.returncode}"
+        assert "Traceback" not in done.stderr, "traceback"
+        left = contents(self.folder)
+        for name, value in self.inputs.items():
+            assert name in left and same(left[name], value), f"{name} was there before, and is changed"
+        if not self.case.training:
+            for name in left.keys() & self.undisturbed.keys():
+                assert same(left[name], self.undisturbed[name]), f"{name} has another content than it will have"
+        assert done.returncode != 1 or self._is_done(left), "refused, and not done"
+
+    def _is_done(self, left):
+        final = {name for name in self.undisturbed if not is_temporary(Path(name))}
+        return final <= left.keys() and all(same(left[name], self.undisturbed[name]) for name in final)
+
+    def _end(self, log):
+        done = run(self.case.argv + self.case.again, self.folder)
+        log.append(f"last: {done.returncode} {done.stdout[-300:]} {done.stderr[-1500:]}")
+        assert done.returncode == 0 or (done.returncode == 1 and self._is_done(contents(self.folder)))
+        assert "Traceback" not in done.stderr, "traceback"
+        compare(contents(self.folder, temporary=True), self.undisturbed)
+        left = [path for path in self.folder.rglob("*.incomplete*") if path.is_dir()]
+        assert not left, f"left over: {left}"
