@@ -195,26 +195,15 @@ def claimed(folder: Path, name: str, wait: bool = False, shared: bool = False) -
     Raises:
         DataError: The file system has no locks, or cannot be written to.
     """
-    import fcntl
-
     path = folder / ".locks" / name
     with _writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Never deleted: a process could still hold, or be about to take, the lock on the deleted file.
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            free = True
-        except BlockingIOError:
-            free = False
-        except OSError as error:
-            raise DataError(
-                f"the file system gives no lock ({error.strerror}); choose an --output on another one", where=str(path)
-            ) from error
-        yield free
+        yield files.lock(handle, path, wait, shared)
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def write_shard(shard: Path, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:

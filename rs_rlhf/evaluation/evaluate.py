@@ -23,7 +23,7 @@ from .benchmark import Benchmark, data_paths, load_benchmark, model_type_of
 from .options import EvalOptions
 from .protocols import clip_protocol, score_protocol, vlm_protocol
 from .reader import Task, read_task
-from .results import Results, add_task
+from .results import Results, add_task, read_results
 from .run import Protocol, drop_parts, run_task
 
 Loaded = Callable[[], Any]  # gives the model; it is loaded when it is first asked
@@ -62,7 +62,8 @@ def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
         name = task.benchmark.name
         done = run_task(name, task.rows, protocol, options.out, settings, state=state, overwrite=options.overwrite)
         if done is not None:
-            budget = _pixel_budget(model()) if model.cache_info().currsize else None
+            stored = name in read_results(options.out, missing_ok=True)["tasks"]  # else killed before the figures
+            budget = _pixel_budget(model()) if model.cache_info().currsize or not stored else None
             figures = done[1] | ({"error_rows": task.error_rows} if task.error_rows else {})
             results = add_task(options.out, task.benchmark, figures, {**settings, **protocol.settings}, budget)
             drop_parts(name, options.out)
@@ -188,7 +189,7 @@ def _pixel_budget(model: Any) -> list[int] | None:
 
 def _log(options: EvalOptions, names: list[str]) -> None:
     from .export import log_to_wandb
-    from .results import read_results, read_samples
+    from .results import read_samples
 
     results = read_results(options.out)
     results["tasks"] = {name: results["tasks"][name] for name in names}

@@ -20,7 +20,7 @@ from typing import Any
 from ..data.group import short
 from ..errors import DataError, ImageError
 from ..imagery.arguments import ImageArguments
-from ..runs.files import read_json, read_lines, write_json, write_text
+from ..runs.files import lock, read_json, read_lines, write_json, write_text
 from ..runs.progress import versions
 from ..runs.tables import markdown_table
 from .benchmark import Benchmark
@@ -47,17 +47,15 @@ Record = Mapping[str, Any]
 @contextmanager
 def results_of(out: Path) -> Iterator[Results]:
     """Gives a folder's `results.json` to be changed and writes it back; other runs into the folder wait meanwhile."""
-    import fcntl
-
     out.mkdir(parents=True, exist_ok=True)
-    lock = os.open(out, os.O_RDONLY)
+    handle = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock(handle, out)
         results = read_results(out, missing_ok=True)
         yield results
         write_json(out / "results.json", results)
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def add_task(

@@ -2,7 +2,7 @@
 
 A file is written beside its place under a name that ends in `.tmp`, brought to the disk, and then renamed, so that
 neither a killed process nor a power cut leaves half of it. The name is the same each time, so that what a killed
-process left is written over and nothing piles up. Left out: locks between processes (`filelock`).
+process left is written over and nothing piles up. Left out: waiting for another writer of the same file.
 """
 
 from __future__ import annotations
@@ -49,17 +49,16 @@ def replacing(path: Path, mode: str = "w", sync: bool = True) -> Iterator[IO[Any
 
 def _temporary(path: Path) -> tuple[Path, int]:
     """Opens the empty file that becomes `path`; of another name while another process writes the usual one."""
-    import fcntl
-
     new, flags = path.with_name(f".{path.name}.rs-rlhf.tmp"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(new, flags, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), os.stat(new)):  # not renamed before it was locked
+        if lock(handle, new, wait=False) and os.path.samestat(os.fstat(handle), os.stat(new)):
             os.ftruncate(handle, 0)
             return new, handle
-    except OSError:  # locked, or a file system without locks
+    except FileNotFoundError:  # renamed before it was locked
         pass
+    except DataError:  # a file system without locks, where nobody writes this one
+        new.unlink(missing_ok=True)
     os.close(handle)
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     return new, os.open(new, flags | os.O_EXCL, 0o666)
@@ -141,6 +140,24 @@ def move_files(new: Path, folder: Path) -> None:
     for file in [*(file for file in files if file not in weights), *weights]:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (new / file).replace(folder / file)
+
+
+def lock(handle: int, path: Path, wait: bool = True, shared: bool = False) -> bool:
+    """Locks an open file or folder until it is closed; returns whether it was free, always `True` with `wait`.
+
+    A `shared` lock is free for all who share it. A file system without locks is a [`DataError`].
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"the file system gives no lock ({error.strerror}); choose an --output on another one", where=str(path)
+        ) from error
+    return True
 
 
 # --- JSON lines ---------------------------------------------------------------------------------------------------

@@ -129,24 +129,28 @@ def contents(folder, temporary=False):
     return found
 
 
-def same(one, other):
-    """Whether two contents are equal; numbers to 6 places."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(part, other[key]) for key, part in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, np.ndarray):
-        return one.shape == other.shape and np.allclose(one.astype(float), other.astype(float), atol=1e-6)
-    if isinstance(one, float) or isinstance(other, float):
-        return isinstance(one, (int, float)) and np.isclose(one, other, atol=1e-6, equal_nan=True)
-    return one == other
+def difference(one, other, place=""):
+    """Where two contents differ, "" if nowhere; numbers count to 6 places."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return next((told for key in one if (told := difference(one[key], other[key], f"{place}.{key}"))), "")
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return next((told for i, (a, b) in pairs if (told := difference(a, b, f"{place}[{i}]"))), "")
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.shape == other.shape:
+        most = np.abs(one.astype(float) - other.astype(float)).max(initial=0)
+        return "" if most <= 1e-6 else f"{place}: differs by {most:.3g}"
+    if isinstance(one, float) and isinstance(other, int | float):
+        equal = np.isclose(one, other, atol=1e-6, equal_nan=True)
+    else:
+        equal = type(one) is type(other) and not isinstance(one, np.ndarray) and one == other
+    return "" if equal else f"{place}: {str(one)[:300]} != {str(other)[:300]}"
 
 
 def compare(found, expected):
+    """Asserts that a folder holds what an undisturbed run leaves."""
     assert not (lost := expected.keys() - found.keys()), f"missing: {sorted(lost)}"
     assert not (more := found.keys() - expected.keys()), f"left over: {sorted(more)}"
-    for name, value in expected.items():
-        assert same(found[name], value), f"{name} differs: {str(found[name])[:1500]}\n!=\n{str(value)[:1500]}"
+    assert not (told := difference(found, expected)), f"differs in {told}"
 
 
 class Killed:
@@ -200,21 +204,25 @@ class Killed:
         assert "Traceback" not in done.stderr, "traceback"
         left = contents(self.folder)
         for name, value in self.inputs.items():
-            assert name in left and same(left[name], value), f"{name} was there before, and is changed"
+            assert name in left and not difference(left[name], value), f"{name} was there before, and is changed"
         if not self.case.training:
             for name in left.keys() & self.undisturbed.keys():
-                assert same(left[name], self.undisturbed[name]), f"{name} has another content than it will have"
+                told = difference(left[name], self.undisturbed[name])
+                assert not told, f"{name} is not what it will be: {told}"
         assert done.returncode != 1 or self._is_done(left), "refused, and not done"
 
     def _is_done(self, left):
         final = {name for name in self.undisturbed if not is_temporary(Path(name))}
-        return final <= left.keys() and all(same(left[name], self.undisturbed[name]) for name in final)
+        return final <= left.keys() and not any(difference(left[name], self.undisturbed[name]) for name in final)
 
     def _end(self, log):
         done = run(self.case.argv + self.case.again, self.folder)
         log.append(f"last: {done.returncode} {done.stdout[-300:]} {done.stderr[-1500:]}")
         assert done.returncode == 0 or (done.returncode == 1 and self._is_done(contents(self.folder)))
         assert "Traceback" not in done.stderr, "traceback"
-        compare(contents(self.folder, temporary=True), self.undisturbed)
+        left = contents(self.folder, temporary=True)
+        if done.returncode:  # killed when all was written but its log was not removed yet
+            left = {name: value for name, value in left.items() if not name.endswith(".partial")}
+        compare(left, self.undisturbed)
         left = [path for path in self.folder.rglob("*.incomplete*") if path.is_dir()]
         assert not left, f"left over: {left}"

@@ -1,12 +1,16 @@
 """Atomic files: whole or not at all, nothing left behind, torn lines cut off."""
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from rs_rlhf.curation.shards import claimed
 from rs_rlhf.errors import DataError
+from rs_rlhf.evaluation.results import results_of
 from rs_rlhf.runs.files import (
     append_lines,
     cut_torn_line,
@@ -61,6 +65,19 @@ def test_a_file_is_not_written_through_a_link(tmp_path):
     with pytest.raises(OSError):
         write_text(tmp_path / "a", "y")
     assert (tmp_path / "theirs").read_text() == "x"
+
+
+def test_a_file_system_without_locks_is_one_sentence_where_they_are_needed(tmp_path, monkeypatch):
+    def none(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    for begin in (lambda: claimed(tmp_path / "scores", "00000"), lambda: results_of(tmp_path / "run")):
+        with pytest.raises(DataError, match=r"the file system gives no lock \(No locks available\)") as error, begin():
+            pass
+        assert error.value.where.startswith(str(tmp_path))
+    write_text(tmp_path / "made" / "a", "whole")
+    assert (tmp_path / "made" / "a").read_text() == "whole" and os.listdir(tmp_path / "made") == ["a"]
 
 
 def test_a_folder_is_filled_with_its_weights_last(tmp_path):
