@@ -21,7 +21,7 @@ TRIES = int(os.environ.get("RS_RLHF_KILLS", "3"))
 FIRST = int(os.environ.get("RS_RLHF_FIRST_SEED", "0"))
 TRAINING = {
     **{"use_cpu": "true", "bf16": "false", "report_to": "none", "disable_tqdm": "true"},
-    **{"per_device_train_batch_size": 2, "max_steps": 4, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1},
+    **{"per_device_train_batch_size": 2, "max_steps": 3, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1},
     **{"output_dir": "out", "seed": 3},
 }
 RESUME = ["--resume_from_checkpoint", "true"]
@@ -125,7 +125,7 @@ def cases_of(tiny_vlm, policy_path, score_model_path, clip):
             ["data", "dpo", *flags(model=score_model_path, input="given/rows.jsonl", output="made/out.jsonl"), *policy]
             + ["-n", "4", *n_tokens]
         ),
-        "tiny-clip": Case(["tiny-clip", "made/model"]),
+        "tiny-clip": Case(["tiny-clip", "made/model"], varies=("tokenizer.json", "model.safetensors")),
         "tiny-vlm": Case(["tiny-vlm", "made/model"]),
         "reward": training("reward", dataset_name="given/pairs.jsonl", model_name_or_path=tiny_vlm),
         "reward evaluated": training(
@@ -161,9 +161,15 @@ def cases_of(tiny_vlm, policy_path, score_model_path, clip):
 
 
 @pytest.fixture(scope="module")
-def killed(tiny_vlm, policy_path, score_model_path, clips, tmp_path_factory):
-    base, made = tmp_path_factory.mktemp("base"), {}
-    write_inputs(base)
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(base, tiny_vlm, policy_path, score_model_path, clips, tmp_path_factory):
+    made = {}
     cases = cases_of(tiny_vlm, policy_path, score_model_path, clips["clip"])
     assert list(cases) == NAMES
 
@@ -185,10 +191,9 @@ NAMES = (
 ).split("|")
 
 
-@pytest.mark.parametrize("name", ["data pairs", "data convert llava"])
-def test_a_killed_command_starts_again(name, killed):
-    for seed in range(3):
-        killed(name).attempt(f"{name} {seed}")
+def test_a_killed_command_starts_again(base, tmp_path):
+    one = Killed(cases_of("", "", "", "")["data pairs"], base, tmp_path)
+    assert sum(one.attempt(seed) for seed in range(3)) >= 3
 
 
 @pytest.mark.slow
