@@ -1,4 +1,4 @@
-"""Layout of groups for the backbone: tree mask, positions, last tokens, plain rows, and which form is cheaper.
+"""Layout of groups for the backbone: tree mask, positions, last tokens, plain rows, and when a group is cheaper.
 
 The layout of a group is one row `[prompt][completion 1]…[completion N]`. A *segment id* on every token says what it
 belongs to (0 the prompt, k the k-th completion, -1 padding); mask and positions follow from it, so that every
@@ -12,8 +12,27 @@ Notation: B groups, L tokens of the longest row, N completions of the largest gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]  # ids of a prompt, and of each of its completions
+
+
+def lay_out(groups: Sequence[TokenGroup], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns `input_ids` and `segment_ids` (B, L) of groups of token ids, padded on the right."""
+    rows, segments = [], []
+    for prompt, completions in groups:
+        rows.append([*prompt, *(token for completion in completions for token in completion)])
+        segments.append([0] * len(prompt) + [k for k, ids in enumerate(completions, 1) for _ in ids])
+    padded = [
+        torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in each], batch_first=True, padding_value=value)
+        for each, value in ((rows, pad_token_id), (segments, -1))
+    ]
+    return padded[0], padded[1]
 
 
 def tree_mask(segment_ids: torch.Tensor, dtype: torch.dtype, additive: bool) -> torch.Tensor:
@@ -90,6 +109,13 @@ def split_rows(
     lengths = torch.tensor([len(row) for row in rows], device=input_ids.device)
     mask = torch.arange(padded.shape[1], device=input_ids.device)[None] < lengths[:, None]
     return padded, mask.long(), placements
+
+
+def takes_tree(config: PreTrainedConfig, length: int) -> bool:
+    """Whether a model's attention takes the tree mask over a length: sdpa or eager, and no window shorter than it."""
+    text = config.get_text_config()
+    window = text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or []) else None
+    return text._attn_implementation in ("sdpa", "eager") and (window is None or length <= window)
 
 
 def tree_is_cheaper(segment_ids: torch.Tensor, hidden_size: int) -> bool:

@@ -5,13 +5,17 @@ Our trainers override and call the public names below; a new TRL release is chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from trl import GRPOTrainer, RewardConfig, RewardTrainer, SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from .group_loss import GroupLoss, Output, Rows, rows_by_prompt
 
 from ..errors import ModelMismatch
 
@@ -105,8 +109,74 @@ class RewardHooks(RewardTrainer):
         return self._total_train_tokens
 
 
+# Losses whose gradient does not depend on which micro batch of an optimizer step a row is in.
+SUMMED_LOSSES = {"cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"}
+
+
+def reorder(batches: Sequence[Row], order: Callable[[Row], Sequence[int]]) -> list[Row]:
+    """Puts the rows of some micro batches, as TRL buffers them, into another order; TRL only shuffles them."""
+    parts: list[Row] = [dict(split_pixel_values_by_grid(batch)) for batch in batches]
+    whole: Row = {}
+    for name, value in parts[0].items():
+        values = [part[name] for part in parts]
+        if isinstance(value, list):
+            whole[name] = [each for of_part in values for each in of_part]
+        else:
+            whole[name] = torch.cat(values) if value is not None and value.ndim else value
+    chosen = list(order(unsplit_pixel_values_by_grid(whole)))
+    for name, value in whole.items():
+        if isinstance(value, list):
+            whole[name] = [value[i] for i in chosen]
+        elif value is not None and value.ndim:
+            whole[name] = value[chosen]
+    split: list[Row] = [dict(batch) for batch in split_tensor_dict(whole, len(parts))]
+    return [unsplit_pixel_values_by_grid(batch) for batch in split]
+
+
 class GRPOHooks(GRPOTrainer):
-    """`GRPOTrainer` with a place before its rollouts, one after its rewards, and greedy answers."""
+    """`GRPOTrainer` with a place before its rollouts, one after its rewards, greedy answers, and a loss of groups."""
+
+    group_loss: GroupLoss | None = None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **inputs: Any,
+    ) -> Output:
+        """TRL runs a prompt once for each of its completions."""
+
+        def plain(rows: Rows, size: int | None = None) -> Output:
+            given = (rows.ids, rows.mask, rows.width, size, compute_entropy, compute_aux_loss)
+            return super(GRPOHooks, self)._get_per_token_logps_and_entropies(model, *given, **rows.inputs)
+
+        rows = Rows(input_ids, attention_mask, logits_to_keep, inputs)
+        if self.group_loss is None or compute_aux_loss or not self.group_loss.applies(model):
+            return plain(rows, batch_size)
+        starts = range(0, len(input_ids), batch_size or len(input_ids))
+        parts = [rows.part(start, start + starts.step) for start in starts]
+        logps, entropies, _ = zip(
+            *(self.group_loss(model, part, compute_entropy, plain) for part in parts), strict=True
+        )
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _prepare_inputs(self, generation_batch: Any) -> Row:
+        """TRL shuffles rows over micro batches; within an optimizer step those of a prompt are put together again."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before or self.group_loss is None or not self.group_loss.applies(self.model):
+            return inputs
+        alone = self.loss_type in SUMMED_LOSSES and self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
+        size = math.gcd(self.args.steps_per_generation, self.args.gradient_accumulation_steps) if alone else 1
+        batches, self._buffered_inputs = self._buffered_inputs, []
+        for start in range(0, len(batches), size):
+            self._buffered_inputs += reorder(batches[start : start + size], rows_by_prompt)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Row:
         """TRL takes pictures, not paths: this is the last place at which a batch's images can be read."""

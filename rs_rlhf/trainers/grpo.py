@@ -44,6 +44,7 @@ from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
+from .group_loss import GroupLoss
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
@@ -145,6 +146,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             if each is not None:
                 share_vision(bare := self.accelerator.unwrap_model(each))
                 always_see(bare, processing_class)
+        if self.options.shared_prefix:
+            self.group_loss = GroupLoss(self.accelerator, processing_class)
         if self.use_vllm and self.limits.budget is not None:
             self._compare_layouts()
         self.audit = RolloutAudit(self)

@@ -195,6 +195,11 @@ class GRPOOptions(TrainingOptions):
     score_server_wait: float = option(
         600.0, "Seconds to wait for reward servers while none answers; then the run is saved and stops."
     )
+    shared_prefix: bool = option(
+        True,
+        "Compute the loss from one row per prompt, with its completions behind it, where that is known to be the same "
+        "and estimated to be faster; if false, from one row per completion, as TRL does.",
+    )
     audit_steps: int = option(25, "Steps between two measurements of the reward's image-shuffle gap; 0: none.")
     validation_prompts: int = option(
         32, "Evaluation prompts, the first ones, answered greedily at every evaluation; 0: none."

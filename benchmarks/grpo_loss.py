@@ -1,0 +1,194 @@
+"""GRPO's loss and gradients from one row per prompt against TRL's rows: seconds and saved activations, as ratios.
+
+    OMP_NUM_THREADS=1 python benchmarks/grpo_loss.py --output benchmarks/results/grpo_loss.json
+
+The model is a random Qwen2-VL (text 512 × 8 layers, vision 512 × 8 layers), the batch 8 completions of one prompt with
+an image of 256 tokens and a question, 320 tokens in all, or with an image of 1,296 tokens. Three ways take turns:
+
+- `group`: `VisionGRPOTrainer` as it is: the prompt once, the completions behind it (`shared_prefix`);
+- `rows`: `shared_prefix=False`: a row per completion, the vision tower once per distinct image (`share_vision`);
+- `stock`: the same without sharing the vision tower, as a plain `trl.GRPOTrainer`.
+
+Before timing, the losses and all gradients are checked to be the same. On a CPU the seconds are the process's own
+processor time on one thread, which other work on the machine does not add to. `saved` counts what autograd keeps for
+the backward pass besides weights: distinct storages, without gradient checkpointing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from grpo_reward import CLOCK, config, write_prompts
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from rs_rlhf.models.tiny_vlm import save_tiny_vlm
+from rs_rlhf.trainers.data.grpo import load_prompts
+from rs_rlhf.trainers.grpo import VisionGRPOTrainer
+
+SIZE: dict[str, Any] = {"hidden_size": 512, "num_layers": 8, "num_heads": 8}
+SIZE |= {"vision_dim": 512, "vision_depth": 8, "vision_heads": 8}
+
+
+def some(prompts: list, completions: list, **columns: Any) -> list[float]:
+    """A reward that differs between completions."""
+    return [float(i % 3) for i in range(len(completions))]
+
+
+def build(folder: str, side: int, rollouts: int, length: int, seed: int) -> VisionGRPOTrainer:
+    """Returns a trainer of one prompt a step."""
+    path = save_tiny_vlm(f"{folder}/policy", **SIZE, max_pixels=side * side, seed=seed)
+    data, root = load_prompts(write_prompts(folder, 1, side))
+    options: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "seed": seed}
+    return VisionGRPOTrainer(
+        AutoModelForImageTextToText.from_pretrained(path),
+        some,
+        config(f"{folder}/out", root, rollouts, length, 1, **options),
+        data,
+        processing_class=AutoProcessor.from_pretrained(path, padding_side="left"),
+    )
+
+
+def batch_of(trainer: VisionGRPOTrainer, rollouts: int, length: int, prompt_tokens: int, seed: int) -> dict[str, Any]:
+    """Returns a micro batch as TRL hands it to the loss, with random completions of a length."""
+    row = trainer.read_images([trainer.train_dataset[0]])[0]
+    processor = trainer.processing_class
+    text = processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+    images = [row["images"]] * rollouts
+    inputs = processor(images=images, text=[text] * rollouts, padding=True, return_tensors="pt")
+    ids = inputs["input_ids"]
+    assert ids.shape[1] >= prompt_tokens, f"the prompt has {ids.shape[1]} tokens only"
+    prompt = torch.cat([ids[:, : prompt_tokens - 8], ids[:, -8:]], 1)  # a question cut at its end
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(20, 250, (rollouts, length), generator=generator)
+    types = (torch.cat([prompt, ids], 1) == trainer.model.config.image_token_id).int()
+    return {
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": ids,
+        "completion_mask": torch.ones_like(ids),
+        "advantages": torch.linspace(-1.5, 1.5, rollouts),
+        "num_items_in_batch": torch.tensor(ids.numel()),
+        "pixel_values": inputs["pixel_values"],
+        "image_grid_thw": inputs["image_grid_thw"],
+        "mm_token_type_ids": types,
+        "num_images": [1] * rollouts,
+    }
+
+
+def ways_of(trainer: VisionGRPOTrainer, batch: dict[str, Any]) -> dict[str, Callable[[], float]]:
+    """Returns the loss with its gradients in each way."""
+    core = trainer.accelerator.unwrap_model(trainer.model).model
+    shared, grouped = core.__dict__["get_image_features"], trainer.group_loss
+
+    def step(group: bool, share: bool) -> float:
+        trainer.group_loss = grouped if group else None
+        core.__dict__.pop("get_image_features", None)
+        if share:
+            core.__dict__["get_image_features"] = shared
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        return loss.item()
+
+    return {"group": lambda: step(True, True), "rows": lambda: step(False, True), "stock": lambda: step(False, False)}
+
+
+def check(trainer: VisionGRPOTrainer, ways: dict[str, Callable[[], float]]) -> None:
+    """Checks that the ways give the same loss and gradients; the first call is also the run's own check."""
+    found = {}
+    for name, way in ways.items():
+        loss = way()
+        found[name] = (loss, {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
+    loss, gradients = found["stock"]
+    assert trainer.group_loss is None and max(g.norm() for g in gradients.values()) > 0
+    for other, values in (found["group"], found["rows"]):
+        assert abs(other - loss) < 1e-5 and values.keys() == gradients.keys(), "the ways disagree"
+        norm = sum(g.pow(2).sum() for g in gradients.values()).sqrt()
+        off = sum((values[n] - g).pow(2).sum() for n, g in gradients.items()).sqrt()
+        assert off < 1e-3 * norm, "the gradients disagree"
+
+
+def saved_bytes(trainer: VisionGRPOTrainer, way: Callable[[], float]) -> int:
+    """Returns the bytes of the distinct storages that autograd keeps, without those of weights."""
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    kept: dict[int, int] = {}
+    alive = []  # so that no address is used twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        way()
+    return sum(kept.values())
+
+
+def measure(side: int, length: int, prompt_tokens: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Times one prompt with its completions."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build(folder, side, args.rollouts, length, args.seed)
+        ways = ways_of(trainer, batch_of(trainer, args.rollouts, length, prompt_tokens, args.seed))
+        check(trainer, ways)
+        saved = {name: saved_bytes(trainer, way) for name, way in ways.items()}
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(args.rounds):
+            for name in list(ways) if turn % 2 else list(ways)[::-1]:
+                start = CLOCK()
+                ways[name]()
+                times[name].append(CLOCK() - start)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    rows = {"rows": seconds["rows"] / seconds["group"], "stock": seconds["stock"] / seconds["group"]}
+    shape = {"prompt_tokens": prompt_tokens, "completion_tokens": length, "rollouts": args.rollouts}
+    kept = {"saved_mib": {n: v / 2**20 for n, v in saved.items()}, "saved_ratio": saved["rows"] / saved["group"]}
+    return shape | {"seconds": seconds, "all_seconds": times, "ratio": rows} | kept
+
+
+def main() -> None:
+    """Runs the benchmark and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each way")
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--long", action="store_true", help="also an image of 1,296 tokens")
+    parser.add_argument("--output")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {
+        "command": "OMP_NUM_THREADS=1 python benchmarks/grpo_loss.py " + " ".join(sys.argv[1:]),
+        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread",
+        "load_average_before": round(os.getloadavg()[0], 1),
+        "seed": args.seed,
+        "torch": torch.__version__,
+        "rounds": args.rounds,
+        "model": "text 512 x 8 layers, vision 512 x 8 layers, float32, no gradient checkpointing",
+        "batches": [],
+    }
+    shapes = [(448, 64, 320), (448, 32, 320)] + [(1008, 64, 1360)] * args.long
+    for side, length, prompt in shapes:
+        found = measure(side, length, prompt, args)
+        results["batches"].append(found)
+        print(
+            f"{prompt} + {args.rollouts} x {length} tokens: group {found['seconds']['group']:.2f} s,"
+            f" {found['ratio']['rows']:.2f}x over rows, {found['ratio']['stock']:.2f}x over stock rows;"
+            f" saved {found['saved_mib']['group']:.0f} MiB, {found['saved_ratio']:.2f}x less",
+            flush=True,
+        )
+    if args.output:
+        Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
