@@ -172,10 +172,10 @@ class GroupLoss:
 
     Args:
         accelerator (`Accelerator`): The trainer's.
-        processor (`ProcessorMixin`): The policy's.
+        processor (`ProcessorMixin`, *optional*): The policy's; none where texts alone are trained on, with a tokenizer.
     """
 
-    def __init__(self, accelerator: Accelerator, processor: ProcessorMixin) -> None:
+    def __init__(self, accelerator: Accelerator, processor: ProcessorMixin | None) -> None:
         self.accelerator, self.processor = accelerator, processor
         self.same = True  # until a check says otherwise
         self.checked: set[tuple[int, int]] = set()
@@ -211,7 +211,7 @@ class GroupLoss:
         types = (ids == bare.config.image_token_id).int()
         given = {"mm_token_type_ids": types, "image_grid_thw": images.get("image_grid_thw")}
         positions = bare.model.get_rope_index(ids, **given, attention_mask=segments == 0)[0]
-        if not images and hasattr(self.processor, "image_processor"):
+        if not images and self.processor is not None:
             # Every process must run the vision tower, see `always_see`: on an image that nothing attends to.
             images = {name: tensor.to(ids.device) for name, tensor in unseen_image(self.processor).items()}
             ids, labels = pad(ids, (0, 1)), pad(labels, (0, 1), value=-100)

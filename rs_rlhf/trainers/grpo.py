@@ -147,7 +147,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
                 share_vision(bare := self.accelerator.unwrap_model(each))
                 always_see(bare, processing_class)
         if self.options.shared_prefix:
-            self.group_loss = GroupLoss(self.accelerator, processing_class)
+            self.group_loss = GroupLoss(self.accelerator, self._processor)
         if self.use_vllm and self.limits.budget is not None:
             self._compare_layouts()
         self.audit = RolloutAudit(self)
