@@ -172,7 +172,7 @@ class GroupLoss:
 
     Args:
         accelerator (`Accelerator`): The trainer's.
-        processor (`ProcessorMixin`, *optional*): The policy's; none where texts alone are trained on, with a tokenizer.
+        processor (`ProcessorMixin`, *optional*): The policy's; none with a tokenizer alone.
     """
 
     def __init__(self, accelerator: Accelerator, processor: ProcessorMixin | None) -> None:
