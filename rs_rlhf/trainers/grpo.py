@@ -48,7 +48,7 @@ from .group_loss import GroupLoss
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit
-from .row_check import has_image_column, plain_turns, prompt_errors, prompt_group, row_place
+from .row_check import has_images, plain_turns, prompt_errors, prompt_group, row_place
 
 if TYPE_CHECKING:
     from ..scoring.remote import RemoteScorer
@@ -245,7 +245,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
 
     def _readable(self, row: Row, picture: Callable[[ImageSource, str], PIL.Image.Image]) -> Row:
         """A row as TRL takes it: every image of the prompt in `images`, even if there is none."""
-        if not has_image_column(row):
+        if not has_images(row):
             return row
         given = row.get("images") if row.get("images") is not None else row.get("image")
         sources = given if isinstance(given, list) else [] if given is None else [given]
@@ -264,9 +264,13 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         """Whether tools, an environment or a rollout function have a part in the turns, which are TRL's then."""
         return bool(self.tools or self.environment_factories or self.rollout_func)
 
+    def checked_rows(self) -> list[Any]:
+        """Returns the data sets with columns of images, unless their turns are TRL's: texts alone are TRL's too."""
+        return [] if self.makes_turns else [rows for rows in super().checked_rows() if has_images(rows.column_names)]
+
     def row_errors(self, row: Mapping[str, Any]) -> Iterable[RSRLHFError]:
-        """Yields why a prompt with images cannot be laid out; what has no column of images is TRL's."""
-        return () if self.makes_turns or not has_image_column(row) else prompt_errors(row, self.limits)
+        """Yields why a prompt cannot be laid out."""
+        return prompt_errors(row, self.limits)
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor

@@ -42,9 +42,9 @@ def prompt_group(row: Row) -> Group:
         return make_group(row["prompt"], [], images, where=where)
 
 
-def has_image_column(row: Row) -> bool:
-    """Whether a prompt's images are in a column of their own."""
-    return "image" in row or "images" in row
+def has_images(columns: Iterable[str]) -> bool:
+    """Whether images of prompts have a column of their own."""
+    return bool({"image", "images"} & {*columns})
 
 
 def plain_turns(prompt: Any, images: int) -> bool:

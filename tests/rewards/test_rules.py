@@ -3,6 +3,7 @@
 import pytest
 from helpers.chats import said
 
+from rs_rlhf import rewards
 from rs_rlhf.errors import DeclarationError
 from rs_rlhf.rewards import (
     ExactMatchReward,
@@ -59,3 +60,21 @@ def test_the_published_rule_is_beside_it():
 def test_think_answer_format_reward():
     good = said("<think>a</think><answer>b</answer>")
     assert ThinkAnswerFormatReward()([None] * 2, [good, said("b")]) == [1, 0]
+
+
+def test_every_reward_class_has_a_function_for_the_command_line():
+    classes = {name for name in rewards.__all__ if name.endswith("Reward")}
+    assert {*rewards.FUNCTIONS.values(), "ScoreReward"} == classes
+    for name, kind in rewards.FUNCTIONS.items():
+        function = getattr(rewards, name)
+        assert function.__name__ == name and type(function) is getattr(rewards, kind)
+        assert getattr(rewards, name) is not function  # so that what a trainer tells one is not told another
+    assert rewards.exact_match_reward([None], [said("a river")], solution=["river"]) == [1]
+
+
+def test_an_open_ended_row_without_a_score_model_names_the_variable(monkeypatch):
+    monkeypatch.delenv("RS_RLHF_SCORE_MODEL", raising=False)
+    with pytest.raises(DeclarationError, match="RS_RLHF_SCORE_MODEL"):
+        rewards.rs_reward(
+            [""], [said("<think>a</think><answer>b</answer>")], solution=["b"], reward_type=["open_ended"]
+        )

@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from rs_rlhf import Scorer
+from rs_rlhf import Scorer, rewards
 from rs_rlhf.rewards import ScoreReward
 
 QUESTION = "Rural or urban?"
@@ -112,10 +112,12 @@ def test_online_dpo(reward, tiny_vlm, tmp_path, columns):
 
 
 def test_trl_grpo_from_the_command_line(score_model_path, tiny_vlm, tmp_path):
+    """With one function of every reward class."""
     (tmp_path / "data").mkdir()
-    rows().to_parquet(tmp_path / "data" / "train.parquet")
+    kinds = ["em", "em", "iou", "open_ended"]
+    rows().add_column("reward_type", kinds).to_parquet(tmp_path / "data" / "train.parquet")
+    names = ["score_reward", *rewards.FUNCTIONS]
     given = options(tmp_path / "out", max_steps=1) | {
-        "reward_funcs": "rs_rlhf.rewards.score_reward",
         "model_name_or_path": tiny_vlm,
         "num_generations": 2,
         "dataset_name": str(tmp_path / "data"),
@@ -124,6 +126,7 @@ def test_trl_grpo_from_the_command_line(score_model_path, tiny_vlm, tmp_path):
     }
     given |= {"save_strategy": "steps", "save_steps": 1}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    words += ["--reward_funcs", *(f"rs_rlhf.rewards.{name}" for name in names)]
     environment = os.environ | {"RS_RLHF_SCORE_MODEL": score_model_path, "OMP_NUM_THREADS": "1"}
     program = "import sys; from trl.cli import main; sys.argv[0] = 'trl'; main()"
     warm.launched(["-c", program, "grpo", *words], tmp_path, cwd=tmp_path, env=environment)
@@ -131,4 +134,6 @@ def test_trl_grpo_from_the_command_line(score_model_path, tiny_vlm, tmp_path):
     entry = next(entry for entry in state["log_history"] if "rewards/score_reward/mean" in entry)
     assert math.isfinite(entry["rewards/score_reward/mean"]) and entry["reward/failed_fraction"] == 0
     assert entry["score/std"] > 0
+    logged = {name: entry[f"rewards/{name}/mean"] for name in names}
+    assert logged.pop("iou_reward") is None and all(map(math.isfinite, logged.values()))  # no solution has boxes
     assert moved(AutoModelForImageTextToText.from_pretrained(tmp_path / "out"), tiny_vlm)
