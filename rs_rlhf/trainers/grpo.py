@@ -248,7 +248,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         if not has_images(row):
             return row
         given = row.get("images") if row.get("images") is not None else row.get("image")
-        sources = given if isinstance(given, list) else [] if given is None else [given]
+        sources = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
         where, prompt = row_place(row), row.get("prompt")
         if not self.makes_turns and not plain_turns(prompt, len(sources)):
             group = prompt_group(row)

@@ -128,6 +128,11 @@ def tiles(**columns: list) -> Dataset:
     return turns(image=[picture(i) for i in range(4)], **columns)
 
 
+def some_tiles() -> Dataset:
+    """Messages with one picture in some rows."""
+    return turns(image=[picture(0), None, picture(1), None])
+
+
 def questions_about_scenes() -> Dataset:
     """Plain texts with pictures."""
     return texts(images=[[picture(i)] for i in range(4)])
@@ -257,6 +262,7 @@ FEATURES = [
         Feature(f"{name}, rows without images", NO_IMAGE, "works", policy=family, rows=lambda: scenes((1, 0, 1, 1)))
         for family, name in OTHERS.items()
     ),
+    Feature("Qwen2-VL, column `image`, None in some rows", NO_IMAGE, "works", rows=some_tiles),
     Feature("images, prompts as texts", "fails: wants messages", "works", rows=questions_about_scenes),
     _same("a loaded policy", more=loaded),
     _same("a loaded policy with an adapter, beta", more=adapted, options={"beta": 0.1}),

@@ -60,6 +60,17 @@ def test_a_feature_of_a_trl_script(case, paths, tmp_path):
         assert {key: entry.get(key) for key in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("feature", ["Qwen2-VL, column `images`", "evaluation", "a text model, prompts as texts"])
+def test_our_config_with_no_option_of_ours_set(feature, paths, tmp_path):
+    case = next(case for case in FEATURES if case.feature == feature)
+    stock = history(trainer_of(GRPOTrainer, GRPOConfig, case, paths, tmp_path / "stock"))
+    ours = history(trainer_of(VisionGRPOTrainer, VisionGRPOConfig, case, paths, tmp_path / "ours"))
+    for key in ("loss", "grad_norm", "eval_loss", "train_loss"):
+        both = [[entry[key] for entry in entries if key in entry] for entries in (stock, ours)]
+        assert both[1] == pytest.approx(both[0], rel=1e-5, abs=1e-6)
+
+
 def test_the_table_is_the_matrix():
     assert len({case.name for case in FEATURES}) == len(FEATURES)
     assert documented("VisionGRPOTrainer") == table(FEATURES)
@@ -78,6 +89,7 @@ def test_what_the_caller_gives_stays_as_it_is(paths, tmp_path):
         "chat_template_kwargs": {"enable_thinking": False},
         "reward_weights": [0.5],
         "max_pixels": 8 * 28 * 28,
+        "log_multimodal": True,
         "max_steps": 1,
     }
     from transformers import AutoProcessor
@@ -91,7 +103,7 @@ def test_what_the_caller_gives_stays_as_it_is(paths, tmp_path):
     assert (vars(args), vars(adapter)) == before and rewards == [length]
     assert dict(processor.image_processor.size) == budget
     assert trainer.processing_class.image_processor.size["longest_edge"] == 8 * 28 * 28
-    assert 3 in trainer.generation_kwargs["suppress_tokens"]
+    assert 3 in trainer.generation_kwargs["suppress_tokens"] and trainer.log_multimodal
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3"])
