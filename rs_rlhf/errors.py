@@ -128,7 +128,8 @@ def load_problem(path: object, error: Exception) -> str:
     folder, text = Path(str(path)), " ".join(str(error).split())
     if isinstance(error, ImportError):
         flash = "lash" in text and "ttention" in text
-        return text + (" Leave --attn_implementation out, or give sdpa." if flash else " Install what is missing.")
+        advice = "Leave --attn_implementation out, or give sdpa." if flash else "Install what is missing."
+        return f"{text.rstrip('.')}. {advice}"
     if not folder.exists() and ("Repo id must" in text or len(folder.parts) > 2 or str(path)[:1] in "./~"):
         return "there is no such folder, and a model of the hub is named namespace/name; give another."
     if isinstance(error, OSError) and not folder.exists():
@@ -171,8 +172,8 @@ def code_refused(path: object) -> Iterator[None]:
         if isinstance(error, RSRLHFError) or "trust_remote_code=True" not in str(error):
             raise
         raise ModelError(
-            "cannot be loaded without running the code that it brings along, which is not run; take a model of a "
-            "family that transformers has, or read that code and pass trust_remote_code=True.",
+            "cannot be loaded without running the custom code that it brings along, which is not run; take a model of "
+            "a family that transformers has, or read that code and pass trust_remote_code=True.",
             "trust_remote_code",
             str(path),
         ) from error

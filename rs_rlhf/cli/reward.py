@@ -6,7 +6,7 @@ Left out: data-set mixtures beyond a list of files, streaming, and quantised bas
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ..data.rows import split_paths
 from ..imagery.arguments import READING
@@ -15,7 +15,6 @@ from ..trainers.options import RewardOptions, RewardScriptArguments
 from .training import Training, check_common, model_options, train
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from trl import ModelConfig
 
     from ..trainers.reward import VisionRewardConfig
@@ -25,22 +24,26 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
     """Trains, evaluates and saves a score model."""
     from trl import get_peft_config
 
+    from ..errors import ModelError
+    from ..models.vlm import FAMILIES
     from ..trainers.data.reward import load_data
     from ..trainers.reward import VisionRewardTrainer
+    from ..trainers.reward_model import is_text_only
 
-    check_common(script_args.dataset_name, training_args, model_args, pads=False)
+    check_common(script_args.dataset_name, training_args, model_args)
     next_command = eval_command(script_args, training_args)  # now: reading the data sets `image_root`
     train_set, eval_set = load_data(script_args, training_args)
     training_args.model_init_kwargs = model_options(model_args, training_args.model_init_kwargs)
-    peft_config = cast("LoraConfig | None", get_peft_config(model_args))
-    if peft_config is not None:
-        peft_config.task_type = None  # a score model is none of PEFT's tasks
+    model = str(model_args.model_name_or_path)
+    if is_text_only(model, training_args):
+        families = ", ".join(FAMILIES)
+        raise ModelError(f"a score model sees images; give a model of {families}.", "model_name_or_path", model)
     trainer = VisionRewardTrainer(
-        model=str(model_args.model_name_or_path),
+        model=model,
         args=training_args,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        peft_config=peft_config,
+        peft_config=get_peft_config(model_args),
     )
     done = [f"Score model saved to {training_args.output_dir}; see how it does with", f"  {next_command}"]
     train(trainer, evaluate=eval_set is not None, done=done)

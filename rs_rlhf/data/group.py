@@ -112,12 +112,13 @@ def make_group(
 
 
 def string_column(row: Mapping, key: str) -> str:
-    """Returns a column that holds a string, `""` where it is missing; an `id` may be a number."""
+    """Returns a column that holds a string or a number as a string, `""` where it is missing."""
     value = row.get(key)
-    if key == "id" and isinstance(value, int):
-        value = str(value)
+    value = str(value) if isinstance(value, int | float) else value
     if value is not None and not isinstance(value, str):
-        raise DataError(f"`{key}` is {short(value)}, expected a string; write it in quotes or remove it", key)
+        raise DataError(
+            f"`{key}` is {short(value)}, expected a string or a number; write it in quotes or remove it", key
+        )
     check_encodable(value or "", key)
     return value or ""
 

@@ -42,6 +42,7 @@ class GroupCollator:
         augment (`bool`): Rotate and flip images of samples whose texts speak of no direction. For training only.
         seed (`int`): Seed of the augmentation; a sample's draw depends on the seed, its row and `epoch` alone.
         max_length (`int`, *optional*): Longest allowed prompt + completion in tokens, image tokens included.
+        pad_to_multiple_of (`int`, *optional*): Pad batches to a multiple of it.
 
     Example:
         >>> collator = GroupCollator(processor)  # doctest: +SKIP
@@ -59,6 +60,7 @@ class GroupCollator:
         augment: bool = False,
         seed: int = 0,
         max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
     ) -> None:
         if prompt_form not in PROMPT_FORMS:
             choices = ", ".join(PROMPT_FORMS)
@@ -67,7 +69,7 @@ class GroupCollator:
         self.image_options = image_options or ImageOptions()
         self.prompt_form = prompt_form
         self.augment, self.seed, self.epoch = augment, seed, 0
-        self.max_length = max_length
+        self.max_length, self.multiple = max_length, pad_to_multiple_of or 1
         self.image_token_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         if self.tokenizer.pad_token_id is None:
             raise ModelError("The processor's tokenizer has no pad token; set `processor.tokenizer.pad_token`.")
@@ -94,7 +96,8 @@ class GroupCollator:
             segments.append([0] * len(prefix))
             for k, completion in enumerate(completions, 1):
                 segments[-1].extend([k] * len(completion))
-        batch = {"input_ids": _pad(rows, self.tokenizer.pad_token_id), "segment_ids": _pad(segments, -1)}
+        ids = _pad(rows, self.tokenizer.pad_token_id, self.multiple)
+        batch = {"input_ids": ids, "segment_ids": _pad(segments, -1, self.multiple)}
         return batch | pixels | {"image_index": torch.tensor(index)} if index else batch
 
     def prompts(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
@@ -221,6 +224,6 @@ def _texts(group: Group) -> list[str]:
     return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    width = max(len(row) for row in rows)
+def _pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
+    width = -(-max(len(row) for row in rows) // multiple) * multiple
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,20 @@ from ..errors import DataError, ModelError, OptionError
 from ..runs.files import write_json
 from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
 from .vision_sharing import features_of
-from .vlm import FAMILIES, hub_config
+from .vlm import FAMILIES, base_path, hub_config
 
 POSITIONS = ("mrope", "sequential")  # the first is the default, as below
 ACTIVATIONS = ("softplus", "identity")
 HEAD = "reward_head.weight"
+# What transformers notes on a model that it has loaded quantized, or on several devices.
+_LOADED = (
+    "is_quantized",
+    "is_loaded_in_4bit",
+    "is_loaded_in_8bit",
+    "quantization_method",
+    "hf_quantizer",
+    "hf_device_map",
+)
 SCORE_CONFIG = "score_config.json"  # beside a LoRA adapter, which has no model config of its own
 
 # transformers renames old checkpoint keys per class name; a class that it does not know silently gets a language
@@ -83,9 +93,7 @@ class ScoreModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        if config.model_type not in FAMILIES:
-            families = ", ".join(FAMILIES)
-            raise ModelError(f"ScoreModel needs a Qwen2-VL-family backbone ({families}), got {config.model_type!r}.")
+        _check_family(config)
         for name, choices in (("positions", POSITIONS), ("output_activation", ACTIVATIONS)):
             value = getattr(config, name, None) or choices[0]
             if value not in choices:
@@ -133,6 +141,7 @@ class ScoreModel(PreTrainedModel):
                 f"{path}: architectures is {architectures}; expected a causal vision-language model "
                 "(…ForConditionalGeneration), a saved ScoreModel, or the published ScoreRS layout (Qwen2Reward)."
             )
+        _check_family(config)
         default = "sequential" if "Qwen2Reward" in architectures else "mrope"
         config.positions = positions or getattr(config, "positions", None) or default
         config.output_activation = output_activation or getattr(config, "output_activation", None)
@@ -164,6 +173,29 @@ class ScoreModel(PreTrainedModel):
         """The vision tower with its merger."""
         return self.model.visual
 
+    @classmethod
+    def from_causal(
+        cls, model: PreTrainedModel, positions: str | None = None, *, output_activation: str | None = None
+    ) -> ScoreModel:
+        """Starts a score model from a loaded causal vision-language model, whose backbone becomes its own.
+
+        Args:
+            model (`PreTrainedModel`): A causal VLM of the Qwen2-VL families.
+            positions, output_activation (`str`, *optional*): As in [`ScoreModel.from_pretrained`].
+        """
+        config = deepcopy(model.config)
+        config.positions, config.output_activation = positions, output_activation
+        with torch.device("meta"):
+            scored = cls(config)
+        scored.model = model.model
+        head = RewardHead(config.get_text_config().hidden_size, 1, bias=False, device=model.device, dtype=model.dtype)
+        scored._init_weights(head)
+        scored.reward_head = head
+        for name in _LOADED:
+            if hasattr(model, name):
+                setattr(scored, name, getattr(model, name))
+        return scored
+
     def forward(
         self,
         input_ids: torch.LongTensor,
@@ -187,7 +219,8 @@ class ScoreModel(PreTrainedModel):
                 stands once, in order.
             **kwargs: The processor's `mm_token_type_ids` and the trainer's `use_cache` have no effect.
         """
-        if unknown := set(kwargs) - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
+        given = {name for name, value in kwargs.items() if value is not None}  # PEFT passes all that it knows
+        if unknown := given - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
             raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
         features, unused = self._image_features(pixel_values, image_grid_thw)
         images = _Images(features, image_grid_thw)
@@ -274,6 +307,12 @@ class ScoreModel(PreTrainedModel):
         return starts.sum(1).tolist()
 
 
+def _check_family(config: PreTrainedConfig) -> None:
+    if config.model_type not in FAMILIES:
+        families = ", ".join(FAMILIES)
+        raise ModelError(f"ScoreModel needs a Qwen2-VL-family backbone ({families}), got {config.model_type!r}.")
+
+
 def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
     scores = torch.full(exists.shape, float("nan"), dtype=flat.dtype, device=flat.device)
     return scores.masked_scatter(exists, flat)
@@ -307,11 +346,10 @@ def _merge_adapter(
             raise ModelError(
                 f"{path}: the adapter holds no reward_head; train it with modules_to_save=['reward_head']."
             )
-    adapter = json.loads((path / "adapter_config.json").read_text())
     settings = path / SCORE_CONFIG
     saved = json.loads(settings.read_text()) if settings.is_file() else {}
     base = cls.from_pretrained(
-        adapter["base_model_name_or_path"],
+        base_path(str(path)),
         positions or saved.get("positions"),
         output_activation=activation or saved.get("output_activation"),
         **kwargs,

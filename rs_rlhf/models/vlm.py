@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from ..errors import ModelError, OptionError, RSRLHFError, code_refused
+from ..errors import ModelError, OptionError, RSRLHFError, code_refused, loading
 from .pixel_budget import set_pixel_budget
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layout, positions and pixel budget are known here
@@ -70,13 +70,12 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     """Loads a causal VLM; returns it and where its processor is."""
     from transformers import AutoModelForImageTextToText
 
-    adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file():
+    if (base := base_path(path)) != path:
         from peft import PeftModel
 
-        base, source = _load(json.loads(adapter.read_text())["base_model_name_or_path"], kwargs)
+        model, source = _load(base, kwargs)
         own = any((Path(path) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-        return PeftModel.from_pretrained(base, path).merge_and_unload(), path if own else source
+        return PeftModel.from_pretrained(model, path).merge_and_unload(), path if own else source
     architectures = hub_config(path, kwargs).architectures or []
     if not any(name.endswith("ForConditionalGeneration") for name in architectures):
         raise ModelError(f"{path} is no policy: its architectures are {architectures}, expected a causal VLM.")
@@ -89,6 +88,12 @@ def _load(path: str, kwargs: dict[str, Any]) -> tuple[Any, str]:
     model, info = loaded
     check_complete(path, info)
     return model, path
+
+
+def base_path(path: str) -> str:
+    """Returns where the base of a LoRA adapter's folder is, and any other path as it is."""
+    adapter = Path(path) / "adapter_config.json"
+    return json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else path
 
 
 def hub_config(path: str, kwargs: Mapping[str, Any]) -> PreTrainedConfig:
@@ -107,6 +112,30 @@ def load_processor(path: str, kwargs: Mapping[str, Any], **more: Any) -> Any:
     more |= {name: kwargs[name] for name in _HUB if name in kwargs}
     with code_refused(path):
         return AutoProcessor.from_pretrained(path, trust_remote_code=bool(kwargs.get("trust_remote_code")), **more)
+
+
+def processor_of(given: Any, path: str, kwargs: Mapping[str, Any]) -> Any:
+    """Returns the processor given, or that of a model's path; with a tokenizer in place of its own if one is given.
+
+    Raises:
+        OptionError: What is given is neither, or the model does not say its path.
+        ModelError: The processor cannot be loaded, or reads no images.
+    """
+    if isinstance(given, ProcessorMixin):
+        return given
+    if given is not None and not isinstance(given, PreTrainedTokenizerBase):
+        raise OptionError(
+            f"processing_class is a {type(given).__name__}, expected a processor or a tokenizer.", "processing_class"
+        )
+    if not path:
+        raise OptionError("the model does not say where its processor is; give processing_class.", "processing_class")
+    with loading(path, key="processing_class"):
+        processor = load_processor(path, kwargs)
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError("there is no processor of images, only a tokenizer; give another.", "processing_class", path)
+    if given is not None:
+        processor.tokenizer, processor.chat_template = given, given.chat_template or processor.chat_template
+    return processor
 
 
 def check_complete(path: str | os.PathLike[str], info: dict[str, Any]) -> None:

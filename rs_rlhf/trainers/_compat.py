@@ -86,7 +86,9 @@ def _agree(theirs: int, ours: int, name: str) -> None:
 
 
 class RewardHooks(RewardTrainer):
-    """`RewardTrainer` that takes rows as they are."""
+    """`RewardTrainer` that takes rows as they are, unless its model is TRL's."""
+
+    text_only = False  # the model is a text classifier, as TRL's own
 
     def _prepare_dataset(
         self,
@@ -95,17 +97,40 @@ class RewardHooks(RewardTrainer):
         args: RewardConfig,
         dataset_name: str,
     ) -> Dataset | IterableDataset:
-        """TRL would tokenize the texts here and drop the images; our collator lays out both."""
+        """TRL tokenizes the texts here and drops the images; our collator lays out both."""
+        if self.text_only:
+            return self.tokenized(dataset, super()._prepare_dataset(dataset, processing_class, args, dataset_name))
         return self.keep_rows(dataset)
 
     def keep_rows(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
         """Returns the rows that the collator is given."""
         return dataset
 
-    def count_tokens(self, count: int) -> int:
-        """Adds to the tokens seen and returns them: TRL's counter resumes from checkpoints, its counting is text's."""
-        self._total_train_tokens += count
-        return self._total_train_tokens
+    def tokenized(
+        self, dataset: Dataset | IterableDataset, prepared: Dataset | IterableDataset
+    ) -> Dataset | IterableDataset:
+        """Returns the rows that TRL has prepared of a data set."""
+        return prepared
+
+    def count_rewards(self, rewards: torch.Tensor, margins: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Adds a batch to TRL's own metrics, as TRL's loss does for pairs.
+
+        Args:
+            rewards (`torch.Tensor`): All rewards of this process, flat.
+            margins (`torch.Tensor`): The chosen reward minus each rejected one, flat.
+            tokens (`torch.Tensor`): Number of tokens.
+        """
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+        own = [rewards.min(), rewards.mean(), rewards.max(), (margins > 0).float().mean(), margins.mean(), tokens]
+        figures = self.accelerator.gather(torch.stack([figure.detach().float() for figure in own])[None])
+        if mode == "train":
+            self._total_train_tokens += int(figures[:, 5].sum()) // self._tp_size
+        metrics = self._metrics[mode]
+        metrics["num_tokens"] = [self._total_train_tokens]
+        metrics["min_reward"].append(figures[:, 0].min().item())
+        metrics["max_reward"].append(figures[:, 2].max().item())
+        for place, name in ((1, "mean_reward"), (3, "accuracy"), (4, "margin")):
+            metrics[name].append(figures[:, place].mean().item())
 
 
 # Losses whose gradient does not depend on which micro batch of an optimizer step a row is in.

@@ -43,7 +43,7 @@ from ..imagery.raster import ImageOptions, read_image
 from ..models.clip import ClipModel, text_inputs
 from ..models.row_limits import RowLimits
 from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
-from .mixins import ResumeMixin, SetEpoch
+from .mixins import ResumeMixin, SetEpoch, own_config
 from .options import ClipOptions
 from .row_check import Row, pair_errors
 
@@ -140,6 +140,7 @@ class ClipTrainer(ResumeMixin, Trainer):
         eval_tasks: Sequence[tuple[Benchmark, Sequence[QuestionRow]]] = (),
         **kwargs: Any,
     ) -> None:
+        args = own_config(args)
         clip = ClipModel(model, processing_class)
         if not isinstance(getattr(model, "logit_scale", None), torch.nn.Parameter):
             raise ModelError(

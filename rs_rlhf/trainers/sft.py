@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from transformers import ProcessorMixin
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.data.data_collator import DataCollator
 from trl import SFTConfig, SFTTrainer
 
 from ..data.group import Group, make_group
@@ -25,8 +28,9 @@ from ..models.collator import GroupCollator, in_placement_order
 from ..models.pixel_budget import set_pixel_budget
 from ..models.row_limits import RowLimits
 from ..models.vision_sharing import unseen_image
+from ..models.vlm import processor_of
 from ._compat import add_metric
-from .mixins import SetEpoch, VisionTrainerMixin
+from .mixins import SetEpoch, VisionTrainerMixin, own_config
 from .options import SFTOptions
 from .row_check import Row
 
@@ -41,8 +45,13 @@ class VisionSFTConfig(SFTOptions, SFTConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
-        given = cast("dict[str, Any]", self.dataset_kwargs or {})  # TRL has parsed a string by now
-        self.dataset_kwargs = {**given, "skip_prepare_dataset": True}
+        self.dataset_kwargs = rows_as_they_are(self)
+
+
+def rows_as_they_are(args: SFTConfig) -> dict[str, Any]:
+    """Returns the `dataset_kwargs` with which TRL leaves rows to our collator."""
+    given = cast("dict[str, Any]", args.dataset_kwargs or {})  # TRL has parsed a string by now
+    return {**given, "skip_prepare_dataset": True}
 
 
 class SFTCollator:
@@ -142,21 +151,41 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
     """`SFTTrainer` for rows of undecoded images, that also reports `exact_match` at evaluation.
 
     Args:
-        args ([`VisionSFTConfig`]): The training options.
-        processing_class (`ProcessorMixin`): The model's processor.
+        model (`str` or `PreTrainedModel`): A model of the Qwen2-VL families.
+        args ([`VisionSFTConfig`] or [`~trl.SFTConfig`], *optional*): The training options; the object given is not
+            changed.
+        processing_class (`ProcessorMixin` or tokenizer, *optional*): By default loaded from the model's path.
         **kwargs: As in [`~trl.SFTTrainer`].
     """
 
-    def __init__(self, args: VisionSFTConfig, processing_class: ProcessorMixin, **kwargs: Any) -> None:
-        if args.trainable != "all" and kwargs.get("peft_config") is not None:
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: SFTConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
+        processing_class: ProcessorMixin | PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        name = model if isinstance(model, str) else str(model.config._name_or_path)
+        args = own_config(args or VisionSFTConfig(f"{name.rstrip('/').split('/')[-1]}-SFT"))
+        args.remove_unused_columns, args.dataset_kwargs = False, rows_as_they_are(args)
+        options = args if isinstance(args, SFTOptions) else SFTOptions()
+        if options.trainable != "all" and kwargs.get("peft_config") is not None:
             raise OptionError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
-        set_pixel_budget(processing_class, args.min_pixels, args.max_pixels)
-        options: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
-        layout = GroupCollator(processing_class, args.reader_options(), augment=args.augment, **options)
-        plain = GroupCollator(processing_class, args.reader_options(), **options)
-        self.eval_collator, self.limits = SFTCollator(plain), RowLimits.of(plain)
-        super().__init__(args=args, processing_class=processing_class, data_collator=SFTCollator(layout), **kwargs)
-        if args.trainable == "merger":
+        loading = {"trust_remote_code": args.trust_remote_code, **cast("dict[str, Any]", args.model_init_kwargs or {})}
+        processor = processor_of(processing_class, name, loading)
+        set_pixel_budget(processor, options.min_pixels, options.max_pixels)
+        made: dict[str, Any] = {"seed": args.seed, "max_length": args.max_length}
+        layout = GroupCollator(processor, options.reader_options(), augment=options.augment, **made)
+        plain = GroupCollator(processor, options.reader_options(), **made)
+        self.eval_collator, self.limits = data_collator or SFTCollator(plain), RowLimits.of(plain)
+        kwargs["peft_config"] = deepcopy(kwargs.get("peft_config"))
+        sets: dict[str, Any] = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        collator = data_collator or SFTCollator(layout)
+        super().__init__(model, args, collator, processing_class=processor, **sets, **kwargs)
+        if options.trainable == "merger":
             train_merger(self.model)
         self.add_callback(SetEpoch(layout))
 

@@ -13,11 +13,12 @@ from datasets import Dataset
 
 from ..data.group import completion_text, prompt_text
 from ..imagery.raster import read_image
-from ..preferences.schema import group_from_row
 from ..runs.tables import thumbnail, write_table
+from .data.reward import row_group
 
 if TYPE_CHECKING:
-    from .reward import VisionRewardConfig, VisionRewardTrainer
+    from .options import RewardOptions
+    from .reward import VisionRewardTrainer
 
 
 def log_worst_pairs(
@@ -27,9 +28,9 @@ def log_worst_pairs(
 
     A record has the `index` of its row in the data set, and its `scores`; without records there is no file.
     """
-    args, step = trainer.args, trainer.state.global_step
+    args, options, step = trainer.args, trainer.options, trainer.state.global_step
     worst = sorted((r for r in records if r["index"] >= 0), key=lambda r: r["scores"][0] - max(r["scores"][1:]))
-    rows = [_row(dataset[r["index"]], r, step, args) for r in worst[: args.worst_pairs]]
+    rows = [_row(dataset[r["index"]], r, step, options) for r in worst[: options.worst_pairs]]
     if not rows:
         return None
     path = Path(str(args.output_dir)) / "worst_pairs" / f"{prefix}_{step:06d}.parquet"
@@ -39,12 +40,12 @@ def log_worst_pairs(
     return path
 
 
-def _row(row: Mapping[str, Any], record: Mapping[str, Any], step: int, args: VisionRewardConfig) -> dict[str, Any]:
-    group = group_from_row(row)
+def _row(row: Mapping[str, Any], record: Mapping[str, Any], step: int, options: RewardOptions) -> dict[str, Any]:
+    group = row_group(row)
     worst = max(range(1, len(record["scores"])), key=lambda i: record["scores"][i])
     image = None
-    if group.images and not args.image_blind:
-        image = thumbnail(read_image(group.images[0], args.reader_options(), group.where))
+    if group.images and not options.image_blind:
+        image = thumbnail(read_image(group.images[0], options.reader_options(), group.where))
     return {
         "step": step,
         "chosen_score": record["scores"][0],

@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, picture, warm
+from helpers import ROOT, warm
+from helpers.reward_runs import QUICK, reward, write_pairs
 
 from rs_rlhf.cli import main as cli
-
-QUICK = "--use_cpu true --bf16 false --report_to none --disable_tqdm true --per_device_train_batch_size 2".split()
 
 
 def test_a_users_mistake_is_one_sentence_and_debug_adds_its_traceback(tmp_path, capsys, monkeypatch):
@@ -70,17 +69,7 @@ def test_help_imports_no_torch():
 
 @pytest.fixture
 def pairs(tmp_path):
-    for i in range(4):
-        picture(i).save(tmp_path / f"{i}.png")
-    rows = [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
-
-
-def reward(pairs, tiny_vlm, *flags):
-    options = ["--max_steps", "100000", "--save_steps", "1", "--save_total_limit", "1", "--trainable", "head"]
-    data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", tiny_vlm, "--output_dir", "out"]
-    return ["reward", *data, *options, *QUICK, *flags]
+    return write_pairs(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", ["column", "image"])
@@ -92,7 +81,7 @@ def test_a_mistake_of_several_processes_is_told_once(wrong, pairs, tiny_vlm):
     else:
         rows[2]["chosn"] = rows[2].pop("chosen")
     (pairs / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = [*reward(pairs, tiny_vlm), "--per_device_train_batch_size", "1", "--accelerate_config", "cpu_2proc"]
+    argv = [*reward(tiny_vlm), "--per_device_train_batch_size", "1", "--accelerate_config", "cpu_2proc"]
     printed = warm.launched(argv, pairs, cwd=pairs, expect=1)
     assert printed.count("rs-rlhf reward: ") == 1 and "pairs.jsonl, line 3" in printed and "Traceback" not in printed
 
@@ -108,9 +97,7 @@ def test_a_model_that_is_neither_folder_nor_hub_id_is_named_with_its_option(comm
 
 def test_a_machine_without_a_gpu_trains_in_float32_with_a_note(pairs, tiny_vlm):
     argv = [
-        flag
-        for flag in reward(pairs, tiny_vlm, "--max_steps", "1")
-        if flag not in ("--use_cpu", "--bf16", "--disable_tqdm")
+        flag for flag in reward(tiny_vlm, "--max_steps", "1") if flag not in ("--use_cpu", "--bf16", "--disable_tqdm")
     ]
     argv = [flag for flag in argv if flag not in ("true", "false")]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -123,7 +110,7 @@ def test_models_that_cannot_be_loaded_are_a_sentence(command, pairs, tiny_vlm, t
     weights = tmp_path / "only_bin"
     shutil.copytree(tiny_vlm, weights)
     (weights / "model.safetensors").rename(weights / "pytorch_model.bin")
-    argv = reward(pairs, tiny_vlm, "--max_steps", "1", "--output_dir", str(pairs / "out"))
+    argv = reward(tiny_vlm, "--max_steps", "1", "--output_dir", str(pairs / "out"))
     argv[argv.index("pairs.jsonl")] = str(pairs / "pairs.jsonl")
     if command == "grpo":
         (pairs / "prompts.jsonl").write_text(json.dumps({"image": "0.png", "prompt": "What?", "solution": "a"}) + "\n")

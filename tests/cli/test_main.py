@@ -99,10 +99,6 @@ def test_no_command_prints_help_and_fails(arguments, capsys):
         (["--use_cpu"], "no dataset_name; give --dataset_name"),
         (["--use_cpu", "--dataset_name", "none.jsonl", "--model_name_or_path", "m"], "no such file or folder"),
         (["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--load_in_4bit"], "not supported"),
-        (
-            ["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--pad_to_multiple_of", "8"],
-            "pad_to_multiple_of is not supported",
-        ),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message, capsys, not_launched):

@@ -10,28 +10,18 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT, picture, warm
+from helpers import ROOT, warm
+from helpers.reward_runs import reward, write_pairs
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.runs.checkpoints import is_whole
 
-QUICK = "--use_cpu true --bf16 false --report_to none --disable_tqdm true --per_device_train_batch_size 2".split()
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    for i in range(4):
-        picture(i).save(tmp_path / f"{i}.png")
-    rows = [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
-
-
-def reward(pairs, tiny_vlm, *flags):
-    options = ["--max_steps", "100000", "--save_steps", "1", "--save_total_limit", "1", "--trainable", "head"]
-    data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", tiny_vlm, "--output_dir", "out"]
-    return ["reward", *data, *options, *QUICK, *flags]
+    return write_pairs(tmp_path)
 
 
 def signalled(argv, ready, folder, *numbers, whole_group=False):
@@ -67,16 +57,14 @@ def test_a_training_saves_a_checkpoint_and_ends_in_one_sentence(workers, rows, n
     """As in a terminal and on a cluster, where all processes of the command are sent the signal."""
     (pairs / "pairs.jsonl").write_text((pairs / "pairs.jsonl").read_text() * (rows // 4))
     flags = ["--save_strategy", "no", "--logging_steps", "1", "--dataloader_num_workers", workers]
-    code, printed = signalled(
-        reward(pairs, tiny_vlm, *flags), log_has(pairs, "'loss'"), pairs, number, whole_group=True
-    )
+    code, printed = signalled(reward(tiny_vlm, *flags), log_has(pairs, "'loss'"), pairs, number, whole_group=True)
     (saved,) = (pairs / "out").glob("checkpoint-*")
     assert code == CODES[number] and "Traceback" not in printed and is_whole(saved)
     last = printed.strip().splitlines()[-1]
     assert last.startswith(f"rs-rlhf reward: stopped by {number.name}, saved to out/{saved.name}; ")
     if workers == "0":
         more = ["--max_steps", str(int(saved.name.split("-")[1]) + 1), "--resume_from_checkpoint", "true"]
-        done = warm.run([*reward(pairs, tiny_vlm, *flags), *more], cwd=pairs, check=0)
+        done = warm.run([*reward(tiny_vlm, *flags), *more], cwd=pairs, check=0)
         assert "Score model saved" in done.stdout
 
 
@@ -96,7 +84,7 @@ def test_a_signal_within_an_evaluation_leaves_it_its_workers(pairs, tiny_vlm):
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,) * 2, (signal.SIGINT,) * 2, (signal.SIGINT, signal.SIGTERM)])
 def test_a_second_signal_ends_at_once(numbers, pairs, tiny_vlm):
     (pairs / "pairs.jsonl").write_text((pairs / "pairs.jsonl").read_text() * 1000)
-    argv = reward(pairs, tiny_vlm, "--gradient_accumulation_steps", "100000", "--disable_tqdm", "false")  # a long step
+    argv = reward(tiny_vlm, "--gradient_accumulation_steps", "100000", "--disable_tqdm", "false")  # a long step
     code, printed = signalled(argv, log_has(pairs, "0/100000 "), pairs, *numbers)
     assert code == -signal.SIGKILL, "it ended without a word to the warm process"
     assert "stopping after this step" in printed and "stopped by" not in printed
@@ -136,7 +124,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(number):
 @pytest.mark.parametrize("number", CODES)
 def test_a_launched_training_saves_a_checkpoint_and_ends_in_one_sentence(number, pairs, tiny_vlm):
     argv = [
-        *reward(pairs, tiny_vlm, "--save_strategy", "no", "--logging_steps", "1"),
+        *reward(tiny_vlm, "--save_strategy", "no", "--logging_steps", "1"),
         "--accelerate_config",
         "cpu_2proc",
     ]

@@ -266,16 +266,15 @@ def test_the_chosen_and_the_rejected_of_each_form(form, row, prompt, texts):
     assert (made["margin"], made["id"], made["n"], made["source"]) == (2, 7, "kept", "pairs")
 
 
-def test_rsrm_lists_become_a_row_for_every_rejected_text():
-    assert read({"question": "Q", "chosen": "a", "rejected": ["b", "c"]}) == [
-        (["user: Q"], ["a", "b"]),
-        (["user: Q"], ["a", "c"]),
-    ]
-
-
-def test_ties_become_pairs_of_texts_that_differ_in_rank():
-    row = {"query": "Q", "response": ["c", "a", "b"], "human_ranking": [2, 1, 2]}
-    assert [texts for _, texts in read(row)] == [["a", "c"], ["a", "b"]]
+@pytest.mark.parametrize(
+    ("row", "pairs"),
+    [
+        ({"question": "Q", "chosen": "a", "rejected": ["b", "c"]}, ["a b", "a c"]),
+        ({"query": "Q", "response": ["c", "a", "b"], "human_ranking": [2, 1, 2]}, ["a c", "a b"]),  # ties are no pairs
+    ],
+)
+def test_rows_that_become_several_pairs(row, pairs):
+    assert read(row) == [(["user: Q"], pair.split()) for pair in pairs]
 
 
 @pytest.mark.parametrize(

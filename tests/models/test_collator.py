@@ -29,6 +29,16 @@ def test_an_image_stands_once_and_every_token_has_its_segment(processor):
     assert "pixel_values" not in collator([without_images(group) for group in groups])
 
 
+def test_padding_to_a_multiple_changes_no_token(processor):
+    groups = [make_group("What?", ["a", "b c"], picture(2)), make_group("", ["d"])]
+    plain = GroupCollator(processor)(groups)
+    padded = GroupCollator(processor, pad_to_multiple_of=32)(groups)
+    width = plain["input_ids"].shape[1]
+    assert padded["input_ids"].shape == padded["segment_ids"].shape == (2, -(-width // 32) * 32)
+    assert torch.equal(padded["input_ids"][:, :width], plain["input_ids"])
+    assert (padded["segment_ids"][:, width:] == -1).all()
+
+
 @pytest.mark.parametrize(
     ("options", "group", "message"),
     [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import data_folder, picture
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.errors import DataError, ModelError, OptionError
@@ -234,6 +234,37 @@ def test_other_architectures_are_refused(tiny_vlm, tmp_path):
         ScoreModel.from_pretrained(tmp_path / "a")
     with pytest.raises(OptionError, match="positions must be one of mrope, sequential, got 'xyz'"):
         ScoreModel.from_pretrained(tiny_vlm, positions="xyz")
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_loaded_causal_model_becomes_what_its_folder_gives(family, tmp_path):
+    path = save_tiny_vlm(tmp_path / "vlm", family=family)
+    collator = GroupCollator(AutoProcessor.from_pretrained(path))
+    causal = AutoModelForImageTextToText.from_pretrained(path)
+    before = causal.config.to_dict()
+    made = ScoreModel.from_causal(causal, "sequential", output_activation="identity").eval()
+    assert causal.config.to_dict() == before and made.model is causal.model
+    loaded = ScoreModel.from_pretrained(path, "sequential", output_activation="identity").eval()
+    assert {name: (p.shape, p.dtype) for name, p in made.named_parameters()} == {
+        name: (p.shape, p.dtype) for name, p in loaded.named_parameters()
+    }
+    assert made.reward_head.weight.std() > 0.001  # initialised, with a spread
+    loaded.reward_head.weight.data.copy_(made.reward_head.weight)
+    batch = collator(mixed_groups()[:2])
+    with torch.no_grad():
+        torch.testing.assert_close(made(**batch).scores, loaded(**batch).scores, equal_nan=True)
+    made.save_pretrained(tmp_path / "saved")
+    saved = ScoreModel.from_pretrained(tmp_path / "saved").eval()
+    assert (saved.config.positions, saved.config.output_activation) == ("sequential", "identity")
+    with torch.no_grad():
+        torch.testing.assert_close(saved(**batch).scores, made(**batch).scores, equal_nan=True)
+
+
+def test_another_family_is_refused_before_its_weights_are_asked_for(tmp_path):
+    config = LlavaConfig(architectures=["LlavaForConditionalGeneration"])
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="got 'llava'"):
+        ScoreModel.from_pretrained(tmp_path)
 
 
 def test_lora_keeps_the_head_and_merges(score_model_path, collator, tmp_path):

@@ -49,7 +49,7 @@ def test_captions_that_begin_alike_share_no_prompt():
             "`margin` is 'high' .str., expected a finite number",
         ),
         ({"chosen": "x", "rejected": "y", "margin": float("nan")}, "margin", "`margin` is nan"),
-        ({"chosen": "x", "rejected": "y", "kind": 3}, "kind", "`kind` is 3"),
+        ({"chosen": "x", "rejected": "y", "kind": ["a"]}, "kind", "`kind` is .*list"),
         ({"chosen": "x", "rejected": "y", "image": 3}, "image", "`image` holds 3"),
         ({"chosen": "x", "rejected": "y", "image": "a", "images": ["a"]}, "images", "both `image` and `images`"),
         ({"chosen": "x", "rejected": "<image> y"}, "rejected", "`rejected` has an image placeholder"),

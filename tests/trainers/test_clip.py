@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -102,6 +103,15 @@ def make_trainer(work, out, pairs, model="clip", **options):
     return ClipTrainer(
         AutoModel.from_pretrained(work / model), args, AutoProcessor.from_pretrained(work / model), pairs
     )
+
+
+def test_the_caller_s_config_is_not_changed(work, tmp_path):
+    args = VisionClipConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1)
+    before = deepcopy(args)
+    path = work / "clip"
+    made = ClipTrainer(AutoModel.from_pretrained(path), args, AutoProcessor.from_pretrained(path), pairs_of(8))
+    made.args.seed = 5
+    assert args == before
 
 
 @pytest.mark.parametrize("model", ["clip", "siglip"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import picture
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+from transformers import AutoProcessor, TrainerCallback
 
 from rs_rlhf import ScoreModel, VisionRewardConfig, VisionRewardTrainer
 from rs_rlhf.runs.checkpoints import is_whole, last_whole_checkpoint
@@ -402,9 +402,6 @@ def test_wandb_offline_logs_scores_and_tables(images, tiny_vlm, tmp_path, monkey
 
 def test_wrong_models_and_options_are_refused(images, tiny_vlm, tmp_path):
     data = dataset(images)
-    causal = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
-    with pytest.raises(TypeError, match="must be a path, a hub id or a ScoreModel, got Qwen2VLForConditional"):
-        VisionRewardTrainer(causal, config(tmp_path), train_dataset=data)
     with pytest.raises(ValueError, match="trainable is 'tower', expected one of head, vision, language, all"):
         config(tmp_path, trainable="tower")
     with pytest.raises(ValueError, match="remove_unused_columns must be false"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from copy import deepcopy
 
 import pyarrow
 import pyarrow.parquet
@@ -11,7 +12,8 @@ from datasets import Dataset, DatasetDict
 from helpers import picture, warm
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from trl import SFTConfig
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.data.image_text import image_text_row
@@ -95,6 +97,27 @@ def trainer(tiny_vlm, path, rows, peft_config=None, **options):
         eval_dataset=Dataset.from_list(conversation_rows(rows, labels_only=True)),
         peft_config=peft_config,
     )
+
+
+def test_a_script_for_trl_works_with_our_class(tiny_vlm, rows, tmp_path):
+    """A plain config, a model by name, a tokenizer; none of the caller's objects is changed."""
+    plain = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none", "seed": 1}
+    plain |= {"max_steps": 2, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "max_length": None}
+    data = Dataset.from_list(conversation_rows(rows))
+    losses = []
+    for cls, loader in ((SFTConfig, AutoTokenizer), (VisionSFTConfig, AutoProcessor)):
+        args = cls(str(tmp_path), **plain, model_init_kwargs={"dtype": "float32"})
+        lora = LoraConfig(r=2, target_modules=["q_proj"])
+        before = deepcopy((args, lora))
+        processor = loader.from_pretrained(tiny_vlm)
+        made = VisionSFTTrainer(tiny_vlm, args, None, data, processing_class=processor, peft_config=lora)
+        made.train()
+        assert (args, lora) == before
+        losses.append([entry["loss"] for entry in made.state.log_history if "loss" in entry])
+    assert len(losses[0]) == 2 and losses[0] == losses[1]
+    args = VisionSFTConfig(str(tmp_path), **plain)
+    own = VisionSFTTrainer(AutoModelForImageTextToText.from_pretrained(tiny_vlm), args, train_dataset=data)
+    assert type(own.data_collator) is SFTCollator and own.processing_class.image_processor is not None
 
 
 def test_rows_ask_for_the_class_then_for_a_caption(rows):
