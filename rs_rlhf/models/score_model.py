@@ -141,7 +141,7 @@ class ScoreModel(PreTrainedModel):
                 f"{path}: architectures is {architectures}; expected a causal vision-language model "
                 "(…ForConditionalGeneration), a saved ScoreModel, or the published ScoreRS layout (Qwen2Reward)."
             )
-        _check_family(config)
+        _check_family(config, path)
         default = "sequential" if "Qwen2Reward" in architectures else "mrope"
         config.positions = positions or getattr(config, "positions", None) or default
         config.output_activation = output_activation or getattr(config, "output_activation", None)
@@ -307,10 +307,10 @@ class ScoreModel(PreTrainedModel):
         return starts.sum(1).tolist()
 
 
-def _check_family(config: PreTrainedConfig) -> None:
+def _check_family(config: PreTrainedConfig, path: str = "") -> None:
     if config.model_type not in FAMILIES:
-        families = ", ".join(FAMILIES)
-        raise ModelError(f"ScoreModel needs a Qwen2-VL-family backbone ({families}), got {config.model_type!r}.")
+        needed = f"ScoreModel needs a Qwen2-VL-family backbone ({', '.join(FAMILIES)})"
+        raise ModelError(f"{needed}, got {config.model_type!r}.", where=path)
 
 
 def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:

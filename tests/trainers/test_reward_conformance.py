@@ -6,6 +6,7 @@ same losses" compares every figure that TRL's logs.
 
 import inspect
 import math
+import shutil
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -312,6 +313,7 @@ class Shortened(TrainerCallback):
 @case("`resume_from_checkpoint=True`")
 def resumed(given):
     """The first steps are TRL's; what resumes is the trainer at test."""
+    shutil.rmtree(given.folder, ignore_errors=True)  # the other trainer's steps
     saving = {"save_strategy": "steps", "save_steps": 1}
     RewardTrainer(**given.text(args=given.args(**saving))).train()
     return given.text(args=given.args(**saving, max_steps=3), resume_from_checkpoint=True)
@@ -607,9 +609,9 @@ def test_the_arguments_are_trl_s_in_their_order():
 class Classifier(ScoreModel):
     """A score model as TRL's trainer takes it."""
 
-    def forward(self, **inputs):
+    def forward(self, input_ids, attention_mask, **_):
         """Returns the scores as logits."""
-        return SequenceClassifierOutput(logits=super().forward(**inputs).scores[:, None])
+        return SequenceClassifierOutput(logits=super().forward(input_ids, attention_mask).scores[:, None])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -626,5 +628,4 @@ def test_a_score_model_trains_as_trl_trains_a_classifier(given):
         own = {"processing_class": tokenizer(given), "train_dataset": data, "eval_dataset": data.select(range(5))}
         logs.append(run(trainer, {"model": model, "args": args, **own}))
     for stock, ours in zip(*map(figures, logs), strict=True):
-        del stock["grad_norm"], ours["grad_norm"]
-        assert {key: ours.get(key) for key in stock} == pytest.approx(stock, abs=2e-5)
+        assert {key: ours.get(key) for key in stock} == pytest.approx(stock, rel=1e-4, abs=2e-5)
