@@ -139,9 +139,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("saving", ["steps", "no"])
 def test_a_full_disk_is_named_by_a_training(saving, small_disk, pairs, tiny_vlm, capsys):
     (small_disk / "filled").write_bytes(bytes(900_000))
-    argv = reward(
-        pairs, tiny_vlm, "--max_steps", "2", "--save_strategy", saving, "--output_dir", str(small_disk / "out")
-    )
+    argv = reward(tiny_vlm, "--max_steps", "2", "--save_strategy", saving, "--output_dir", str(small_disk / "out"))
     argv[argv.index("pairs.jsonl")] = str(pairs / "pairs.jsonl")
     assert cli.main(argv) == 1
     place = small_disk / "out" / "checkpoint-1" if saving == "steps" else small_disk / "out"

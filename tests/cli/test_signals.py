@@ -74,7 +74,7 @@ def test_a_signal_within_an_evaluation_leaves_it_its_workers(pairs, tiny_vlm):
     (pairs / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluated = ["--eval_dataset_name", "held_out.jsonl", "--eval_strategy", "steps", "--eval_steps", "1"]
     flags = ["--save_strategy", "no", "--logging_steps", "1", "--dataloader_num_workers", "2", *evaluated]
-    argv = reward(pairs, tiny_vlm, *flags)
+    argv = reward(tiny_vlm, *flags)
     code, printed = signalled(argv, log_has(pairs, "'loss'"), pairs, signal.SIGTERM, whole_group=True)
     (saved,) = (pairs / "out").glob("checkpoint-*")
     assert code == CODES[signal.SIGTERM] and "Traceback" not in printed and is_whole(saved)
