@@ -28,11 +28,12 @@ COMMANDS = {
     "preferences": ("reward", "eval preferences", "eval run", "grpo"),
     "prompts": ("grpo", "sample-pairs", "eval rows"),
 }
-# Trainings take longest, and read as the other commands do: these forms are told apart in them by default.
-QUICK = ("filename", "LLaVA", "inline", "folder", "conversations", "ms-swift, messages")
-TRAININGS = ("grpo", "reward", "sft", "clip")
+# By default one command of a kind takes all forms, and the others, which read in the same way, these.
+WIDE = {"captioned": "score", "turns": "score", "labelled": "sample-pairs", "preferences": "eval preferences"}
+WIDE |= {"prompts": "sample-pairs"}
+FEW = ("title", "inline", "folder", "ms-swift, messages")
 MATRIX = [
-    pytest.param(kind, command, form, marks=() if command not in TRAININGS or form in QUICK else pytest.mark.slow)
+    pytest.param(kind, command, form, marks=() if command == WIDE[kind] or form in FEW else pytest.mark.slow)
     for kind, commands in COMMANDS.items()
     for command in commands
     for form in FORMS[kind]

@@ -133,7 +133,10 @@ def test_the_last_unit_is_read_without_the_rest(tmp_path, format):
     assert int(taken) < 0.15 * path.stat().st_size
 
 
-@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "webdataset", "parquet"])
+@pytest.mark.parametrize(
+    "format",
+    ["json", "parquet", *(pytest.param(format, marks=pytest.mark.slow) for format in ("jsonl", "csv", "webdataset"))],
+)
 def test_memory_does_not_grow_with_the_file(tmp_path, format):
     def peak(count):
         path = tmp_path / f"{count}.{'tar' if format == 'webdataset' else format}"

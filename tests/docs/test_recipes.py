@@ -66,7 +66,7 @@ def test_the_three_stages_follow_on_from_each_other(launched, tmp_path):
     assert ScoreModel.from_pretrained(folder).config.positions == "mrope"
 
 
-@pytest.mark.parametrize("recipe", ["reward", "blind"])
+@pytest.mark.parametrize("recipe", ["reward", pytest.param("blind", marks=pytest.mark.slow)])
 def test_the_recipe_on_real_images_runs(recipe, aid_rsicd, tmp_path):
     """The commands of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
     data = aid_rsicd
@@ -105,6 +105,7 @@ def test_the_captioner_recipe_runs(aid_rsicd, tmp_path):
     assert (tmp_path / "out" / "aid-rsicd-tiny" / "captioner" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_rl_recipe_on_real_images_runs(aid_rsicd, tmp_path):
     """The commands of the RL part of recipes/aid-rsicd-tiny/README.md, a few steps of each on a slice of the data."""
     data = aid_rsicd

@@ -114,7 +114,7 @@ def test_the_caller_s_config_is_not_changed(work, tmp_path):
     assert args == before
 
 
-@pytest.mark.parametrize("model", ["clip", "siglip"])
+@pytest.mark.parametrize("model", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_a_tiny_model_learns_scenes_and_is_evaluated_as_by_rs_rlhf_eval(work, tmp_path, model, capsys):
     out = tmp_path / "out"
     flags = [
