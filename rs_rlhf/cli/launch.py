@@ -20,15 +20,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
 from trl import TrlParser
 
 from .. import declarations
 from ..errors import DeclarationError, OptionError, RSRLHFError
 from ..options import Parser, check_place
+from ..runs.folder import check_output_dir
+from ..scoring.base import raise_first
 from .signals import LAUNCHED, deferred, interruption
 
 DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
@@ -53,8 +58,31 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
     options = parse(parser, [*flags, *float32_flags(parser, flags)])
     refuse_data_parallel(options)
+    check_output(options)
     main(*options)
     return 0
+
+
+def check_output(options: Sequence[Any]) -> None:
+    """Refuses an `output_dir` that holds another run, before anything is loaded; the first process decides for all."""
+    args, found = options[1], None
+    ours = {field.name for field in fields(args)} - {field.name for field in fields(TrainingArguments)}
+    values = [value for option in (options[0], options[2]) for value in vars(option).values()]
+    texts = [text for value in [*values, *(getattr(args, name) for name in ours)] for text in _texts(value)]
+    if args.process_index == 0:
+        try:
+            read = [text for text in texts if os.path.exists(text)]
+            check_output_dir(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir, read)
+        except RSRLHFError as error:
+            found = error
+    raise_first(gather_object([found]))
+
+
+def _texts(value: object) -> list[str]:
+    """The texts that an option gives, also those between commas."""
+    several = value if isinstance(value, list | tuple) else [value]
+    texts = [text for text in several if isinstance(text, str)]
+    return [*texts, *(part.strip() for text in texts for part in text.split(","))]
 
 
 def float32_flags(parser: TrainingParser, flags: Sequence[str]) -> list[str]:

@@ -71,16 +71,13 @@ def _plan(folder: Path, settings: Mapping[str, Any], units: Callable[[], Sequenc
     started = any(folder.glob("scores-*.parquet"))
     if path.exists():
         manifest = read_manifest(folder)
-        differences = _differences(manifest, settings)
-        if not differences:
+        told = _differences(manifest, settings)
+        if not told:
             return manifest
         with claimed(folder, "running") as free:
             if started or not free:
-                told = "; ".join(differences)
-                raise DataError(
-                    f"holds scores of another run: {told}. Choose another --output, or set that back",
-                    where=str(folder),
-                )
+                ways = ("choose another --output", "set that back")
+                raise DataError(files.of_another_run("scores", told, *ways), where=str(folder))
     elif started:
         raise DataError(
             "holds shards of scores but no manifest.json, which says of what; put it back or choose another --output",
@@ -110,21 +107,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def _differences(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    old, new = _flat(manifest), _flat(settings)
-    if old.get("scorer.model_stamp") is not None and old["scorer.model_stamp"] == new.get("scorer.model_stamp"):
-        new["scorer.model"] = old.get("scorer.model")  # the same files by another path
-    return [_difference(key, old.get(key), value) for key, value in new.items() if old.get(key) != value]
+def _differences(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    old = {key: value for key, value in manifest.items() if key not in ("units", "version")}
+    told = files.differences(old, settings)
+    return told | ({"stamp": _changed_files(old.get("stamp"), settings["stamp"])} if "stamp" in told else {})
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in settings.items() if key not in ("scorer", "units", "version")}
-    return flat | {f"scorer.{key}": value for key, value in settings.get("scorer", {}).items()}
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    if key != "stamp":
-        return f"{key} was {old!r:.80}, now {new!r:.80}"
+def _changed_files(old: Any, new: Any) -> str:
     then, now = dict(old or ()), dict(new)
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     sizes = [f"{name} ({then.get(name, 'not there')} then, {now.get(name, 'not there')} now)" for name in names[:3]]
@@ -142,7 +131,7 @@ def open_scored(folder: str | Path) -> ImageTexts:
     stamp = json.loads(json.dumps(source.stamp))
     if stamp != manifest["stamp"]:
         raise DataError(
-            f"{_difference('stamp', manifest['stamp'], stamp)}; the scores in {folder} are of what it was "
+            f"{_changed_files(manifest['stamp'], stamp)}; the scores in {folder} are of what it was "
             "before: put it back or score anew",
             where=str(manifest["input"]),
         )

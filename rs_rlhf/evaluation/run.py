@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.group import prompt_text
 from ..data.questions import QuestionRow
 from ..errors import DataError, OptionError
-from ..runs.files import append_lines, cut_torn_line, differences, json_lines, read_lines, write_text
+from ..runs.files import append_lines, cut_torn_line, differences, json_lines, of_another_run, read_lines, write_text
 from ..runs.progress import progress
 from .reader import references_of
 from .results import read_results, results_of
@@ -173,15 +173,12 @@ def _prepare(name: str, out: Path, settings: Mapping[str, Any], overwrite: bool)
         else:
             part.unlink()  # killed before the first batch was whole
     for path, old in begun:
-        if old == settings:
+        told = differences(old, settings) if old else {"": "it does not say of which"}
+        if not told:
             continue
         if not overwrite:
-            told = ", ".join(differences(old, settings).values()) if old else "it does not say of which"
-            raise OptionError(
-                f"{path} holds answers of another run: {told}; choose another "
-                "--out, set that back, or pass --overwrite.",
-                "overwrite",
-            )
+            ways = ("choose another --out", "set that back", "pass --overwrite")
+            raise OptionError(of_another_run("answers", told, *ways), "overwrite", str(path))
         path.unlink()
         if path == whole:
             with results_of(out) as results:

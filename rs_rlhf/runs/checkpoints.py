@@ -5,6 +5,8 @@ A run killed while it saves leaves a folder that looks like the newest checkpoin
 for sharded DeepSpeed and FSDP checkpoints, when their folder is there). A whole one is resumed from if its weights are
 finite.
 
+A folder's checkpoints are those of the run that its record names (see `runs.record`), if there is one.
+
 Left out: checksums of the weights, and a look into the shards of DeepSpeed and FSDP.
 """
 
@@ -14,12 +16,28 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from .record import read_run
 
 if TYPE_CHECKING:
     import torch
+
+
+def checkpoints_of(output_dir: str | Path) -> dict[int, Path]:
+    """Returns the folders (and links) `checkpoint-N` of an `output_dir` by their step, whole or not."""
+    paths = Path(output_dir).glob("checkpoint-*")
+    return {int(match[1]): path for path in paths if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))}
+
+
+def parsed_state(folder: str | Path) -> dict[str, Any] | None:
+    """Returns what the `trainer_state.json` of a run or checkpoint says, `None` if there is none or it is damaged."""
+    try:
+        state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def is_whole(checkpoint: str | Path) -> bool:
@@ -27,13 +45,14 @@ def is_whole(checkpoint: str | Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     folder = Path(checkpoint)
+    if parsed_state(folder) is None:
+        return False
+    weights = list(folder.glob("*.safetensors"))
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        weights = list(folder.glob("*.safetensors"))
         for file in weights:
             with safe_open(file, "np"):
                 pass
-    except (OSError, ValueError, SafetensorError):
+    except (OSError, SafetensorError):
         return False
     return bool(weights) or any(next(folder.glob(shards), None) for shards in ("global_step*", "pytorch_model_fsdp*"))
 
@@ -66,14 +85,22 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
     """Returns the newest `checkpoint-N` of a run that can be resumed from, `None` if there is none; warns of each
     newer one.
     """
-    paths = Path(output_dir).glob("checkpoint-*")
-    found = {int(match[1]): path for path in paths if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))}
-    for _, path in sorted(found.items(), reverse=True):
-        wrong = flaw(path)
+    run = read_run(output_dir)
+    for _, path in sorted(checkpoints_of(output_dir).items(), reverse=True):
+        state = None if run is None else parsed_state(path)
+        other = run is not None and state is not None and not run.holds_state(state)
+        wrong = "is not of the run that was begun here last" if other else flaw(path)
         if wrong is None:
             return str(path)
         warnings.warn(f"{path} {wrong} and is passed over.", stacklevel=2)
     return None
+
+
+def resume_value(value: str | bool | None) -> str | bool | None:
+    """Returns `resume_from_checkpoint` with `"true"` and `"false"` as what they say."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return value
 
 
 def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | None:
@@ -82,8 +109,7 @@ def resolve_resume(value: str | bool | None, output_dir: str | Path) -> str | No
     `True` or `"true"` is the last one of `output_dir` (`None` if there is none), `None`, `False` or `"false"` starts
     anew; a path that is not one is an [`OptionError`].
     """
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        value = value.lower() == "true"
+    value = resume_value(value)
     if value is True:
         return last_whole_checkpoint(output_dir)
     if not value:

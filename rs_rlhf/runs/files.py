@@ -193,10 +193,31 @@ def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """Returns in words what differs between the settings that a log was begun with and those of today, by key."""
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return {key: f"{key} was {old.get(key)!r:.60}, now {new.get(key)!r:.60}" for key in keys}
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns in words what differs between the settings of an earlier run and those of today, by key.
+
+    Keys of inner objects are joined by dots. A name whose files have a hash beside it (`model` and `model_hash`) may
+    change if the hash does not: the same files lie elsewhere.
+    """
+    found: dict[str, str] = {}
+    for key in {**old, **new}:
+        then, now = old.get(key), new.get(key)
+        hashes = [(old.get(f"{key}_{name}"), new.get(f"{key}_{name}")) for name in ("hash", "stamp")]
+        if isinstance(then, Mapping) and isinstance(now, Mapping):
+            found |= differences(then, now, f"{prefix}{key}.")
+        elif then != now and not any(first is not None and first == last for first, last in hashes):
+            found[prefix + key] = f"{prefix}{key} was {then!r:.80}, now {now!r:.80}"
+    return found
+
+
+def of_another_run(what: str, told: Mapping[str, str], *ways: str) -> str:
+    """Returns the sentence that refuses a place which holds another run's work; `ways` are out of it.
+
+    Example:
+        >>> of_another_run("scores", {"seed": "seed was 0, now 1"}, "choose another --output", "set that back")
+        'holds scores of another run: seed was 0, now 1; choose another --output, or set that back.'
+    """
+    return f"holds {what} of another run: {', '.join(told.values())}; {', '.join(ways[:-1])}, or {ways[-1]}."
 
 
 def cut_torn_line(path: Path, begins: bytes = b'{"settings": ') -> None:

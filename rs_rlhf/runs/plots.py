@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from .files import read_json, replacing
+from .record import read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,17 +147,28 @@ def history(run: Path) -> Log:
     return run_state(run)["log_history"]
 
 
-def state_files(run: Path) -> list[Path]:
-    """Returns the `trainer_state.json` files of a run and its checkpoints."""
-    files = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
-    return [file for file in files if file.is_file()]
-
-
-def run_state(run: Path) -> dict[str, Any]:
-    """Returns the `trainer_state.json` that went furthest: the run's own, or its newest checkpoint's; none or a
-    damaged one is a [`DataError`].
+def states(output_dir: Path) -> dict[Path, dict[str, Any]]:
+    """Returns the `trainer_state.json` files of the run that was begun in a folder last, its own and its checkpoints',
+    and what they say; a damaged one is a [`DataError`].
     """
-    states = [read_json(file, "log_history", list, "the training") for file in state_files(run)]
-    if not states:
-        raise DataError("no trainer_state.json; give the output_dir of a training run.", where=str(run))
-    return max(states, key=lambda state: state["global_step"])
+    run = read_run(output_dir)
+    files = [output_dir / "trainer_state.json", *output_dir.glob("checkpoint-*/trainer_state.json")]
+    found = {file: read_json(file, "log_history", list, "the training") for file in files if file.is_file()}
+    return {file: state for file, state in found.items() if run is None or run.holds_state(state)}
+
+
+def run_state(output_dir: Path) -> dict[str, Any]:
+    """Returns the `trainer_state.json` of a run that went furthest: its own, or its newest checkpoint's.
+
+    Raises:
+        DataError: There is none, or a damaged one.
+    """
+    found = states(output_dir)
+    if not found and read_run(output_dir) is not None:
+        raise DataError(
+            "the run has no trainer_state.json yet: it is written with a checkpoint; come back then.",
+            where=str(output_dir),
+        )
+    if not found:
+        raise DataError("no trainer_state.json; give the output_dir of a training run.", where=str(output_dir))
+    return max(found.values(), key=lambda state: state["global_step"])

@@ -22,7 +22,8 @@ from typing import Any
 from ..errors import DataError
 from .files import write_text
 from .page import render
-from .plots import run_state, state_files
+from .plots import run_state, states
+from .record import read_run
 from .report_tables import TABLE_CAPS, Images, read_evaluations, read_tables, spread
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
@@ -66,7 +67,7 @@ def page_data(run: Path) -> dict[str, Any]:
     images = Images()
     found = read_tables(run, images)
     state: dict[str, Any] = {"log_history": []}
-    if state_files(run) or not (found.tables or found.samples):
+    if states(run) or not (found.tables or found.samples):
         state = run_state(run)
     else:
         found.notes.append("No trainer_state.json yet, so there are no curves: it is written with a checkpoint.")
@@ -230,6 +231,10 @@ def facts(run: Path, state: Mapping[str, Any]) -> list[list[str]]:
         found["Samples per second"] = f"{last['train_samples_per_second']:.3g}"
     if "train_loss" in last:
         found["Mean training loss"] = f"{last['train_loss']:.4g}"
+    begun = read_run(run)
+    if begun is not None:
+        resumed = ", ".join(str(step) for _, step in begun.parts if step)
+        found["Run"] = begun.id + (f", resumed at step {resumed}" if resumed else "")
     found |= _model_facts(run)
     return [[name, str(text)[:200]] for name, text in found.items()]
 
@@ -237,8 +242,10 @@ def facts(run: Path, state: Mapping[str, Any]) -> list[list[str]]:
 def _model_facts(run: Path) -> dict[str, str]:
     """From the model's files and TRL's model card, in the run's folder or else in its newest checkpoint's."""
     found: dict[str, str] = {}
-    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-    for folder in [run, *checkpoints[-1:]]:
+    steps = {file.parent: state["global_step"] for file, state in states(run).items()}
+    stale = run not in steps and (run / "trainer_state.json").is_file()  # the model there is of an earlier run
+    newest = sorted((folder for folder in steps if folder != run), key=lambda folder: steps[folder])[-1:]
+    for folder in [*([] if stale else [run]), *newest]:
         adapter, config = (_json(folder / name) for name in ("adapter_config.json", "config.json"))
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

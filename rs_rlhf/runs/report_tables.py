@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .files import read_json
+from .record import Run, read_run
+from .tables import STEP_FOLDERS, StepTable, step_tables, table_part
 
-FOLDERS = {
-    "samples": "Fixed prompts",
-    "rollouts": "Rollouts",
-    "worst_pairs": "Worst pairs",
-    "completions": "Completions, as TRL logs them",
-}
+TITLES = ("Fixed prompts", "Rollouts", "Worst pairs", "Completions, as TRL logs them")  # of the step folders
 ORDER = "image prompt chosen chosen_score rejected rejected_score completion solution correct reward score".split()
 STEPS, ROWS, TEXT, IMAGE_BYTES = 40, 32, 4000, 16_000_000
 TABLE_CAPS = (
@@ -103,17 +99,25 @@ class SampleTables:
 
 
 def read_tables(run: Path, images: Images) -> SampleTables:
-    """Reads the Parquet tables of a run, named `NAME_STEP.parquet`."""
-    found = SampleTables()
-    for folder, title in FOLDERS.items():
+    """Reads the Parquet tables of the run that was begun in a folder last, named `NAME_STEP.parquet`."""
+    found, begun = SampleTables(), read_run(run)
+    for folder, title in zip(STEP_FOLDERS, TITLES, strict=True):
         files: dict[str, dict[int, Path]] = {}
-        for file in sorted((run / folder).glob("*.parquet")):
-            if match := re.fullmatch(r"(.+)_(\d+)", file.stem):
-                files.setdefault(match[1], {})[int(match[2])] = file
+        for table in step_tables(run / folder):
+            if begun is None or _is_of(table, begun):
+                files.setdefault(table.name, {})[table.step] = table.path
         for name, by_step in files.items():
             chosen = {step: by_step[step] for step in spread(sorted(by_step), STEPS)}
             _read_steps(found, chosen, title if name in ("eval", folder) else f"{title}: {name}", images)
     return found
+
+
+def _is_of(table: StepTable, run: Run) -> bool:
+    """Whether a table is of a run, or cannot be read, which a note then says."""
+    try:
+        return run.holds(table_part(table.path), table.step)
+    except (ValueError, OSError):  # pyarrow's are both
+        return True
 
 
 def _read_steps(found: SampleTables, files: Mapping[int, Path], title: str, images: Images) -> None:

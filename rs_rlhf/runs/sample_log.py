@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import OptionError
-from .files import append_lines, cut_torn_line, differences, json_lines, read_lines, replacing, write_text
+from .files import (
+    append_lines,
+    cut_torn_line,
+    differences,
+    json_lines,
+    of_another_run,
+    read_lines,
+    replacing,
+    write_text,
+)
 
 
 class SampleLog:
@@ -39,14 +48,11 @@ class SampleLog:
         if path.exists():
             cut_torn_line(path)
         entries = read_lines(path) if path.exists() else []
-        if len(entries) > 1 and entries[0] != head and not anew:  # a head alone is of a run that failed at once
-            told = differences(entries[0]["settings"], head["settings"])
-            raise OptionError(
-                f"{path} was begun with other settings: {', '.join(told.values())}; delete it, set them back, or pass "
-                "--overwrite.",
-                next(iter(told)),
-            )
-        if not entries or entries[0] != head:
+        told = differences(entries[0]["settings"], head["settings"]) if entries else {}
+        if told and len(entries) > 1 and not anew:  # a head alone is of a run that failed at once
+            ways = ("delete it", "set that back", "pass --overwrite")
+            raise OptionError(of_another_run("answers", told, *ways), next(iter(told)), str(path))
+        if not entries or told:
             write_text(path, json_lines([head]))
             return
         for entry in entries[1:]:

@@ -180,10 +180,10 @@ class ClipTrainer(ResumeMixin, Trainer):
         self.add_callback(SetEpoch(collator))  # type: ignore[arg-type]
         self.add_callback(ClipScale(model))
 
-    def checked_rows(self) -> list[Any]:
+    def checked_rows(self) -> dict[str, Any]:
         """Returns the rows of the pairs; evaluation data have been read by their own reader."""
         pairs = cast("ImageTextPairs | None", self.train_dataset)
-        return [] if pairs is None else [pairs.rows]
+        return {} if pairs is None else {"data": pairs.rows}
 
     def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
         """Yields why the collator could not read a row."""

@@ -42,6 +42,7 @@ from ..models.vlm import FAMILIES, VISION_TOKENS, hub_config, load_processor, se
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
+from ..runs.tables import stamp_table
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
 from .group_loss import GroupLoss
@@ -305,6 +306,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         if self.model.training:
             self.audit.write_rollouts()
         super().log(logs, start_time)
+        written = Path(str(self.args.output_dir), "completions", f"completions_{self.state.global_step:05d}.parquet")
+        if self.log_completions and self.accelerator.is_main_process and written.is_file():
+            stamp_table(written)
 
     def evaluate(
         self,

@@ -20,10 +20,10 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import TrainOutput
 
 from ..errors import RSRLHFError, disk_full
-from ..runs.checkpoints import resolve_resume
 from ..runs.files import FILLING, filling_folder
 from .divergence import FiniteMixin
 from .row_check import Row, check_rows
+from .run_start import begin_run
 
 Config = TypeVar("Config", bound=TrainingArguments)
 
@@ -50,17 +50,23 @@ class ResumeMixin(FiniteMixin):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Trains, if no row has an error; `resume_from_checkpoint=True` resumes from the last whole checkpoint of
-        `output_dir`.
+        the run that was begun in `output_dir` last. A checkpoint of another seed, data or model is refused, see
+        [`run_start`][rs_rlhf.trainers.run_start].
         """
-        check_rows(self.checked_rows(), self.row_errors, self.accelerator)
-        checkpoint = resolve_resume(resume_from_checkpoint, str(self.args.output_dir))
+        rows = check_rows(
+            self.checked_rows(), self.row_errors, self.accelerator, getattr(self.args, "image_root", None)
+        )
+        checkpoint = begin_run(self, resume_from_checkpoint, rows)
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
-    def checked_rows(self) -> list[Any]:
-        """Returns the data sets whose rows are looked at before the first step."""
+    def checked_rows(self) -> dict[str, Any]:
+        """Returns the data sets, by `data` and `eval_data`, whose rows are looked at before the first step."""
         evaluated: Any = self.eval_dataset if self.args.eval_strategy != "no" else None
-        sets = [self.train_dataset, *(evaluated.values() if isinstance(evaluated, dict) else [evaluated])]
-        return [rows for rows in sets if hasattr(rows, "__len__") and hasattr(rows, "__getitem__")]
+        named = (
+            {f"_{name}": rows for name, rows in evaluated.items()} if isinstance(evaluated, dict) else {"": evaluated}
+        )
+        sets = {"data": self.train_dataset, **{f"eval_data{name}": rows for name, rows in named.items()}}
+        return {name: rows for name, rows in sets.items() if hasattr(rows, "__len__") and hasattr(rows, "__getitem__")}
 
     def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
         """Yields why a row cannot be trained on."""

@@ -20,6 +20,9 @@ from ..rewards.score import TRANSFORMS
 class TrainingOptions(ImageArguments):
     """Options of every training beside TRL's."""
 
+    overwrite_output_dir: bool = option(
+        False, "Remove what an earlier run has left in output_dir, once model and data are loaded; other files stay."
+    )
     remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
     logging_nan_inf_filter: bool = option(False, "Log a mean of earlier losses in place of a loss that is not finite.")
 

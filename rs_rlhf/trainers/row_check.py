@@ -1,13 +1,17 @@
 """All rows looked at before the first step, so that a run does not die at the batch that meets a bad one.
 
 Each trainer says with `row_errors` why a row cannot be trained on; the data check asks the same functions. The
-processes share the rows, and all stop at the first bad one.
+processes share the rows, and all stop at the first bad one. In the same pass the rows are fingerprinted, whatever the
+number of processes: what they hold and their order, but not where the data lie.
 
 Left out: streaming data sets, whose rows are met in their batches, and the decoding of images.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -19,6 +23,9 @@ from datasets import Dataset, Image
 from ..data.group import Group, make_group
 from ..data.rows import naming
 from ..errors import RSRLHFError
+from ..imagery.identity import source_key
+from ..imagery.options import split_sensor
+from ..imagery.sources import is_url
 from ..models.row_limits import RowLimits
 from ..runs.progress import progress
 from ..scoring.base import ahead, raise_first
@@ -84,18 +91,46 @@ def undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def problems(rows: Sequence[Row], errors_of: RowErrors, first: int = 0, shown: bool = True) -> Iterator[RSRLHFError]:
-    """Yields the errors of rows in their order; each names its place, at least its number, counted from `first`."""
+def _look(
+    rows: Sequence[Row], errors_of: RowErrors, first: int, shown: bool, root: str | None
+) -> tuple[RSRLHFError | None, int]:
+    """Returns the first error of rows, which are counted from `first`, and the sum of their hashes."""
 
-    def look(chunk: Sequence[tuple[int, Row]]) -> tuple[int, list[RSRLHFError]]:
-        return len(chunk), [error for i, row in chunk for error in located_errors(i, row, errors_of)]
+    def look(chunk: Sequence[tuple[int, Row]]) -> tuple[int, list[RSRLHFError], int]:
+        errors = [error for i, row in chunk for error in located_errors(i, row, errors_of)]
+        return len(chunk), errors, sum(_row_hash(i, row, root) for i, row in chunk)
 
     numbered = enumerate(undecoded(rows) if isinstance(rows, Dataset) else rows, first)
     chunks = iter(lambda: list(islice(numbered, CHUNK)), [])
+    total = 0
     with progress(len(rows), 0, "Looking at the rows", shown=shown, leave=False) as advance:
-        for count, found in ahead(look, chunks, THREADS):
-            yield from found
+        for count, errors, hashes in ahead(look, chunks, THREADS):
+            if errors:
+                return errors[0], 0
+            total += hashes
             advance(count)
+    return None, total
+
+
+def _row_hash(number: int, row: Row, root: str | None) -> int:
+    """A number of 64 bits for what a row holds at its place; of an image file its name and size."""
+    values = {key: _images(value, root) if key in ("image", "images") else value for key, value in row.items()}
+    values.pop("where", None)
+    text = json.dumps([number, values], sort_keys=True, default=lambda value: _images(value, root))
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())
+
+
+def _images(value: Any, root: str | None) -> Any:
+    """Of images what tells them apart; of any other value that JSON does not hold its type."""
+    if isinstance(value, list | tuple):
+        return [_images(entry, root) for entry in value]
+    source: Any = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else value
+    if isinstance(source, str) and not is_url(source):
+        path, sensor = split_sensor(os.path.join(root or "", source))
+        return [os.path.basename(path) + sensor, os.path.getsize(path) if os.path.isfile(path) else None]
+    if isinstance(source, Mapping | bytes | bytearray) or hasattr(source, "tobytes"):
+        return source_key(source, {})
+    return source if source is None or isinstance(source, str) else type(source).__name__
 
 
 def located_errors(number: int, row: Row, errors_of: RowErrors) -> list[RSRLHFError]:
@@ -110,11 +145,19 @@ def located_errors(number: int, row: Row, errors_of: RowErrors) -> list[RSRLHFEr
     return found
 
 
-def check_rows(sets: Iterable[Sequence[Row]], errors_of: RowErrors, accelerator: Accelerator) -> None:
-    """Raises the first error of the rows of all data sets, in all processes."""
+def check_rows(
+    sets: Mapping[str, Sequence[Row]], errors_of: RowErrors, accelerator: Accelerator, root: str | None = None
+) -> dict[str, str]:
+    """Raises the first error of the rows of all data sets, in all processes; returns a fingerprint of each.
+
+    `root` is the folder that relative paths of images start from.
+    """
     share, count = accelerator.process_index, accelerator.num_processes
-    for rows in sets:
+    fingerprints = {}
+    for name, rows in sets.items():
         start, stop = (len(rows) * part // count for part in (share, share + 1))
         own = rows.select(range(start, stop)) if isinstance(rows, Dataset) else rows[start:stop]
-        found = next(problems(own, errors_of, start, share == 0), None)
-        raise_first(gather_object([found]) if count > 1 else [found])
+        looked = gather_object([_look(own, errors_of, start, share == 0, root)])
+        raise_first([error for error, _ in looked])
+        fingerprints[name] = f"{len(rows)} rows, {sum(total for _, total in looked) % 2**64:016x}"
+    return fingerprints

@@ -1,0 +1,87 @@
+"""Record of a training run: which seed, data and model it is of, and which checkpoints and tables are its own.
+
+`rs_rlhf_run.json` in the `output_dir` describes the run that was begun there last. A run is a chain of parts: one for
+its start, and one for each time it was resumed. Checkpoints (in `trainer_state.json`) and tables (in the metadata of
+the Parquet file) name the part that wrote them. What a part wrote after the step from which the run was later resumed
+is not the run's any more: it lies on a branch that was given up.
+
+Left out: records of earlier runs in the same folder.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..version import __version__
+from .files import read_json, write_json
+
+FILE = "rs_rlhf_run.json"
+KEY = "rs_rlhf_run"  # of the record in a `trainer_state.json`, and of the stamp in a table's metadata
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    Args:
+        id (`str`): The same for all parts.
+        parts (list of `[str, int]`): The id of each part, and the step at which it begins.
+        settings (`dict`): What must not change when the run is resumed.
+    """
+
+    id: str
+    parts: list[list[Any]]
+    settings: dict[str, Any]
+
+    @classmethod
+    def begun(cls, settings: Mapping[str, Any], earlier: Run | None = None, step: int = 0) -> Run:
+        """Returns a new run, or with `earlier` its next part, which begins at a step."""
+        part = uuid.uuid4().hex[:8]
+        if earlier is None:
+            return cls(part, [[part, step]], dict(settings))
+        return cls(earlier.id, [*earlier.parts, [part, step]], dict(settings))
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """The ids of the run and of its last part."""
+        return {"run": self.id, "part": self.parts[-1][0]}
+
+    def holds(self, part: str | None, step: int) -> bool:
+        """Says whether what a part has written at a step is of this run.
+
+        `None` is a file that names no part, of a version before this record: a run that was resumed from such a
+        checkpoint holds the files up to it.
+        """
+        names = [name for name, _ in self.parts]
+        if part is None:
+            return 0 < self.parts[0][1] and all(step <= start for _, start in self.parts)
+        return part in names and all(step <= start for _, start in self.parts[names.index(part) + 1 :])
+
+    def holds_state(self, state: Mapping[str, Any]) -> bool:
+        """Says whether the content of a `trainer_state.json` is of this run."""
+        run = run_of(state)
+        return self.holds(None if run is None else run.stamp["part"], state.get("global_step", 0))
+
+
+def read_run(output_dir: str | Path) -> Run | None:
+    """Returns the run that was begun in a folder last, `None` if none says so; a damaged record is a [`DataError`]."""
+    path = Path(output_dir) / FILE
+    if not path.is_file():
+        return None
+    content = read_json(path, "parts", list, "the training")
+    return Run(content["id"], content["parts"], content["settings"])
+
+
+def write_run(run: Run, output_dir: str | Path) -> None:
+    """Writes the record of the run that now begins in a folder."""
+    write_json(Path(output_dir) / FILE, {**asdict(run), "rs_rlhf": __version__})
+
+
+def run_of(state: Mapping[str, Any]) -> Run | None:
+    """Returns the run that a `trainer_state.json` names, as it was then."""
+    content = (state.get("stateful_callbacks") or {}).get(KEY)
+    return None if content is None else Run(**content)
