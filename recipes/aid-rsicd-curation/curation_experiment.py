@@ -189,7 +189,16 @@ def train(kind: str, arm: str, data: str, seed: int, steps: int | None, core: in
         limit = [] if steps is None else ["--max_steps", str(steps)]
         what = "clip" if kind == "clip" else "sft"
         data = data if kind == "clip" else labels_of(arm, data)
-        options = ["--dataset_name", data, "--seed", str(seed), "--output_dir", str(folder), *limit]
+        options = [
+            "--dataset_name",
+            data,
+            "--seed",
+            str(seed),
+            "--output_dir",
+            str(folder),
+            "--overwrite_output_dir",
+            *limit,
+        ]
         config = str(RECIPE / f"{kind}.yaml")
         seconds = command(what, "--config", config, *options, core=core, log=OUT / f"logs/{name}.log")
         (folder / "seconds.json").write_text(json.dumps(round(seconds)))

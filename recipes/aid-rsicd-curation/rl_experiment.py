@@ -88,7 +88,7 @@ def job(arm: str, seed: int, cores: Queue[int]) -> dict[str, Any]:
     try:
         folder = OUT / "rl" / f"{arm}_{seed}"
         if not (folder / "trainer_state.json").exists():
-            options = ["--seed", str(seed), "--output_dir", str(folder)]
+            options = ["--seed", str(seed), "--output_dir", str(folder), "--overwrite_output_dir"]
             command(*ARMS[arm], *options, core=core, log=OUT / f"logs/rl_{arm}_{seed}.log")
         run = {"arm": arm, "seed": seed, **logged(folder), "right": answers(f"{arm}_{seed}", folder, seed, core)}
     finally:

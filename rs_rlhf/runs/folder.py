@@ -94,7 +94,7 @@ def _resumes(folder: Path, resume: str | bool) -> bool:
 def traces_of(folder: Path) -> Iterator[str]:
     """Yields what a run has left in a folder, in words; a record alone is of a run that failed at once."""
     for _, path in sorted(checkpoints_of(folder).items(), reverse=True):
-        if not path.is_dir() or any(path.iterdir()):
+        if path.is_dir() and _matching(path, (*OF_RUN, *OF_MODEL, *OF_CHECKPOINT)):
             yield path.name
     yield from _root_files(folder)
     for name in STEP_FOLDERS:

@@ -10,6 +10,7 @@ Left out: records of earlier runs in the same folder.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -85,3 +86,18 @@ def run_of(state: Mapping[str, Any]) -> Run | None:
     """Returns the run that a `trainer_state.json` names, as it was then."""
     content = (state.get("stateful_callbacks") or {}).get(KEY)
     return None if content is None else Run(**content)
+
+
+def model_files_hash(folder: str | Path) -> str | None:
+    """Returns a hash of the names, sizes, first and last megabyte of a model's files; `None` if there are none."""
+    content, folder = hashlib.sha256(), Path(folder)
+    read = {file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind)}
+    files = sorted(read - {folder / name for name in ("trainer_state.json", "results.json", FILE)})
+    for file in files:
+        size = file.stat().st_size
+        content.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as stream:
+            content.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            content.update(stream.read())
+    return content.hexdigest()[:16] if files else None

@@ -77,6 +77,7 @@ def page_data(run: Path) -> dict[str, Any]:
     compared, warnings, statements = compare(curves)
     if images.left_out:
         found.notes.append(f"{images.left_out} thumbnails were left out: the page holds as many as its cap allows.")
+    evaluations = read_evaluations(run, found.notes)
     return {
         "title": run.resolve().name,
         "facts": facts(run, state),
@@ -85,7 +86,7 @@ def page_data(run: Path) -> dict[str, Any]:
         "compared": compared,
         "groups": grouped(curves),
         **vars(found),
-        "evaluations": read_evaluations(run),
+        "evaluations": evaluations,
         "images": images.uris,
         "caps": CAPS,
     }

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .files import read_json
-from .record import Run, read_run
+from .record import Run, model_files_hash, read_run
 from .tables import STEP_FOLDERS, StepTable, step_tables, table_part
 
 TITLES = ("Fixed prompts", "Rollouts", "Worst pairs", "Completions, as TRL logs them")  # of the step folders
@@ -55,25 +55,47 @@ class Images:
         return self.places[content]
 
 
-def read_evaluations(run: Path) -> list[dict[str, Any]]:
+def read_evaluations(run: Path, notes: list[str] | None = None) -> list[dict[str, Any]]:
     """Reads the results of `rs-rlhf eval` and `rs-rlhf best-of-n` in folders below `RUN_DIR/eval`.
+
+    Those of a model in the run's folder whose files are not what was evaluated any more (another run has replaced
+    them) are left out, and said in `notes`.
 
     Returns:
         `list[dict]`: A row for each task and method: `task`, `what` (the folder, and for best-of-N the method and n),
         `n` questions, `accuracy` and its 95% `interval`.
     """
     rows: list[dict[str, Any]] = []
+
+    def outdated(what: str, settings: Mapping[str, Any]) -> bool:
+        old = [model for name in ("model", "policy", "score_model") if (model := _replaced(run, settings, name))]
+        if old and notes is not None:
+            notes.append(f"{what} is left out: it evaluated {old[0]}, which holds other weights now.")
+        return bool(old)
+
     for path in sorted((run / "eval").glob("*/results.json")):
         for task, figures in read_json(path, "tasks", dict, "`rs-rlhf eval`")["tasks"].items():
+            if outdated(f"{task} in eval/{path.parent.name}", figures.get("settings") or {}):
+                continue
             row = {"task": task, "what": path.parent.name, "n": figures["n"], "accuracy": figures.get("accuracy")}
             rows.append(row | {"interval": figures.get("interval")})
     for path in sorted((run / "eval").glob("*/best_of_n.json")):
         found = read_json(path, "pooled", dict, "`rs-rlhf best-of-n`")
+        if outdated(f"eval/{path.parent.name}", found.get("settings") or {}):
+            continue
         for method, entries in found["pooled"]["methods"].items():
             own = {"task": found["task"], "what": f"{path.parent.name}: {method}, n = {found['sizes'][-1]}"}
             last = entries[-1]
             rows.append(own | {"n": found["questions"], "accuracy": last["accuracy"], "interval": last["interval"]})
     return rows
+
+
+def _replaced(run: Path, settings: Mapping[str, Any], name: str) -> str | None:
+    """Returns the path of an evaluated model that lies in the run's folder and has other files now."""
+    path, known = settings.get(name), settings.get(f"{name}_hash")
+    if not isinstance(path, str) or known is None or not Path(path).resolve().is_relative_to(run.resolve()):
+        return None
+    return path if model_files_hash(path) != known else None
 
 
 def spread(entries: Sequence[T], count: int) -> list[T]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import declarations
 from ..errors import DeclarationError, ModelError, OptionError
 from ..imagery.options import ImageOptions
+from ..runs.record import model_files_hash
 from .http import needs_options
 
 if TYPE_CHECKING:
@@ -115,18 +116,7 @@ def model_stamp(path: str | None) -> str | None:
         return None
     if _is_declared(path):
         path = find_card(path).model
-    content = hashlib.sha256()
-    folder = Path(path)
-    read = {file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind)}
-    files = sorted(read - {folder / "trainer_state.json", folder / "results.json"})
-    for file in files:
-        size = file.stat().st_size
-        content.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            content.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            content.update(stream.read())
-    return content.hexdigest()[:16] if files else None
+    return model_files_hash(path)
 
 
 def model_hash(scorer: Scorer) -> str:

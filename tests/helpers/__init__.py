@@ -22,6 +22,11 @@ def data_folder(name: str) -> Path:
     return folder
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """Returns the content of every file below a folder by its path in it; links to folders are not followed."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def picture(seed: int, width: int = 84, height: int = 56) -> Image.Image:
     """Draws a picture that differs for every seed: blocks of colour."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
