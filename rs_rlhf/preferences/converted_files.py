@@ -169,29 +169,40 @@ def convert(
         OptionError: The output cannot be written as asked.
     """
     check_converted(input, output, form, split, overwrite)
-    given, root = parse_columns(columns), image_root
+    job = _conversion(input, split, image_root, columns, form, pairs, drop)
+    folder, common = images_dir or output.parent / "images", job.common
+    packed = output.suffix == ".parquet"
+    if not packed:
+        check_folder(folder, output.parent)
+    place = _placing(job.root, output.parent, folder)
+    _read_once(job, None if packed else place, overwrite)
+    if not common.rows:
+        raise DataError("no rows; give a file that has some", "", input)
+    announce(input, common.rows, common.pictured, split, columns=job.columns.given, image_root=image_root)
+    require_images(common.pictured, input, job.columns.given, image_root)
+    with progress(common.rows, 0, "writing") as advance:
+        written = 0 if packed else _write_json(job, output, place, advance)
+        if packed:
+            _write_parquet(job, output, advance)
+    return Converted(common.rows, common.made, written)
+
+
+def _conversion(
+    input: str,
+    split: str | None,
+    root: str | None,
+    columns: Mapping[str, str] | None,
+    form: Form,
+    pairs: Pairs | None,
+    drop: Sequence[str],
+) -> _Conversion:
+    """A conversion with the columns and the image root that the input says itself, unless they are given."""
+    given = parse_columns(columns)
     if root is None and (path := Path(input)).exists():
         about = curated(path, split)
         root, given = about["image_root"], parse_columns(about.get("columns")) | given
     root = image_folder(input) if root is None else root
-    job = _Conversion(input, split, root, Columns(given), form, pairs, drop)
-    folder = images_dir or output.parent / "images"
-    packed = output.suffix == ".parquet"
-    if not packed:
-        check_folder(folder, output.parent)
-    place = _placing(root, output.parent, folder)
-    _read_once(job, None if packed else place, overwrite)
-    common = job.common
-    if not common.rows:
-        raise DataError("no rows; give a file that has some", "", input)
-    announce(input, common.rows, common.pictured, split, columns=given, image_root=image_root)
-    require_images(common.pictured, input, given, image_root)
-    with progress(common.rows, 0, "writing") as advance:
-        if packed:
-            _write_parquet(job, output, advance)
-            return Converted(common.rows, common.made, 0)
-        written = _write_json(job, output, place, advance)
-    return Converted(common.rows, common.made, written)
+    return _Conversion(input, split, root, Columns(given), form, pairs, drop)
 
 
 def _read_once(job: _Conversion, place: _Place | None, overwrite: bool) -> None:

@@ -143,7 +143,11 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def remove_run(output_dir: str | Path) -> None:
-    """Removes what runs have written in a folder, and folders that are then empty; a link is removed, not followed."""
+    """Removes what runs have written in a folder, and checkpoints' folders that are then empty; a link is removed, not
+    followed.
+
+    Empty folders of tables stay: TRL has made its own before the training begins.
+    """
     folder = Path(output_dir)
     if not folder.is_dir():
         return
@@ -152,7 +156,7 @@ def remove_run(output_dir: str | Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for path in [*checkpoints_of(folder).values(), *(folder / name for name in STEP_FOLDERS)]:
+    for path in checkpoints_of(folder).values():
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
 

@@ -42,6 +42,7 @@ from ..models.vlm import FAMILIES, VISION_TOKENS, hub_config, load_processor, se
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
+from ..runs.checkpoints import last_whole_checkpoint
 from ..runs.tables import stamp_table
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
@@ -297,7 +298,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         if not step:
             return "No step was trained, so that nothing is saved."
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
-        if not folder.is_dir():
+        if last_whole_checkpoint(str(self.args.output_dir)) != str(folder):
             self._save_checkpoint(self.model, trial=None)
         return f"Step {step} is saved in {folder}; resume from it with --resume_from_checkpoint true."
 

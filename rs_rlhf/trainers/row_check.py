@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -127,7 +128,9 @@ def _images(value: Any, root: str | None) -> Any:
     source: Any = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else value
     if isinstance(source, str) and not is_url(source):
         path, sensor = split_sensor(os.path.join(root or "", source))
-        return [os.path.basename(path) + sensor, os.path.getsize(path) if os.path.isfile(path) else None]
+        with suppress(OSError, ValueError):
+            return [os.path.basename(path) + sensor, os.stat(path).st_size]
+        return source
     if isinstance(source, Mapping | bytes | bytearray) or hasattr(source, "tobytes"):
         return source_key(source, {})
     return source if source is None or isinstance(source, str) else type(source).__name__

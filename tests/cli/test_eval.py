@@ -118,7 +118,7 @@ def test_answers_of_other_settings_are_refused_and_can_be_replaced(whole, data, 
     assert cli.main(arguments(data, out, tiny_vlm, "asked", "--limit", 4, "--max_new_tokens", 3)) == 0
     assert cli.main(arguments(data, out, tiny_vlm, "asked", "--limit", 4, "--max_new_tokens", 4)) == 1
     told = capsys.readouterr().err
-    assert "samples_asked.jsonl holds answers of another run: max_new_tokens was 3, now 4" in told
+    assert "samples_asked.jsonl: holds answers of another run: max_new_tokens was 3, now 4" in told
     (tmp_path / "options.yaml").write_text("s1: {path: '*_vv.tif', bands: [1]}")
     sensors = ("--limit", 4, "--max_new_tokens", 3, "--image_options", tmp_path / "options.yaml")
     assert cli.main(arguments(data, out, tiny_vlm, "asked", *sensors)) == 1

@@ -34,7 +34,8 @@ def work(tmp_path_factory):
 
 def training(command, work, model, out, *flags):
     data = ["--dataset_name", work / f"{command}.jsonl", "--model_name_or_path", model, "--output_dir", out]
-    grpo = "--reward_funcs rs_rlhf.rewards.ExactMatchReward --num_generations 2 --max_completion_length 4".split()
+    reward = ["--reward_funcs", "rs_rlhf.rewards.ExactMatchReward"]
+    grpo = [*reward, *"--num_generations 2 --max_completion_length 4 --log_completions".split()]
     return [command, *map(str, data), *QUICK, *EACH, *(grpo if command == "grpo" else []), *map(str, flags)]
 
 
@@ -88,7 +89,11 @@ def test_six_steps_then_two_then_resumed(command, work, tiny_vlm, clips, tmp_pat
     argv = training(command, work, model, out, "--max_steps", 2)
     assert "holds files of another run: checkpoint-6" in warm.run(argv, check=1).stderr and tree(out) == before
     warm.run([*argv, "--overwrite_output_dir"], check=0)
-    assert dict(page_data(out)["facts"])["Steps"] == "2 of 2" and max(e["step"] for e in history(out)) == 2
+    page = page_data(out)
+    assert dict(page["facts"])["Steps"] == "2 of 2" and max(entry["step"] for entry in history(out)) == 2
+    tables = {table["title"]: [entry["step"] for entry in table["steps"]] for table in page["tables"]}
+    titles = ("Rollouts", "Completions, as TRL logs them") if command == "grpo" else ()
+    assert tables == dict.fromkeys(titles, [1, 2])
     assert {name for name in tree(out) if name.endswith("notes.txt")} == {
         "notes.txt",
         "eval/base/notes.txt",
