@@ -17,7 +17,7 @@ def test_a_killed_run_resumes_and_other_settings_are_refused(tmp_path, capsys):
     assert again.answers == {0: ["x", "y"], 2: ["z", "ö"]} and again.scores == {0: [1.0, None]}
     assert "already: answers to 2 rows, scores of 1" in capsys.readouterr().out
     assert SampleLog.beside(output, {"n": 2}, by="another judge").scores == {}
-    with pytest.raises(OptionError, match="begun with other settings: n was 2, now 3;") as error:
+    with pytest.raises(OptionError, match="holds answers of another run: n was 2, now 3;") as error:
         SampleLog.beside(output, {"n": 3})
     assert error.value.key == "n"
     assert SampleLog.beside(output, {"n": 3}, anew=True).answers == {}
