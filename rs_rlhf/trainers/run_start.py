@@ -108,7 +108,8 @@ def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[
     told = differences(old, new)
     if len(told) > 1:
         told.pop("trained_parameters", None)  # it follows from the others
-    return {key: text for key, text in told.items() if "data" not in key.split("_") or (key in old and key in new)}
+    rows = {key for key in told if key == "data" or key.startswith("eval_data")}
+    return {key: text for key, text in told.items() if key not in rows or (key in old and key in new)}
 
 
 def run_settings(trainer: Trainer, rows: Mapping[str, str]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def made(folder, change=lambda rows: rows):
     rows = [{"image": f"{i}.png", "chosen": f"a river {i}.", "rejected": "many trees."} for i in range(4)]
     for i in range(4):
         picture(i).save(folder / f"{i}.png")
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
+    rows = [{**row, "image": str(folder / row["image"])} for row in change(rows)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return load_preferences(str(folder / "pairs.jsonl"))
 
 
@@ -116,7 +117,7 @@ def test_another_adapter_is_refused(place, tiny_vlm):
     detail = error.value.detail
     assert "lora.r was 4, now 8" in detail and "lora.target_modules was ['q_proj'], now ['q_proj', 'v_proj']" in detail
     with pytest.raises(OptionError) as error:
-        resumed(place, tiny_vlm, peft_config=LoraConfig(r=4), trainable="all")
+        resumed(place, tiny_vlm, peft_config=LoraConfig(r=4, target_modules=["q_proj"]), trainable="all")
     assert "lora was None, now {" in error.value.detail
 
 
