@@ -13,7 +13,8 @@ from helpers import picture
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
 from rs_rlhf.runs import report as run_report
-from rs_rlhf.runs.report import compare, place, trend, write_report
+from rs_rlhf.runs.record import model_files_hash
+from rs_rlhf.runs.report import compare, page_data, place, trend, write_report
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
 from rs_rlhf.runs.tables import thumbnail, write_table
 from rs_rlhf.trainers.rollout_audit import TYPES
@@ -323,3 +324,22 @@ def test_a_narrow_page_fits_in_both_schemes(browser, page, scheme):
     )
     assert abs(colours[0] - colours[1]) > 150 and (colours[0] > colours[1]) == (scheme == "light")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_evaluations_of_weights_that_another_run_has_replaced_are_left_out(tmp_path):
+    run = write_state(tmp_path / "run", [{"step": 2, "loss": 0.5}])
+    base, weights = tmp_path / "base", run / "model.safetensors"
+    base.mkdir()
+    for path in (weights, base / "model.safetensors"):
+        path.write_bytes(b"first")
+    for name, model in (("base", base), ("trained", run)):
+        settings = {"model": str(model), "model_hash": model_files_hash(model)}
+        tasks = {"aid": {"n": 4, "accuracy": 0.5, "interval": [0.1, 0.9], "settings": settings}}
+        (run / "eval" / name).mkdir(parents=True)
+        (run / "eval" / name / "results.json").write_text(json.dumps({"tasks": tasks}))
+    (run / "report.html").write_text("written beside the weights, it changes nothing")
+    assert [row["what"] for row in page_data(run)["evaluations"]] == ["base", "trained"]
+    weights.write_bytes(b"second")
+    page = page_data(run)
+    assert [row["what"] for row in page["evaluations"]] == ["base"]
+    assert any(note.startswith("aid in eval/trained is left out") for note in page["notes"])
