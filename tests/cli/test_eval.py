@@ -122,7 +122,7 @@ def test_answers_of_other_settings_are_refused_and_can_be_replaced(whole, data, 
     (tmp_path / "options.yaml").write_text("s1: {path: '*_vv.tif', bands: [1]}")
     sensors = ("--limit", 4, "--max_new_tokens", 3, "--image_options", tmp_path / "options.yaml")
     assert cli.main(arguments(data, out, tiny_vlm, "asked", *sensors)) == 1
-    assert "reading was {}, now {'image_options': [{'name': 's1'" in capsys.readouterr().err
+    assert "reading.image_options was None, now [{'name': 's1'" in capsys.readouterr().err
     assert cli.main(arguments(data, out, tiny_vlm, "asked", "--limit", 4, "--max_new_tokens", 4, "--overwrite")) == 0
     assert json.loads((out / "results.json").read_text())["tasks"]["asked"]["settings"]["max_new_tokens"] == 4
 

@@ -364,7 +364,7 @@ def test_a_mistake_in_the_columns_is_told_and_can_be_corrected(data, tmp_path, c
     assert f"{ROWS} of {ROWS} rows cannot be scored" in told and "no column `words`" in told
     score(*options)
     score(*options, "--text_column", "words", expect=1)
-    assert "columns was None, now {'text': 'words'}. Choose another --output" in capsys.readouterr().err
+    assert "columns was None, now {'text': 'words'}; choose another --output" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_load_leaves_no_plan(data, score_model_path, tmp_path, capsys):

@@ -96,7 +96,7 @@ def test_other_settings_are_refused_by_name(source, begun, tmp_path):
         with pytest.raises(DataError) as error:
             plan(folder, settings_of(source) | other, lambda: [])
         told = str(error.value)
-        assert told.startswith(f"{folder}: ") and told.endswith("Choose another --output, or set that back")
+        assert told.startswith(f"{folder}: ") and told.endswith("; choose another --output, or set that back.")
         return told
 
     told = refusal(rows_per_shard=5, scorer={"kind": "random", "seed": 1})

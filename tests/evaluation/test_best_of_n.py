@@ -240,7 +240,7 @@ def test_mistakes_are_told_in_a_sentence(whole, command, data, score_model_path,
     line = command(whole, score_model_path)
     assert "holds answers of another run: temperature was 1.0, now 0.5" in told(*line, "--temperature=0.5")
     (tmp_path / "options.yaml").write_text("s1: {path: '*_vv.tif', bands: [1]}")
-    assert "other settings: image_options" in told(*line, "--image_options", str(tmp_path / "options.yaml"))
+    assert "of another run: image_options" in told(*line, "--image_options", str(tmp_path / "options.yaml"))
     captioned = [str(data / "captioned.yaml") if one.endswith("asked.yaml") else one for one in line]
     assert "captioned.yaml is a captions task, whose answers are not voted on; give one of classification" in told(
         *captioned
