@@ -10,6 +10,7 @@ Left out: several recipes at once, and recipes that inherit from another.
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import logging
 import os
@@ -56,6 +57,8 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     if several and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # which this would switch off
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
+    if is_launched():
+        end_with_parent()
     options = parse(parser, [*flags, *float32_flags(parser, flags)])
     refuse_data_parallel(options)
     check_output(options)
@@ -83,6 +86,14 @@ def _texts(value: object) -> list[str]:
     several = value if isinstance(value, list | tuple) else [value]
     texts = [text for text in several if isinstance(text, str)]
     return [*texts, *(part.strip() for text in texts for part in text.split(","))]
+
+
+def end_with_parent() -> None:
+    """Has Linux send this process SIGTERM when its launcher is killed: the processes of a launcher are sessions of
+    their own, and would go on training in a folder that the user resumes from.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 def float32_flags(parser: TrainingParser, flags: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ Left out: noticing that a data set on the Hub has changed.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, RSRLHFError
 from ..imagery.sources import ImageSource
+from ..runs.files import lock
 from .group import first_line
 from .image_text_dataset import ImageTexts, open_image_texts
 
@@ -70,7 +72,31 @@ def _folder() -> str:
 
 @cache
 def _temporary() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="rs-rlhf-rows-")
+    """Makes the folder of this process, which holds its lock, and removes those of killed processes."""
+    prefix = f"rs-rlhf-rows-{os.getuid()}-"
+    made = tempfile.TemporaryDirectory(prefix=prefix)
+    folder = Path(made.name)
+    try:
+        if not _locked(folder):  # another process took it for one of a killed process before it was locked
+            return _temporary.__wrapped__()
+    except DataError:  # a file system without locks
+        return made
+    for left in folder.parent.glob(f"{prefix}*"):
+        if left != folder and _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    return made
+
+
+def _locked(folder: Path) -> bool:
+    """Locks a folder until this process ends; whether it is there and was free."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    if lock(handle, folder, wait=False) and folder.is_dir():
+        return True
+    os.close(handle)
+    return False
 
 
 def cached(rows: Callable[..., Iterator[Any]], features: Features, arguments: dict[str, Any], key: object) -> Dataset:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from helpers import ROOT, warm
 from helpers.reward_runs import reward, write_pairs
@@ -141,6 +142,28 @@ def test_a_launched_training_saves_a_checkpoint_and_ends_in_one_sentence(number,
     assert code == CODES[number] and printed.count("stopped by") == 1 and "interrupted" not in printed, printed
     assert "Traceback" not in printed and is_whole(saved)
     assert len(list(saved.glob("rng_state_*.pth"))) == 2
+
+
+@pytest.mark.slow  # processes of its own: those of the warm process have another parent
+def test_processes_whose_launcher_is_killed_save_and_end(pairs, tiny_vlm):
+    argv = [*reward(pairs, tiny_vlm, "--save_strategy", "no", "--logging_steps", "1"), "--accelerate_config"]
+    with (pairs / "log").open("w") as log:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "rs_rlhf", *argv, "cpu_2proc"]
+        launcher = subprocess.Popen(command, cwd=pairs, env=env, stdout=log, stderr=log)
+        end = time.monotonic() + 300
+        while not log_has(pairs, "'loss'")():
+            assert launcher.poll() is None and time.monotonic() < end, (pairs / "log").read_text()
+            time.sleep(0.1)
+        started = psutil.Process(launcher.pid).children(recursive=True)
+        launcher.kill()
+        launcher.wait()
+        _, alive = psutil.wait_procs(started, timeout=120)
+        for process in alive:
+            process.kill()
+    assert len(started) >= 2 and not alive, (pairs / "log").read_text()
+    (saved,) = (pairs / "out").glob("checkpoint-*")
+    assert is_whole(saved) and "stopped by SIGTERM" in (pairs / "log").read_text()
 
 
 @pytest.mark.parametrize("number", CODES)

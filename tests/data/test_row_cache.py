@@ -2,10 +2,13 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import pytest
+from helpers import ROOT
 from helpers.captioned_rows import write_jsonl
 
 from rs_rlhf.data.row_cache import stored_rows
@@ -83,3 +86,31 @@ def test_rows_are_stored_for_this_process_if_switched_off_or_the_folder_is_not_o
     assert "rs-rlhf-rows-" in rows.cache_files[0]["filename"] and modes(rows)[-1] == 0o700
     assert ("is not this user's alone" in capfd.readouterr().err) == (how != "off")
     assert not [*folder.glob("*")] and not [*tmp_path.glob("elsewhere/*")]
+
+
+TEMPORARY = """
+import os, sys, tempfile
+from pathlib import Path
+from rs_rlhf.data.row_cache import _temporary
+folder = Path(_temporary().name)
+(folder / "rows.arrow").write_bytes(bytes(1000))
+print(folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_rows_of_killed_processes_are_removed_and_those_of_others_stay(tmp_path):
+    def start():
+        env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, "-c", TEMPORARY], env=env, stdin=-1, stdout=-1, text=True)
+        return process, Path(process.stdout.readline().strip())
+
+    (killed, left), (runs, kept) = start(), start()
+    killed.kill()
+    killed.wait()
+    assert left.is_dir()
+    last, folder = start()
+    assert not left.exists() and (kept / "rows.arrow").exists() and (folder / "rows.arrow").exists()
+    for process in (runs, last):
+        process.communicate()
+    assert not [*tmp_path.iterdir()]

@@ -84,7 +84,7 @@ def address() -> str:
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         process = subprocess.Popen([sys.executable, str(HERE / "warm.py"), path], env=env, cwd=ROOT)
         atexit.register(process.kill)
-        for _ in range(1200):
+        for _ in range(6000):  # a busy machine takes minutes
             if os.path.exists(path):
                 break
             assert process.poll() is None, "the warm process ended"
