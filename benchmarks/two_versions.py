@@ -63,7 +63,7 @@ def work_grpo(folder: str, turn: Callable) -> None:
 
 
 def work_score(folder: str, turn: Callable) -> None:
-    """`rs-rlhf score` of 1,000 rows with a tiny score model."""
+    """`rs-rlhf score` of 400 rows with a tiny score model."""
     import torch
     from PIL import Image
     from transformers import AutoProcessor
@@ -78,7 +78,7 @@ def work_score(folder: str, turn: Callable) -> None:
     AutoProcessor.from_pretrained(path).save_pretrained(f"{folder}/model")
     for i in range(50):
         Image.effect_noise((84, 56), 60 + i).convert("RGB").save(f"{folder}/{i}.png")
-    rows = [{"image": f"{i % 50}.png", "caption": f"a river with {i} boats."} for i in range(1000)]
+    rows = [{"image": f"{i % 50}.png", "caption": f"a river with {i} boats."} for i in range(400)]
     Path(folder, "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = ["score", "--input", f"{folder}/rows.jsonl", "--model", f"{folder}/model", "--rows_per_shard", "100"]
     for number in range(1000):
@@ -125,6 +125,7 @@ def compare(name: str, checkouts: list[Path], pairs: int) -> dict:
             seconds = [float(part) for part in processes[place].stdout.readline().split()]
             if pair:  # the first warms up
                 times[place].append(seconds)
+                print(name, ("old", "new")[place], *seconds, file=sys.stderr, flush=True)
     for process in processes:
         process.stdin.close()
         process.wait()
