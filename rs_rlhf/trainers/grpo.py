@@ -266,13 +266,9 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         """Whether tools, an environment or a rollout function have a part in the turns, which are TRL's then."""
         return bool(self.tools or self.environment_factories or self.rollout_func)
 
-    def checked_rows(self) -> list[Any]:
-        """Returns the data sets with columns of images, unless their turns are TRL's: texts alone are TRL's too."""
-        return [] if self.makes_turns else [rows for rows in super().checked_rows() if has_images(rows.column_names)]
-
     def row_errors(self, row: Mapping[str, Any]) -> Iterable[RSRLHFError]:
-        """Yields why a prompt cannot be laid out."""
-        return prompt_errors(row, self.limits)
+        """Yields why a prompt with images cannot be laid out; turns that TRL makes, and texts alone, are TRL's."""
+        return () if self.makes_turns or not has_images(row) else prompt_errors(row, self.limits)
 
     def on_rewards(
         self, inputs: list[Row], prompts: list, completions: list, ids: list[list[int]], rewards: torch.Tensor

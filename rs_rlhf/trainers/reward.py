@@ -255,13 +255,9 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
             warnings.warn(f"{said} and are left out.", stacklevel=6)
         return prepared
 
-    def checked_rows(self) -> list[Any]:
-        """Returns the data sets whose rows are looked at before the first step; TRL has tokenized its own."""
-        return [] if self.text_only else super().checked_rows()
-
     def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
-        """Yields why the collator could not lay out a row."""
-        if self.limits is None or not isinstance(self.eval_collator, PreferenceCollator):
+        """Yields why the collator could not lay out a row; TRL has tokenized texts alone."""
+        if self.text_only or self.limits is None or not isinstance(self.eval_collator, PreferenceCollator):
             return ()
         group = self.eval_collator.group(row)
         return self.limits.errors(group, completion_keys(len(group.completions)))
