@@ -9,12 +9,11 @@ layers do on a prompt; in Qwen2-VL-2B it is 1.7 times, in 7B 0.35 times, so that
 The steps take turns between two ways:
 
 - `groups`: the reward scores the completions as groups (`ScoreReward`), the policy's vision tower runs once per
-  distinct image (`share_vision`);
+  distinct image (`share_vision`), and the loss runs the prompt once (`shared_prefix`);
 - `rows`: the reward scores each completion as a row of its own with its own image, in batches of two, as the published
   server of ScoreRS does; the policy's tower runs for every completion, as in TRL.
 
-A phase depends on one of the two differences alone: the reward on how it scores, generation and loss on the tower. So
-each ratio is that of its own difference. On a CPU the seconds are the process's own processor time: it has one thread,
+The reward depends on how it scores alone, generation and the loss on the policy alone. On a CPU the seconds are the process's own processor time: it has one thread,
 and waiting for a core that other work holds is not part of a step; wall-clock seconds are in `wall`. Before timing,
 the rewards of both ways are checked to be the same.
 """
@@ -147,6 +146,7 @@ class Turns(TrainerCallback):
         self.trainer, self.rewards = trainer, rewards
         self.core = trainer.accelerator.unwrap_model(trainer.model).model
         self.shared = self.core.__dict__["get_image_features"]  # put there by share_vision
+        self.group_loss = trainer.group_loss
         self.ways: list[str] = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -155,6 +155,7 @@ class Turns(TrainerCallback):
         self.ways.append(way)
         self.trainer.reward_funcs[0] = self.rewards[way]
         self.core.__dict__.pop("get_image_features", None)
+        self.trainer.group_loss = self.group_loss if way == "groups" else None
         if way == "groups":
             self.core.__dict__["get_image_features"] = self.shared
 

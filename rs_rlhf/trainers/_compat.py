@@ -183,10 +183,12 @@ class GRPOHooks(GRPOTrainer):
         if self.group_loss is None or compute_aux_loss or not self.group_loss.applies(model):
             return plain(rows, batch_size)
         starts = range(0, len(input_ids), batch_size or len(input_ids))
-        parts = [rows.part(start, start + starts.step) for start in starts]
+        parts, before = [rows.part(start, start + starts.step) for start in starts], self.group_loss.count
         logps, entropies, _ = zip(
             *(self.group_loss(model, part, compute_entropy, plain) for part in parts), strict=True
         )
+        share = (self.group_loss.count - before) / len(input_ids)
+        add_metric(self, "train" if self.model.training else "eval", "shared_prefix", [share])
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _prepare_inputs(self, generation_batch: Any) -> Row:

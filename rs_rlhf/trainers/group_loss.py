@@ -178,6 +178,7 @@ class GroupLoss:
     def __init__(self, accelerator: Accelerator, processor: ProcessorMixin | None) -> None:
         self.accelerator, self.processor = accelerator, processor
         self.same = True  # until a check says otherwise
+        self.count = 0  # of the rows that were computed in the group form
         self.checked: set[tuple[int, int]] = set()
 
     def applies(self, model: PreTrainedModel) -> bool:
@@ -204,6 +205,7 @@ class GroupLoss:
         self._check(model, bare, rows, layout, plain)
         if layout is None or not self.same:
             return plain(rows)
+        self.count += len(rows.ids)
         return self._grouped(model, bare, rows, layout, entropy)
 
     def _grouped(self, model: Any, bare: Any, rows: Rows, layout: Layout, entropy: bool) -> Output:
