@@ -13,9 +13,9 @@ The steps take turns between two ways:
 - `rows`: the reward scores each completion as a row of its own with its own image, in batches of two, as the published
   server of ScoreRS does; the policy's tower runs for every completion, as in TRL.
 
-The reward depends on how it scores alone, generation and the loss on the policy alone. On a CPU the seconds are the process's own processor time: it has one thread,
-and waiting for a core that other work holds is not part of a step; wall-clock seconds are in `wall`. Before timing,
-the rewards of both ways are checked to be the same.
+The reward depends on how it scores alone, generation and the loss on the policy alone. On a CPU the seconds are the
+process's own processor time: it has one thread, and waiting for a core that other work holds is not part of a step;
+wall-clock seconds are in `wall`. Before timing, the rewards of both ways are checked to be the same.
 """
 
 from __future__ import annotations
