@@ -12,7 +12,7 @@ turns:
 
 Before timing, the losses and all gradients are checked to be the same. On a CPU the seconds are the process's own
 processor time on one thread, which other work on the machine does not add to. `saved` counts what autograd keeps for
-the backward pass besides weights: distinct storages, without gradient checkpointing. Both ways keep those of the vision
+the backward pass besides weights: distinct storages, without gradient checkpointing. The ways keep those of the vision
 tower once; `saved_frozen` is without them, as with a frozen tower.
 """
 
