@@ -188,7 +188,8 @@ class GRPOHooks(GRPOTrainer):
             *(self.group_loss(model, part, compute_entropy, plain) for part in parts), strict=True
         )
         share = (self.group_loss.count - before) / len(input_ids)
-        add_metric(self, "train" if self.model.training else "eval", "shared_prefix", [share])
+        training = self.model is not None and self.model.training
+        add_metric(self, "train" if training else "eval", "shared_prefix", [share])
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _prepare_inputs(self, generation_batch: Any) -> Row:
