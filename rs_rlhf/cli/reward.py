@@ -25,7 +25,7 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
     from trl import get_peft_config
 
     from ..errors import ModelError
-    from ..models.vlm import FAMILIES
+    from ..models.families import KNOWN
     from ..trainers.data.reward import load_data
     from ..trainers.reward import VisionRewardTrainer
     from ..trainers.reward_model import is_text_only
@@ -36,7 +36,7 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
     training_args.model_init_kwargs = model_options(model_args, training_args.model_init_kwargs)
     model = str(model_args.model_name_or_path)
     if is_text_only(model, training_args):
-        families = ", ".join(FAMILIES)
+        families = ", ".join(KNOWN)
         raise ModelError(f"a score model sees images; give a model of {families}.", "model_name_or_path", model)
     trainer = VisionRewardTrainer(
         model=model,

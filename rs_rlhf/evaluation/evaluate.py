@@ -179,12 +179,10 @@ def _settings(model_type: str, data_hash: str, options: EvalOptions) -> dict[str
 
 def _pixel_budget(model: Any) -> list[int] | None:
     """The fewest and most pixels an image is resized to, if the model's processor has such a budget."""
-    from ..models.pixel_budget import pixel_budget
+    from ..models.pixel_budget import has_budget, pixel_budget
 
-    try:
-        return list(pixel_budget(model.processor))
-    except (AttributeError, KeyError, TypeError):
-        return None
+    processor: Any = getattr(model, "processor", None)
+    return list(pixel_budget(processor)) if has_budget(processor) else None
 
 
 def _log(options: EvalOptions, names: list[str]) -> None:

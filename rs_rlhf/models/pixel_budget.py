@@ -1,10 +1,15 @@
-"""Pixel budgets of the Qwen2-VL image processors: reading and setting them, and image sizes after the resize."""
+"""Pixel budgets of the Qwen2-VL image processors: reading and setting them, and image sizes after the resize.
+
+Other image processors have no budget: what they make of an image of a size is found by showing them an empty one.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 
@@ -17,22 +22,45 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 
+_LOOKS: WeakKeyDictionary[ProcessorMixin, dict[tuple[int, int], tuple[int, tuple[int, int]]]] = WeakKeyDictionary()
+_BUDGETED: WeakKeyDictionary[ProcessorMixin, bool] = WeakKeyDictionary()
+_QWEN = {"Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil"}
+
+
+def has_budget(processor: Any) -> bool:
+    """Whether a processor resizes images, and counts their tokens, as Qwen2-VL's does."""
+    if not _QWEN & {kind.__name__ for kind in type(getattr(processor, "image_processor", None)).__mro__}:
+        return False
+    if processor not in _BUDGETED:
+        import torch
+
+        side = 2 * processor.image_processor.merge_size
+        grids = {"image_grid_thw": torch.tensor([[1, side, side]])}
+        _BUDGETED[processor] = processor.replace_image_token(grids, 0) == 4 * processor.image_token
+    return _BUDGETED[processor]
+
+
 def pixel_budget(processor: ProcessorMixin) -> tuple[int, int]:
     """Returns the processor's `(min_pixels, max_pixels)`."""
     size = processor.image_processor.size
     return size["shortest_edge"], size["longest_edge"]
 
 
-def set_pixel_budget(processor: ProcessorMixin, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
+def set_pixel_budget(processor: Any, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
     """Sets the processor's pixel budget in place, so that it is saved with the model; what is `None` stays as it is.
 
     Raises:
-        OptionError: A number below 1, or an empty budget.
+        OptionError: A number below 1, an empty budget, or one for a processor that has none.
     """
     if min_pixels is None and max_pixels is None:
         return
     for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if not has_budget(processor):
+            kind = type(processor).__name__
+            raise OptionError(f"the model's {kind} has no pixel budget; leave {name} out.", name)
+        if value < 1:
             raise OptionError(f"{name} is {value}, expected at least 1; leave it out for the processor's own.", name)
     old_min, old_max = pixel_budget(processor)
     low, high = old_min if min_pixels is None else min_pixels, old_max if max_pixels is None else max_pixels
@@ -131,9 +159,11 @@ def image_sizes(group: Group, options: ImageOptions) -> list[tuple[int, int]]:
 
 
 def seen_sizes(group: Group, processor: ProcessorMixin, options: ImageOptions) -> list[tuple[int, int]]:
-    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone; an
-    [`ImageError`] names file and row.
+    """Returns `(width, height)` in pixels of a group's images after the resize, from their headers alone; of one tile
+    if the processor cuts tiles. An [`ImageError`] names file and row.
     """
+    if not has_budget(processor):
+        return [size for _, size in looks(group, processor, options)]
     low, high = pixel_budget(processor)
     factor, where = resize_factor(processor), row_name(group)
     return [
@@ -154,8 +184,43 @@ def resized(width: int, height: int, factor: int, budget: tuple[int, int]) -> tu
 
 def estimated_length(group: Group, processor: ProcessorMixin, options: ImageOptions) -> int:
     """Estimates the tokens of a prompt from its characters and image headers; decodes nothing."""
+    if not has_budget(processor):
+        return text_length(group) + sum(tokens for tokens, _ in looks(group, processor, options))
     sizes = seen_sizes(group, processor, options)
     return text_length(group) + sum(width * height // resize_factor(processor) ** 2 for width, height in sizes)
+
+
+def looks(group: Group, processor: ProcessorMixin, options: ImageOptions) -> list[tuple[int, tuple[int, int]]]:
+    """Returns what [`look`] does of a group's images; an [`ImageError`] names file and row."""
+    with refusing_images(row_name(group)):
+        return [look(processor, size) for size in image_sizes(group, options)]
+
+
+def look(processor: Any, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    """Returns the tokens that a processor makes of an image of a size `(width, height)`, and the size that it gives
+    the image, found with an empty one; a ValueError is the processor's.
+    """
+    known = _LOOKS.setdefault(processor, {})
+    if size not in known:
+        from .seen_images import image_prompt, process
+
+        blank = [[Image.new("RGB", size)]]
+        inputs = process(processor, [image_prompt(processor, 1)], blank, return_tensors="pt")
+        height, width = inputs["pixel_values"].shape[-2:]
+        if (grid := inputs.get("image_grid_thw")) is not None:  # flat patches
+            height, width = (grid[0, 1:] * processor.image_processor.patch_size).tolist()
+        known[size] = inputs["input_ids"].shape[1], (int(width), int(height))
+    return known[size]
+
+
+@contextmanager
+def refusing_images(where: str, name: str = "image") -> Iterator[None]:
+    """Turns a processor's ValueError into an [`ImageError`]."""
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ImageError(f"{name}: the model's processor refuses it: {reason}", "image", where) from error
 
 
 def text_length(group: Group) -> int:

@@ -19,7 +19,7 @@ from ..declarations import did_you_mean
 from ..errors import DeclarationError, ImageError, ModelError
 from ..metrics.box_forms import FORMS
 from ..metrics.boxes import BOX_UNITS, RESIZED, Box, needs_size, read_boxes
-from .pixel_budget import pixel_budget, resize_factor, resized
+from .pixel_budget import has_budget, pixel_budget, resize_factor, resized
 from .policies.chat_client import is_endpoint
 
 if TYPE_CHECKING:
@@ -169,9 +169,6 @@ def no_profile(model: str) -> str:
 
 def processor_budget(processor: ProcessorMixin | None) -> tuple[int, int, int] | None:
     """Returns a processor's factor, fewest and most pixels, if it resizes images to a pixel budget."""
-    if processor is None:
+    if processor is None or not has_budget(processor):
         return None
-    try:
-        return resize_factor(processor), *pixel_budget(processor)
-    except (AttributeError, KeyError, TypeError):
-        return None
+    return resize_factor(processor), *pixel_budget(processor)

@@ -19,7 +19,16 @@ from ..data.group import Group, check_encodable, completion_text
 from ..errors import DataError, ImageError, OptionError, loading
 from ..imagery.raster import image_size, read_image
 from ..imagery.sources import DEFAULTS, ImageOptions, ImageSource, check_host, is_url
-from .pixel_budget import fitted_size, image_name, pixel_budget, resize_factor, row_name, set_pixel_budget
+from .pixel_budget import (
+    fitted_size,
+    image_name,
+    look,
+    pixel_budget,
+    refusing_images,
+    resize_factor,
+    row_name,
+    set_pixel_budget,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,8 +68,10 @@ class RowLimits:
     @classmethod
     def of(cls, collator: GroupCollator) -> RowLimits:
         """Returns the limits of a collator's processor."""
-        low, high = pixel_budget(collator.processor)
-        budget = {"min_pixels": low, "max_pixels": high, "factor": resize_factor(collator.processor)}
+        budget = None
+        if collator.fits:
+            low, high = pixel_budget(collator.processor)
+            budget = {"min_pixels": low, "max_pixels": high, "factor": resize_factor(collator.processor)}
         return cls(collator.image_options, budget, special_tokens(collator.tokenizer), collator)
 
     def errors(self, group: Group, keys: Sequence[str] = ()) -> Iterator[DataError | ImageError]:
@@ -97,9 +108,8 @@ class RowLimits:
         """Yields that a group, whose images fit, is longer than the collator's `max_length`."""
         if self.collator is None or self.collator.max_length is None:
             return
-        area = resize_factor(self.collator.processor) ** 2
         try:
-            self.collator.tokens(group, [width * height // area for width, height in map(self.size, group.images)])
+            self.collator.tokens(group, self.collator.images_of([self.size(source) for source in group.images]))
         except DataError as error:
             yield error
 
@@ -134,6 +144,10 @@ class RowLimits:
         else:
             height, width = image_size(source, self.options)
         if self.budget is None:
+            unusual = min(width, height) < 28 or max(width, height) > 50 * min(width, height)
+            if self.collator is not None and unusual:
+                with refusing_images("", image_name(source)):
+                    look(self.collator.processor, (width, height))
             return width, height
         return fitted_size(width, height, **dict[str, Any](self.budget), name=image_name(source))
 

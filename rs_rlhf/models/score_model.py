@@ -1,8 +1,9 @@
-"""The score model: a Qwen2-VL-family backbone without its LM head, and a bias-free linear `reward_head`.
+"""The score model: a vision-language backbone without its LM head, and a bias-free linear `reward_head`.
 
 The score of a text is read at its last token (ScoreRS, arXiv 2503.00743). One forward pass serves plain padded rows
 and the group layout (`layout`): the vision tower runs once per distinct image, a group's prompt once per group.
-Positions are always computed here and passed on, so that the backbone keeps no state between calls.
+Positions are always computed here and passed on, so that the backbone keeps no state between calls. What families of
+backbones differ in is in `families`.
 
 Left out: a KV cache expanded over completions (it must not be used for training; plain rows with shared vision
 features serve where the tree form does not help), video inputs, and `torch.compile`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,9 +28,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import DataError, ModelError, OptionError
 from ..runs.files import write_json
+from .families import check_backbone, image_features, parameters, sequential, takes_tree, token_positions
 from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
 from .vision_sharing import features_of
-from .vlm import FAMILIES, base_path, hub_config
+from .vlm import base_path, hub_config
 
 POSITIONS = ("mrope", "sequential")  # the first is the default, as below
 ACTIVATIONS = ("softplus", "identity")
@@ -42,13 +45,9 @@ _LOADED = (
     "hf_quantizer",
     "hf_device_map",
 )
+IGNORED = {"mm_token_type_ids", "token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}
+UNSEEN = "unseen_"  # before the names of inputs of an image that stands nowhere, see `GroupCollator`
 SCORE_CONFIG = "score_config.json"  # beside a LoRA adapter, which has no model config of its own
-
-# transformers renames old checkpoint keys per class name; a class that it does not know silently gets a language
-# model of random weights. Ours has the layout of Qwen2VLForConditionalGeneration with another head.
-register_checkpoint_conversion_mapping(
-    "ScoreModel", get_checkpoint_conversion_mapping("Qwen2VLForConditionalGeneration"), overwrite=True
-)
 
 
 @dataclass
@@ -60,11 +59,13 @@ class ScoreOutput(ModelOutput):
 
 @dataclass
 class _Images:
-    """Vision features and grids (I, 3) of the distinct images of a batch, and which of them stands at each place."""
+    """The distinct images (or lists of images, with `lengths`) of a batch, and which of them stands at each place."""
 
-    features: ModelOutput | None
-    grids: torch.Tensor | None
+    features: ModelOutput | None = None
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    lengths: torch.Tensor | None = None
     index: list[int] = field(default_factory=list)
+    tokens: list[int] | None = None
 
 
 class RewardHead(nn.Linear):
@@ -81,8 +82,8 @@ class ScoreModel(PreTrainedModel):
 
     Args:
         config (`PreTrainedConfig`): That of the backbone, with two settings added. `positions` is `"mrope"` (the
-            backbone's 3-D positions) or `"sequential"` (0, 1, 2… on all axes, what the published ScoreRS weights
-            were trained with); `output_activation` is `"softplus"` or `"identity"`.
+            backbone's own, 3-D in most families) or `"sequential"` (0, 1, 2… on all axes, what the published ScoreRS
+            weights were trained with); `output_activation` is `"softplus"` or `"identity"`.
     """
 
     base_model_prefix = "model"
@@ -93,7 +94,7 @@ class ScoreModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        _check_family(config)
+        check_backbone(config)
         for name, choices in (("positions", POSITIONS), ("output_activation", ACTIVATIONS)):
             value = getattr(config, name, None) or choices[0]
             if value not in choices:
@@ -101,6 +102,7 @@ class ScoreModel(PreTrainedModel):
             setattr(config, name, value)
         config.num_labels = 1
         super().__init__(config)
+        _use_key_names(config)
         self.model = AutoModel.from_config(config, trust_remote_code=False)
         self._no_split_modules = self.model._no_split_modules
         self.reward_head = RewardHead(config.get_text_config().hidden_size, 1, bias=False)
@@ -141,7 +143,7 @@ class ScoreModel(PreTrainedModel):
                 f"{path}: architectures is {architectures}; expected a causal vision-language model "
                 "(…ForConditionalGeneration), a saved ScoreModel, or the published ScoreRS layout (Qwen2Reward)."
             )
-        _check_family(config, path)
+        check_backbone(config, path)
         default = "sequential" if "Qwen2Reward" in architectures else "mrope"
         config.positions = positions or getattr(config, "positions", None) or default
         config.output_activation = output_activation or getattr(config, "output_activation", None)
@@ -168,10 +170,10 @@ class ScoreModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
 
-    @property
-    def vision_tower(self) -> nn.Module:
-        """The vision tower with its merger."""
-        return self.model.visual
+    def part(self, name: str) -> list[nn.Parameter]:
+        """Returns the weights of a part: `"language"`, or `"vision"`, all that comes before the language model."""
+        language = {id(weight) for weight in self.model.get_decoder().parameters()}
+        return [weight for weight in self.model.parameters() if (id(weight) in language) == (name == "language")]
 
     @classmethod
     def from_causal(
@@ -180,7 +182,7 @@ class ScoreModel(PreTrainedModel):
         """Starts a score model from a loaded causal vision-language model, whose backbone becomes its own.
 
         Args:
-            model (`PreTrainedModel`): A causal VLM of the Qwen2-VL families.
+            model (`PreTrainedModel`): A causal VLM.
             positions, output_activation (`str`, *optional*): As in [`ScoreModel.from_pretrained`].
         """
         config = deepcopy(model.config)
@@ -200,72 +202,85 @@ class ScoreModel(PreTrainedModel):
         self,
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
         *,
         segment_ids: torch.LongTensor | None = None,
         image_index: torch.LongTensor | None = None,
-        **kwargs: object,
+        image_lengths: torch.LongTensor | None = None,
+        **inputs: Any,
     ) -> ScoreOutput:
         """Scores plain rows, or groups if `segment_ids` is given.
 
         Args:
             input_ids (rows or groups, L): Tokens, image placeholders expanded.
             attention_mask (rows, L): 1 on tokens, 0 on padding, left or right; by default all 1.
-            pixel_values (patches, patch size): Patches of the distinct images, if there are any.
-            image_grid_thw (images, 3): Their grids, in patches.
             segment_ids (groups, L): -1 padding, 0 prompt, k completion k.
             image_index (placements,): Which distinct image stands at each placement, in row order; by default each
                 stands once, in order.
-            **kwargs: The processor's `mm_token_type_ids` and the trainer's `use_cache` have no effect.
+            image_lengths (lists, inputs): As [`GroupCollator`] gives it: distinct lists of images, one per row, take
+                the place of distinct images.
+            **inputs: What the processor makes of the distinct images, such as `pixel_values` (patches, patch size) and
+                `image_grid_thw` (images, 3) in patches. Its types of tokens and the trainer's `use_cache` have no
+                effect.
+
+        Raises:
+            TypeError: The backbone takes no such argument.
         """
-        given = {name for name, value in kwargs.items() if value is not None}  # PEFT passes all that it knows
-        if unknown := given - {"mm_token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}:
-            raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
-        features, unused = self._image_features(pixel_values, image_grid_thw)
-        images = _Images(features, image_grid_thw)
-        if image_grid_thw is not None:
-            images.index = list(range(len(image_grid_thw))) if image_index is None else image_index.tolist()
+        images, unseen = self._images(inputs, image_index, image_lengths, input_ids)
         if segment_ids is None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             scores = self._score_rows(input_ids, mask, images)
         elif self._runs_tree(segment_ids):
             scores = self._score_tree(input_ids, segment_ids, images)
         else:
-            ids, mask, placements = split_rows(input_ids, segment_ids, self._images_per_row(input_ids))
+            ids, mask, placements = split_rows(input_ids, segment_ids, self._images_per_row(input_ids, images))
             rows = self._score_rows(ids, mask, replace(images, index=[images.index[p] for p in placements]))
             scores = _scatter(rows, last_tokens(segment_ids, rows=False)[1])
-        return ScoreOutput(scores=scores if unused is None else scores + 0.0 * unused)
+        return ScoreOutput(scores=scores if unseen is None else scores + 0.0 * unseen)
 
-    def _image_features(
-        self, pixel_values: torch.Tensor | None, image_grid_thw: torch.Tensor | None
-    ) -> tuple[ModelOutput | None, torch.Tensor | None]:
-        """Runs the vision tower once; without images, in training or on several processes, on a dummy of no weight.
+    def _images(
+        self,
+        inputs: Mapping[str, Any],
+        index: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        ids: torch.Tensor,
+    ) -> tuple[_Images, torch.Tensor | None]:
+        """Runs the vision tower once: on the images, or in training or on several processes on the unseen one, of
+        whose features the sum is returned.
 
         Under ZeRO-3 every process must gather the tower's weights, and under DDP every weight needs a gradient, so a
         process whose batch is all text runs the tower too. So does a single process: Adam moves weights on by their
         momentum where the gradient is zero but not where there is none, and would train differently.
         """
-        if pixel_values is not None:
-            return self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True), None
-        if not (self.training or (torch.distributed.is_available() and torch.distributed.is_initialized())):
-            return None, None
-        vision = self.config.vision_config
-        channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
-        side = vision.spatial_merge_size
-        patch = channels * vision.temporal_patch_size * vision.patch_size**2
-        dummy = torch.zeros(side * side, patch, device=self.device, dtype=self.dtype)
-        grid = torch.tensor([[1, side, side]], device=self.device)
-        features = self.model.get_image_features(dummy, grid, return_dict=True)
-        layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
-        return None, torch.stack([torch.cat(list(layer)).float().sum() for layer in layers]).sum()
+        given = {name: value for name, value in inputs.items() if name not in IGNORED and value is not None}
+        takes = parameters(type(self.model).get_image_features)
+        if unknown := {name for name in given if name.removeprefix(UNSEEN) not in takes}:
+            raise TypeError(f"ScoreModel.forward got unexpected arguments: {', '.join(sorted(unknown))}.")
+        unseen = {name.removeprefix(UNSEEN): x for name, x in given.items() if name.startswith(UNSEEN)}
+        if unseen or not given:
+            together = torch.distributed.is_available() and torch.distributed.is_initialized()
+            return _Images(), self._sum_of(unseen) if unseen and (self.training or together) else None
+        first = given.get("image_grid_thw", next(iter(given.values())))
+        images = _Images(image_features(self.model, given), given, lengths)
+        images.index = list(range(len(first))) if index is None else index.tolist()
+        if lengths is not None:
+            images.tokens = self._tokens_per_list(ids, images)
+        return images, None
+
+    def _sum_of(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        features = image_features(self.model, inputs)
+        layers = [features["pooler_output"], *(getattr(features, "deepstack_features", None) or [])]
+        return torch.stack([part.float().sum() for layer in layers for part in layer]).sum()
+
+    def _tokens_per_list(self, ids: torch.Tensor, images: _Images) -> list[int]:
+        """Image tokens of each distinct list of images; each stands in some rows, of which the list has all."""
+        counts = (ids == self.config.image_token_id).sum(1)
+        rows = counts[counts > 0].tolist()
+        tokens = dict(zip(images.index, rows, strict=True))
+        return [tokens[i] for i in range(len(tokens))]
 
     def _runs_tree(self, segment_ids: torch.Tensor) -> bool:
-        config = self.config.get_text_config()
-        window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or []) else None
-        fits = window is None or segment_ids.shape[1] <= window
-        maskable = config._attn_implementation in ("sdpa", "eager")
-        return fits and maskable and tree_is_cheaper(segment_ids, config.hidden_size)
+        fits = takes_tree(self.config, segment_ids.shape[1])
+        return fits and tree_is_cheaper(segment_ids, self.config.get_text_config().hidden_size)
 
     def _score_tree(self, ids: torch.Tensor, segments: torch.Tensor, images: _Images) -> torch.Tensor:
         eager = self.config.get_text_config()._attn_implementation == "eager"
@@ -287,30 +302,47 @@ class ScoreModel(PreTrainedModel):
         return nn.functional.softplus(scores) if self.config.output_activation == "softplus" else scores
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: _Images) -> torch.Tensor:
-        placed = None if images.features is None else {"image": features_of(images.features, images.index)}
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        return self.model(**inputs, mm_encoder_outputs=placed, use_cache=False).last_hidden_state
+        placed = None
+        if images.features is not None:
+            placed = {"image": features_of(images.features, images.index, images.tokens)}
+        takes, types = parameters(type(self.model).forward), (ids == self.config.image_token_id).int()
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": placed}
+        inputs |= {name: types for name in ("token_type_ids", "mm_token_type_ids") if name in takes}
+        inputs["position_ids"] = positions[0] if len(positions) == 1 else positions
+        return self.model(**inputs, use_cache=False).last_hidden_state
 
     def _positions(self, ids: torch.Tensor, attended: torch.Tensor, images: _Images) -> torch.Tensor:
-        """Positions (3, rows, L) of the attended tokens, whatever the padding."""
+        """Positions (axes, rows, L) of the attended tokens, whatever the padding."""
         if self.config.positions == "sequential":
-            return (attended.long().cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
-        grids = images.grids[images.index] if images.grids is not None and images.index else None
-        types = (ids == self.config.image_token_id).int()
-        given = {"mm_token_type_ids": types, "image_grid_thw": grids, "attention_mask": attended}
-        return self.model.get_rope_index(ids, **given)[0]
+            axes = 3 if hasattr(self.model, "get_rope_index") else 1
+            return sequential(attended).expand(axes, -1, -1)
+        placed = {}
+        if (grids := images.inputs.get("image_grid_thw")) is not None and images.index:
+            column = sorted(images.inputs).index("image_grid_thw")
+            counts = [1] * len(grids) if images.lengths is None else images.lengths[:, column].tolist()
+            parts = grids.split(counts)
+            placed = {"image_grid_thw": torch.cat([parts[i] for i in images.index])}
+        return token_positions(self.model, ids, attended, placed)
 
-    def _images_per_row(self, ids: torch.Tensor) -> list[int]:
+    def _images_per_row(self, ids: torch.Tensor, images: _Images) -> list[int]:
         image = ids == self.config.image_token_id
+        if images.lengths is not None:
+            return image.any(1).int().tolist()
         starts = image.clone()
         starts[:, 1:] &= ~image[:, :-1]  # two images never touch: each stands between vision_start and vision_end
         return starts.sum(1).tolist()
 
 
-def _check_family(config: PreTrainedConfig, path: str = "") -> None:
-    if config.model_type not in FAMILIES:
-        needed = f"ScoreModel needs a Qwen2-VL-family backbone ({', '.join(FAMILIES)})"
-        raise ModelError(f"{needed}, got {config.model_type!r}.", where=path)
+def _use_key_names(config: PreTrainedConfig) -> None:
+    """Makes transformers rename the keys of a causal checkpoint for us as for the causal class of its family.
+
+    It renames per class name, and a class that it does not know silently gets a language model of random weights.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as names
+
+    mapping = get_checkpoint_conversion_mapping(names.get(config.model_type, ""))
+    mapping = get_checkpoint_conversion_mapping(config.model_type) if mapping is None else mapping
+    register_checkpoint_conversion_mapping("ScoreModel", mapping or [], overwrite=True)
 
 
 def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,9 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import ModelOutput
 
+from .families import parameters
+from .pixel_budget import has_budget
+from .seen_images import SeenImages, image_prompt, token_types
 from .vlm import FAMILIES
 
 
@@ -28,14 +31,15 @@ def share_vision(model: PreTrainedModel) -> None:
     """Makes a model run its vision tower once per distinct image of a batch; in place, and only once.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): Any policy; one of another family is left as it is.
+        model (`PreTrainedModel` or `PeftModel`): A causal VLM; one whose images are not patches in grids is left as
+            it is.
     """
     core: Any = model
     core = core.get_base_model() if hasattr(core, "get_base_model") else core
-    if core.config.model_type not in FAMILIES:
-        return
     core = getattr(core, "model", core)
-    if getattr(core.get_image_features, "shared", False):
+    if not hasattr(core, "get_image_features") or getattr(core.get_image_features, "shared", False):
+        return
+    if "image_grid_thw" not in parameters(type(core).get_image_features):
         return
     original = type(core).get_image_features
 
@@ -55,17 +59,27 @@ def share_vision(model: PreTrainedModel) -> None:
     core.get_image_features = MethodType(get_image_features, core)  # a copy of the model gets a method of its own
 
 
-def features_of(features: ModelOutput, index: Sequence[int]) -> ModelOutput:
+def features_of(features: ModelOutput, index: Sequence[int], tokens: Sequence[int] | None = None) -> ModelOutput:
     """Returns the vision features of distinct images at their places.
 
     Args:
         features (`ModelOutput`): `pooler_output` and, in Qwen3-VL, per layer `deepstack_features`, each per image.
         index (sequence of `int`): Which distinct image stands at each place.
+        tokens (sequence of `int`, *optional*): How many tokens each has, if the features are not one entry per image.
     """
-    placed = type(features)(pooler_output=tuple(features["pooler_output"][i] for i in index))
+
+    def placed(layer: Any) -> Any:
+        parts = layer
+        if tokens is not None:
+            flat = layer.flatten(0, -2) if isinstance(layer, torch.Tensor) else torch.cat(list(layer))
+            parts = flat.split(list(tokens))
+        chosen = tuple(parts[i] for i in index)
+        return torch.cat(chosen)[None] if isinstance(layer, torch.Tensor) else chosen
+
+    found = type(features)(pooler_output=placed(features["pooler_output"]))
     if (layers := getattr(features, "deepstack_features", None)) is not None:
-        placed["deepstack_features"] = [tuple(layer[i] for i in index) for layer in layers]
-    return placed
+        found["deepstack_features"] = [placed(layer) for layer in layers]
+    return found
 
 
 def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[list[int], list[int]]:
@@ -96,17 +110,26 @@ def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[li
 
 
 def unseen_image(processor: ProcessorMixin) -> dict[str, torch.Tensor]:
-    """Returns `pixel_values` and `image_grid_thw` of an image of a single token."""
+    """Returns what a model is given of a small image beside tokens, such as `pixel_values` and `image_grid_thw`."""
+    if not has_budget(processor):
+        return SeenImages(processor, [Image.new("RGB", (56, 56))]).inputs()
     reader = processor.image_processor
     side = reader.patch_size * reader.merge_size
     image = reader(images=[Image.new("RGB", (side, side))], do_resize=False, return_tensors="pt")
     return {name: image[name] for name in ("pixel_values", "image_grid_thw")}
 
 
+def unseen_tokens(processor: Any) -> list[int]:
+    """Returns the tokens of [`unseen_image`]: those that stand for it, and perhaps others around them."""
+    if has_budget(processor):
+        return [processor.image_token_id]
+    return SeenImages(processor, [Image.new("RGB", (56, 56))]).rows([image_prompt(processor, 1)])[0]
+
+
 def always_see(model: PreTrainedModel, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
     """Makes a model's losses run the vision tower for texts alone too; in place.
 
-    A call with `labels` but without images gets an image token on the left of the first row, which nothing attends
+    A call with `labels` but without images gets an image's tokens on the left of the first row, which nothing attends
     to. TRL hands over images of no patches if a part of a mixed batch has none. A model of another family, or one that
     is trained with a tokenizer, on texts alone, is left as it is.
     """
@@ -114,17 +137,18 @@ def always_see(model: PreTrainedModel, processor: ProcessorMixin | PreTrainedTok
     core = core.get_base_model() if hasattr(core, "get_base_model") else core
     if core.config.model_type not in FAMILIES or not isinstance(processor, ProcessorMixin):
         return
-    image, token = unseen_image(processor), processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    fill = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100, "mm_token_type_ids": 0}
+    image, tokens = unseen_image(processor), torch.tensor(unseen_tokens(processor))
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
 
     def add_image(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        grids = kwargs.get("image_grid_thw")
-        if kwargs.get("labels") is None or (grids is not None and len(grids)):
+        seen = kwargs.get("pixel_values")
+        if kwargs.get("labels") is None or (seen is not None and len(seen)):
             return None
-        ids = kwargs["input_ids"]
-        given = {"mm_token_type_ids": torch.zeros_like(ids), **{k: v for k, v in kwargs.items() if v is not None}}
-        padded = {name: pad(given[name], (1, 0), value=value) for name, value in fill.items()}
-        padded["input_ids"][0, 0], padded["mm_token_type_ids"][0, 0] = token, 1
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        padded = {name: pad(given[name], (len(tokens), 0), value=value) for name, value in fill.items()}
+        ids = padded["input_ids"]
+        ids[0, : len(tokens)] = tokens
+        padded |= {name: types.to(ids.device) for name, types in token_types(processor, ids).items()}
         return args, given | padded | {name: tensor.to(ids.device) for name, tensor in image.items()}
 
     core.register_forward_pre_hook(add_image, with_kwargs=True)

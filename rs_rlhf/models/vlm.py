@@ -16,9 +16,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import ModelError, OptionError, RSRLHFError, code_refused, loading
-from .pixel_budget import set_pixel_budget
+from .pixel_budget import has_budget, set_pixel_budget
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layout, positions and pixel budget are known here
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # whose layout and positions policies know here
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 # Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
 _PLACEHOLDERS = [f"{name}_token_id" for name in ("image", "video", "audio", "fake_image", "start_image", "end_image")]
@@ -148,7 +148,7 @@ def check_complete(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
         raise ModelError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; save the whole model.")
 
 
-def placeholder_tokens(config: PreTrainedConfig, processor: ProcessorMixin) -> list[int]:
+def placeholder_tokens(config: PreTrainedConfig | None, processor: ProcessorMixin) -> list[int]:
     """Returns the tokens that stand for images, video or sound, and must never be sampled."""
     vocabulary = processor.tokenizer.get_vocab()
     tokens = {vocabulary[name] for name in VISION_TOKENS if name in vocabulary}
@@ -174,12 +174,12 @@ def set_family_budget(
     low: int | None,
     high: int | None,
 ) -> None:
-    """Sets the pixel budget of the Qwen2-VL families.
+    """Sets the pixel budget of a model's processor.
 
     Raises:
-        OptionError: The family has no pixel budget, and one is given; or the budget is empty.
+        OptionError: The processor has no pixel budget, and one is given; or the budget is empty.
     """
-    if config.model_type in FAMILIES and isinstance(processor, ProcessorMixin):
+    if has_budget(processor):
         set_pixel_budget(processor, low, high)
     elif low is not None or high is not None:
         raise OptionError(

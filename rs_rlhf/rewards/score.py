@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ from .columns import Columns, Rewards, Text, row_images
 logger = logging.getLogger(__name__)
 SCORE_MODEL = "RS_RLHF_SCORE_MODEL"  # the environment variable that names the model of `score_reward`
 TRANSFORMS = ("none", "exp", "softmax")
-IMAGE_TOKEN = "<|image_pad|>"
+_IMAGE_TOKEN = re.compile(r"<[^<>\s]*(image|img|video)[^<>\s]*>", re.IGNORECASE)  # of any family
 
 
 @dataclass
@@ -222,7 +223,7 @@ class ScoreReward:
             except (DataError, ImageError) as error:
                 places.append(Place(error=_cause(error)))
                 continue
-            key = (json.dumps(group.prompt), keys, wanted[0] if IMAGE_TOKEN in wanted[0] else "")
+            key = (json.dumps(group.prompt), keys, wanted[0] if _IMAGE_TOKEN.search(wanted[0]) else "")
             if key not in known:
                 known[key] = len(groups)
                 groups.append(group)

@@ -18,6 +18,8 @@ from .http import needs_options
 if TYPE_CHECKING:
     from .scorer import Scorer
 
+LARGE_IMAGE = (2048, 2048)  # by which a client estimates tokens if there is no pixel budget
+
 
 @dataclass(frozen=True)
 class RewardModelCard:
@@ -139,9 +141,14 @@ def model_hash(scorer: Scorer) -> str:
 
 def model_settings(scorer: Scorer) -> dict[str, Any]:
     """Returns the settings that a client should know: positions, layout, pixel budget, how images are read."""
-    from ..models.pixel_budget import pixel_budget, resize_factor
+    from ..models.pixel_budget import look, pixel_budget, resize_factor
 
-    low, high = pixel_budget(scorer.processor)
+    budget: dict[str, Any] = {"pixel_budget": None}
+    if scorer.collator.fits:
+        low, high = pixel_budget(scorer.processor)
+        budget = {"pixel_budget": {"min_pixels": low, "max_pixels": high, "factor": resize_factor(scorer.processor)}}
+    else:
+        budget["image_tokens"] = look(scorer.processor, LARGE_IMAGE)[0]
     options = {
         name: value for name, value in scorer.collator.image_options.recorded().items() if name != "max_image_pixels"
     }
@@ -152,6 +159,6 @@ def model_settings(scorer: Scorer) -> dict[str, Any]:
         "output_activation": scorer.model.config.output_activation,
         "dtype": str(scorer.model.dtype).removeprefix("torch."),
         "prompt_form": scorer.collator.prompt_form,
-        "pixel_budget": {"min_pixels": low, "max_pixels": high, "factor": resize_factor(scorer.processor)},
+        **budget,
         "image_options": options,
     }

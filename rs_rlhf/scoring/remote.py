@@ -184,9 +184,9 @@ class RemoteScorer(ScoreTexts):
 
     def _tokens(self, group: Group) -> int:
         """Estimates the tokens of a group as the server does, but for images, which may be as large as they can."""
-        budget = self.model()["pixel_budget"]
-        images = len(group.images) * (budget["max_pixels"] // budget["factor"] ** 2)
-        return text_length(group) + images + sum(map(completion_length, group.completions))
+        card, budget = self.model(), self.model()["pixel_budget"]
+        each = budget["max_pixels"] // budget["factor"] ** 2 if budget else card["image_tokens"]
+        return text_length(group) + len(group.images) * each + sum(map(completion_length, group.completions))
 
     def _add(self, chunk: _Chunk, i: int, first: int, group: Group) -> None:
         where = group.where or f"row {group.row if group.row >= 0 else i}"
@@ -215,7 +215,9 @@ class RemoteScorer(ScoreTexts):
             content = located if isinstance(located, bytes) else located.read_bytes()
             if content[:8] == b"\x89PNG\r\n\x1a\n" or content[:3] == b"\xff\xd8\xff":
                 return {"base64": base64.b64encode(content).decode()}
-        image = fit_pixel_budget(read_image(source, options, where), **card["pixel_budget"], where=where)
+        image = read_image(source, options, where)
+        if card["pixel_budget"]:  # else the server's processor resizes
+            image = fit_pixel_budget(image, **card["pixel_budget"], where=where)
         stream = io.BytesIO()
         image.save(stream, "PNG", compress_level=1)
         return {"base64": base64.b64encode(stream.getvalue()).decode(), "ready": True}

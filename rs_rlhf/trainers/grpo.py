@@ -7,7 +7,8 @@ the start; the run audits its reward; and a fixed set of validation prompts is a
 
 It takes TRL's place in a TRL script: a plain `GRPOConfig`, any policy and processing class that TRL takes, streaming
 data sets, tools and environments, and with none of our options set TRL's losses (`docs/trl_conformance.md`). What is
-ours about images holds for the families that it knows (`models.vlm.FAMILIES`); of others nothing is touched.
+ours about images holds for the families that it knows (`models.vlm.FAMILIES`); of others nothing is touched but that
+placeholders of images are never sampled.
 
 Left out: validation prompts and prompt checks where tools, an environment or a rollout function make the turns.
 """
@@ -38,7 +39,7 @@ from ..models.collator import GroupCollator
 from ..models.pixel_budget import settle
 from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
-from ..models.vlm import FAMILIES, VISION_TOKENS, hub_config, load_processor, set_family_budget
+from ..models.vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
@@ -167,9 +168,10 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         set_family_budget(name, config, processing_class, *budget)
         self._processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
         self.limits = RowLimits(self.options.reader_options(), None, frozenset())
+        if self._processor is not None:
+            args.generation_kwargs = _without_vision_tokens(args, config, self._processor)
         if self._processor is not None and config.model_type in FAMILIES:
             self.limits = RowLimits.of(GroupCollator(self._processor, self.options.reader_options()))
-            args.generation_kwargs = _without_vision_tokens(args, self._processor.tokenizer)
         return processing_class
 
     def _place_score_model(self, args: GRPOOptions) -> Scorer | RemoteScorer:
@@ -361,10 +363,9 @@ def _rewards(args: GRPOOptions, given: Reward | list[Reward] | None) -> tuple[Sc
     return score, rewards
 
 
-def _without_vision_tokens(args: GRPOConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _without_vision_tokens(args: GRPOConfig, config: PreTrainedConfig, processor: ProcessorMixin) -> dict[str, Any]:
     """Generation options that never sample a vision token: a sampled one would not fit the image features."""
-    known = tokenizer.get_vocab()
-    ids = [known[name] for name in VISION_TOKENS if name in known]
+    ids = placeholder_tokens(config, processor)
     given = dict(cast("dict[str, Any]", args.generation_kwargs or {}))
     if args.use_vllm:
         given["logit_bias"] = {**{i: -100.0 for i in ids}, **(given.get("logit_bias") or {})}

@@ -1,9 +1,7 @@
 """What a reward trainer is given, as it needs it: the model, its processor and its adapter.
 
-A model that TRL's trainer takes (a text classifier, loaded or by name) stays TRL's; what it cannot take, a causal VLM
-of a family that is known here, becomes a [`ScoreModel`].
-
-Left out: score models of other families.
+A model that TRL's trainer takes (a text classifier, loaded or by name) stays TRL's; a causal VLM becomes a
+[`ScoreModel`].
 """
 
 from __future__ import annotations
@@ -14,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import DistributedType, is_peft_model
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, BitsAndBytesConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from ..errors import OptionError, loading
 from ..models.score_model import HEAD, ScoreModel
-from ..models.vlm import FAMILIES, base_path, hub_config
+from ..models.vlm import base_path, hub_config
 from .options import RewardOptions
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def is_text_only(model: Any, args: RewardConfig | None) -> bool:
     with loading(model, key="model_name_or_path"):
         config = hub_config(base_path(model), loading_options(args) if args is not None else {})
     known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or hasattr(config, "auto_map")
-    return known and config.model_type not in FAMILIES
+    return known and config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
 def bare(model: Any) -> Any:
@@ -44,8 +43,8 @@ def bare(model: Any) -> Any:
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
-    known = getattr(getattr(model, "config", None), "model_type", None) in FAMILIES
-    return known and model.get_output_embeddings() is not None
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and model.get_output_embeddings() is not None
 
 
 def loading_options(args: RewardConfig, quantization: BitsAndBytesConfig | None = None) -> dict[str, Any]:
@@ -144,8 +143,7 @@ def set_trainable(model: ScoreModel, part: str) -> None:
     if getattr(model, "is_quantized", False):
         return  # only an adapter can be trained, and transformers says so
     model.requires_grad_(part == "all")
-    if part == "vision":
-        model.vision_tower.requires_grad_(True)
-    if part == "language":
-        model.model.language_model.requires_grad_(True)
+    if part in ("vision", "language"):
+        for weight in model.part(part):
+            weight.requires_grad_(True)
     model.reward_head.requires_grad_(True)

@@ -24,18 +24,20 @@ from trl import SFTConfig, SFTTrainer
 
 from ..data.group import Group, make_group
 from ..errors import DataError, OptionError, RSRLHFError
-from ..models.collator import GroupCollator, in_placement_order
+from ..models.collator import GroupCollator, GroupImages, in_placement_order
 from ..models.pixel_budget import set_pixel_budget
 from ..models.row_limits import RowLimits
-from ..models.vision_sharing import unseen_image
+from ..models.seen_images import SeenImages, token_types
+from ..models.vision_sharing import unseen_tokens
 from ..models.vlm import processor_of
 from ._compat import add_metric
 from .mixins import SetEpoch, VisionTrainerMixin, own_config
 from .options import SFTOptions
 from .row_check import Row
 
-# Qwen2-VL and Qwen2.5-VL have one merger, Qwen3-VL others for the features of earlier layers.
-_MERGER = re.compile(r"(^|\.)(merger|deepstack_merger_list\.\d+)\.")
+# Qwen2-VL and Qwen2.5-VL have one merger, Qwen3-VL others for the features of earlier layers; LLaVA's and Idefics3's
+# projectors have other names.
+_MERGER = re.compile(r"(^|\.)(merger|deepstack_merger_list\.\d+|multi_modal_projector|connector)\.")
 
 
 @dataclass
@@ -65,8 +67,8 @@ class SFTCollator:
         groups ([`GroupCollator`]): The one layout.
 
     Returns (on call):
-        `dict`: `input_ids`, `attention_mask`, `labels` (-100 outside the trained turns), `mm_token_type_ids` (B, L),
-        and `pixel_values`, `image_grid_thw` in placement order.
+        `dict`: `input_ids`, `attention_mask`, `labels` (-100 outside the trained turns) and types of tokens (B, L);
+        what the processor makes of the images, such as `pixel_values` and `image_grid_thw`, in placement order.
     """
 
     def __init__(self, groups: GroupCollator) -> None:
@@ -75,29 +77,22 @@ class SFTCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Lays out the rows."""
         samples = [_sample(row) for row in rows]
-        batch = self.groups([group for group, _ in samples])
-        segments = batch.pop("segment_ids")
-        batch["attention_mask"] = (segments >= 0).long()
-        batch["labels"] = batch["input_ids"].masked_fill(segments <= 0, -100)
-        index = batch.pop("image_index").tolist() if "image_index" in batch else []
-        if index:
-            batch |= in_placement_order(batch, index)
-        lengths = self._image_lengths(batch) if index else []
+        images, seen = self.groups.layout([group for group, _ in samples])
+        ids, segments = images.pop("input_ids"), images.pop("segment_ids")
+        batch = {"input_ids": ids, "attention_mask": (segments >= 0).long()}
+        batch["labels"] = ids.masked_fill(segments <= 0, -100)
         for i, (group, first) in enumerate(samples):
-            image_lengths, lengths = lengths[: len(group.images)], lengths[len(group.images) :]
-            for start, end in self._earlier_answers(group, first, image_lengths, batch["input_ids"][i].tolist()):
-                batch["labels"][i, start:end] = batch["input_ids"][i, start:end]
-        if not index:
-            self._add_unseen_image(batch)
-        batch["mm_token_type_ids"] = (batch["input_ids"] == self.groups.image_token_id).int()
-        return batch
-
-    def _image_lengths(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
-        merge = self.groups.processor.image_processor.merge_size**2
-        return (batch["image_grid_thw"].prod(1) // merge).tolist()
+            for start, end in self._earlier_answers(group, first, seen[i], ids[i].tolist()):
+                batch["labels"][i, start:end] = ids[i, start:end]
+        if "image_index" in images:
+            images = in_placement_order(images, images.pop("image_index").tolist())
+        else:
+            images = {name.removeprefix("unseen_"): value for name, value in images.items()}
+            self._add_unseen_tokens(batch)
+        return batch | images | token_types(self.groups.processor, batch["input_ids"])
 
     def _earlier_answers(
-        self, group: Group, first: int, image_lengths: Sequence[int], ids: Sequence[int]
+        self, group: Group, first: int, images: GroupImages, ids: Sequence[int]
     ) -> Iterator[tuple[int, int]]:
         """Where the trained turns of the prompt begin and end, in tokens; the completion is the last of them.
 
@@ -111,7 +106,8 @@ class SFTCollator:
             turn = replace(
                 group, prompt=group.prompt[:i], completions=[[group.prompt[i]]], images=group.images[:count]
             )
-            prefix, (answer,) = self.groups.tokens(turn, image_lengths[:count])
+            shown = images.first(count) if isinstance(images, SeenImages) else images[:count]
+            prefix, (answer,) = self.groups.tokens(turn, shown)
             end = len(prefix) + len(answer)
             if ids[:end] != prefix + answer:
                 raise DataError(
@@ -121,13 +117,13 @@ class SFTCollator:
                 )
             yield len(prefix), end
 
-    def _add_unseen_image(self, batch: dict[str, torch.Tensor]) -> None:
-        """Appends one image token that nothing attends to, and its image, to the first row."""
-        batch |= unseen_image(self.groups.processor)
+    def _add_unseen_tokens(self, batch: dict[str, torch.Tensor]) -> None:
+        """Appends tokens that nothing attends to, those of the unseen image, to the first row."""
+        tokens = torch.tensor(unseen_tokens(self.groups.processor))
         fill = {"input_ids": self.groups.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
         for name, value in fill.items():
-            batch[name] = torch.nn.functional.pad(batch[name], (0, 1), value=value)
-        batch["input_ids"][0, -1] = self.groups.image_token_id
+            batch[name] = torch.nn.functional.pad(batch[name], (0, len(tokens)), value=value)
+        batch["input_ids"][0, -len(tokens) :] = tokens
 
 
 def _sample(row: Mapping[str, Any]) -> tuple[Group, int]:

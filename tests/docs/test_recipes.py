@@ -38,9 +38,14 @@ def aid_rsicd(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_three_stages_follow_on_from_each_other(launched, tmp_path):
-    save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
+# Recipes of a backbone, and its family. Whether two processes are launched: the default tier runs one, of one family.
+STAGES = {"scorers-qwen2vl-7b": "qwen2_vl", "qwen2_5-vl-7b": "qwen2_5_vl", "qwen3-vl-8b": "qwen3_vl"}
+RUNS = [("scorers-qwen2vl-7b", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in STAGES)]
+
+
+@pytest.mark.parametrize(("recipes", "launched"), RUNS)
+def test_the_three_stages_follow_on_from_each_other(recipes, launched, tmp_path):
+    save_tiny_vlm(tmp_path / "tiny", family=STAGES[recipes], max_pixels=12 * 28 * 28)
     rows = []
     for i in range(8):
         picture(i).save(tmp_path / f"{i}.png")
@@ -54,9 +59,9 @@ def test_the_three_stages_follow_on_from_each_other(launched, tmp_path):
     before = None
     for stage, parts in trained.items():
         start = ["--model_name_or_path", "tiny"] if stage == 1 else []
-        command = ["reward", "--config", f"scorers-qwen2vl-7b/stage{stage}", *start, *common]
+        command = ["reward", "--config", f"{recipes}/stage{stage}", *start, *common]
         run(command, tmp_path, **({} if launched else ONE_PROCESS))
-        folder = tmp_path / "out" / "scorers-qwen2vl-7b" / f"stage{stage}"
+        folder = tmp_path / "out" / recipes / f"stage{stage}"
         weights = load_file(folder / "model.safetensors")
         if before is not None:
             changed = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
@@ -160,12 +165,16 @@ def test_the_rl_recipe_on_real_images_runs(aid_rsicd, tmp_path):
     assert (tmp_path / out / "grpo" / "model.safetensors").is_file()
 
 
+GRPO = [(f"qwen2-vl-7b-grpo/{name}", "qwen2_vl") for name in ("zero3", "zero2", "lora")]
+GRPO += [(f"{of}/grpo_{name}", STAGES[of]) for of in ("qwen2_5-vl-7b", "qwen3-vl-8b") for name in ("zero3", "lora")]
+
+
 @pytest.mark.parametrize(
-    ("recipe", "launched"),
-    [("lora", False), *(pytest.param(recipe, True, marks=pytest.mark.slow) for recipe in ("zero3", "zero2", "lora"))],
+    ("recipe", "family", "launched"),
+    [(*GRPO[2], False), *(pytest.param(*recipe, True, marks=pytest.mark.slow) for recipe in GRPO)],
 )
-def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, launched, tmp_path):
-    save_tiny_vlm(tmp_path / "tiny", max_pixels=12 * 28 * 28)
+def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, family, launched, tmp_path):
+    save_tiny_vlm(tmp_path / "tiny", family=family, max_pixels=12 * 28 * 28)
     model = ScoreModel.from_pretrained(tmp_path / "tiny")
     model.save_pretrained(tmp_path / "score")
     AutoProcessor.from_pretrained(tmp_path / "tiny").save_pretrained(tmp_path / "score")
@@ -180,12 +189,14 @@ def test_the_7b_grpo_recipes_run_on_tiny_models(recipe, launched, tmp_path):
     flags += ["--dtype", "float32", "--bf16", "false", "--use_cpu", "true", "--max_completion_length", "8"]
     flags += ["--gradient_accumulation_steps", "1", "--max_steps", "1", "--report_to", "none", "--num_processes", "2"]
     flags += ["--dataloader_num_workers", "0", "--gradient_checkpointing", "false"]
-    config = "cpu_zero3" if recipe == "zero3" else "cpu_zero2"
-    command = ["grpo", "--config", f"qwen2-vl-7b-grpo/{recipe}", *flags, "--accelerate_config", config]
+    sharded, adapter = recipe.endswith("zero3"), recipe.endswith("lora")
+    config = "cpu_zero3" if sharded else "cpu_zero2"
+    command = ["grpo", "--config", recipe, *flags, "--accelerate_config", config]
     log = run(command, tmp_path, **({} if launched else ONE_PROCESS))
-    assert "rewards/rs_reward/mean" in log and "Used: " + ("sharded" if recipe == "zero3" else "replicated") in log
-    saved = "adapter_model.safetensors" if recipe == "lora" else "model.safetensors"
-    assert (tmp_path / "out" / "qwen2-vl-7b-grpo" / recipe / saved).is_file()
+    assert "rewards/rs_reward/mean" in log and "Used: " + ("sharded" if sharded else "replicated") in log
+    assert (
+        (tmp_path / "out" / recipe / ("adapter_model" if adapter else "model")).with_suffix(".safetensors").is_file()
+    )
 
 
 def test_the_recipes_readme_states_the_measured_results():

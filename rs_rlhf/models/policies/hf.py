@@ -11,16 +11,16 @@ template (BLIP-2, PaliGemma as published): put a `chat_template.jinja` into the 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from ...data.group import Group
-from ...errors import DataError, ModelError
+from ...errors import ModelError
 from ...imagery.raster import ImageOptions, read_image
-from ..pixel_budget import image_sizes, text_length
+from ..pixel_budget import looks, text_length
+from ..seen_images import chat_text, process, refuse_marks
 from ..vlm import end_tokens, placeholder_tokens
 from .policy import Policy
 from .sampling import SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
@@ -60,7 +60,6 @@ class HFPolicy(Policy):
         self.end_ids = end_tokens(model, self.tokenizer)
         self.never = [token for token in placeholder_tokens(model.config, processor) if token not in self.end_ids]
         model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id)
-        self._seen: dict[tuple[int, int], tuple[int, tuple[int, int]]] = {}
 
     def _answers(self, groups: Sequence[Group], places: Sequence[int], sampling: SamplingOptions) -> list[list[str]]:
         n = sampling.n
@@ -75,50 +74,26 @@ class HFPolicy(Policy):
 
     def pixels(self, group: Group) -> list[tuple[int, int]]:
         """Returns `(width, height)` of each image as the model sees it; of one tile if the processor cuts tiles."""
-        return [self._look(size)[1] for size in image_sizes(group, self.image_options)]
+        return [size for _, size in looks(group, self.processor, self.image_options)]
 
     def _batches(
         self, groups: Sequence[Group], sampling: SamplingOptions, share: tuple[int, int], done: Collection[int]
     ) -> Iterator[list[int]]:
         lengths = [
-            text_length(group) + sum(self._look(size)[0] for size in image_sizes(group, self.image_options))
+            text_length(group) + sum(tokens for tokens, _ in looks(group, self.processor, self.image_options))
             for group in groups
         ]
         return planned_batches(lengths, sampling, share, done)
 
-    def _look(self, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-        """Tokens and `(width, height)` that the processor makes of an image of a size, found with an empty one."""
-        if size not in self._seen:
-            prompt = [{"role": "user", "content": [{"type": "image"}]}]
-            inputs = self._processed([self._text(Group(prompt, []))], [[Image.new("RGB", size)]])
-            pixels, grid = inputs["pixel_values"], inputs.get("image_grid_thw")
-            height, width = pixels.shape[-2:]
-            if grid is not None:  # flat patches
-                height, width = (grid[0, 1:] * self.processor.image_processor.patch_size).tolist()
-            self._seen[size] = inputs["input_ids"].shape[1], (int(width), int(height))
-        return self._seen[size]
-
     def _text(self, group: Group) -> str:
-        from jinja2 import TemplateError
-
         mark = getattr(self.processor, "image_token", None)
-        parts = [part.get("text", "") for message in group.prompt for part in message["content"]]
-        if mark and any(str(mark) in text for text in parts):
-            raise DataError(f"the text holds {mark!r}, which stands for an image; remove it", where=group.where)
-        try:
-            return self.processor.apply_chat_template(group.prompt, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise DataError(
-                f"the model's chat template refuses the conversation ({error}); it may take no system turn",
-                where=group.where,
-            ) from None
+        texts = [part.get("text", "") for message in group.prompt for part in message["content"]]
+        refuse_marks(texts, [str(mark)] if mark else [], group.where)
+        return chat_text(self.processor, group.prompt, True, group.where)
 
     def _processed(self, texts: list[str], images: list[list[Image.Image]] | None) -> BatchFeature:
-        start = self.tokenizer.bos_token
-        options: dict[str, Any] = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        if start is not None and all(text.startswith(start) for text in texts):  # the template has written it
-            options["add_special_tokens"] = False
-        inputs = self.processor(text=texts, images=images, **options)
+        options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+        inputs = process(self.processor, texts, images, **options)
         inputs.pop("labels", None)  # PaliGemma's processor makes some
         return inputs
 

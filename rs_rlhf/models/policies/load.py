@@ -46,7 +46,7 @@ def load_policy(
         backend (`str`): `"auto"`: transformers; `"vllm"`: [`VLLMPolicy`].
         endpoint (`str`, *optional*): Base address of an OpenAI-compatible server: [`EndpointPolicy`].
         image_options ([`ImageOptions`], *optional*): How images are found and read.
-        min_pixels, max_pixels (`int`, *optional*): Pixel budget, for the Qwen2-VL families only.
+        min_pixels, max_pixels (`int`, *optional*): Pixel budget, of families that have one.
         dtype, device: As in [`load_vlm`]; not for an endpoint.
         augment (`bool`): Rotate and flip images as in training, for the Qwen2-VL families in this process only.
         seed (`int`): Seed of the augmentation.

@@ -15,8 +15,8 @@ import torch
 from ...data.group import Group
 from ...errors import ModelError, OptionError
 from ...imagery.raster import ImageOptions
-from ..pixel_budget import image_sizes, row_name, seen_sizes, settle
-from ..vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
+from ..pixel_budget import has_budget, image_sizes, row_name, seen_sizes, settle
+from ..vlm import hub_config, load_processor, placeholder_tokens, set_family_budget
 from .chat_client import chat_messages
 from .policy import RequestPolicy
 from .sampling import SamplingOptions
@@ -29,7 +29,7 @@ class VLLMPolicy(RequestPolicy):
         path (`str`): Checkpoint or hub id; an adapter must be merged first.
         image_options ([`ImageOptions`], *optional*): How images are found and read.
         dtype (`str`, *optional*): By default the checkpoint's.
-        min_pixels, max_pixels (`int`, *optional*): Pixel budget, for the Qwen2-VL families only.
+        min_pixels, max_pixels (`int`, *optional*): Pixel budget, of families that have one.
         **kwargs: Passed to `vllm.LLM` (`max_model_len`, `tensor_parallel_size`, …).
 
     Raises:
@@ -64,7 +64,7 @@ class VLLMPolicy(RequestPolicy):
         kwargs |= {"mm_processor_kwargs": budget} if budget else {}
         self.llm = vllm.LLM(model=path, dtype=dtype or "auto", trust_remote_code=trust, **kwargs)
         self.params = vllm.SamplingParams
-        self.image_options, self.budgeted = image_options or ImageOptions(), config.model_type in FAMILIES
+        self.image_options, self.budgeted = image_options or ImageOptions(), has_budget(self.processor)
         self.never = placeholder_tokens(config, self.processor)
 
     def _ask(
