@@ -12,12 +12,8 @@ Notation: B groups, L tokens of the longest row, N completions of the largest gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]  # ids of a prompt, and of each of its completions
 
@@ -109,13 +105,6 @@ def split_rows(
     lengths = torch.tensor([len(row) for row in rows], device=input_ids.device)
     mask = torch.arange(padded.shape[1], device=input_ids.device)[None] < lengths[:, None]
     return padded, mask.long(), placements
-
-
-def takes_tree(config: PreTrainedConfig, length: int) -> bool:
-    """Whether a model's attention takes the tree mask over a length: sdpa or eager, and no window shorter than it."""
-    text = config.get_text_config()
-    window = text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or []) else None
-    return text._attn_implementation in ("sdpa", "eager") and (window is None or length <= window)
 
 
 def tree_is_cheaper(segment_ids: torch.Tensor, hidden_size: int) -> bool:

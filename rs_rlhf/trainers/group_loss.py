@@ -29,7 +29,8 @@ from accelerate import Accelerator
 from torch.nn.functional import pad
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from ..models.layout import TokenGroup, continue_positions, lay_out, takes_tree, tree_is_cheaper, tree_mask
+from ..models.families import takes_tree
+from ..models.layout import TokenGroup, continue_positions, lay_out, tree_is_cheaper, tree_mask
 from ..models.vision_sharing import distinct_images, unseen_image
 from ..models.vlm import FAMILIES
 

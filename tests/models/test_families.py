@@ -9,7 +9,7 @@ import torch
 from helpers import picture, warm
 from helpers.serving import Served
 from helpers.tiny_families import BUILDERS, save_family
-from transformers import AutoProcessor, MllamaConfig
+from transformers import AutoProcessor, Florence2Config, MllamaConfig
 
 from rs_rlhf import GroupCollator, ScoreModel, Scorer, make_group
 from rs_rlhf.errors import DataError, ModelError, OptionError
@@ -197,14 +197,9 @@ def test_texts_alone_give_every_weight_a_gradient_of_zero(family):
 
 
 def test_families_that_cannot_score_are_refused():
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**small, "num_key_value_heads": 2, "vocab_size": 32, "pad_token_id": 0, "cross_attention_layers": [0]}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_global_layers": 1}
-    vision |= {"attention_heads": 2, "image_size": 28, "vision_output_dim": 32, "intermediate_layers_indices": [0]}
-    with pytest.raises(
-        ModelError, match="ScoreModel cannot use a mllama: expected a decoder that takes image features"
-    ):
-        ScoreModel(MllamaConfig(vision_config=vision, text_config=text))
+    for config, reason in ((MllamaConfig(), "mllama: it takes none"), (Florence2Config(), "florence2: it is an enc")):
+        with pytest.raises(ModelError, match=f"ScoreModel cannot use a {reason}"):
+            ScoreModel(config)
 
 
 # What the commands print or write when they have worked, after two steps or two answers.

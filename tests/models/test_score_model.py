@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import data_folder, picture
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, MllamaConfig
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.errors import DataError, ModelError, OptionError
@@ -261,9 +261,9 @@ def test_a_loaded_causal_model_becomes_what_its_folder_gives(family, tmp_path):
 
 
 def test_another_family_is_refused_before_its_weights_are_asked_for(tmp_path):
-    config = LlavaConfig(architectures=["LlavaForConditionalGeneration"])
+    config = MllamaConfig(architectures=["MllamaForConditionalGeneration"])
     config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="got 'llava'"):
+    with pytest.raises(ModelError, match="cannot use a mllama"):
         ScoreModel.from_pretrained(tmp_path)
 
 
