@@ -166,11 +166,11 @@ def vlm_quantized(given):
     return given.vision(quantization_config=BitsAndBytesConfig(load_in_8bit=True))
 
 
-@case("a VLM of another family", NO_VLM, "refuses: names the families")
+@case("a VLM that takes no image features", NO_VLM, "refuses: names the family")
 def other_family(given):
-    path = str(given.folder.with_name("llava"))
-    config = transformers.LlavaConfig()
-    config.architectures = ["LlavaForConditionalGeneration"]
+    path = str(given.folder.with_name("mllama"))
+    config = transformers.MllamaConfig()
+    config.architectures = ["MllamaForConditionalGeneration"]
     config.save_pretrained(path)
     return given.vision(model=path)
 
