@@ -92,8 +92,14 @@ def distinct_images(pixel_values: torch.Tensor, grids: torch.Tensor) -> tuple[li
     Returns:
         `tuple`: the place of each distinct image's first occurrence, and for each image which distinct one it is.
     """
-    parts = torch.split(pixel_values, grids.prod(1).tolist())
-    shapes = [tuple(grid) for grid in grids.tolist()]
+    return distinct_tensors(torch.split(pixel_values, grids.prod(1).tolist()), [tuple(g) for g in grids.tolist()])
+
+
+def distinct_tensors(parts: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
+    """Returns the place of each distinct tensor's first occurrence, and for each tensor which distinct one it is.
+
+    Tensors of different `shapes`, which may say more than their own, are never equal.
+    """
     # A sum tells most pictures apart for one transfer from the device; equality is then checked in full.
     sums = torch.stack([part.sum(dtype=torch.float64) for part in parts]).tolist()
     first: list[int] = []

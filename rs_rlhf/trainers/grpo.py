@@ -38,6 +38,7 @@ from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import settle
 from ..models.row_limits import RowLimits
+from ..models.shared_generation import share_prompts
 from ..models.vision_sharing import always_see, share_vision
 from ..models.vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
 from ..rewards.boxes import IoUReward
@@ -151,6 +152,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
                 always_see(bare, processing_class)
         if self.options.shared_prefix:
             self.group_loss = GroupLoss(self.accelerator, self._processor)
+            share_prompts(self.accelerator.unwrap_model(self.model))
         if self.use_vllm and self.limits.budget is not None:
             self._compare_layouts()
         self.audit = RolloutAudit(self)

@@ -1,8 +1,8 @@
 """Sampling from any causal image-text-to-text model of transformers, through `generate`.
 
 LLaVA, InternVL, Idefics and the like differ in how they lay out an image, but all have a processor, a chat template
-and `generate`; nothing else is used here. `QwenVLPolicy` is faster for the Qwen2-VL families: it reads a prompt once
-for its n answers.
+and `generate`; nothing else is used here. A prompt is read once for its n answers if the family's cache allows it, see
+[`share_prompts`]. `QwenVLPolicy`, for the Qwen2-VL families, also lays it out once.
 
 Left out: encoder-decoder models, models that need code from a hub, video, and prompts of models without a chat
 template (BLIP-2, PaliGemma as published): put a `chat_template.jinja` into the folder.
@@ -21,6 +21,7 @@ from ...errors import ModelError
 from ...imagery.raster import ImageOptions, read_image
 from ..pixel_budget import looks, text_length
 from ..seen_images import chat_text, process, refuse_marks
+from ..shared_generation import share_prompts
 from ..vlm import end_tokens, placeholder_tokens
 from .policy import Policy
 from .sampling import SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
@@ -54,6 +55,7 @@ class HFPolicy(Policy):
                 "template of its authors into its folder as chat_template.jinja."
             )
         self.model, self.processor, self.tokenizer = model.eval(), processor, processor.tokenizer
+        share_prompts(model)
         self.image_options = image_options or ImageOptions()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -66,7 +68,7 @@ class HFPolicy(Policy):
         answers: dict[int, list[str]] = {}
         # Processors do not take a batch in which only some prompts have an image.
         for part in ([i for i in places if groups[i].images], [i for i in places if not groups[i].images]):
-            if part:  # `generate` has no other way for all families than to read a prompt's image n times
+            if part:  # `generate` is given each prompt n times, and reads it once
                 inputs = self._inputs([groups[i] for i in part for _ in range(n)])
                 texts = self._generate(inputs, answer_draws(part, sampling), sampling)
                 answers |= {i: texts[k * n : k * n + n] for k, i in enumerate(part)}
