@@ -201,7 +201,8 @@ class GRPOOptions(TrainingOptions):
     shared_prefix: bool = option(
         True,
         "Compute the loss from one row per prompt, with its completions behind it, where that is known to be the same "
-        "and estimated to be faster; if false, from one row per completion, as TRL does.",
+        "and estimated to be faster, and let rollouts by transformers read a prompt once; if false, one row per "
+        "completion in both, as in TRL.",
     )
     audit_steps: int = option(25, "Steps between two measurements of the reward's image-shuffle gap; 0: none.")
     validation_prompts: int = option(
