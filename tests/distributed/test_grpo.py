@@ -244,31 +244,6 @@ def test_zero3_with_the_score_model_sharded_killed_and_resumed(work, scorer, sco
     assert [one["own"] for one in found["asked"]] == pytest.approx([whole, whole], abs=1e-4)
 
 
-# --- ZeRO-3, prompts read once by rollouts whose weights stay sharded --------------------------------------------
-
-PLAIN = """
-import sys
-from rs_rlhf.cli.main import main
-from rs_rlhf.trainers import grpo
-
-if sys.argv[1] == "plain":
-    grpo.share_prompts = lambda model: None
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.slow
-def test_zero3_rollouts_are_those_of_plain_generation(work, score_model_path):
-    found = []
-    for name in ("plain", "shared"):
-        split = {"per_device_train_batch_size": 3, "num_generations": 2}  # of three prompts one is on both processes
-        more = {"score_model": score_model_path, "ds3_gather_for_generation": "false", "max_completion_length": 8}
-        launch(work, PLAIN, name, "grpo", *flags(work, f"rollouts-{name}", **split, **more), expect=0)
-        found.append([[row[:2] for row in rows] for rows in rollouts(work, f"rollouts-{name}").values()])
-    assert found[0] == found[1] and [len(rows) for rows in found[0]] == [6, 6]
-    assert len({text for _, text in found[0][0]}) > 2
-
-
 # --- ZeRO-3, the score model on a server that goes away and comes back ----------------------------------------------
 
 REMOTE = '''

@@ -7,7 +7,6 @@ from helpers import picture
 
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.vision_sharing import always_see
-from rs_rlhf.trainers import grpo
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 
 COUNTS = (1, 2, 0, 1, 0, 1)
@@ -108,23 +107,6 @@ def test_texts_alone_run_the_vision_tower_and_change_nothing(tiny_vlm):
     tower = [weight.grad for name, weight in model.named_parameters() if ".visual." in name]
     assert seen.item() == pytest.approx(plain, rel=1e-5)
     assert all(grad is not None for grad in tower) and not any(grad.any() for grad in tower)
-
-
-def test_rollouts_read_a_prompt_once_and_stay_the_same(tmp_path, tiny_vlm, monkeypatch):
-    rows, found = rows_of(tmp_path), []
-    for plain in (False, True):
-        if plain:
-            monkeypatch.setattr(grpo, "share_prompts", lambda model: None)
-        seen = []
-        trainer = trainer_of(rows, tiny_vlm, tmp_path, per_device_train_batch_size=8, max_steps=2)
-        trainer.model.model.language_model.register_forward_pre_hook(
-            lambda module, args, kwargs, seen=seen: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])),
-            with_kwargs=True,
-        )
-        trainer.train()
-        found.append([(entry.get("loss"), entry.get("reward")) for entry in trainer.state.log_history])
-        assert seen[0][0] == (8 if plain else 4) and seen[1] == (8, 1)  # four prompts, then eight rollouts
-    assert found[0] == [pytest.approx(pair, rel=1e-5) for pair in found[1]] and found[0][0][1] is not None
 
 
 @pytest.mark.parametrize(
