@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, picture
+from helpers import ROOT, picture, warm
 
 from rs_rlhf import ImageOptions, Scorer
 from rs_rlhf.cli import main as cli
@@ -120,17 +119,9 @@ def test_how_the_work_is_cut_does_not_matter(data, scored, score_model_path, tmp
 def test_two_launched_processes_share_the_work(data, score_model_path, tmp_path):
     options = ["--input", data, "--model", score_model_path, "--rows_per_shard", "4"]
     score(*options, "--output", tmp_path / "alone")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "rs_rlhf"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "score", *options, "--output", tmp_path / "both"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("texts scored in") == 1 and "shards, 0 rows done" in done.stderr
+    launch = ["-c", warm.ACCELERATE, "--cpu", "--num_processes", "2", "-m", "rs_rlhf"]
+    said = warm.launched([*launch, "score", *options, "--output", tmp_path / "both"], tmp_path)
+    assert said.count("texts scored in") == 1 and "shards, 0 rows done" in said
     one, other = read_scores(tmp_path / "alone"), read_scores(tmp_path / "both")
     assert one.drop_columns("score").equals(other.drop_columns("score"))  # threads of the maths may differ: not bits
     assert other["score"].to_pylist() == pytest.approx(one["score"].to_pylist(), abs=1e-5)

@@ -422,10 +422,14 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
-@given(row=st.dictionaries(KEYS, VALUES, max_size=6))
-def test_any_row_is_read_or_a_data_error(row):
+@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.slow)])
+def test_any_row_is_read_or_a_data_error(count):
     """Nothing but [`DataError`] is raised, whatever the row."""
+    rows = given(row=st.dictionaries(KEYS, VALUES, max_size=6))
+    settings(max_examples=count, deadline=None, derandomize=True)(rows(_is_read))()
+
+
+def _is_read(row):
     form_of(row), is_preference(row)
     for adapter in (known_rows, question_rows):
         try:

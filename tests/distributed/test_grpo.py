@@ -208,13 +208,10 @@ if rank == 0:
 """
 
 
-ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
-
-
 def launch(work, script, *arguments, expect):
     (work / "script.py").write_text(script)
     config = str(ROOT / "accelerate_configs" / "cpu_zero3.yaml")
-    command = ["-c", ACCELERATE, "--config_file", config, work / "script.py", *arguments]
+    command = ["-c", warm.ACCELERATE, "--config_file", config, work / "script.py", *arguments]
     return warm.launched(command, work, expect=expect)
 
 

@@ -71,7 +71,9 @@ def scores(path, folder):
         return model(**collator(groups)).scores
 
 
-@pytest.mark.parametrize("config", ["cpu_2proc", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize(
+    "config", ["cpu_zero3", *(pytest.param(config, marks=pytest.mark.slow) for config in ("cpu_2proc", "cpu_zero2"))]
+)
 def test_two_processes_train_as_one(work, config):
     train(
         work,
@@ -95,14 +97,11 @@ def test_two_processes_train_as_one(work, config):
     torch.testing.assert_close(scores(work / config, work), scores(work / "one", work), atol=1e-3, rtol=0)
 
 
-ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
-
-
 def test_accelerate_launch_runs_the_module(work):
     config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
     flags = ["--output_dir", work / "launched", "--max_steps", "2", "--eval_strategy", "no"]
     program = ["-m", "rs_rlhf", "reward", "--config", work / "recipe.yaml", "--per_device_train_batch_size", "1"]
-    warm.launched(["-c", ACCELERATE, "--config_file", config, *program, *flags], work)
+    warm.launched(["-c", warm.ACCELERATE, "--config_file", config, *program, *flags], work)
     assert losses(work, "launched") == pytest.approx(losses(work, "one")[:2], abs=1e-3)
 
 

@@ -24,9 +24,10 @@ def section(start):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """The environment of a user, whose `rs-rlhf` and `python` are children of the warm process."""
-    programs = warm.shims(tmp_path_factory.mktemp("programs"))
-    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "WANDB_MODE": "disabled"}
+    """The environment of a user, whose `rs-rlhf` and `python` are children of the warm process, launched ones too."""
+    env = warm.launching(tmp_path_factory.mktemp("programs"))
+    programs = os.path.dirname(env["PYTHON_EXEC"])
+    return {**env, "PATH": f"{programs}{os.pathsep}{env['PATH']}", "WANDB_MODE": "disabled"}
 
 
 @pytest.fixture(scope="module")

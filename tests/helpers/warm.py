@@ -27,6 +27,7 @@ WARM = (
     "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch rs_rlhf.scoring.server "
     "deepspeed accelerate.commands.launch"
 )
+ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
 _server: list[tuple[subprocess.Popen, str]] = []
 
 
@@ -181,6 +182,7 @@ def _child(connection):
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
+        sys.executable = os.environ.get("PYTHON_EXEC", sys.executable)  # which starts one process, PYTHON_EXEC several
         known = asked["env"].get("PYTHONPATH", "").split(os.pathsep)
         sys.path[1:1] = [folder for folder in known if folder and folder not in sys.path]
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)

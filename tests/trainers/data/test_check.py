@@ -58,9 +58,20 @@ row = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(row, min_size=1, max_size=5), st.integers(0, 100))
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-def test_check_is_use(folder, trainer, tiny_vlm, rows, seed):
+@pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.slow)])
+def test_check_is_use(count, folder, trainer, tiny_vlm):
+    given_rows = given(st.lists(row, min_size=1, max_size=5), st.integers(0, 100))
+    options = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck), "database": None}
+
+    @settings(max_examples=count, **options)
+    @given_rows
+    def check(rows, seed):
+        _check_is_use(folder, trainer, tiny_vlm, rows, seed)
+
+    check()
+
+
+def _check_is_use(folder, trainer, tiny_vlm, rows, seed):
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({**row, "id": i, "source": str(i)}) + "\n" for i, row in enumerate(rows)))
     report = check_files(
