@@ -30,7 +30,7 @@ from transformers import AutoProcessor
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.models.layout import split_rows
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-from rs_rlhf.trainers.preference_loss import plackett_luce_loss
+from rs_rlhf.trainers.losses.preference import plackett_luce_loss
 
 
 def build(folder: str, size: str | None, device: str):

@@ -28,7 +28,7 @@ from group_speed import compare
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration
 
-from rs_rlhf.models.shared_generation import share_prompts
+from rs_rlhf.models.policies.shared_generation import share_prompts
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.models.vision_sharing import share_vision
 

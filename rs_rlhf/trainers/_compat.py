@@ -16,7 +16,7 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from ..errors import ModelMismatch
-from .group_loss import GroupLoss, Output, Rows, rows_by_prompt
+from .losses.group import GroupLoss, Output, Rows, rows_by_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

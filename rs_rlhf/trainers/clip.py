@@ -1,7 +1,7 @@
 """`ClipTrainer`: contrastive fine-tuning of a dual encoder on image-text pairs, on transformers' `Trainer`.
 
 Ours are the collator (pictures are decoded in the data-loader workers), the loss over the batches of all processes
-with or without gradient caching (`contrastive_loss`), and the evaluation: zero-shot classification and retrieval on
+with or without gradient caching (`losses.contrastive`), and the evaluation: zero-shot classification and retrieval on
 declared benchmarks, by the protocols of `rs-rlhf eval`. Logging, schedules, checkpoints and resuming are the
 Trainer's. The pairs are made in `data.clip`.
 
@@ -42,7 +42,7 @@ from ..imagery.augment import rotate_flip
 from ..imagery.raster import ImageOptions, read_image
 from ..models.clip import ClipModel, text_inputs
 from ..models.row_limits import RowLimits
-from .contrastive_loss import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
+from .losses.contrastive import MAX_LOG_SCALE, cached_backward, contrastive_loss, encode, same_pairs
 from .mixins import ResumeMixin, SetEpoch, own_config
 from .options import ClipOptions
 from .row_check import Row, pair_errors

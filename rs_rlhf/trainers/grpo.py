@@ -37,8 +37,8 @@ from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import settle
+from ..models.policies.shared_generation import share_prompts
 from ..models.row_limits import RowLimits
-from ..models.shared_generation import share_prompts
 from ..models.vision_sharing import always_see, share_vision
 from ..models.vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
 from ..rewards.boxes import IoUReward
@@ -48,7 +48,7 @@ from ..runs.checkpoints import last_whole_checkpoint
 from ..runs.tables import stamp_table
 from ..scoring.load import is_url, load_scorer
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
-from .group_loss import GroupLoss
+from .losses.group import GroupLoss
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
 from .rollout_audit import RolloutAudit

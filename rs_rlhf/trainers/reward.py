@@ -47,9 +47,9 @@ from ..models.vlm import processor_of
 from ..preferences.schema import completion_keys
 from ._compat import RewardHooks
 from .data.reward import ROW, PreferenceCollator, ShuffledImages
+from .losses.preference import anchor_loss, held, plackett_luce_loss
 from .mixins import SetEpoch, VisionTrainerMixin, own_config
 from .options import RewardOptions
-from .preference_loss import anchor_loss, held, plackett_luce_loss
 from .reward_model import (
     bare,
     check_collator,

@@ -13,7 +13,7 @@ from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 SCRIPT = """
 import json, os, sys
 import torch
-from rs_rlhf.trainers import group_loss
+from rs_rlhf.trainers.losses import group as group_loss
 from rs_rlhf.trainers.data.grpo import load_prompts
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 

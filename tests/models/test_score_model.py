@@ -13,7 +13,7 @@ from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.errors import DataError, ModelError, OptionError
 from rs_rlhf.models.layout import tree_is_cheaper, tree_mask
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-from rs_rlhf.trainers.preference_loss import plackett_luce_loss
+from rs_rlhf.trainers.losses.preference import plackett_luce_loss
 
 COMPLETIONS = ["a river runs through a forest.", "two planes.", "many buildings beside a long straight road", "yes"]
 

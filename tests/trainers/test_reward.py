@@ -14,7 +14,7 @@ from transformers import AutoProcessor, TrainerCallback
 
 from rs_rlhf import ScoreModel, VisionRewardConfig, VisionRewardTrainer
 from rs_rlhf.runs.checkpoints import is_whole, last_whole_checkpoint
-from rs_rlhf.trainers.preference_loss import plackett_luce_loss
+from rs_rlhf.trainers.losses.preference import plackett_luce_loss
 from rs_rlhf.trainers.reward import PreferenceCollator, ShuffledImages, set_trainable
 
 

@@ -21,10 +21,10 @@ from ...errors import ModelError
 from ...imagery.raster import ImageOptions, read_image
 from ..pixel_budget import looks, text_length
 from ..seen_images import chat_text, process, refuse_marks
-from ..shared_generation import share_prompts
 from ..vlm import end_tokens, placeholder_tokens
 from .policy import Policy
 from .sampling import SamplingOptions, answer_draws, choose_tokens, planned_batches, until_end
+from .shared_generation import share_prompts
 
 
 class HFPolicy(Policy):

@@ -28,7 +28,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from .vision_sharing import distinct_tensors
+from ..vision_sharing import distinct_tensors
 
 _PLAN = "_rows_of_shared_prompts"  # in the model's inputs between the two steps of `generate` that are ours
 _OF_ROWS = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rs_rlhf.trainers.preference_loss import anchor_loss
+from rs_rlhf.trainers.losses.preference import anchor_loss
 
 
 def test_the_anchor_is_the_cross_entropy_of_right_and_wrong():

@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config, Qwen2ForCausalLM
 
-from rs_rlhf.models import shared_generation
-from rs_rlhf.models.shared_generation import share_prompts
+from rs_rlhf.models.policies import shared_generation
+from rs_rlhf.models.policies.shared_generation import share_prompts
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -9,7 +9,7 @@ from helpers import picture
 from transformers import AutoModel, AutoProcessor
 
 from rs_rlhf.models.tiny_clip import save_tiny_clip
-from rs_rlhf.trainers.contrastive_loss import cached_backward, contrastive_loss, encode, same_pairs
+from rs_rlhf.trainers.losses.contrastive import cached_backward, contrastive_loss, encode, same_pairs
 
 TEXTS = ["a river .", "many trees", "two ports", "a long road near a river", "bare land", "a lake", "a plane ."]
 

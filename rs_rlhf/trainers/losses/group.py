@@ -29,10 +29,10 @@ from accelerate import Accelerator
 from torch.nn.functional import pad
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from ..models.families import takes_tree
-from ..models.layout import TokenGroup, continue_positions, lay_out, tree_is_cheaper, tree_mask
-from ..models.vision_sharing import distinct_images, unseen_image
-from ..models.vlm import FAMILIES
+from ...models.families import takes_tree
+from ...models.layout import TokenGroup, continue_positions, lay_out, tree_is_cheaper, tree_mask
+from ...models.vision_sharing import distinct_images, unseen_image
+from ...models.vlm import FAMILIES
 
 INPUTS = {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"}
 # The mean difference of log-probabilities at which the two forms are not the same; a wrong mask is off by 0.3 or more.

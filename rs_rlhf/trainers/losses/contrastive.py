@@ -100,7 +100,7 @@ def contrastive_loss(
 
     Example:
         >>> import torch
-        >>> from rs_rlhf.trainers.contrastive_loss import contrastive_loss
+        >>> from rs_rlhf.trainers.losses.contrastive import contrastive_loss
         >>> contrastive_loss(torch.eye(2), torch.eye(2), torch.tensor(0.0)).item()  # ln(1 + 1/e)
         0.3132616877555847
     """

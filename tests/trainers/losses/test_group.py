@@ -9,10 +9,10 @@ from datasets import Dataset
 from helpers import picture
 
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-from rs_rlhf.trainers import group_loss
 from rs_rlhf.trainers._compat import SUMMED_LOSSES
-from rs_rlhf.trainers.group_loss import GroupLoss, Rows, group_layout, rows_by_prompt
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
+from rs_rlhf.trainers.losses import group as group_loss
+from rs_rlhf.trainers.losses.group import GroupLoss, Rows, group_layout, rows_by_prompt
 
 LOSSES = sorted({*SUMMED_LOSSES, "bnpo"})
 COUNTS = (1, 2, 0, 1)  # images of each prompt; the last one shows the first one's
