@@ -63,7 +63,9 @@ def plain_turns(prompt: Any, images: int) -> bool:
         return False
     contents = [message.get("content") for message in prompt]
     parts = [part for content in contents for part in (content if isinstance(content, list) else [{"text": content}])]
-    if any(part.get("image") is not None or "<image>" in (part.get("text") or "") for part in parts):
+    # TRL takes a place with the key `image` for one that has its image, even if that is None.
+    own = any("image" in part and (part.get("type") == "image" or part["image"] is not None) for part in parts)
+    if own or any("<image>" in (part.get("text") or "") for part in parts):
         return False
     places = sum(part.get("type") == "image" for part in parts)
     return places == images or not any(isinstance(content, list) for content in contents)

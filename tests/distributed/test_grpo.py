@@ -305,3 +305,28 @@ def test_zero3_goes_on_after_the_reward_server_was_away(work, scorer, score_mode
     for step in (2, 3):
         assert [row[2:] for row in steps.pop(step)] == [(None, 0.0)] * 4  # a missing number, in the table
     assert_rewards_are_the_scorers(scorer, work, steps)
+
+
+# --- ZeRO-3, prompts read once by rollouts whose weights stay sharded --------------------------------------------
+
+PLAIN = """
+import sys
+from rs_rlhf.cli.main import main
+from rs_rlhf.trainers import grpo
+
+if sys.argv[1] == "plain":
+    grpo.share_prompts = lambda model: None
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_zero3_rollouts_are_those_of_plain_generation(work, score_model_path):
+    found = []
+    for name in ("plain", "shared"):
+        split = {"per_device_train_batch_size": 3, "num_generations": 2}  # of three prompts one is on both processes
+        more = {"score_model": score_model_path, "ds3_gather_for_generation": "false", "max_completion_length": 8}
+        launch(work, PLAIN, name, "grpo", *flags(work, f"rollouts-{name}", **split, **more), expect=0)
+        found.append([[row[:2] for row in rows] for rows in rollouts(work, f"rollouts-{name}").values()])
+    assert found[0] == found[1] and [len(rows) for rows in found[0]] == [6, 6]
+    assert len({text for _, text in found[0][0]}) > 2

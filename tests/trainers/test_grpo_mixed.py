@@ -7,6 +7,7 @@ from helpers import picture
 
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.vision_sharing import always_see
+from rs_rlhf.trainers import grpo
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 
 COUNTS = (1, 2, 0, 1, 0, 1)
@@ -168,3 +169,20 @@ def test_a_prompt_is_laid_out_alike_however_it_is_written(tmp_path, tiny_vlm, pr
     plain = trainer.read_images([{"prompt": turn("water?"), "images": rows[0]["images"]}])
     assert torch.equal(laid, trainer._generate_and_score_completions(plain)["prompt_ids"])
     assert (laid == trainer.processing_class.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum() > 0
+
+
+def test_rollouts_read_a_prompt_once_and_stay_the_same(tmp_path, tiny_vlm, monkeypatch):
+    rows, found = rows_of(tmp_path), []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(grpo, "share_prompts", lambda model: None)
+        seen = []
+        trainer = trainer_of(rows, tiny_vlm, tmp_path, per_device_train_batch_size=8, max_steps=2)
+        trainer.model.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs, seen=seen: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])),
+            with_kwargs=True,
+        )
+        trainer.train()
+        found.append([(entry["loss"], entry["reward"]) for entry in trainer.state.log_history if "loss" in entry])
+        assert seen[0][0] == (8 if plain else 4) and seen[1] == (8, 1)  # four prompts, then eight rollouts
+    assert len(found[0]) == 2 and found[0] == [pytest.approx(pair, rel=1e-5) for pair in found[1]]
