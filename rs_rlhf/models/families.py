@@ -55,7 +55,7 @@ def check_backbone(config: PreTrainedConfig, path: str = "") -> None:
     """Raises a [`ModelError`] that says why models of a family cannot score; before any weights are asked for."""
     kind = config.model_type
     wanted = "expected a decoder that takes image features made beforehand, such as Qwen2-VL, InternVL or Gemma 3"
-    core = MODEL_MAPPING.get(type(config), None)
+    core: Any = MODEL_MAPPING.get(type(config), None)
     reason = ""
     if getattr(config, "is_encoder_decoder", False):
         reason = " it is an encoder-decoder;"
