@@ -152,6 +152,7 @@ def test_a_launched_process_never_launches_again(variable, launches, parser, mon
     calls = {"launch": 0, "main": 0}
     monkeypatch.setattr(launch, "launch", lambda arguments: calls.update(launch=1) or 0)
     monkeypatch.setattr(launch, "parse", lambda parser, flags: flags)
+    monkeypatch.setattr(launch, "check_output", lambda options: None)
     if variable:
         monkeypatch.setenv(variable, "0")
     flags = ["--accelerate_config", "cpu_zero2", "--num_processes", "2", "--use_cpu", "true"]
@@ -199,6 +200,7 @@ def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
     launch.run("reward", parser, lambda *_: trained.append(1), ["--use_cpu"])
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(launch, "parse", lambda parser, flags: flags)
+    monkeypatch.setattr(launch, "check_output", lambda options: None)
     launch.run("reward", parser, lambda *_: trained.append(1), [])
     assert len(trained) == 2
 

@@ -23,10 +23,11 @@ from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import ImageError, OptionError, ScorerUnavailable
 from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
+from rs_rlhf.models.vlm import VISION_TOKENS
 from rs_rlhf.rewards import IoUReward, ScoreReward
 from rs_rlhf.trainers import grpo as grpo_trainer
 from rs_rlhf.trainers.data.grpo import load_prompts
-from rs_rlhf.trainers.grpo import VISION_TOKENS, VisionGRPOConfig, VisionGRPOTrainer
+from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 
 CLASSES = ("port", "river", "forest", "desert", "beach", "farm")
 COUNT = 6

@@ -265,7 +265,8 @@ def config_of(attention="sdpa"):
     """The parts of a config that the layout reads."""
     text = SimpleNamespace(hidden_size=64, _attn_implementation=attention, layer_types=["full_attention"])
     vision = SimpleNamespace(spatial_merge_size=2)
-    return SimpleNamespace(image_token_id=IMAGE, video_token_id=8, vision_config=vision, get_text_config=lambda: text)
+    ids = {"image_token_id": IMAGE, "video_token_id": 8}
+    return SimpleNamespace(model_type="qwen2_vl", **ids, vision_config=vision, get_text_config=lambda: text)
 
 
 def hand_written(images=(0, 1, 0, 0)):
