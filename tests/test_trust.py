@@ -123,5 +123,5 @@ def test_commands_refuse_a_folder_with_code(command, tiny_vlm, tmp_path, capsys)
     arguments += ["--text_only", "--reward_funcs", "rs_rlhf.rewards.score_reward"][: 3 if command == "grpo" else 1]
     arguments += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
     assert main([str(argument) for argument in arguments]) == 1
-    assert f"{path}: cannot be loaded without running the code" in capsys.readouterr().err
+    assert f"{path}: cannot be loaded without running the custom code" in capsys.readouterr().err
     assert not ran.exists()

@@ -321,6 +321,7 @@ def endpoint():
             said = next((row[3] for row in RSVQA if asked.startswith(row[0])), "?")
             status, text = server.reply or (200, json.dumps({"choices": [{"message": {"content": said}}]}))
             self.send_response(status)
+            self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             self.wfile.write(text.encode())
 
@@ -332,6 +333,7 @@ def endpoint():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
+    server.server_close()
 
 
 def asked_there(endpoint, rsvqa, out, *more):
