@@ -13,7 +13,6 @@ from . import picture
 from .conformance import Case
 
 QWEN, TEXT = "qwen2_vl", "qwen2"
-SUPPRESSED = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 QUESTIONS = ("Is there water?", "Which class is this scene?", "How many ships?", "Where is the port?")
 RUN = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 6, "max_steps": 2, "seed": 1}
 RUN |= {"bf16": False, "use_cpu": True, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
@@ -195,11 +194,13 @@ class Feature(Case):
 def trainer_of(kind: type, config: type, feature: Feature, paths: Callable[[str], str], folder: Any) -> Any:
     """Makes the trainer of a feature; what is never sampled is the same in both classes."""
     path, options = paths(feature.policy), dict(feature.options)
-    if feature.policy == QWEN:
-        from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
-        known = AutoTokenizer.from_pretrained(path).get_vocab()
-        forbidden = {"suppress_tokens": sorted(known[name] for name in SUPPRESSED)}
+    from rs_rlhf.models.vlm import placeholder_tokens
+
+    processor = AutoProcessor.from_pretrained(path)
+    if isinstance(processor, ProcessorMixin):
+        forbidden = {"suppress_tokens": placeholder_tokens(AutoConfig.from_pretrained(path), processor)}
         options["generation_kwargs"] = {**forbidden, **options.get("generation_kwargs", {})}
     given = {"model": path, "reward_funcs": feature.rewards(paths("judge")), "train_dataset": feature.rows()}
     return kind(args=config(**RUN | {"output_dir": str(folder)} | options), **given | feature.more(path))
