@@ -1,8 +1,8 @@
 """Every command that writes, killed at random moments and started again: it leaves no half-written file that another
 command would take, changes nobody else's file, and ends with what it writes undisturbed.
 
-`RS_RLHF_KILLS=100 pytest -m slow tests/cli/test_kills.py` tries each command a hundred times. It is a campaign by hand: the
-moments depend on the machine, and SIGTERM and most trainings have not been seen to pass yet.
+`RS_RLHF_KILLS=100 pytest -m slow tests/cli/test_kills.py` tries each command a hundred times. It is a campaign by
+hand: the moments depend on the machine, and SIGTERM and most trainings have not been seen to pass yet.
 """
 
 import io
