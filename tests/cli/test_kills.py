@@ -205,3 +205,4 @@ def test_kills_at_random_moments(name, number, killed):
     one = killed(name)
     count = sum(one.attempt(f"{name} {number} {seed}", number) for seed in range(FIRST, FIRST + TRIES))
     print(f"{name}: {one.operations} operations, {one.seconds:.2f} s; {count} kills in {TRIES} tries")
+    assert count > 0  # tries that kill nothing show nothing
