@@ -146,7 +146,7 @@ def test_a_launched_training_saves_a_checkpoint_and_ends_in_one_sentence(number,
 
 @pytest.mark.slow  # processes of its own: those of the warm process have another parent
 def test_processes_whose_launcher_is_killed_save_and_end(pairs, tiny_vlm):
-    argv = [*reward(pairs, tiny_vlm, "--save_strategy", "no", "--logging_steps", "1"), "--accelerate_config"]
+    argv = [*reward(tiny_vlm, "--save_strategy", "no", "--logging_steps", "1"), "--accelerate_config"]
     with (pairs / "log").open("w") as log:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "rs_rlhf", *argv, "cpu_2proc"]

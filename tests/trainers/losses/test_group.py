@@ -58,15 +58,15 @@ def peaked(tiny_vlm, tmp_path_factory):
     return larger(tiny_vlm, tmp_path_factory.mktemp("peaked"))
 
 
-def larger(path, folder):
+def larger(path, folder, times=5, dtype=torch.float32):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(path)
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
     for name, weight in model.named_parameters():
         if weight.ndim == 2 and "language_model.layers" in name:
-            weight.data.mul_(5)
+            weight.data.mul_(times)
         elif "embed_tokens" in name:
-            weight.data.mul_(15)
+            weight.data.mul_(3 * times)
     model.save_pretrained(folder)
     AutoProcessor.from_pretrained(path).save_pretrained(folder)
     return str(folder)
@@ -348,9 +348,10 @@ def runs(vlm, folder, layouts, lora=False, **options):
 
 
 def assert_same_runs(found, steps):
+    """Of what no micro batch changes: TRL averages entropy and KL over micro batches, and we order their rows anew."""
     assert [len(log) for log in found] == [steps, steps]
     for one, other in zip(*found, strict=True):
-        for name in {"loss", "grad_norm", "entropy", "kl", "reward"} & one.keys():
+        for name in {"loss", "grad_norm", "reward"} & one.keys():
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-3), (one["step"], name)
     assert max(entry["grad_norm"] for entry in found[0]) > 1e-2
 
@@ -370,12 +371,15 @@ def test_a_run_is_that_of_rows(peaked, tmp_path, layouts):
         {"beta": 0.1, "lora": True},
         {"num_iterations": 2, "gradient_checkpointing": True},
         {"loss_type": "bnpo", "top_entropy_quantile": 0.5},
-        {"loss_type": "vespo", "steps_per_generation": 8},
+        {"loss_type": "vespo", "steps_per_generation": 4, "per_device_train_batch_size": 4},
         {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1, "num_generations": 3},
         {"eval_strategy": "steps", "eval_steps": 10, "per_device_eval_batch_size": 4, "num_generations_eval": 2},
     ],
 )
-def test_twenty_steps_are_those_of_rows(peaked, tmp_path, layouts, options):
+def test_twenty_steps_are_those_of_rows(tiny_vlm, tmp_path, layouts, options):
+    """In float64: a rounding of float32 at the edge of two tokens' ranges samples another one, and runs part there."""
     batches = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "learning_rate": 1e-4}
-    found = runs(peaked, tmp_path, layouts, **batches | {"max_steps": 20} | options)
+    batches["model_init_kwargs"] = {"dtype": "auto"}
+    exact = larger(tiny_vlm, tmp_path / "exact", dtype=torch.float64)
+    found = runs(exact, tmp_path, layouts, **batches | {"max_steps": 20} | options)
     assert_same_runs(found, 20)
