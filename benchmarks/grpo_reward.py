@@ -9,7 +9,7 @@ layers do on a prompt; in Qwen2-VL-2B it is 1.7 times, in 7B 0.35 times, so that
 The steps take turns between two ways:
 
 - `groups`: the reward scores the completions as groups (`ScoreReward`), the policy's vision tower runs once per
-  distinct image (`share_vision`), and the loss runs the prompt once (`shared_prefix`);
+  distinct image (`share_vision`), and rollouts and loss run the prompt once (`share_prompts`, `shared_prefix`);
 - `rows`: the reward scores each completion as a row of its own with its own image, in batches of two, as the published
   server of ScoreRS does; the policy's tower runs for every completion, as in TRL.
 
@@ -46,6 +46,8 @@ from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
 
 WORDS = ["river", "bridge", "trees", "road", "plane", "tanks", "building", "image"]
 CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
+# What share_vision and share_prompts put into the policy and its base model.
+SHARED = ("get_image_features", "_maybe_prepare_encoder_kwargs_for_generation", "_prefill")
 PHASES = ("preparation", "generation", "reward", "loss", "optimizer")
 
 
@@ -144,8 +146,9 @@ class Turns(TrainerCallback):
 
     def __init__(self, trainer: TimedTrainer, rewards: dict[str, ScoreReward]) -> None:
         self.trainer, self.rewards = trainer, rewards
-        self.core = trainer.accelerator.unwrap_model(trainer.model).model
-        self.shared = self.core.__dict__["get_image_features"]  # put there by share_vision
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        parts = [policy.model, policy]
+        self.shared = [(each, name, vars(each)[name]) for each in parts for name in SHARED if name in vars(each)]
         self.group_loss = trainer.group_loss
         self.ways: list[str] = []
 
@@ -154,10 +157,11 @@ class Turns(TrainerCallback):
         way = ("groups", "rows", "rows", "groups")[state.global_step % 4]
         self.ways.append(way)
         self.trainer.reward_funcs[0] = self.rewards[way]
-        self.core.__dict__.pop("get_image_features", None)
         self.trainer.group_loss = self.group_loss if way == "groups" else None
-        if way == "groups":
-            self.core.__dict__["get_image_features"] = self.shared
+        for each, name, method in self.shared:
+            vars(each).pop(name, None)
+            if way == "groups":
+                vars(each)[name] = method
 
 
 def write_prompts(folder: str, count: int, side: int) -> str:

@@ -125,7 +125,11 @@ def run(args: argparse.Namespace, device: str, folder: str) -> dict[str, Any]:
         args.completion_length,
         args.rounds + 1,
         gradient_accumulation_steps=args.prompts,
-        generation_kwargs={"min_new_tokens": args.completion_length, "suppress_tokens": unknown},
+        generation_kwargs={
+            "min_new_tokens": args.completion_length,
+            "suppress_tokens": unknown,
+            **({"cache_implementation": "static"} if args.static else {}),
+        },
         use_cpu=device == "cpu",
         bf16=True,
         dataloader_pin_memory=device != "cpu",
@@ -154,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(TEXT), default="2b")
     parser.add_argument("--lora", action="store_true", help="train LoRA adapters, not all weights")
+    parser.add_argument("--static", action="store_true", help="generate with a static cache, compiled on a GPU")
     parser.add_argument("--rounds", type=int, default=3, help="steps; one more goes before them and is left out")
     parser.add_argument("--prompts", type=int, default=2, help="distinct prompts of a step")
     parser.add_argument("--rollouts", type=int, default=8)

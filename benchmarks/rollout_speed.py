@@ -9,6 +9,9 @@ The prompt has about 320 tokens, 256 of them of its image; the policy is a rando
 and `HFPolicy` do (`share_prompts`). The ways are timed in turns and their medians compared; in float32 their answers
 are checked to be the same first. `prefill` is the time to the first token, `answer` that to the last (left out with
 `--tokens 1`); on a CPU both are CPU time, in which other work on the machine does not count.
+
+`--static` adds `vision` with a static cache, whose steps transformers compiles on a GPU. `--texts` compares `plain`,
+`shared` and transformers' continuous batching (`paged`) on as many tokens without an image, which it does not take.
 """
 
 from __future__ import annotations
@@ -56,6 +59,32 @@ def prompt(processor, n: int, device: str):
     return processor(text=[text] * n, images=[[image]] * n, padding=True, return_tensors="pt").to(device)
 
 
+def measured(options: dict, inputs: dict, args: argparse.Namespace, clock) -> dict:
+    """Times the ways, each a model with options of `generate` or `None` for continuous batching."""
+
+    def answer(name: str, count: int):
+        model, more = options[name]
+        torch.manual_seed(0)
+        if more is None:
+            config = copy.deepcopy(model.generation_config)
+            config.update(do_sample=True, max_new_tokens=count)
+            return model.generate_batch(inputs["input_ids"].tolist(), config)
+        return model.generate(**inputs, do_sample=True, max_new_tokens=count, **more)
+
+    if next(iter(options.values()))[0].dtype == torch.float32:
+        answers = [answer(name, 4) for name in options if options[name][1] is not None]
+        assert all(torch.equal(answers[0], other) for other in answers), "the ways disagree"
+    found: dict = {}
+    for part, count in (("prefill", 1), ("answer", args.tokens))[: 1 + (args.tokens > 1)]:
+        ways = {name: lambda name=name, count=count: answer(name, count) for name in options}
+        seconds = compare(ways, args.rounds, clock)
+        others = [name for name in options if name != "shared"]
+        found[part] = seconds | {f"ratio_{name}": seconds[name] / seconds["shared"] for name in others}
+        over = ", ".join(f"{found[part][f'ratio_{name}']:.2f}x over {name}" for name in others)
+        print(f"N={len(inputs['input_ids'])} {part}: {seconds['shared']:.3f} s, {over}", flush=True)
+    return found
+
+
 def main() -> None:
     """Runs the benchmark and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +92,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--size", choices=list(real_size.TEXT), help="a real size, in bfloat16")
+    parser.add_argument("--static", action="store_true", help="also a static cache, compiled on a GPU")
+    parser.add_argument("--texts", action="store_true", help="also texts, by continuous batching too")
     parser.add_argument("--output")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,28 +106,19 @@ def main() -> None:
     share_vision(models["vision"])
     share_vision(models["shared"])
     share_prompts(models["shared"])
+    clock = time.perf_counter if device == "cuda" else time.process_time
     for n in args.samples:
-        inputs = prompt(processor, n, device)
+        inputs = dict(prompt(processor, n, device))
         results["prompt_tokens"] = inputs["input_ids"].shape[1]
-
-        def answer(name: str, count: int, inputs=inputs):
-            torch.manual_seed(0)
-            return models[name].generate(**inputs, do_sample=True, max_new_tokens=count)
-
-        if plain.dtype == torch.float32:
-            answers = [answer(name, 4) for name in models]
-            assert all(torch.equal(answers[0], other) for other in answers), "the ways disagree"
-        found = {}
-        for part, count in (("prefill", 1), ("answer", args.tokens))[: 1 + (args.tokens > 1)]:
-            ways = {name: lambda name=name, count=count: answer(name, count) for name in models}
-            seconds = compare(ways, args.rounds, time.perf_counter if device == "cuda" else time.process_time)
-            found[part] = seconds | {
-                f"ratio_{name}": seconds[name] / seconds["shared"] for name in ("plain", "vision")
-            }
-        results["samples"][n] = found
-        for part, one in found.items():
-            over = f"{one['ratio_plain']:.2f}x over plain, {one['ratio_vision']:.2f}x over the vision tower shared"
-            print(f"N={n} {part}: {one['shared']:.3f} s, {over}", flush=True)
+        options = {name: (model, {}) for name, model in models.items()}
+        if args.static:
+            options["static"] = (models["vision"], {"cache_implementation": "static"})
+        results["samples"][n] = measured(options, inputs, args, clock)
+        if args.texts:
+            words = inputs["input_ids"].clamp(min=20) if args.size is None else inputs["input_ids"] % 200 + 20
+            texts = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+            options = {"plain": (plain, {}), "shared": (models["shared"], {}), "paged": (models["vision"], None)}
+            results.setdefault("texts", {})[n] = measured(options, texts, args, clock)
     if args.output:
         Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
 

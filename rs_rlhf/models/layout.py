@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
+
+CPU_TOKENS = 512  # of a part of a batch on a CPU, see `benchmarks/group_speed.py`
 
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]  # ids of a prompt, and of each of its completions
 
@@ -105,6 +108,28 @@ def split_rows(
     lengths = torch.tensor([len(row) for row in rows], device=input_ids.device)
     mask = torch.arange(padded.shape[1], device=input_ids.device)[None] < lengths[:, None]
     return padded, mask.long(), placements
+
+
+def parts_of(segment_ids: torch.Tensor) -> list[tuple[slice, int]]:
+    """Returns the parts in which groups are run: rows, and the columns that these need.
+
+    A CPU runs short rows faster a few at a time: what lies between two matrix products then stays in its cache, and no
+    row is padded to the longest. A GPU runs all at once, and so do processes that run the model together, whose counts
+    of parts could differ.
+
+    Args:
+        segment_ids (`torch.Tensor` of shape (B, L)): The layout.
+    """
+    count, length = segment_ids.shape
+    if segment_ids.device.type != "cpu" or (dist.is_available() and dist.is_initialized()):
+        return [(slice(0, count), length)]
+    parts, start = [], 0
+    lengths = (segment_ids >= 0).sum(1).tolist()
+    for stop in range(1, count + 1):
+        if stop == count or (stop + 1 - start) * max(lengths[start : stop + 1]) > CPU_TOKENS:
+            parts.append((slice(start, stop), max(lengths[start:stop])))
+            start = stop
+    return parts
 
 
 def tree_is_cheaper(segment_ids: torch.Tensor, hidden_size: int) -> bool:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from ..errors import DataError, ModelError, OptionError
 from ..runs.files import write_json
 from .families import check_backbone, image_features, parameters, sequential, takes_tree, token_positions
-from .layout import continue_positions, last_tokens, split_rows, tree_is_cheaper, tree_mask
+from .layout import continue_positions, last_tokens, parts_of, split_rows, tree_is_cheaper, tree_mask
 from .vision_sharing import features_of
 from .vlm import base_path, hub_config
 
@@ -230,7 +231,7 @@ class ScoreModel(PreTrainedModel):
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             scores = self._score_rows(input_ids, mask, images)
         elif self._runs_tree(segment_ids):
-            scores = self._score_tree(input_ids, segment_ids, images)
+            scores = self._score_groups(input_ids, segment_ids, images)
         else:
             ids, mask, placements = split_rows(input_ids, segment_ids, self._images_per_row(input_ids, images))
             rows = self._score_rows(ids, mask, replace(images, index=[images.index[p] for p in placements]))
@@ -282,12 +283,20 @@ class ScoreModel(PreTrainedModel):
         fits = takes_tree(self.config, segment_ids.shape[1])
         return fits and tree_is_cheaper(segment_ids, self.config.get_text_config().hidden_size)
 
+    def _score_groups(self, ids: torch.Tensor, segments: torch.Tensor, images: _Images) -> torch.Tensor:
+        ends = [0, *accumulate(self._images_per_row(ids, images))]
+        flat = []
+        for rows, width in parts_of(segments):
+            index = images.index[ends[rows.start] : ends[rows.stop]]
+            part = ids[rows, :width], segments[rows, :width], replace(images, index=index)
+            flat.append(self._score_tree(*part))
+        return _scatter(torch.cat(flat), last_tokens(segments, rows=False)[1])
+
     def _score_tree(self, ids: torch.Tensor, segments: torch.Tensor, images: _Images) -> torch.Tensor:
         eager = self.config.get_text_config()._attn_implementation == "eager"
         mask = tree_mask(segments, self.dtype, additive=eager)
         positions = continue_positions(self._positions(ids, segments == 0, images), segments)
-        last, exists = last_tokens(segments, rows=False)
-        return _scatter(self._head(self._hidden(ids, mask, positions, images), last, exists), exists)
+        return self._head(self._hidden(ids, mask, positions, images), *last_tokens(segments, rows=False))
 
     def _score_rows(self, ids: torch.Tensor, mask: torch.Tensor, images: _Images) -> torch.Tensor:
         if not mask.any(dim=1).all():
