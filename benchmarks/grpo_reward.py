@@ -39,6 +39,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 
 from rs_rlhf import ScoreModel, Scorer
 from rs_rlhf.data.group import Group
+from rs_rlhf.models.pixel_budget import estimated_length
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.rewards.score import Place, ScoreReward
 from rs_rlhf.trainers.data.grpo import load_prompts
@@ -208,7 +209,7 @@ def build(folder: str) -> tuple[Any, Scorer]:
 
 def by_twos(scorer: Scorer, group: Group) -> Scorer:
     """Returns a scorer of the same model whose batches hold two rows of such a group: three prompts do not fit."""
-    prompt, _ = scorer._lengths(group)
+    prompt = estimated_length(group, scorer.processor, scorer.collator.image_options)
     return Scorer(scorer.model, scorer.processor, token_budget=int(2.4 * prompt))
 
 
