@@ -50,6 +50,9 @@ KNOWN = {
     "smolvlm": Family("SmolVLM", note="its processor needs the package num2words"),
 }
 
+# Those whose layout, positions and features policies know here; prompts are read once, whoever asks.
+QWEN_VL = frozenset(name for name, family in KNOWN.items() if family.tree and family.pixels)
+
 
 def check_backbone(config: PreTrainedConfig, path: str = "") -> None:
     """Raises a [`ModelError`] that says why models of a family cannot score; before any weights are asked for."""

@@ -312,7 +312,7 @@ class ScoreModel(PreTrainedModel):
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: _Images) -> torch.Tensor:
         placed = None
-        if images.features is not None:
+        if images.features is not None and images.index:
             placed = {"image": features_of(images.features, images.index, images.tokens)}
         takes, types = parameters(type(self.model).forward), (ids == self.config.image_token_id).int()
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": placed}

@@ -21,10 +21,9 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import ModelOutput
 
-from .families import parameters
+from .families import QWEN_VL, parameters
 from .pixel_budget import has_budget
 from .seen_images import SeenImages, image_prompt, token_types
-from .vlm import FAMILIES
 
 
 def share_vision(model: PreTrainedModel) -> None:
@@ -141,7 +140,7 @@ def always_see(model: PreTrainedModel, processor: ProcessorMixin | PreTrainedTok
     """
     core: Any = model
     core = core.get_base_model() if hasattr(core, "get_base_model") else core
-    if core.config.model_type not in FAMILIES or not isinstance(processor, ProcessorMixin):
+    if core.config.model_type not in QWEN_VL or not isinstance(processor, ProcessorMixin):
         return
     image, tokens = unseen_image(processor), torch.tensor(unseen_tokens(processor))
     fill = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}

@@ -18,7 +18,6 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..errors import ModelError, OptionError, RSRLHFError, code_refused, loading
 from .pixel_budget import has_budget, set_pixel_budget
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # whose layout and positions policies know here
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 # Where processors and configs keep the tokens that stand for (parts of) images, video and sound.
 _PLACEHOLDERS = [f"{name}_token_id" for name in ("image", "video", "audio", "fake_image", "start_image", "end_image")]

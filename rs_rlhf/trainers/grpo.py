@@ -7,8 +7,8 @@ the start; the run audits its reward; and a fixed set of validation prompts is a
 
 It takes TRL's place in a TRL script: a plain `GRPOConfig`, any policy and processing class that TRL takes, streaming
 data sets, tools and environments, and with none of our options set TRL's losses (`docs/trl_conformance.md`). What is
-ours about images holds for the families that it knows (`models.vlm.FAMILIES`); of others nothing is touched but that
-placeholders of images are never sampled.
+ours about images holds for the families that it knows (`models.families.QWEN_VL`); of others nothing is touched but
+that placeholders of images are never sampled.
 
 Left out: validation prompts and prompt checks where tools, an environment or a rollout function make the turns.
 """
@@ -36,11 +36,12 @@ from ..errors import ModelMismatch, OptionError, RewardFailed, RSRLHFError, Scor
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
+from ..models.families import QWEN_VL
 from ..models.pixel_budget import settle
 from ..models.policies.shared_generation import share_prompts
 from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
-from ..models.vlm import FAMILIES, hub_config, load_processor, placeholder_tokens, set_family_budget
+from ..models.vlm import hub_config, load_processor, placeholder_tokens, set_family_budget
 from ..rewards.boxes import IoUReward
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
@@ -172,7 +173,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         self.limits = RowLimits(self.options.reader_options(), None, frozenset())
         if self._processor is not None:
             args.generation_kwargs = _without_vision_tokens(args, config, self._processor)
-        if self._processor is not None and config.model_type in FAMILIES:
+        if self._processor is not None and config.model_type in QWEN_VL:
             self.limits = RowLimits.of(GroupCollator(self._processor, self.options.reader_options()))
         return processing_class
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, MllamaConfi
 
 from rs_rlhf import GroupCollator, ScoreModel, make_group
 from rs_rlhf.errors import DataError, ModelError, OptionError
+from rs_rlhf.models import layout
 from rs_rlhf.models.layout import tree_is_cheaper, tree_mask
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.trainers.losses.preference import plackett_luce_loss
@@ -104,6 +105,23 @@ def test_group_gradients_equal_row_gradients(model, collator):
     difference = torch.cat([(grouped[n] - p.grad).flatten() for n, p in model.named_parameters() if n in grouped])
     assert difference.norm() / norm < 1e-3
     assert any("visual" in name and g.abs().max() > 0 for name, g in grouped.items())
+
+
+def test_parts_of_a_batch_give_the_scores_and_gradients_of_all_at_once(model, collator, monkeypatch):
+    """On a CPU a batch is run in parts, each with its own images."""
+    batch = collator(mixed_groups())
+    found = []
+    for tokens in (1, 200, 10**9):
+        monkeypatch.setattr(layout, "CPU_TOKENS", tokens)
+        model.zero_grad()
+        scores = model(**batch).scores
+        scores[~scores.isnan()].sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((len(layout.parts_of(batch["segment_ids"])), scores.detach(), gradients))
+    assert [count for count, *_ in found][::2] == [5, 1] and 1 < found[1][0] < 5
+    for _, scores, gradients in found[:2]:
+        torch.testing.assert_close(scores, found[2][1], atol=1e-5, rtol=0, equal_nan=True)
+        assert (gradients - found[2][2]).norm() < 1e-4 * found[2][2].norm()
 
 
 def test_group_gradients_with_checkpointing(model, collator):

@@ -10,7 +10,8 @@ import torch
 
 from ...errors import OptionError
 from ...imagery.raster import ImageOptions
-from ..vlm import FAMILIES, load_vlm, set_family_budget
+from ..families import QWEN_VL
+from ..vlm import load_vlm, set_family_budget
 from .chat_client import is_endpoint
 from .endpoint import EndpointPolicy
 from .hf import HFPolicy
@@ -71,7 +72,7 @@ def load_policy(
         return VLLMPolicy(path, image_options, dtype=dtype, **budget, **kwargs)
     model, processor = load_vlm(path, dtype=dtype, device=device, **kwargs)
     set_family_budget(path, model.config, processor, min_pixels, max_pixels)
-    if model.config.model_type in FAMILIES:
+    if model.config.model_type in QWEN_VL:
         return QwenVLPolicy(model, processor, image_options, augment=augment, seed=seed)
     _refuse({"augment": augment or None}, f"a {model.config.model_type}")
     return HFPolicy(model, processor, image_options)

@@ -29,10 +29,9 @@ from accelerate import Accelerator
 from torch.nn.functional import pad
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from ...models.families import takes_tree
+from ...models.families import QWEN_VL, takes_tree
 from ...models.layout import TokenGroup, continue_positions, lay_out, tree_is_cheaper, tree_mask
 from ...models.vision_sharing import distinct_images, unseen_image
-from ...models.vlm import FAMILIES
 
 INPUTS = {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"}
 # The mean difference of log-probabilities at which the two forms are not the same; a wrong mask is off by 0.3 or more.
@@ -186,7 +185,7 @@ class GroupLoss:
         """Whether a model is of a known family and attention; every process says the same."""
         bare: Any = self.accelerator.unwrap_model(model)
         config = bare.config
-        known = config.model_type in FAMILIES and takes_tree(config, 0)
+        known = config.model_type in QWEN_VL and takes_tree(config, 0)
         routed = getattr(config.get_text_config(), "output_router_logits", False)  # TRL reads its mask
         virtual = getattr(getattr(bare, "active_peft_config", None), "is_prompt_learning", False)  # tokens of its own
         return self.same and known and not routed and not virtual
