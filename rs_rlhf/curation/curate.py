@@ -1,11 +1,12 @@
 """`curate`: the best part of scored image-text data, in the data's own format, with a report.
 
-Texts without a score are never kept. Then these are dropped, each counted: images of evaluation sets
-(`--exclude_images_of`), copies and near-duplicates (`--dedup`). The cut chooses from what is left, so that
-`--keep 0.3` is three tenths of that. Several cuts of the same scores cost one reading. Each folder is complete or not
-there: it is written under another name first. `--ids` applies a list that somebody has published to the same data.
+Texts without a score are never kept. Then these are dropped, each counted: texts on which several score models
+disagree (`--max_std`), images of evaluation sets (`--exclude_images_of`), copies and near-duplicates (`--dedup`). The
+cut chooses from what is left, so that `--keep 0.3` is three tenths of that. Several cuts of the same scores cost one
+reading. Each folder is complete or not there: it is written under another name first. `--ids` applies a list that
+somebody has published to the same data.
 
-Left out: cuts by several scores at once, and choosing by looking (`rs-rlhf browse`).
+Left out: cuts by scores of several folders at once, and choosing by looking (`rs-rlhf browse`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def curate(options: CurateOptions, tell: Callable[[str], object] = print) -> Non
     sources = [scores, read_manifest(scores)["input"], *filter(None, [options.compare])]
     for folder, _ in options.cuts():
         check_folder(folder, options.overwrite, sources)
-    scored = read_scored(scores, options, options.compare)
+    scored = read_scored(scores, options, options.compare, options.rank)
     left = leave_out(scored, options)
     made = [(folder, way, *_cut(scored, options, way)) for folder, way in options.cuts()]
     for folder, way, kept, cuts in made:

@@ -4,7 +4,7 @@ A *sample* is what is kept or dropped as a whole: one text, or a row with all it
 (one value per text or per sample), so that a choice among millions takes seconds. A score of NaN marks a sample that
 cannot be kept: it has no score, was excluded before, or is a duplicate.
 
-Left out: cuts by several scorers at once, and sampling in proportion to the score.
+Left out: cuts by several folders' scores at once, and sampling in proportion to the score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import OptionError
 from .options import AGGREGATES
 
 # The fates of a sample; a cut chooses among those from DROPPED on.
-ERROR, EXCLUDED, COPY, NEAR, DROPPED, KEPT = range(6)
+ERROR, UNSURE, EXCLUDED, COPY, NEAR, DROPPED, KEPT = range(7)
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Samples:
     labels: list[str]
     status: np.ndarray  # int8: its fate, such as KEPT
     other: np.ndarray | None = None  # float32: scores to compare with, NaN if there is none
+    std: np.ndarray | None = None  # float32: the largest of its texts' `score_std`, NaN of one model's scores
 
     def candidates(self) -> np.ndarray:
         """Returns which samples a cut chooses from."""

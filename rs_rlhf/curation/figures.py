@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from .cut import COPY, DROPPED, ERROR, EXCLUDED, KEPT, NEAR, Cut, Samples, cut, histogram
+from .cut import COPY, DROPPED, ERROR, EXCLUDED, KEPT, NEAR, UNSURE, Cut, Samples, cut, histogram
 
 BINS = 24
 CHARTS = 13  # histograms: of all samples, and of the largest sources
-FATES = {ERROR: "error", EXCLUDED: "excluded", COPY: "copy", NEAR: "near_duplicate", DROPPED: "dropped", KEPT: "kept"}
+FATES = {
+    ERROR: "error",
+    UNSURE: "unsure",
+    EXCLUDED: "excluded",
+    COPY: "copy",
+    NEAR: "near_duplicate",
+    DROPPED: "dropped",
+    KEPT: "kept",
+}
 
 
 def figures_of(samples: Samples, cuts: Sequence[Cut], by: str) -> dict[str, Any]:

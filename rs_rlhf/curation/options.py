@@ -15,6 +15,8 @@ from ..options import option
 AGGREGATES = ("mean", "min")
 KEEP = 0.3
 SETTINGS = (
+    "rank",
+    "max_std",
     "by",
     "best_of_every_image",
     "per",
@@ -45,8 +47,8 @@ class SampleOptions:
 class CurateOptions(SampleOptions, ColumnOptions):
     """Keep the best part of image-text data that `rs-rlhf score` has scored, in its own format.
 
-    Dropped in this order: texts without a score, images of evaluation sets, copies and near-duplicates, and samples
-    below the cut. So a fraction is of what the first three have left.
+    Dropped in this order: texts without a score, those on which several models disagree, images of evaluation sets,
+    copies and near-duplicates, and samples below the cut. So a fraction is of what the others have left.
     """
 
     scores: str | None = option(None, "folder that `rs-rlhf score` has written", positional=True, metavar="SCORES")
@@ -63,6 +65,12 @@ class CurateOptions(SampleOptions, ColumnOptions):
         metavar="F",
     )
     threshold: list[float] | None = option(None, "keep scores of X and higher, instead of --keep", metavar="X")
+    rank: Literal["score", "mean-std"] = option(
+        "score", "cut by the score, or by the mean of several models' scores less their standard deviation"
+    )
+    max_std: float | None = option(
+        None, "drop texts for which the standard deviation of several models' scores is larger", metavar="X"
+    )
     by: Literal["source", "label", "none"] = option(
         "none", "keep the fraction of every source, or of every class, by itself"
     )
@@ -141,6 +149,8 @@ class CurateOptions(SampleOptions, ColumnOptions):
         way = "threshold" if self.threshold else "keep"
         folders = [folder for folder, _ in self.cuts()]
         yield len(set(folders)) < len(folders), way, f"--{way} names a value twice; name each once."
+        sentence = f"--max_std is {self.max_std}, expected 0 or more."
+        yield self.max_std is not None and not self.max_std >= 0, "max_std", sentence
         sentence = f"--near_distance is {self.near_distance}, expected 0 to {FARTHEST} bits."
         yield not 0 <= self.near_distance <= FARTHEST, "near_distance", sentence
         sentence = "--exclude_near is given without --exclude_images_of; name the evaluation sets."

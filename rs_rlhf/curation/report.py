@@ -37,6 +37,7 @@ COUNTS = ("samples", "candidates", "kept", "equal_kept", "equal_dropped", "n")
 SPREAD = {"n": "samples"} | {name: name for name in ("mean", "min", "p10", "median", "p90", "max")}
 FATES = {
     "error": "no score",
+    "unsure": "score models disagree",
     "excluded": "image is in an evaluation set",
     "copy": "copy of another",
     "near_duplicate": "looks like a better one",
@@ -111,6 +112,10 @@ def _facts(scored: Scored, options: CurateOptions, way: Mapping[str, float]) -> 
         ["Kept", cut + ", the best of every image first" * options.best_of_every_image],
         ["Duplicates", dedup[options.dedup]],
     ]
+    if options.rank != "score":
+        facts.insert(2, ["Ranked by", "the mean of the models' scores less their standard deviation"])
+    if options.max_std is not None:
+        facts.append(["Largest standard deviation of the models' scores", f"{options.max_std:g}"])
     if options.exclude_images_of:
         near = f", and images within {bits} of theirs" if options.exclude_near else ""
         facts.append(["Evaluation sets whose images are left out", ", ".join(options.exclude_images_of) + near])

@@ -1,8 +1,9 @@
 """Scored data as samples to choose from, and the exclusion of evaluation images and duplicates before any cut.
 
 Only columns of the scores are in memory, never images: texts and pictures are read again from the input, one piece at
-a time, when they are needed. Dropped, in this order: samples without a score, images that are in an evaluation set,
-copies (the same image bytes, question and texts), and all but the best of near-duplicate images.
+a time, when they are needed. Dropped, in this order: samples without a score, samples on which several models disagree,
+images that are in an evaluation set, copies (the same image bytes, question and texts), and all but the best of
+near-duplicate images.
 
 Left out: near-duplicates of texts, and copies across several inputs.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from . import cut, near_duplicates
 from .options import CurateOptions, SampleOptions
 from .shards import existing_shards, missing_units, open_scored, read_manifest, read_scores, read_shard
 
-COLUMNS = ("row_id", "text_index", "score", "tokens", "image_hash", "error", "whole", "source", "label")
+COLUMNS = ("row_id", "text_index", "score", "score_std", "tokens", "image_hash", "error", "whole", "source", "label")
 SAME_ROWS = ("stamp", "split", "columns")  # if these differ, a row id means another row
 LISTED = 10_000  # dropped rows that are listed
 MANY = 1 << 16  # rows whose ids become Python objects at once
@@ -73,11 +74,19 @@ class Scored:
         return self.lines.select(["row_id", "text_index"]).take(pa.array(positions)).combine_chunks()
 
 
-def read_scored(folder: str | Path, options: SampleOptions | None = None, compare: str | Path | None = None) -> Scored:
+def read_scored(
+    folder: str | Path,
+    options: SampleOptions | None = None,
+    compare: str | Path | None = None,
+    rank: Literal["score", "mean-std"] = "score",
+) -> Scored:
     """Reads a folder that `rs-rlhf score` has written, and beside it the folder `compare` of the same input.
 
+    With `rank="mean-std"` scores are the mean of several models' less their standard deviation.
+
     Raises:
-        DataError: No folder of scores, an unfinished one, or the input has changed since; `compare` is of another.
+        DataError: No folder of scores, an unfinished one, or the input has changed since; `compare` is of another;
+            the scores do not hold what `rank` is of.
     """
     options = options or SampleOptions()
     manifest = read_manifest(folder)
@@ -89,9 +98,11 @@ def read_scored(folder: str | Path, options: SampleOptions | None = None, compar
     starts = np.append(True, pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy())
     whole = table["whole"].to_numpy().astype(bool)
     sample = cut.number_samples(starts, whole | (options.per == "row"))
-    scores = pc.fill_null(table["score"], float("nan")).to_numpy()
+    scores, std = (pc.fill_null(table[name], float("nan")).to_numpy() for name in ("score", "score_std"))
+    if rank == "mean-std" and _combined(manifest, folder, "rank") != rank:
+        scores = scores - std
     images, image_names = _coded(table["image_hash"])
-    samples = _samples(table, starts, sample, scores, cut.sample_scores(sample, scores, whole, options.aggregate))
+    samples = _samples(table, starts, sample, scores, std, cut.sample_scores(sample, scores, whole, options.aggregate))
     reading = {name: manifest["scorer"].get(name) for name in RENDERING}
     scored = Scored(
         Path(folder),
@@ -114,7 +125,12 @@ def read_scored(folder: str | Path, options: SampleOptions | None = None, compar
 
 
 def _samples(
-    table: pa.Table, starts: np.ndarray, sample: np.ndarray, text_scores: np.ndarray, scores: np.ndarray
+    table: pa.Table,
+    starts: np.ndarray,
+    sample: np.ndarray,
+    text_scores: np.ndarray,
+    std: np.ndarray,
+    scores: np.ndarray,
 ) -> cut.Samples:
     first = cut.first_texts(sample)
     finite = np.isfinite(scores)
@@ -132,7 +148,18 @@ def _samples(
         label=labels[first],
         labels=label_names.to_pylist(),
         status=np.where(finite, cut.DROPPED, cut.ERROR).astype(np.int8),
+        std=np.fmax.reduceat(std, first),
     )
+
+
+def _combined(manifest: Mapping[str, Any], folder: str | Path, key: str) -> str:
+    """How the scores of a folder were made of several models', for the option `key`, or a [`DataError`]."""
+    rule = manifest["scorer"].get("score_combine")
+    if rule is None or (key == "rank" and rule == "min"):
+        made = "are of one model" if rule is None else "are the smallest of several models'"
+        way = "score with --model a,b,c" + " --score_combine mean" * (rule is not None)
+        raise DataError(f"the scores {made}, so that --{key} is not known; {way}", key, str(folder))
+    return rule
 
 
 def _in_one_piece(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -171,7 +198,8 @@ def _compare(scored: Scored, folder: str | Path, options: SampleOptions) -> None
 def scorer_name(manifest: Mapping[str, Any]) -> str:
     """Returns the scorer of a folder of scores, such as `"clip (models/remoteclip)"`."""
     scorer = manifest["scorer"]
-    return f"{scorer['kind']} ({scorer['model']})" if scorer.get("model") else str(scorer["kind"])
+    kind = ", ".join(filter(None, [scorer["kind"], scorer.get("score_combine")]))
+    return f"{kind} ({scorer['model']})" if scorer.get("model") else kind
 
 
 def _leave_out_copies(scored: Scored) -> None:
@@ -238,9 +266,13 @@ class LeftOut:
 
 
 def leave_out(scored: Scored, options: CurateOptions) -> LeftOut:
-    """Marks samples whose image is in an evaluation set, then copies, then all but the best of near-duplicate images;
-    their `status` is changed.
+    """Marks samples on which models disagree, then those whose image is in an evaluation set, then copies, then all
+    but the best of near-duplicate images; their `status` is changed.
     """
+    if options.max_std is not None:
+        _combined(scored.manifest, scored.folder, "max_std")
+        unsure = scored.samples.std > np.float32(options.max_std)  # type: ignore[operator]  # `read_scored` sets it
+        scored.samples.status[scored.samples.candidates() & unsure] = cut.UNSURE
     left, near, distance = LeftOut(), options.exclude_near, options.near_distance
     evaluation = near_duplicates.look_at_evaluation(options.exclude_images_of, scored.options, near)
     if options.exclude_images_of or options.dedup == "near":

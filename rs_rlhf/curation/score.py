@@ -132,7 +132,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
             return _conclude(folder)
     # If it does not load, nothing is written. The reader needs no root: paths have been resolved inside theirs.
     device = process_device() if options.scorer in READ_BY["model"] else None  # the baselines do without torch
-    scorer = load_scorer(options, options.reader_options(), device)
+    scorer = load_scorer(options, options.reader_options(), device, standards=folder)
     with planned(folder, settings, units) as manifest:
         counter, workers = token_counter(scorer), options.num_workers
         Work(source, manifest, folder, scorer, counter, workers, options.max_error_fraction).run()

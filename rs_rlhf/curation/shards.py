@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("row_id", pa.string()),
         ("text_index", pa.int32()),
         ("score", pa.float32()),
+        ("score_std", pa.float32()),  # of several models' scores; earlier versions' shards have none
         ("tokens", pa.int32()),
         ("image_hash", pa.string()),
         ("error", pa.string()),
@@ -230,8 +231,13 @@ def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads the scores of one unit; the table's metadata hold its facts, see [`shard_facts`]. A damaged file is a
     [`DataError`].
     """
+    wanted = SCHEMA.names if columns is None else list(columns)
     try:
-        return pq.read_table(shard, columns=None if columns is None else list(columns), partitioning=None)
+        lacking = {"score_std"} - {*pq.read_schema(shard).names}
+        table = pq.read_table(shard, columns=[name for name in wanted if name not in lacking], partitioning=None)
+        for place in (place for place, name in enumerate(wanted) if name in lacking):
+            table = table.add_column(place, SCHEMA.field(wanted[place]), pa.nulls(len(table), pa.float32()))
+        return table
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"cannot be read ({first_line(error)}); delete it, and the same `rs-rlhf score` "

@@ -25,7 +25,7 @@ from ..data.image_text_dataset import ImageTexts, Unit
 from ..errors import DataError, ImageError
 from ..imagery.identity import encoded_hash, source_key
 from ..runs.progress import progress
-from ..scoring.base import GroupScorer
+from ..scoring.base import GroupScorer, spread
 from .shards import claimed, missing_units, reason, shard_path, write_shard
 
 POLL_SECONDS = 0.5
@@ -177,7 +177,7 @@ def _lines(
                 for score in result
             ]
     return [
-        {**common, "text_index": k, "score": score, "error": error, "text": text}
+        {**common, "text_index": k, "score": score, "score_std": spread(score), "error": error, "text": text}
         for k, (text, (score, error)) in enumerate(zip(row.texts, scored, strict=True))
     ]
 

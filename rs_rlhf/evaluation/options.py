@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
 from ..options import option
+from ..scoring.several import SeveralOptions
 
 # Options that only some types of model read; others refuse them.
 READ_BY = dict.fromkeys(
@@ -113,11 +114,13 @@ class EvalOptions(BenchmarkOptions):
 
 
 @dataclass(kw_only=True)
-class BestOfNOptions(BenchmarkOptions):
+class BestOfNOptions(SeveralOptions, BenchmarkOptions):
     """Sample N answers to every question of a benchmark and compare ways of choosing one of them."""
 
     policy: str = option(help="folder (a LoRA adapter's too) or hub id of a causal VLM that is sampled")
-    score_model: str = option(help="name in reward_models/, folder or hub id of the model that chooses")
+    score_model: str = option(
+        help="name in reward_models/, folder or hub id of the model that chooses; several (a,b,c) are combined"
+    )
     clip_model: str | None = option(None, "also choose by the CLIP score of this dual encoder")
     task: str = option(help="benchmark by name or YAML file; one whose answers are short")
     out: Path = option(help="folder to write to", flags=["--output_dir"], writes="folder")

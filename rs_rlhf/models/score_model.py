@@ -207,6 +207,7 @@ class ScoreModel(PreTrainedModel):
         segment_ids: torch.LongTensor | None = None,
         image_index: torch.LongTensor | None = None,
         image_lengths: torch.LongTensor | None = None,
+        features: ModelOutput | None = None,
         **inputs: Any,
     ) -> ScoreOutput:
         """Scores plain rows, or groups if `segment_ids` is given.
@@ -219,6 +220,7 @@ class ScoreModel(PreTrainedModel):
                 stands once, in order.
             image_lengths (lists, inputs): As [`GroupCollator`] gives it: distinct lists of images, one per row, take
                 the place of distinct images.
+            features (`ModelOutput`, *optional*): What [`ScoreModel.see`] made of the same images.
             **inputs: What the processor makes of the distinct images, such as `pixel_values` (patches, patch size) and
                 `image_grid_thw` (images, 3) in patches. Its types of tokens and the trainer's `use_cache` have no
                 effect.
@@ -226,7 +228,7 @@ class ScoreModel(PreTrainedModel):
         Raises:
             TypeError: The backbone takes no such argument.
         """
-        images, unseen = self._images(inputs, image_index, image_lengths, input_ids)
+        images, unseen = self._images(inputs, image_index, image_lengths, input_ids, features)
         if segment_ids is None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             scores = self._score_rows(input_ids, mask, images)
@@ -238,15 +240,22 @@ class ScoreModel(PreTrainedModel):
             scores = _scatter(rows, last_tokens(segment_ids, rows=False)[1])
         return ScoreOutput(scores=scores if unseen is None else scores + 0.0 * unseen)
 
+    def see(self, batch: Mapping[str, torch.Tensor]) -> ModelOutput | None:
+        """Returns the vision tower's features of a [`GroupCollator`]'s batch, `None` for one of texts alone."""
+        takes = parameters(type(self.model).get_image_features)
+        given = {name: x for name, x in batch.items() if name in takes}
+        return image_features(self.model, given) if given else None
+
     def _images(
         self,
         inputs: Mapping[str, Any],
         index: torch.Tensor | None,
         lengths: torch.Tensor | None,
         ids: torch.Tensor,
+        features: ModelOutput | None,
     ) -> tuple[_Images, torch.Tensor | None]:
-        """Runs the vision tower once: on the images, or in training or on several processes on the unseen one, of
-        whose features the sum is returned.
+        """Runs the vision tower once: on the images, unless their features are there, or in training or on several
+        processes on the unseen one, of whose features the sum is returned.
 
         Under ZeRO-3 every process must gather the tower's weights, and under DDP every weight needs a gradient, so a
         process whose batch is all text runs the tower too. So does a single process: Adam moves weights on by their
@@ -261,7 +270,7 @@ class ScoreModel(PreTrainedModel):
             together = torch.distributed.is_available() and torch.distributed.is_initialized()
             return _Images(), self._sum_of(unseen) if unseen and (self.training or together) else None
         first = given.get("image_grid_thw", next(iter(given.values())))
-        images = _Images(image_features(self.model, given), given, lengths)
+        images = _Images(image_features(self.model, given) if features is None else features, given, lengths)
         images.index = list(range(len(first))) if index is None else index.tolist()
         if lengths is not None:
             images.tokens = self._tokens_per_list(ids, images)

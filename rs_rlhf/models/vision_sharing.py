@@ -4,6 +4,7 @@ In GRPO every prompt stands G times in a batch, and TRL hands its image over as 
 images by their patches, runs each once, and gives its features to all their places; gradients of the places add up,
 so that the loss and its gradients are the same. A batch of texts alone gets an unseen image, see [`always_see`]: under
 ZeRO-3 and DDP every process must run the vision tower, and a batch that trains nothing else would have no gradient.
+Score models that have the same tower ([`same_towers`]) can share its features too.
 
 Left out: sharing the prompt's tokens too, as score models do; TRL computes log-probabilities row by row.
 """
@@ -112,6 +113,46 @@ def distinct_tensors(parts: Sequence[torch.Tensor], shapes: Sequence[tuple[int, 
             known.setdefault(key, []).append(same)
         index.append(same)
     return first, index
+
+
+def same_towers(models: Sequence[PreTrainedModel]) -> list[int]:
+    """Returns for each score model the place of the first whose vision tower gives the same features.
+
+    Settings but those of the language model must be equal, and weights equal by value, type and device; quantised
+    models are taken for different.
+    """
+    towers = [(_vision_settings(model), _vision_weights(model)) for model in models]
+    first: list[int] = []
+    for i, (settings, weights) in enumerate(towers):
+        same = (k for k in sorted(set(first)) if towers[k][0] == settings and _equal(towers[k][1], weights))
+        first.append(next((k for k in same if not getattr(models[i], "is_quantized", False)), i))
+    return first
+
+
+_UNREAD = {"text_config", "positions", "output_activation", "architectures", "transformers_version", "_name_or_path"}
+_UNREAD |= {"dtype", "torch_dtype"}  # by the vision tower: the weights have their type
+
+
+def _vision_settings(model: Any) -> list[Any]:
+    def read(value: Any) -> Any:
+        return {k: read(v) for k, v in value.items() if k not in _UNREAD} if isinstance(value, dict) else value
+
+    return [type(model.model), model.config._attn_implementation, read(model.config.to_dict())]
+
+
+def _vision_weights(model: Any) -> dict[str, torch.Tensor]:
+    core = model.model
+    decoder = core.get_decoder()
+    language = {id(tensor) for tensor in (*decoder.parameters(), *decoder.buffers())}
+    tensors = dict((*core.named_parameters(), *core.named_buffers()))
+    return {name: tensor for name, tensor in tensors.items() if id(tensor) not in language}
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape) and torch.equal(a, b)
+
+    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
 
 
 def unseen_image(processor: ProcessorMixin) -> dict[str, torch.Tensor]:

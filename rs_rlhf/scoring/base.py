@@ -17,6 +17,26 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
+class CombinedScore(float):
+    """A score made of several models' scores, with their standard deviation `std`; elsewhere a plain float."""
+
+    std: float
+
+    def __new__(cls, value: float, std: float) -> CombinedScore:
+        """Makes one."""
+        score = super().__new__(cls, value)
+        score.std = std
+        return score
+
+    def __getnewargs__(self) -> tuple[float, float]:  # type: ignore[override]
+        return float(self), self.std
+
+
+def spread(score: object) -> float | None:
+    """Returns the standard deviation of the models' scores that a score is made of; `None` for one model's score."""
+    return score.std if isinstance(score, CombinedScore) else None
+
+
 class GroupScorer(Protocol):
     """Anything with `score_groups`."""
 
@@ -33,6 +53,7 @@ class GroupScorer(Protocol):
     ) -> list[Any]:
         """Returns for each group the `list` of its completions' scores, in order.
 
+        Those of several models are [`CombinedScore`], which know the models' spread.
         A group that cannot be scored raises an RSRLHFError, or with `on_error="return"` has it in place of its scores.
         By default progress is shown on a terminal when there is much to do.
         """

@@ -14,6 +14,7 @@ from ..errors import DeclarationError, ModelError, OptionError
 from ..imagery.options import ImageOptions
 from ..runs.record import model_files_hash
 from .http import needs_options
+from .several import model_names
 
 if TYPE_CHECKING:
     from .scorer import Scorer
@@ -112,10 +113,13 @@ def refuse_headless(path: str, kwargs: Mapping[str, Any]) -> None:
 
 def model_stamp(path: str | None) -> str | None:
     """Returns a hash of the names, sizes, first and last megabyte of the files of a model, a folder or declared in
-    `reward_models/`; `None` for a hub id, or no name.
+    `reward_models/`; `None` for a hub id, or no name. Several models, separated by commas, have one of their hashes.
     """
-    if path is None:
-        return None
+    names = model_names(path)
+    if path is None or len(names) > 1:
+        stamps = [model_stamp(name) for name in names]
+        return hashlib.sha256(" ".join(map(str, stamps)).encode()).hexdigest()[:16] if all(stamps) and stamps else None
+    (path,) = names
     if _is_declared(path):
         path = find_card(path).model
     return model_files_hash(path)
@@ -129,14 +133,20 @@ def model_hash(scorer: Scorer) -> str:
     for name, tensor in sorted(scorer.model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    settings = model_settings(scorer)
-    settings["chat_template"] = str(scorer.processor.chat_template)
-    settings["image_processor"] = scorer.processor.image_processor.to_dict()
-    settings["vocabulary"] = sorted(scorer.processor.tokenizer.get_vocab().items())
-    backend = getattr(scorer.processor.tokenizer, "backend_tokenizer", None)
-    settings["tokenizer"] = backend.to_str() if backend is not None else ""
+    settings = model_settings(scorer) | processor_settings(scorer.processor)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def processor_settings(processor: Any) -> dict[str, Any]:
+    """Returns all that a processor makes inputs by."""
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    return {
+        "chat_template": str(processor.chat_template),
+        "image_processor": processor.image_processor.to_dict(),
+        "vocabulary": sorted(processor.tokenizer.get_vocab().items()),
+        "tokenizer": backend.to_str() if backend is not None else "",
+    }
 
 
 def model_settings(scorer: Scorer) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import OptionError
@@ -13,10 +14,11 @@ from ..imagery.options import RENDERING, ImageOptions
 from ..options import option
 from .base import GroupScorer
 from .cards import find_card, model_stamp
+from .several import SeveralOptions, is_url, model_names
 
 # Options that only some scorers read; the others refuse them.
 READ_BY = {
-    **dict.fromkeys(("model", "dtype"), ("model", "clip")),
+    **dict.fromkeys(("model", "dtype", "score_combine", "score_calibration"), ("model", "clip")),
     **dict.fromkeys(("prompt_form", "token_budget", "min_pixels", "max_pixels"), ("model",)),
     "seed": ("random",),
 }
@@ -25,13 +27,15 @@ NO_MODEL = "no --model; give one to score with, or --scorer length or random."
 
 
 @dataclass(kw_only=True)
-class ScorerOptions(PixelOptions):
+class ScorerOptions(SeveralOptions, PixelOptions):
     """What scores, and how it is loaded."""
 
     scorer: Literal["model", "clip", "length", "random"] = option(
         "model", "what scores: a score model, a CLIP, the number of words, or chance"
     )
-    model: str | None = option(None, "folder, hub id, or name in reward_models/ (score models)")
+    model: str | None = option(
+        None, "folder, hub id, or name in reward_models/ (score models); several (a,b,c) are combined"
+    )
     dtype: str | None = option(None, "type of the weights, such as bfloat16 (default: the checkpoint's)")
     prompt_form: str | None = option(None, "question-answer, empty-question or user-turn (default: the model's)")
     token_budget: int = option(4096, "tokens of a batch at most")
@@ -50,15 +54,16 @@ class ScorerOptions(PixelOptions):
         for name, least in (("num_workers", 0), ("token_budget", 1)):
             if getattr(self, name) < least:
                 raise OptionError(f"--{name} is {getattr(self, name)}, expected at least {least}.", name)
-
-
-def is_url(model: str | None) -> bool:
-    """Whether the name is the address of reward servers (several are separated by commas)."""
-    return str(model).startswith(("http://", "https://"))
+        self.check_several(self.model, "model")
 
 
 def load_scorer(
-    options: ScorerOptions | str, image_options: ImageOptions | None = None, device: str | None = None, **more: Any
+    options: ScorerOptions | str,
+    image_options: ImageOptions | None = None,
+    device: str | None = None,
+    *,
+    standards: Path | None = None,
+    **more: Any,
 ) -> GroupScorer:
     """Loads what scores, or raises DeclarationError, ModelError or OptionError if the model is not there or no scorer.
 
@@ -66,6 +71,8 @@ def load_scorer(
         options ([`ScorerOptions`] or `str`): What to load; of a score model or servers the name alone will do.
         image_options ([`ImageOptions`], *optional*): How images are found and read.
         device (`str`, *optional*): Device of the model; by default accelerate's choice for this process.
+        standards (`Path`, *optional*): Folder that keeps by what the scores of several models are standardised; they
+            are standardised by what it holds, so that a run that is resumed has the same scores.
         **more: Passed to [`Scorer.from_pretrained`] (`attn_implementation`, `sharded`, …) or [`RemoteScorer`]
             (`timeout`, `wait`, …). With a name also the fields of [`ScorerOptions`].
 
@@ -83,28 +90,67 @@ def load_scorer(
         return LengthScorer() if options.scorer == "length" else RandomScorer(options.seed)
     if options.model is None:
         raise OptionError(NO_MODEL, "model")
-    if is_url(options.model):
+    options.check_several(options.model, "model")
+    if len(names := model_names(options.model)) > 1:
+        return _load_several(names, options, image_options, device, standards, more)
+    (model,) = names
+    if is_url(model):
         from .remote import RemoteScorer
 
-        return RemoteScorer(options.model, image_options=image_options, **more)
+        return RemoteScorer(model, image_options=image_options, **more)
     more |= {"image_options": image_options, "device": device}
     if options.dtype is not None:
         more["dtype"] = options.dtype
     if options.scorer == "clip":
         from .clip import ClipScorer
 
-        return ClipScorer.from_pretrained(options.model, **more)
+        return ClipScorer.from_pretrained(model, **more)
     from .scorer import Scorer
 
-    names = ("prompt_form", "token_budget", "num_workers", "min_pixels", "max_pixels")
-    return Scorer.from_pretrained(options.model, **{name: getattr(options, name) for name in names}, **more)
+    more |= {name: getattr(options, name) for name in ("prompt_form", "token_budget", "num_workers")}
+    return Scorer.from_pretrained(model, min_pixels=options.min_pixels, max_pixels=options.max_pixels, **more)
+
+
+def _load_several(
+    names: Sequence[str],
+    options: ScorerOptions,
+    image_options: ImageOptions | None,
+    device: str | None,
+    folder: Path | None,
+    more: dict[str, Any],
+) -> GroupScorer:
+    """Loads each distinct model once; weights that are sharded are standardised as soon as they can run."""
+    from .ensemble import Calibration, EnsembleScorer
+
+    settings = scorer_settings(options, image_options or ImageOptions())["models"]
+    settings = [one | {"positions": more.get("positions", one["positions"])} for one in settings]
+    calibration = Calibration(str(options.score_calibration), list(names), settings, folder)
+    loaded = {name: load_scorer(_alone(options, name), image_options, device, **more) for name in dict.fromkeys(names)}
+    sharded = bool(more.get("sharded"))
+    scorer = EnsembleScorer([loaded[name] for name in names], options.rule, calibration=calibration, sharded=sharded)
+    if not sharded:
+        scorer.standardise()
+    return scorer
+
+
+def _alone(options: ScorerOptions, name: str) -> ScorerOptions:
+    return replace(options, model=name, score_combine=None, score_calibration=None)
 
 
 def scorer_settings(options: ScorerOptions, image_options: ImageOptions) -> dict[str, Any]:
     """Returns all that a score depends on beside the data: what must not change when a run is resumed.
 
-    Not in it: `token_budget`, so that a run that ran out of memory can be resumed with a smaller one.
+    Not in it: `token_budget`, so that a run that ran out of memory can be resumed with a smaller one. Several models'
+    are those of the first with `models`, those of each, and how they are combined.
     """
+    if len(names := model_names(options.model)) > 1:
+        models = [scorer_settings(_alone(options, name), image_options) for name in names]
+        whole = {"model": options.model, "model_stamp": model_stamp(options.model)} | options.combination(
+            options.model
+        )
+        for one in models:
+            one["model"] = None if one["model_stamp"] else one["model"]  # the same files may lie elsewhere
+        return models[0] | whole | {"models": models}
     settings: dict[str, Any] = {"kind": options.scorer, "model": options.model}
     settings |= dict.fromkeys(("model_stamp", "revision", "prompt_form", "positions", "min_pixels", "max_pixels"))
     settings |= {"dtype": options.dtype, "seed": options.seed if options.scorer == "random" else None}

@@ -24,7 +24,7 @@ from ..imagery.raster import ImageOptions
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import completion_length, estimated_length, set_pixel_budget
 from .base import ScoreTexts, ahead, scoring_progress
-from .cards import find_card, not_loaded, refuse_headless, refuse_unmade
+from .cards import find_card, model_hash, model_settings, not_loaded, refuse_headless, refuse_unmade
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -133,6 +133,15 @@ class Scorer(ScoreTexts):
         options = card.image_options(image_options)
         return cls(model, processor, options, prompt_form=form, token_budget=token_budget, num_workers=num_workers)
 
+    @property
+    def parts(self) -> list[Scorer]:
+        """The scorers of single models that this is made of."""
+        return [self]
+
+    def card(self) -> dict[str, Any]:
+        """Returns what a reward server says of its model: its hash, and [`model_settings`]."""
+        return {"hash": model_hash(self), **model_settings(self)}
+
     def share_weights(self, accelerator: Accelerator) -> None:
         """Shards the model over the processes of a training's accelerator with DeepSpeed ZeRO-3.
 
@@ -156,9 +165,26 @@ class Scorer(ScoreTexts):
 
         Groups of one prompt and image, such as the captions of an image in several rows, are laid out as one.
         """
+        results = self.score_by([self.model], [0], groups, on_error=on_error, show_progress=show_progress)
+        return [row if isinstance(row, Exception) else [score for (score,) in row] for row in results]
+
+    def score_by(
+        self,
+        models: Sequence[ScoreModel],
+        towers: Sequence[int],
+        groups: Sequence[Group],
+        *,
+        on_error: str = "raise",
+        show_progress: bool | None = None,
+    ) -> list[Any]:
+        """Scores groups by several models that take the same inputs, each of which is laid out once.
+
+        `towers` are those of [`same_towers`]: an image is seen once by models of one tower. Returns for each group the
+        `list` of its completions' scores, each a `tuple` of the models' scores, or the group's error.
+        """
         import torch
 
-        scores: list[Any] = [[0.0] * len(group.completions) for group in groups]
+        scores: list[Any] = [[()] * len(group.completions) for group in groups]
         batches = list(self._batches(groups, scores, on_error))
         bar = scoring_progress(len(batches), "batch", show_progress, many=8)
         with bar as advance, closing(self._inputs(batches, groups, scores, on_error)) as stream:
@@ -170,11 +196,13 @@ class Scorer(ScoreTexts):
                     inputs = self.collator([make_group("", [""])])
                 inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
                 with torch.inference_mode():
-                    rows = self.model(**inputs).scores.tolist()
-                for entry, row in zip(batch or [], rows, strict=batch is not None):
-                    for (i, k), value in zip(entry, row, strict=False):  # a smaller entry's row is padded with NaN
+                    tables = _tables(models, towers, inputs)
+                for g, entry in enumerate(batch or []):
+                    rows = [table[g] for table in tables]
+                    # A smaller entry's row is padded with NaN.
+                    for (i, k), values in zip(entry, zip(*rows, strict=True), strict=False):
                         if isinstance(scores[i], list):  # no other part of the group had an error
-                            scores[i][k] = value
+                            scores[i][k] = values
                 advance(1)
 
     def _inputs(
@@ -254,6 +282,18 @@ class Scorer(ScoreTexts):
             stop = start + max(1, self.token_budget // sized[start][0])  # the first entry is the longest
             yield [entry for _, entry in sized[start:stop]]
             start = stop
+
+
+def _tables(models: Sequence[ScoreModel], towers: Sequence[int], inputs: dict[str, Any]) -> list[list[list[float]]]:
+    """The scores of a batch by each model; the vision tower that several have runs once."""
+    seen: dict[int, Any] = {}
+    tables = []
+    for model, tower in zip(models, towers, strict=True):
+        if towers.count(tower) > 1 and tower not in seen:
+            seen[tower] = model.see(inputs)
+        more = {"features": seen[tower]} if tower in seen else {}
+        tables.append(model(**inputs, **more).scores.tolist())
+    return tables
 
 
 @contextmanager

@@ -283,4 +283,5 @@ def drawn(ranks: np.ndarray, seed: int) -> np.ndarray:
 def short_name(scorer: str) -> str:
     """Returns a scorer's name without the folders of its model: `"clip (remoteclip)"`."""
     kind, _, model = scorer.partition(" (")
-    return f"{kind} ({Path(model.removesuffix(')')).name})" if model else kind
+    names = [Path(name).name for name in model.removesuffix(")").split(",")]
+    return f"{kind} ({', '.join(names)})" if model else kind
