@@ -7,23 +7,27 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from typing import Any
 
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
 from ..options import option
 from ..scoring.http import LOCAL, TOKEN, Limits, listen, not_ready
+from ..scoring.several import SeveralOptions, is_url
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
 
 
 @dataclass(kw_only=True)
-class ServeOptions(Limits, PixelOptions, ReadingOptions):
+class ServeOptions(SeveralOptions, Limits, PixelOptions, ReadingOptions):
     """Serve a score model over HTTP.
 
     With RS_RLHF_SERVER_TOKEN set, clients must send it as a bearer token.
     """
 
-    model: str = option(help="Name in reward_models/, folder, or hub id of a score model.")
+    model: str = option(
+        help="Name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined."
+    )
     host: str = option(LOCAL[0], "Address to listen on; by default this machine only.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.")
     device: str | None = option(None, "Device of the model; by default accelerate's choice.")
@@ -40,6 +44,9 @@ class ServeOptions(Limits, PixelOptions, ReadingOptions):
 
     def check(self) -> None:
         """Refuses options that cannot be used, and a server whose packages are missing."""
+        if is_url(self.model):
+            raise OptionError("--model is the address of a server; give a score model that is here.", "model")
+        self.check_several(self.model, "model")
         if self.image_hosts:
             raise OptionError("the server downloads no images; leave --image_hosts out.", "image_hosts")
         for field in fields(self):
@@ -56,14 +63,15 @@ def main(options: ServeOptions) -> None:
     listener = listen(options.host, options.port)
 
     with not_ready(listener, "the model is being loaded; ask again."):
-        from ..scoring.scorer import Scorer
+        from ..scoring.load import load_scorer
         from ..scoring.server import serve
         from ..scoring.service import Service
 
-        names = ("device", "prompt_form", "min_pixels", "max_pixels", "token_budget")
-        given = {name: getattr(options, name) for name in names} | ({"dtype": options.dtype} if options.dtype else {})
-        scorer = Scorer.from_pretrained(options.model, image_options=options.reader_options(), **given)
-        scorer.collator.max_length = options.max_length
+        names = ("device", "dtype", "prompt_form", "min_pixels", "max_pixels", "token_budget")
+        given: dict[str, Any] = {name: getattr(options, name) for name in names}
+        scorer: Any = load_scorer(options.model, options.reader_options(), **given, **options.several())
+        for part in scorer.parts:
+            part.collator.max_length = options.max_length
         token = os.environ.get(TOKEN) or None
         if token is None and options.host not in LOCAL:
             print(f"rs-rlhf serve: {options.host} may be reached by others and {TOKEN} is not set.", file=sys.stderr)

@@ -1,9 +1,9 @@
 """Scored data as samples to choose from, and the exclusion of evaluation images and duplicates before any cut.
 
 Only columns of the scores are in memory, never images: texts and pictures are read again from the input, one piece at
-a time, when they are needed. Dropped, in this order: samples without a score, samples on which several models disagree,
-images that are in an evaluation set, copies (the same image bytes, question and texts), and all but the best of
-near-duplicate images.
+a time, when they are needed. Dropped, in this order: samples without a score, samples on which several models
+disagree, images that are in an evaluation set, copies (the same image bytes, question and texts), and all but the best
+of near-duplicate images.
 
 Left out: near-duplicates of texts, and copies across several inputs.
 """

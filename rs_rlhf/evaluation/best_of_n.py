@@ -61,6 +61,7 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     Returns what `best_of_n.json` holds: the task, the models, `sizes` (the n), `pooled` and `by_seed` (see
     [`curve_figures`]), shares of `malformed` and mean count of `distinct` answers, `settings`, `versions`.
     """
+    options.check_several(options.score_model)
     sizes, benchmark = _checked(options)
     paths = data_paths(options.data, [benchmark.name])
     task = read_task(benchmark, options.data_root, paths, core_only=options.core_only, limit=options.limit)
@@ -102,7 +103,9 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
         "dataset_hash": task.data_hash,
         "malformed": sum(malformed) / len(malformed),
         "distinct": sum(distinct) / len(distinct),
-        "settings": settings | {"score_model_hash": model_stamp(options.score_model)},
+        "settings": settings
+        | {"score_model_hash": model_stamp(options.score_model)}
+        | options.combination(options.score_model),
         "pooled": curve_figures(runs, sizes),
         "by_seed": {str(seed): curve_figures([run], sizes) for seed, run in zip(seeds, runs, strict=True)},
         "versions": versions("torch", "transformers"),
@@ -162,13 +165,15 @@ def _scored(
     """The answers and the scores of every question, for each seed; scores what has no scores yet."""
     scorer: GroupScorer | None = None
     groups = [row.group for row in rows]
-    by = json.dumps(["clip" if kind == "clip" else "score", model, model_stamp(model)])
+    more = {} if kind == "clip" else options.several()
+    judge = ScorerOptions(scorer=kind, model=model, dtype=options.dtype, **more)
+    names = ["clip" if kind == "clip" else "score", model, model_stamp(model)]
+    by = json.dumps([*names, *judge.combination(model).values()])
     answers, scores = {}, {}
     for seed, path in files.items():
         log = SampleLog(path, {**settings, "seed": seed}, by)
         if len(log.scores) < len(rows):
-            chosen = ScorerOptions(scorer=kind, model=model, dtype=options.dtype)
-            scorer = scorer or load_scorer(chosen, options.reader_options())
+            scorer = scorer or load_scorer(judge, options.reader_options(), standards=options.out)
             what = "CLIP scores" if kind == "clip" else "Scoring"
             score_answers(log, groups, scorer, f"{what}, seed {seed}")
         scores[seed] = [log.scores[i] for i in range(len(rows))]

@@ -95,6 +95,8 @@ def _replaced(run: Path, settings: Mapping[str, Any], name: str) -> str | None:
     path, known = settings.get(name), settings.get(f"{name}_hash")
     if not isinstance(path, str) or known is None or not Path(path).resolve().is_relative_to(run.resolve()):
         return None
+    if "," in path and not Path(path).is_dir():  # several score models
+        return None
     return path if model_files_hash(path) != known else None
 
 

@@ -29,7 +29,7 @@ from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
 from ..models.pixel_budget import completion_length, fit_pixel_budget, text_length
 from ..models.policies.chat_client import retry_after
-from .base import ScoreTexts, ahead, raise_first, scoring_progress
+from .base import CombinedScore, ScoreTexts, ahead, raise_first, scoring_progress
 from .cards import filled_options
 from .http import TOKEN, error_from, needs_options, sentence_of
 
@@ -230,7 +230,10 @@ class RemoteScorer(ScoreTexts):
             scores = answer.get("scores") if isinstance(answer, dict) else None
             if not isinstance(scores, list) or len(scores) != len(chunk.groups):
                 raise ScorerUnavailable(UNUSABLE)
-            return chunk, [_result(*pair) for pair in zip(scores, chunk.groups, strict=True)]
+            stds = answer.get("std") or [None] * len(scores)  # of several models that the server combines
+            if not isinstance(stds, list) or len(stds) != len(scores):
+                raise ScorerUnavailable(UNUSABLE)
+            return chunk, [_result(*entry) for entry in zip(scores, stds, chunk.groups, strict=True)]
         except (ScorerUnavailable, DataError) as error:
             if isinstance(error, ScorerUnavailable) and self.retries is None:
                 raise
@@ -294,14 +297,15 @@ class RemoteScorer(ScoreTexts):
         return sorted(turn, key=lambda url: self._down.get(url, 0.0) > now)
 
 
-def _result(entry: Any, group: dict) -> list[float] | Exception:
-    """Returns a group's entry of an answer: an error, or one finite number per completion."""
+def _result(entry: Any, std: Any, group: dict) -> list[float] | Exception:
+    """Returns a group's entry of an answer: an error, or one finite number per completion, perhaps with its spread."""
     if isinstance(entry, dict) and isinstance(entry.get("error"), str):
         return error_from(str(entry.get("kind")), entry["error"])
-    finite = isinstance(entry, list) and all(isinstance(score, float) and math.isfinite(score) for score in entry)
-    if not finite or len(entry) != len(group["completions"]):
-        raise ScorerUnavailable(UNUSABLE)
-    return entry
+    for numbers in (entry,) if std is None else (entry, std):
+        finite = isinstance(numbers, list) and all(isinstance(x, float) and math.isfinite(x) for x in numbers)
+        if not finite or len(numbers) != len(group["completions"]):
+            raise ScorerUnavailable(UNUSABLE)
+    return entry if std is None else [CombinedScore(*pair) for pair in zip(entry, std, strict=True)]
 
 
 def _reason(reply: httpx.Response) -> str:

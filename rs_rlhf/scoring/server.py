@@ -44,10 +44,11 @@ def create_app(service: Service, any_name: bool = True) -> FastAPI:
         """Scores groups of completions."""
         async with _counted(service, request):
             _, results = await service.score(request)
+            std = service.stds(results)
             for i, result in enumerate(results):
                 if isinstance(result, Exception):
                     results[i] = {"error": sentence_of(result), "kind": error_kind(result)}
-            return JSONResponse({"scores": results, "model_hash": service.card["hash"]})
+            return JSONResponse({"scores": results, **std, "model_hash": service.card["hash"]})
 
     @app.post("/v1/rewards", openapi_extra=_body(RewardsForm))
     async def rewards(request: Request) -> Response:

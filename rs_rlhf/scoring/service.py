@@ -17,9 +17,9 @@ from ..data.group import Group
 from ..errors import ImageError, RequestError
 from ..imagery.sources import ImageOptions
 from ..models.pixel_budget import completion_length, estimated_length
-from .base import raise_first
+from .base import raise_first, spread
 from .batching import MERGED_TOKENS, Batcher, QueueFull
-from .cards import model_hash, model_settings
+from .ensemble import EnsembleScorer
 from .http import TOKEN, Limits, check_sender, error_kind, load_json, sentence_of, split_form
 from .scorer import Scorer
 from .wire import ScoreForm, parse_request
@@ -48,7 +48,7 @@ class Service:
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: Scorer | EnsembleScorer,
         name: str,
         limits: Limits | None = None,
         max_pending: int = 256,
@@ -58,17 +58,18 @@ class Service:
     ) -> None:
         self.limits = limits or Limits()
         self.max_pending, self.read_timeout, self.token = max_pending, read_timeout, token
-        self.options: ImageOptions = scorer.collator.image_options
-        self.card = {"name": name, "hash": model_hash(scorer), **model_settings(scorer)}
+        self.options: ImageOptions = scorer.parts[0].collator.image_options
+        self.card = {"name": name, **scorer.card()}
         numbers = {field.name[4:]: getattr(self.limits, field.name) for field in fields(Limits)}
         self.card["limits"] = numbers | {"image_pixels": self.options.max_image_pixels}
         # Images that need bands or a stretch are read on arrival; what the scorer sees is plain.
-        scorer.collator.image_options = replace(
-            self.options, bands=None, stretch=None, stretch_range=None, nodata=None, sensors=(), allowed_hosts=()
-        )
+        for part in scorer.parts:
+            part.collator.image_options = replace(
+                self.options, bands=None, stretch=None, stretch_range=None, nodata=None, sensors=(), allowed_hosts=()
+            )
         self.metrics = Metrics()
         self.scorer = scorer
-        merged = max(MERGED_TOKENS, BATCHES * scorer.token_budget)
+        merged = max(MERGED_TOKENS, BATCHES * scorer.parts[0].token_budget)
         self.batcher = Batcher(scorer, max_pending, max_queued_tokens, merged, self.metrics.batch)
         self.large = ThreadPoolExecutor(1, "large bodies")
         self.draining = False
@@ -172,6 +173,15 @@ class Service:
         self.metrics.count(results)
         return model, results
 
+    def stds(self, results: Sequence[list[float] | Exception]) -> dict[str, Any]:
+        """Returns the part of an answer that says how far several models are apart: `std`, beside `scores`.
+
+        It is `{}` for one model. A client that knows only `scores` reads the combined ones as any other scores.
+        """
+        if "score_combine" not in self.card:
+            return {}
+        return {"std": [None if isinstance(row, Exception) else [spread(score) for score in row] for row in results]}
+
     def _measured(self, groups: Sequence[Group | Exception]) -> tuple[list[Group | Exception], list[int]]:
         """Returns groups, with the error of those whose images have no readable header, and the others' tokens."""
         checked: list[Group | Exception] = []
@@ -179,8 +189,11 @@ class Service:
         for group in groups:
             if not isinstance(group, Exception):
                 try:
-                    prompt = estimated_length(group, self.scorer.processor, self.scorer.collator.image_options)
-                    tokens.append(prompt + sum(map(completion_length, group.completions)))
+                    lengths = [
+                        estimated_length(group, part.processor, part.collator.image_options)
+                        for part in self.scorer.parts
+                    ]
+                    tokens.append(max(lengths) + sum(map(completion_length, group.completions)))
                 except ImageError as error:
                     group = error
             checked.append(group)

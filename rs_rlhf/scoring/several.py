@@ -76,6 +76,10 @@ class SeveralOptions:
                 "score_calibration",
             )
 
+    def several(self) -> dict[str, Any]:
+        """Returns these options for [`load_scorer`]."""
+        return {"score_combine": self.score_combine, "score_calibration": self.score_calibration}
+
     @property
     def rule(self) -> str:
         """How scores are combined."""

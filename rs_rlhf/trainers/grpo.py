@@ -47,7 +47,8 @@ from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..runs.checkpoints import last_whole_checkpoint
 from ..runs.tables import stamp_table
-from ..scoring.load import is_url, load_scorer
+from ..scoring.load import load_scorer
+from ..scoring.several import is_url
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
 from .losses.group import GroupLoss
 from .mixins import ResumeMixin, own_config
@@ -56,8 +57,7 @@ from .rollout_audit import RolloutAudit
 from .row_check import has_images, plain_turns, prompt_errors, prompt_group, row_place
 
 if TYPE_CHECKING:
-    from ..scoring.remote import RemoteScorer
-    from ..scoring.scorer import Scorer
+    from ..scoring.base import GroupScorer
 
 T = TypeVar("T")
 Reward = Callable[..., list[float | None]]
@@ -177,27 +177,30 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             self.limits = RowLimits.of(GroupCollator(self._processor, self.options.reader_options()))
         return processing_class
 
-    def _place_score_model(self, args: GRPOOptions) -> Scorer | RemoteScorer:
-        """Loads the score model where the arguments say, and states the memory of each place."""
+    def _place_score_model(self, args: GRPOOptions) -> GroupScorer:
+        """Loads the score model, or several, where the arguments say, and states the memory of each place."""
         url = is_url(args.score_model)
         sharded = args.score_model_placement == "sharded" and not url
         zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
         if sharded and not zero3:
             raise OptionError("score_model_placement 'sharded' needs DeepSpeed ZeRO-3 (--accelerate_config zero3).")
-        here = {"sharded": sharded, "dtype": args.score_model_dtype}
+        here = {"sharded": sharded, "dtype": args.score_model_dtype, **args.several()}
         options: dict[str, Any] = {"wait": args.score_server_wait} if url else here
         # The pictures come from `read_images`: bands and stretch must not be applied to them a second time.
         pictures = ImageOptions(max_image_pixels=args.max_image_pixels)
-        scorer: Any = load_scorer(str(args.score_model), pictures, **options)
+        reading, folder = pictures if url else args.reader_options(), Path(str(self.args.output_dir))
+        scorer: Any = load_scorer(str(args.score_model), reading, standards=folder, **options)
         if url:
             self.accelerator.print(f"Score model: on {args.score_model}, no memory of this machine's processes.")
             return scorer
-        scorer.collator.image_options = pictures  # nor those of the score model's card
-        self.accelerator.print(memory_estimate(scorer.model, self.accelerator.num_processes, sharded))
+        models = nn.ModuleList(part.model for part in scorer.parts)
+        self.accelerator.print(memory_estimate(models, self.accelerator.num_processes, sharded))
         if sharded:
             scorer.share_weights(self.accelerator)
         else:
-            scorer.model.to(self.accelerator.device)
+            models.to(self.accelerator.device)
+        for part in scorer.parts:
+            part.collator.image_options = pictures  # nor those of the score model's card
         return scorer
 
     def settled(self, images: list[list[Any] | None]) -> list[list[Any] | None]:
@@ -349,6 +352,7 @@ def _rewards(args: GRPOOptions, given: Reward | list[Reward] | None) -> tuple[Sc
             shuffle_images=args.shuffle_reward_images,
             max_failed_fraction=args.max_failed_fraction,
         )
+    args.check_several(args.score_model)
     if args.score_server_wait < 0:
         raise OptionError(
             f"score_server_wait is {args.score_server_wait:g}, expected at least 0.", "score_server_wait"

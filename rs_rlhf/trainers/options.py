@@ -14,6 +14,7 @@ from ..imagery.arguments import ImageArguments
 from ..metrics.boxes import BOX_UNITS
 from ..options import option
 from ..rewards.score import TRANSFORMS
+from ..scoring.several import SeveralOptions
 
 
 @dataclass(kw_only=True)
@@ -149,13 +150,13 @@ class GRPOScriptArguments(ColumnOptions):
 
 
 @dataclass(kw_only=True)
-class GRPOOptions(TrainingOptions):
+class GRPOOptions(SeveralOptions, TrainingOptions):
     """The score model as the reward, and the audit of it, beside TRL's `GRPOConfig`."""
 
     score_model: str | None = option(
         None,
         "Score model of the reward: a name in reward_models/, a folder, a hub id, or the URLs of reward "
-        "servers, separated by commas.",
+        "servers, separated by commas. Several models, separated by commas, are combined.",
     )
     reward: str = option(
         "score",

@@ -3,9 +3,10 @@
 A policy can learn to please a score model that it has outgrown: the reward rises while answers get worse. So every
 step's rollouts are compared with the known solutions where there are any (`audit/accuracy` beside `score/mean`), with
 their length (`audit/score_length_correlation`), and every `audit_steps` with the scores for another prompt's image
-(`audit/shuffle_gap`: zero means that the reward does not look). At every evaluation the same validation prompts are
-answered greedily (`eval_audit/greedy_accuracy`), so that one prompt can be followed over time. A failure of the audit
-never stops the run: what it cannot judge or write is left out, counted where it is a row, and said once.
+(`audit/shuffle_gap`: zero means that the reward does not look). Several score models disagree more
+(`audit/disagreement`) once the policy says what they were not trained on. At every evaluation the same validation
+prompts are answered greedily (`eval_audit/greedy_accuracy`), so that one prompt can be followed over time. A failure
+of the audit never stops the run: what it cannot judge or write is left out, counted where it is a row, and said once.
 
 Left out: judging open-ended answers, for which there is no solution to compare with.
 """
@@ -30,6 +31,7 @@ from ..data.other_images import with_other_images
 from ..metrics import answers
 from ..metrics.closed_answers import judge_solution
 from ..runs.tables import thumbnail, write_table
+from ..scoring.base import spread
 from ._compat import Row, add_metric, set_metrics
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class RolloutAudit:
         weighted = rewards[start : start + len(texts)] * trainer.reward_weights.to(rewards.device)
         totals = [None if row.isnan().all() else row.nansum().item() for row in weighted]
         rows = [
-            {**self._judged(text, row), "length": len(tokens), "score": score}
+            {**self._judged(text, row), "length": len(tokens), "score": score, "score_std": spread(score)}
             for text, row, tokens, score in zip(texts, inputs, ids, scores, strict=True)
         ]
         gathered = trainer.gathered(rows)
@@ -188,13 +190,14 @@ class RolloutAudit:
             results = reward.score_groups(groups)
             for place in scored:
                 place.take(results)
-            scores = [place.scores[0] if place.scores else None for place in scored]
+            scores = [place.scores[0] if place.scores else None for place in scored]  # with their spread
         return [
             {
                 **self._judged(text, row),
                 "place": place,
                 "length": len(tokens),
                 "score": score,
+                "score_std": spread(score),
                 "reward": None,
                 "prompt": _prompt(row["prompt"]),
                 "completion": text,
@@ -212,7 +215,8 @@ class RolloutAudit:
             scores = self.trainer.logged_extra("score")[:count]
         numbers: list[float | None] = []
         for value in scores:
-            numbers.append(float(value) if isinstance(value, Real) and math.isfinite(value) else None)
+            number = value if isinstance(value, float) else float(value) if isinstance(value, Real) else None
+            numbers.append(number if number is not None and math.isfinite(number) else None)
         return numbers if len(numbers) == count else [None] * count
 
     def _judged(self, text: str, row: Row) -> dict[str, Any]:
@@ -271,13 +275,14 @@ def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Summarises rollouts.
 
     Args:
-        rows (sequence of `dict`): `correct` (or `None`), `readable`, `length` in tokens, `score` (or `None`).
+        rows (sequence of `dict`): `correct` (or `None`), `readable`, `length` in tokens, `score` (or `None`), and of
+            several score models `score_std`.
 
     Returns:
         `dict`: `audit/unparseable`, if there are any `audit/unjudged` (`unjudged` rows: their solution cannot be
         compared with an answer), and if they are known `audit/accuracy`, `audit/score_right` and
         `audit/score_wrong` (mean scores), `audit/right_above_wrong` (how often a right answer scores above a
-        wrong one), `audit/score_length_correlation` (Pearson).
+        wrong one), `audit/score_length_correlation` (Pearson), `audit/disagreement` (mean `score_std`).
     """
     if not rows:
         return {}
@@ -299,6 +304,9 @@ def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     scored = [(float(row["length"]), row["score"]) for row in rows if row["score"] is not None]
     if (value := correlation(scored)) is not None:
         out["audit/score_length_correlation"] = value
+    spreads = [row["score_std"] for row in rows if row.get("score_std") is not None]
+    if spreads:
+        out["audit/disagreement"] = math.fsum(spreads) / len(spreads)
     return out
 
 

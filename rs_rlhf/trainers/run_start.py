@@ -28,7 +28,7 @@ from ..runs.folder import NEW, refuse_both, remove_run
 from ..runs.record import KEY, Run, run_of, write_run
 from ..scoring.base import raise_first
 from ..scoring.cards import model_stamp
-from ..scoring.load import is_url
+from ..scoring.several import SeveralOptions, is_url, model_names
 
 OPTIONS = ("seed", "data_seed", "trainable", "image_blind", "min_pixels", "max_pixels", "reward", "score_model")
 
@@ -128,7 +128,10 @@ def run_settings(trainer: Trainer, rows: Mapping[str, str]) -> dict[str, Any]:
     for name in ("model", "score_model"):
         if (path := settings.get(name)) is not None:
             settings[f"{name}_hash"] = model_stamp(path)
-            settings[name] = os.path.abspath(path) if os.path.isdir(path) else path
+            places = [os.path.abspath(one) if os.path.isdir(one) else one for one in model_names(path)]
+            settings[name] = ",".join(places)
+    if isinstance(args, SeveralOptions):
+        settings |= args.combination(settings.get("score_model"))
     trained = [weights for weights in model.parameters() if weights.requires_grad]
     settings["trained_parameters"] = sum(getattr(weights, "ds_numel", weights.numel()) for weights in trained)
     settings["lora"] = _adapter(model) if is_peft_model(model) else None
