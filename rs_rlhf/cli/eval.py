@@ -12,6 +12,7 @@ from ..errors import OptionError
 from ..evaluation.options import BestOfNOptions, DataOptions, EvalOptions
 from ..imagery.arguments import ReadingOptions
 from ..options import option
+from ..scoring.several import SeveralOptions
 
 
 def run(options: EvalOptions) -> None:
@@ -93,10 +94,12 @@ def export(options: EvalExportOptions) -> None:
 
 
 @dataclass(kw_only=True)
-class EvalPreferencesOptions(ReadingOptions, ColumnOptions):
+class EvalPreferencesOptions(SeveralOptions, ReadingOptions, ColumnOptions):
     """Measure a score model on preference files: print the report, and write it as JSON."""
 
-    model: str = option(help="name in reward_models/, folder, or hub id of a score model")
+    model: str = option(
+        help="name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined"
+    )
     preferences: list[str] = option(help="preference files", metavar="FILE")
     split: str | None = option(None, "split of a folder or Hub id; a file has none")
     image_blind: bool = option(False, "leave the images out")
@@ -120,12 +123,13 @@ def preferences(options: EvalPreferencesOptions) -> None:
     data, root = load_with_images(options.preferences, options.split, options.image_root, options.named_columns())
     data = data.select(draw_rows(len(data), options.limit, options.seed))
     image_options = replace(options.reader_options(), image_root=root)
-    scorer = load_scorer(options.model, image_options, token_budget=options.token_budget)
+    scorer = load_scorer(options.model, image_options, token_budget=options.token_budget, **options.several())
     groups = [group_from_row(row) for row in data]
     report = evaluate_preferences(
         scorer, groups, seed=options.seed, image_blind=options.image_blind, options=image_options
     )
-    report = {"model": options.model, "preferences": options.preferences, "seed": options.seed, **report}
+    made_of = {"model": options.model, **options.combination(options.model)}
+    report = {**made_of, "preferences": options.preferences, "seed": options.seed, **report}
     print_markdown(format_report(report))
     if options.output:
         write_json(options.output, report)

@@ -133,7 +133,8 @@ def _load(model_type: str, options: EvalOptions) -> Any:
 def _load_scorer(model: str, options: EvalOptions, **pixels: Any) -> Any:
     from ..scoring.load import load_scorer
 
-    return load_scorer(model, options.reader_options(), dtype=options.dtype, **pixels)
+    more = options.several() | pixels
+    return load_scorer(model, options.reader_options(), dtype=options.dtype, standards=options.out, **more)
 
 
 def _protocol(
@@ -174,6 +175,7 @@ def _settings(model_type: str, data_hash: str, options: EvalOptions) -> dict[str
         settings |= {"backend": options.backend, "endpoint": options.endpoint, "score_model": options.score_model}
         if options.score_model is not None:
             settings["score_model_hash"] = model_stamp(options.score_model)
+    settings |= options.combination(options.model if model_type == "score" else options.score_model)
     return settings
 
 

@@ -19,6 +19,7 @@ READ_BY = dict.fromkeys(
     ),
     ("vlm",),
 ) | {"batch_size": ("vlm", "clip"), "min_pixels": ("vlm", "score"), "max_pixels": ("vlm", "score")}
+READ_BY |= dict.fromkeys(("score_combine", "score_calibration"), ("vlm", "score"))
 
 
 @dataclass(kw_only=True)
@@ -55,7 +56,7 @@ class BenchmarkOptions(DataOptions, PixelOptions, ReadingOptions):
 
 
 @dataclass(kw_only=True)
-class EvalOptions(BenchmarkOptions):
+class EvalOptions(SeveralOptions, BenchmarkOptions):
     """Evaluate a model on benchmarks.
 
     `rs-rlhf eval compare A B` compares two outputs, `rs-rlhf eval export DIR` writes lm-eval's format or to wandb,
@@ -90,7 +91,7 @@ class EvalOptions(BenchmarkOptions):
         "RS_RLHF_EVAL_KEY or OPENAI_API_KEY",
         metavar="URL",
     )
-    score_model: str | None = option(None, "also score every answer of a vlm with this score model")
+    score_model: str | None = option(None, "also score every answer of a vlm with this score model (several: a,b,c)")
     report_to: Literal["none", "wandb"] = option("none", "where to log the results too")
     wandb_project: str = option("rs-rlhf", "W&B project", flags=["--project"])
 
@@ -111,6 +112,7 @@ class EvalOptions(BenchmarkOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name} is {value}, expected at least 1.", name)
+        self.check_several(*((self.model, "model") if model_type == "score" else (self.score_model, "score_model")))
 
 
 @dataclass(kw_only=True)

@@ -24,6 +24,7 @@ from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
 from ..scoring.cards import model_stamp
+from ..scoring.several import SeveralOptions
 
 # The options that answers depend on.
 _SETTINGS = (
@@ -120,6 +121,8 @@ def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLo
     settings |= {"policy_files": model_stamp(options.policy), "rows_sha256": content.hexdigest()}
     models = [getattr(options, name, None) for name in ("model", "judge_model")]
     judges = [getattr(options, name, None) for name in ("judge", "judge_url", "judge_name")]
+    if isinstance(options, SeveralOptions):
+        judges += options.combination(models[0]).values()
     by = json.dumps([*models, *map(model_stamp, models), *judges])
     return SampleLog.beside(options.output, settings, by, anew=options.overwrite)
 

@@ -32,6 +32,7 @@ from ..metrics.answers import message_text
 from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
+from ..scoring.several import SeveralOptions
 from .candidates import CandidateOptions, candidates_of, open_log, print_counts, sampled_answers
 
 if TYPE_CHECKING:
@@ -41,14 +42,16 @@ CHUNK = 256  # groups that are scored, and recorded, at a time
 
 
 @dataclass(kw_only=True)
-class DPOOptions(CandidateOptions):
+class DPOOptions(SeveralOptions, CandidateOptions):
     """Order candidate answers by a score model, as data for trl.DPOTrainer."""
 
     output: Path = option(
         help="JSONL file to write, whose image paths are relative to its folder; or Parquet, which holds the images",
         writes="file",
     )
-    model: str = option(help="name in reward_models/, folder, or hub id of a score model")
+    model: str = option(
+        help="name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined"
+    )
     margin: float = option(
         0.0, "the best and the worst answer make a row only if their scores differ by at least this"
     )
@@ -122,6 +125,7 @@ def write_dpo(options: DPOOptions) -> None:
     """Reads or samples candidates, scores them, writes the rows and prints what was counted."""
     output = options.output
     check_output(output, options.overwrite, (".jsonl", ".parquet"))
+    options.check_several(options.model, "model")
     if options.margin < 0:
         raise OptionError(f"--margin is {options.margin}; it must not be negative.", "margin")
     rows = limited(options.questions(), options.limit, options.seed)
@@ -185,7 +189,8 @@ def _score(options: DPOOptions, groups: Sequence[Group], log: SampleLog, counts:
         return
     from ..scoring.load import load_scorer
 
-    scorer = load_scorer(options.model, options.resolved_image_options(), dtype=options.dtype)
+    more = {"standards": options.output.parent, **options.several()}
+    scorer = load_scorer(options.model, options.resolved_image_options(), dtype=options.dtype, **more)
     with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
         for start in range(0, len(todo), CHUNK):
             part = todo[start : start + CHUNK]
