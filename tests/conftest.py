@@ -52,6 +52,37 @@ def score_model_path(tmp_path_factory, tiny_vlm):
 
 
 @pytest.fixture(scope="session")
+def score_models(tmp_path_factory, tiny_vlm):
+    """Folder of three tiny score models (`a` and `b` have one vision tower, `c` another) and a calibration file."""
+    import json
+
+    import torch
+    from helpers import picture
+    from transformers import AutoProcessor
+
+    from rs_rlhf import ScoreModel
+
+    folder = tmp_path_factory.mktemp("several")
+    processor = AutoProcessor.from_pretrained(tiny_vlm)
+    for seed, name in enumerate("abc"):
+        torch.manual_seed(seed)
+        model = ScoreModel.from_pretrained(tiny_vlm, output_activation="identity")
+        model.reward_head.weight.data.normal_().mul_(1 + seed)
+        for weight in model.part("vision") if name == "c" else []:
+            weight.data.add_(0.05 * torch.randn_like(weight))
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    rows = []
+    for i in range(6):
+        picture(100 + i).save(folder / f"{i}.png")
+        rows.append(
+            {"image": f"{i}.png", "captions": [f"a river {i} .", "two planes on a long runway ."][: 1 + i % 2]}
+        )
+    (folder / "calibration.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def policy_path(tiny_vlm, tmp_path_factory):
     """A tiny policy that has learnt to answer any question with one of a few words, any of them."""
     import torch

@@ -68,7 +68,8 @@ class SeveralOptions:
                 key,
             )
         if self.score_combine not in (None, *RULES):
-            raise OptionError(f"score_combine is {self.score_combine!r}, expected one of {', '.join(RULES)}.", key)
+            sentence = f"score_combine is {self.score_combine!r}, expected one of {', '.join(RULES)}."
+            raise OptionError(sentence, "score_combine")
         if self.score_calibration is None:
             raise OptionError(
                 f"--{key} names {len(names)} models, whose scores have no common scale; give --score_calibration, a "

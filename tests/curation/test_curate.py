@@ -366,6 +366,70 @@ def test_rows_with_evaluation_images_are_dropped_and_listed(doubled, tmp_path, c
     assert [row[0] for row in listed["rows"]] == [f"rows.jsonl:{i}" for i in (0, 1, 2, 3, 8)]
 
 
+# --- scores of several models ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(scored, tmp_path):
+    """Scores as several models' mean would be, with a spread that rises from 0 to 1 in the order of the texts."""
+    folder = shutil.copytree(scored["jsonl"], tmp_path / "several")
+    manifest = read_manifest(folder)
+    manifest["scorer"]["score_combine"] = "mean"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    place = 0
+    for path in sorted(folder.glob("scores-*.parquet")):
+        table = pq.read_table(path)
+        std = pa.array(np.arange(place, place + len(table)) / 44, pa.float32())
+        place += len(table)
+        pq.write_table(table.set_column(table.column_names.index("score_std"), table.field("score_std"), std), path)
+    return folder
+
+
+def test_rows_are_ranked_by_the_mean_less_the_spread(several, tmp_path):
+    lines = read_scores(several).to_pylist()
+    for line in lines:
+        line["score"] -= line["score_std"]
+    expected = best(pa.Table.from_pylist(lines), 0.4)
+    assert expected != best(read_scores(several), 0.4)
+    assert curate(several, "--output", tmp_path / "out", "--keep", 0.4, "--rank", "mean-std") == 0
+    assert set(kept_of(tmp_path / "out")) == expected and about(tmp_path / "out")["settings"]["rank"] == "mean-std"
+    assert curate(several, "--output", tmp_path / "plain", "--keep", 0.4) == 0
+    assert set(kept_of(tmp_path / "plain")) == best(read_scores(several), 0.4)
+    assert "less their standard deviation" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_texts_on_which_models_disagree_are_dropped_and_counted(several, tmp_path, capsys):
+    lines = [line for line in read_scores(several).to_pylist() if line["score_std"] <= np.float32(0.5)]
+    assert curate(several, "--output", tmp_path / "out", "--keep", 0.5, "--max_std", 0.5) == 0
+    assert set(kept_of(tmp_path / "out")) == best(pa.Table.from_pylist(lines), 0.5)
+    assert about(tmp_path / "out")["figures"]["texts"]["unsure"] == 45 - len(lines) == 22
+    assert "22 score models disagree" in capsys.readouterr().out
+    assert curate(several, "--output", tmp_path / "rows", "--per", "row", "--keep", 1.0, "--max_std", 0.5) == 0
+    dropped = {line["row_id"] for line in read_scores(several).to_pylist() if line["score_std"] > np.float32(0.5)}
+    assert dropped and not dropped & {row for row, _ in kept_of(tmp_path / "rows")}
+
+
+@pytest.mark.parametrize("options", [("--rank", "mean-std"), ("--max_std", 1)])
+def test_the_spread_of_one_models_scores_is_not_known(scored, tmp_path, capsys, options):
+    told = refused(capsys, scored["jsonl"], "--output", tmp_path / "out", *options)
+    assert f"are of one model, so that {options[0]} is not known" in told and not (tmp_path / "out").exists()
+
+
+def test_what_is_known_depends_on_how_scores_were_combined(several, tmp_path, capsys):
+    manifest = read_manifest(several)
+    plain = best(read_scores(several), 0.4)
+    for rule in ("mean-std", "min"):
+        manifest["scorer"]["score_combine"] = rule
+        (several / "manifest.json").write_text(json.dumps(manifest))
+        assert curate(several, "--output", tmp_path / rule, "--keep", 0.4, "--max_std", 9) == 0
+        assert set(kept_of(tmp_path / rule)) == plain
+    assert "score_combine mean" in refused(capsys, several, "--output", tmp_path / "x", "--rank", "mean-std")
+    manifest["scorer"]["score_combine"] = "mean-std"
+    (several / "manifest.json").write_text(json.dumps(manifest))
+    assert curate(several, "--output", tmp_path / "again", "--keep", 0.4, "--rank", "mean-std") == 0
+    assert set(kept_of(tmp_path / "again")) == plain
+
+
 # --- other scores ---------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from rs_rlhf.curation.samples import read_scored
 from rs_rlhf.curation.shards import missing_units, read_manifest, read_scores
 from rs_rlhf.data.image_text_dataset import open_image_texts
 from rs_rlhf.models.tiny_clip import save_tiny_clip
-from rs_rlhf.scoring.load import READ_BY
+from rs_rlhf.scoring.load import READ_BY, load_scorer
 
 ROWS = 24
 
@@ -114,6 +114,35 @@ def test_how_the_work_is_cut_does_not_matter(data, scored, score_model_path, tmp
     captured = capsys.readouterr()
     assert f"scoring {ROWS} rows in 5 shards, 0 rows done" in captured.err
     assert f"{ROWS} rows: {len(one)} texts scored in " in captured.out
+
+
+def test_several_models_write_their_spread(data, score_models, tmp_path, capsys):
+    """And the folder keeps by what they are standardised: what is resumed is of the same models, rule and file."""
+    shutil.copytree(score_models, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("[abc]"))
+    file = tmp_path / "calibration.jsonl"
+    names = ",".join(str(score_models / name) for name in "ab")
+    options = ["--input", data, "--model", names, "--score_calibration", file, "--rows_per_shard", 9]
+    options += ["--output", tmp_path / "o"]
+    score(*options)
+    table = read_scores(tmp_path / "o")
+    scorer = load_scorer(names, score_calibration=str(file), device="cpu")
+    groups = [group for row in open_image_texts(data) for group in row.groups]
+    expected = [one for row in scorer.score_groups(groups) for one in row]
+    assert table["score"].to_pylist() == pytest.approx(expected, abs=1e-5)
+    assert table["score_std"].to_pylist() == pytest.approx([one.std for one in expected], abs=1e-5)
+    (kept,) = (tmp_path / "o").glob("score_standards_*.json")
+    stored = json.loads(kept.read_text())
+    assert [(one["mean"], one["std"]) for one in stored["models"]] == [(s.mean, s.std) for s in scorer.standards]
+    for changed in (("--score_combine", "min"), ("--model", f"{names},{score_models / 'c'}")):
+        score(*options, *changed, expect=1)
+        assert "holds scores of another run: scorer." in capsys.readouterr().err
+    next((tmp_path / "o").glob("scores-00001*")).unlink()
+    score(*options)
+    assert read_scores(tmp_path / "o").equals(table)
+    write_rows(file, [{"caption": text} for text in ("a river", "two planes")])
+    score(*options, expect=1)
+    assert "scorer.score_calibration_hash was " in capsys.readouterr().err
+    assert cli.run("curate", [str(tmp_path / "o"), "--rank", "mean-std", "--output", str(tmp_path / "best")]) == 0
 
 
 def test_two_launched_processes_share_the_work(data, score_model_path, tmp_path):

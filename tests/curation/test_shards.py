@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from helpers import ROOT
 
@@ -165,6 +166,19 @@ def test_shards_come_back_in_order_and_complete(begun):
     assert shard_facts(read_shard(shard_path(folder, manifest, 1))) == facts(4, 4, 9)
     with pytest.raises(DataError, match="no column 'scores', only row_id"):
         read_scores(folder, ["scores"])
+
+
+def test_shards_of_an_earlier_version_have_no_spread(begun):
+    folder, manifest = begun
+    path = shard_path(folder, manifest, 0)
+    write_shard(path, [line | {"score_std": 0.5} for line in lines(0, 4)], facts(4, 0, 5))
+    new = read_shard(path)
+    assert new["score_std"].to_pylist() == [0.5] * 4
+    pq.write_table(new.drop_columns("score_std"), path)
+    old = read_shard(path)
+    assert old.schema.equals(new.schema) and shard_facts(old) == facts(4, 0, 5)
+    assert old["score_std"].null_count == 4 and old.drop_columns("score_std").equals(new.drop_columns("score_std"))
+    assert read_shard(path, ["score_std", "score"]).column_names == ["score_std", "score"]
 
 
 def test_the_summary_counts_reasons_and_the_time_that_was_worked(begun):

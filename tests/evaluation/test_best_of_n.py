@@ -7,7 +7,7 @@ import pytest
 from helpers import WORDS, picture
 from helpers.processes import kill_when
 
-from rs_rlhf import ScoreModel, Scorer
+from rs_rlhf import ScoreModel, Scorer, make_group
 from rs_rlhf.cli import main as cli
 from rs_rlhf.data.questions import read_questions
 from rs_rlhf.errors import DataError
@@ -15,6 +15,7 @@ from rs_rlhf.evaluation.best_of_n import verdicts
 from rs_rlhf.metrics.closed_answers import judge_answer
 from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.models.policies.qwen_vl import QwenVLPolicy
+from rs_rlhf.scoring.load import load_scorer
 
 QUESTIONS, N, TOKENS, BUDGET = 20, 6, 6, 500
 SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": TOKENS}
@@ -172,6 +173,29 @@ def test_another_score_model_is_put_to_the_same_answers(whole, command, data, sc
         assert after["methods"][name] == before["methods"][name]
     assert after["methods"]["score"][1:] != before["methods"]["score"][1:]
     assert after["methods"]["score"][-1]["accuracy"] == pytest.approx(accuracy_of_the_best(data, file, 1))
+
+
+def test_several_score_models_choose_together(whole, command, score_models, tmp_path, capsys):
+    file = tmp_path / "answers_asked_seed0.jsonl"
+    file.write_bytes((whole / "answers_asked_seed0.jsonl").read_bytes())
+    names = f"{score_models / 'a'},{score_models / 'b'}"
+    calibration = str(score_models / "calibration.jsonl")
+    assert cli.main(command(tmp_path / "none", names)) == 1
+    assert "give --score_calibration" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    for rule in ("min", "mean"):
+        more = {"score_combine": rule, "score_calibration": calibration}
+        assert (
+            cli.main(command(tmp_path, names, *(x for name, value in more.items() for x in (f"--{name}", value)))) == 0
+        )
+        settings = json.loads((tmp_path / "best_of_n.json").read_text())["settings"]
+        assert settings["score_combine"] == rule and settings["score_calibration_hash"]
+        answers, scores = stored(file)
+        scorer = load_scorer(names, device="cpu", **more)
+        rows = [make_group("What is to be seen?", answers[i], picture(i)) for i in (0, 3)]
+        expected = scorer.score_groups(rows)
+        assert [list(scores.values())[-1][i] for i in (0, 3)] == [pytest.approx(row, abs=1e-3) for row in expected]
+    assert len(scores) == 3  # of one model, of their min, of their mean
+    assert len(list(tmp_path.glob("score_standards_*.json"))) == 1
 
 
 def test_several_seeds_and_clip(command, score_model_path, tmp_path, capsys):

@@ -7,8 +7,9 @@ import torch
 from helpers import picture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rs_rlhf import ScoreModel
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
-from rs_rlhf.models.vision_sharing import distinct_images, share_vision
+from rs_rlhf.models.vision_sharing import distinct_images, same_towers, share_vision
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -156,3 +157,28 @@ def test_lora_policy(family):
     assert any(".visual." in name for name in gradients)
     for name, gradient in gradients.items():
         torch.testing.assert_close(shared_gradients[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_towers_are_the_same_by_their_weights_and_settings(family):
+    model = ScoreModel.from_causal(copy.deepcopy(family[0]), output_activation="identity")
+
+    def other(change, positions=None):
+        made = copy.deepcopy(model)
+        made.config.positions = positions or made.config.positions
+        change(made)
+        return made
+
+    heads = "num_heads"
+    alike = [
+        other(lambda m: [weight.data.add_(1) for weight in m.part("language")], "sequential"),
+        other(lambda m: m.reward_head.weight.data.add_(1)),
+    ]
+    unlike = [
+        other(lambda m: m.part("vision")[0].data.view(-1)[0].add_(1e-3)),
+        other(lambda m: m.part("vision")[-1].data.view(-1)[-1].add_(1e-3)),
+        other(lambda m: setattr(m.config.vision_config, heads, getattr(m.config.vision_config, heads) // 2)),
+        other(lambda m: m.bfloat16()),
+    ]
+    assert same_towers([model, *alike]) == [0, 0, 0]
+    assert same_towers([*unlike, model, *alike]) == [0, 1, 2, 3, 4, 4, 4]
+    assert same_towers([unlike[0], model, copy.deepcopy(unlike[0]), alike[0]]) == [0, 1, 0, 1]

@@ -15,11 +15,13 @@ import torch
 from helpers import picture
 from helpers.serving import Served
 from PIL import Image
+from transformers import AutoProcessor
 
 from rs_rlhf import ImageOptions, ScoreModel, Scorer, make_group
 from rs_rlhf.errors import DataError, ImageError, ModelMismatch, OptionError, ScorerUnavailable
 from rs_rlhf.imagery.raster import read_image
 from rs_rlhf.scoring.cards import model_hash
+from rs_rlhf.scoring.load import load_scorer
 from rs_rlhf.scoring.remote import RemoteScorer
 
 TEXTS = ["a river.", "many trees beside a road.", "two planes on a runway."]
@@ -57,6 +59,50 @@ def geotiff(path, bands: int, dtype: str) -> str:
     with rasterio.open(path, "w", driver="GTiff", **shape) as file:
         file.write(values)
     return str(path)
+
+
+def test_several_models_are_combined_by_the_server(score_models, tmp_path):
+    names = ",".join(str(score_models / name) for name in "abc")
+    file = str(score_models / "calibration.jsonl")
+    groups = [make_group("Which?", TEXTS, picture(1, 200, 150)), make_group("", TEXTS[:1])]
+    with Served(names, "--score_combine", "mean-std", "--score_calibration", file) as served:
+        remote = RemoteScorer(served.url, retries=1, backoff=0.05)
+        scores = remote.score_groups(groups)
+        card = remote.model()
+        wrong = make_group("", ["a <|image_pad|> lake."], where="row 7")
+        broken, good = remote.score_groups([wrong, groups[1]], on_error="return")
+        plain = httpx.post(f"{served.url}/v1/score", json={"groups": [{"completions": TEXTS}]}).json()
+        pair = {"problem_description": "", "completion1": TEXTS[0], "completion2": TEXTS[1]}
+        rewards = httpx.post(f"{served.url}/v1/rewards", json=pair).json()["scores"]
+    local = load_scorer(names, score_combine="mean-std", score_calibration=file, device="cpu")
+    expected = local.score_groups(groups)
+    same(scores, expected)
+    same([[one.std for one in row] for row in scores], [[one.std for one in row] for row in expected])
+    assert isinstance(broken, DataError) and good == pytest.approx(scores[1])
+    assert [(one["mean"], one["std"]) for one in card["models"]] == [(s.mean, s.std) for s in local.standards]
+    assert card["hash"] == local.card()["hash"] and card["score_combine"] == "mean-std"
+    same(plain["scores"], local.score(None, None, [TEXTS]))  # a client that knows the scores alone
+    same(plain["std"], [[one.std for one in row] for row in local.score(None, None, [TEXTS])])
+    assert [one["score"] for one in rewards] == pytest.approx(plain["scores"][0][:2])
+    other = load_scorer(names, score_combine="min", score_calibration=file, device="cpu")
+    assert other.card()["hash"] != card["hash"]
+    with pytest.raises(OptionError) as error:
+        load_scorer(served.url, score_calibration=file)
+    assert error.value.key == "score_calibration"
+
+
+def test_models_of_other_pixel_budgets_get_the_image_as_it_is(score_models, tmp_path):
+    shutil.copytree(score_models / "b", tmp_path / "b")
+    processor = AutoProcessor.from_pretrained(tmp_path / "b")
+    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 5 * 28 * 28}
+    processor.save_pretrained(tmp_path / "b")
+    names, file = f"{score_models / 'a'},{tmp_path / 'b'}", str(score_models / "calibration.jsonl")
+    groups = [make_group("Which?", TEXTS, picture(1, 200, 150))]
+    with Served(names, "--score_calibration", file) as served:
+        remote = RemoteScorer(served.url, retries=1, backoff=0.05)
+        scores = remote.score_groups(groups)
+        assert (remote.model()["pixel_budget"], remote.model()["image_tokens"]) == (None, 12)
+    same(scores, load_scorer(names, score_calibration=file, device="cpu").score_groups(groups))
 
 
 def test_all_forms_score_as_in_process(remote, scorer, tmp_path):

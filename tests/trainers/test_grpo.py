@@ -25,6 +25,7 @@ from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.models.vlm import VISION_TOKENS
 from rs_rlhf.rewards import IoUReward, ScoreReward
+from rs_rlhf.scoring.load import load_scorer
 from rs_rlhf.trainers import grpo as grpo_trainer
 from rs_rlhf.trainers.data.grpo import load_prompts
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
@@ -258,6 +259,35 @@ def test_a_plain_trainer_trains_alike(data, tiny_vlm, score_model_path, tmp_path
     others = plain.model.state_dict()
     for name, weight in ours.model.state_dict().items():
         torch.testing.assert_close(weight, others[name], atol=1e-4, rtol=0, msg=name)
+
+
+def test_several_score_models_reward_together(data, tiny_vlm, score_models, tmp_path):
+    names = ",".join(str(score_models / name) for name in "ac")
+    combined = {"score_combine": "min", "score_calibration": str(score_models / "calibration.jsonl")}
+    options = FULL | {"max_steps": 2, "score_model": names, **combined}
+    trainer = trainer_of(data, tiny_vlm, tmp_path, **options)
+    trainer.train()
+    # The images of the calibration file are read as the run's are.
+    scorer = load_scorer(names, STRETCH, "cpu", **combined)
+    assert trainer.score_reward.scorer.standards == scorer.standards
+    spreads = []
+    for file in sorted((tmp_path / "rollouts").glob("*.parquet")):
+        rows = table(file)
+        images = [image_of(data, int(re.search(r"\d", row["prompt"])[0])) for row in rows]
+        scores = scorer.score(images, [row["prompt"] for row in rows], [[row["completion"]] for row in rows])
+        assert [row["reward"] for row in rows] == pytest.approx([one for (one,) in scores], abs=1e-4)
+        spreads.append(np.mean([one.std for (one,) in scores]))
+    assert [value for _, value in entries(trainer, "audit/disagreement")] == pytest.approx(spreads, abs=1e-4)
+    assert len(spreads) == 2 and len(entries(trainer, "eval_audit/greedy_disagreement")) == 1
+    assert len(list(tmp_path.glob("score_standards_*.json"))) == 1
+    for other in ({"score_combine": "mean"}, {"score_model": f"{names},{score_models / 'b'}"}):
+        resumed = trainer_of(data, tiny_vlm, tmp_path, **options | other)
+        with pytest.raises(OptionError) as error:
+            resumed.train(resume_from_checkpoint=True)
+        assert error.value.key == next(iter(other))
+    with pytest.raises(OptionError) as error:
+        trainer_of(data, tiny_vlm, tmp_path, score_model=names)
+    assert error.value.key == "score_calibration"
 
 
 class Ends(TrainerCallback):

@@ -84,6 +84,14 @@ def test_audit_metrics_leave_out_what_cannot_be_told():
     assert failed["audit/score_length_correlation"] == pytest.approx(1.0)
 
 
+def test_disagreement_is_the_mean_spread_of_the_rollouts_that_have_one():
+    some = rows((True, True, 1, 2.0), (False, True, 2, 0.0), (None, True, 3, None))
+    spreads = (0.5, 0.25, None)
+    assert "audit/disagreement" not in audit_metrics([row | {"score_std": None} for row in some])
+    known = [row | {"score_std": std} for row, std in zip(some, spreads, strict=True)]
+    assert audit_metrics(known) == audit_metrics(some) | {"audit/disagreement": 0.375}
+
+
 def test_correlation():
     assert correlation([(1, 2), (2, 4), (3, 6)]) == pytest.approx(1.0)
     assert correlation([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1.0)
