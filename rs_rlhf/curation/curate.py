@@ -75,7 +75,7 @@ def _cut(scored: Scored, options: CurateOptions, way: Mapping[str, float]) -> tu
 def _summary(figures: Mapping[str, Any]) -> str:
     """What was kept, in words."""
     samples = figures["samples"]
-    others = [f"{samples[name]} {text}" for name, text in FATES.items() if samples[name]]
+    others = [f"{samples[name]} {text}" for name, text in FATES.items() if samples.get(name)]
     lowest = [stratum["score"] for stratum in figures["strata"] if stratum["score"] is not None]
     scores = f"scores from {min(lowest):.4g}" if len(lowest) == 1 else f"{len(lowest)} cuts"
     return f"{samples['kept']} of {samples['all']} samples kept ({scores}; {'; '.join(others) or 'all of them'})"

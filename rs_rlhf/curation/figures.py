@@ -35,13 +35,14 @@ def figures_of(samples: Samples, cuts: Sequence[Cut], by: str) -> dict[str, Any]
         by (`str`): What the strata are: `"source"`, `"label"` or `"none"`.
 
     Returns:
-        `dict`: `samples`, `texts` and `rows` (`all`, and by fate, see `FATES`; a row counts wherever it has a sample),
-        `strata` (of [`Cut`], with `name`), `sources` and `labels` (`name`, `samples`, `candidates`, `kept`, `share`,
-        `mean`, `mean_kept`), `scores` and `lengths` (of `kept` and `dropped`: `n`, `mean`, `min`, `p10`, `median`,
-        `p90`, `max`), `length_spearman`, `agreement` (or `None`) and `histograms`.
+        `dict`: `samples`, `texts` and `rows` (`all`, and by fate, see `FATES`, `unsure` for several score models alone;
+        a row counts wherever it has a sample), `strata` (of [`Cut`], with `name`), `sources` and `labels` (`name`,
+        `samples`, `candidates`, `kept`, `share`, `mean`, `mean_kept`), `scores` and `lengths` (of `kept` and `dropped`:
+        `n`, `mean`, `min`, `p10`, `median`, `p90`, `max`), `length_spearman`, `agreement` (or `None`) and `histograms`.
     """
     names = samples.strata(by)[1]
-    fates = {name: samples.status == fate for fate, name in FATES.items()}
+    several = samples.std is not None and bool(np.isfinite(samples.std).any())
+    fates = {name: samples.status == fate for fate, name in FATES.items() if fate != UNSURE or several}
     parts = {name: fates[name] for name in ("kept", "dropped")}
     candidates = samples.candidates()
     return {

@@ -46,6 +46,7 @@ SECTIONS: dict[str, tuple[str | tuple[str, tuple[str, ...]], ...]] = {
         "audit/score_wrong",
         "audit/right_above_wrong",
         "audit/score_length_correlation",
+        "audit/disagreement",
         ("audit/shuffle_gap", ("train/audit/shuffle_gap",)),
         ("greedy answers", ("eval/audit/greedy_accuracy", "eval/audit/greedy_unparseable")),
     ),
