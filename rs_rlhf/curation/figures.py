@@ -35,10 +35,11 @@ def figures_of(samples: Samples, cuts: Sequence[Cut], by: str) -> dict[str, Any]
         by (`str`): What the strata are: `"source"`, `"label"` or `"none"`.
 
     Returns:
-        `dict`: `samples`, `texts` and `rows` (`all`, and by fate, see `FATES`, `unsure` for several score models alone;
-        a row counts wherever it has a sample), `strata` (of [`Cut`], with `name`), `sources` and `labels` (`name`,
-        `samples`, `candidates`, `kept`, `share`, `mean`, `mean_kept`), `scores` and `lengths` (of `kept` and `dropped`:
-        `n`, `mean`, `min`, `p10`, `median`, `p90`, `max`), `length_spearman`, `agreement` (or `None`) and `histograms`.
+        `dict`: `samples`, `texts` and `rows` (`all`, and by fate, see `FATES`, `unsure` of several models' scores; a
+        row counts wherever it has a sample), `strata` (of [`Cut`], with `name`), `sources` and `labels` (`name`,
+        `samples`, `candidates`, `kept`, `share`, `mean`, `mean_kept`), `scores` and `lengths` (of `kept` and
+        `dropped`: `n`, `mean`, `min`, `p10`, `median`, `p90`, `max`), `length_spearman`, `agreement` (or `None`) and
+        `histograms`.
     """
     names = samples.strata(by)[1]
     several = samples.std is not None and bool(np.isfinite(samples.std).any())

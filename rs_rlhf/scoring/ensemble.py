@@ -29,7 +29,7 @@ from ..version import __version__
 from .base import CombinedScore, GroupScorer, ScoreTexts
 from .cards import model_hash, model_settings, processor_settings
 from .scorer import Scorer
-from .several import RULES, calibration_hash
+from .several import RULES, calibration_hash, short_hash
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,9 +66,7 @@ class Calibration:
     @property
     def path(self) -> Path | None:
         """The file that keeps the standards; its name says of which models and calibration file."""
-        known = json.dumps([self.hash, self.settings], sort_keys=True, default=str)
-        key = hashlib.sha256(known.encode()).hexdigest()[:12]
-        return self.folder and self.folder / f"score_standards_{key}.json"
+        return self.folder and self.folder / f"score_standards_{short_hash([self.hash, self.settings])}.json"
 
     def groups(self) -> list[Group]:
         """Reads the texts; a row that cannot be used is a [`DataError`]."""

@@ -14,7 +14,7 @@ from ..imagery.options import RENDERING, ImageOptions
 from ..options import option
 from .base import GroupScorer
 from .cards import find_card, model_stamp
-from .several import SeveralOptions, is_url, model_names
+from .several import SeveralOptions, is_url, model_names, short_hash
 
 # Options that only some scorers read; the others refuse them.
 READ_BY = {
@@ -122,7 +122,7 @@ def _load_several(
     """Loads each distinct model once; weights that are sharded are standardised as soon as they can run."""
     from .ensemble import Calibration, EnsembleScorer
 
-    settings = scorer_settings(options, image_options or ImageOptions())["models"]
+    settings = _settings_of_each(options, image_options or ImageOptions())
     settings = [one | {"positions": more.get("positions", one["positions"])} for one in settings]
     calibration = Calibration(str(options.score_calibration), list(names), settings, folder)
     loaded = {name: load_scorer(_alone(options, name), image_options, device, **more) for name in dict.fromkeys(names)}
@@ -133,6 +133,12 @@ def _load_several(
     return scorer
 
 
+def _settings_of_each(options: ScorerOptions, image_options: ImageOptions) -> list[dict[str, Any]]:
+    """The settings of each of several models, without the names of those whose files tell them apart."""
+    each = [scorer_settings(_alone(options, name), image_options) for name in model_names(options.model)]
+    return [one | {"model": None} if one["model_stamp"] else one for one in each]
+
+
 def _alone(options: ScorerOptions, name: str) -> ScorerOptions:
     return replace(options, model=name, score_combine=None, score_calibration=None)
 
@@ -141,16 +147,12 @@ def scorer_settings(options: ScorerOptions, image_options: ImageOptions) -> dict
     """Returns all that a score depends on beside the data: what must not change when a run is resumed.
 
     Not in it: `token_budget`, so that a run that ran out of memory can be resumed with a smaller one. Several models'
-    are those of the first with `models`, those of each, and how they are combined.
+    are those of the first, a hash of those of each, and how they are combined.
     """
-    if len(names := model_names(options.model)) > 1:
-        models = [scorer_settings(_alone(options, name), image_options) for name in names]
-        whole = {"model": options.model, "model_stamp": model_stamp(options.model)} | options.combination(
-            options.model
-        )
-        for one in models:
-            one["model"] = None if one["model_stamp"] else one["model"]  # the same files may lie elsewhere
-        return models[0] | whole | {"models": models}
+    if len(model_names(options.model)) > 1:
+        each = _settings_of_each(options, image_options)
+        whole = {"model": options.model, "model_stamp": model_stamp(options.model), "models_hash": short_hash(each)}
+        return each[0] | whole | options.combination(options.model)
     settings: dict[str, Any] = {"kind": options.scorer, "model": options.model}
     settings |= dict.fromkeys(("model_stamp", "revision", "prompt_form", "positions", "min_pixels", "max_pixels"))
     settings |= {"dtype": options.dtype, "seed": options.seed if options.scorer == "random" else None}

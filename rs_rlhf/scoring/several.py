@@ -6,6 +6,7 @@ Apart from `ensemble`, so that `--help` loads no torch. Left out: models here an
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,11 @@ class SeveralOptions:
             "score_calibration": file,
             "score_calibration_hash": calibration_hash(file),
         }
+
+
+def short_hash(settings: object) -> str:
+    """Returns a hash of settings that JSON can hold."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def calibration_hash(file: str) -> str:
