@@ -18,6 +18,7 @@ from rs_rlhf import Scorer
 from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.runs.checkpoints import is_whole
+from rs_rlhf.scoring.load import load_scorer
 
 COUNT = 8
 
@@ -239,6 +240,27 @@ def test_zero3_with_the_score_model_sharded_killed_and_resumed(work, scorer, sco
     assert found["mixed"] == pytest.approx([0.0] * 6 + [0.3 + 0.7 * value for value in again[6:]], abs=1e-4)
     whole = rescore(scorer, work, [(0, "a river.")])[0]
     assert [one["own"] for one in found["asked"]] == pytest.approx([whole, whole], abs=1e-4)
+
+
+# --- several score models --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "placement"), [("cpu_zero2", "replicated"), ("cpu_zero3", "sharded")])
+def test_several_score_models_reward_all_processes_alike(work, score_models, config, placement):
+    names = ",".join(str(score_models / name) for name in "abc")
+    file = score_models / "calibration.jsonl"
+    more = {"score_model": names, "score_calibration": file, "score_model_placement": placement}
+    grpo(work, placement, config, **more)
+    (kept,) = (work / placement).glob("score_standards_*.json")
+    scorer = load_scorer(names, score_calibration=str(file), device="cpu")
+    for model, standard in zip(json.loads(kept.read_text())["models"], scorer.standards, strict=True):
+        assert (model["mean"], model["std"]) == pytest.approx((standard.mean, standard.std), abs=1e-4)
+    steps = rollouts(work, placement)
+    assert set(steps) == {1, 2}
+    assert_rewards_are_the_scorers(scorer, work, steps)
+    spreads = {step: sum(one.std for one in rescore(scorer, work, rows)) / 4 for step, rows in steps.items()}
+    assert history(work, placement, "audit/disagreement") == pytest.approx(spreads, abs=1e-4)
 
 
 # --- ZeRO-3, the score model on a server that goes away and comes back ----------------------------------------------

@@ -17,6 +17,7 @@ from rs_rlhf.models.collator import in_placement_order
 from rs_rlhf.models.families import KNOWN
 from rs_rlhf.models.pixel_budget import has_budget, set_pixel_budget
 from rs_rlhf.models.row_limits import RowLimits
+from rs_rlhf.models.vision_sharing import same_towers
 from rs_rlhf.scoring.remote import RemoteScorer
 
 TEXTS = ["a river runs through a forest.", "two planes.", "many buildings beside a long straight road", "yes"]
@@ -72,6 +73,23 @@ def plain_rows(model, collator, group):
         hidden = model.model(**inputs, use_cache=False).last_hidden_state
         scores.append(model.reward_head(hidden[:, -1])[0, 0])
     return torch.stack(scores)
+
+
+def test_models_of_one_tower_can_share_its_features(loaded):
+    model, collator = loaded
+    other, blind = copy.deepcopy(model), copy.deepcopy(model)
+    for weight in other.part("language"):
+        weight.data.add_(0.1 * torch.randn_like(weight))
+    blind.part("vision")[-1].data.add_(0.1)
+    assert same_towers([model, other, blind]) == [0, 0, 2]
+    batch = collator(groups_of_all_kinds())
+    with torch.no_grad():
+        features = model.see(batch)
+        for each in (model, other, model):  # features are left as they are
+            alone, shared = each(**batch).scores, each(**batch, features=features).scores
+            torch.testing.assert_close(shared, alone, rtol=0, atol=0, equal_nan=True)
+        assert not torch.allclose(model(**batch).scores, other(**batch).scores, equal_nan=True)
+        assert model.see(collator([make_group("Is Paris in France?", ["yes"])])) is None
 
 
 def test_groups_equal_rows_as_the_processor_makes_them(loaded):
