@@ -32,6 +32,7 @@ from ..scoring.base import GroupScorer
 from ..scoring.best_of_n import score_answers
 from ..scoring.cards import model_stamp
 from ..scoring.load import ScorerOptions, load_scorer
+from ..scoring.several import model_names
 from .benchmark import Benchmark, data_paths, load_benchmark
 from .options import BestOfNOptions
 from .reader import read_task, references_of
@@ -62,6 +63,8 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     [`curve_figures`]), shares of `malformed` and mean count of `distinct` answers, `settings`, `versions`.
     """
     options.check_several(options.score_model)
+    if len(model_names(options.clip_model)) > 1:
+        raise OptionError(f"--clip_model is {options.clip_model}; name one CLIP.", "clip_model")
     sizes, benchmark = _checked(options)
     paths = data_paths(options.data, [benchmark.name])
     task = read_task(benchmark, options.data_root, paths, core_only=options.core_only, limit=options.limit)

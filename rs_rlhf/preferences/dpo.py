@@ -189,8 +189,8 @@ def _score(options: DPOOptions, groups: Sequence[Group], log: SampleLog, counts:
         return
     from ..scoring.load import load_scorer
 
-    more = {"standards": options.output.parent, **options.several()}
-    scorer = load_scorer(options.model, options.resolved_image_options(), dtype=options.dtype, **more)
+    more = options.several() | {"dtype": options.dtype}
+    scorer = load_scorer(options.model, options.resolved_image_options(), **more)
     with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
         for start in range(0, len(todo), CHUNK):
             part = todo[start : start + CHUNK]

@@ -21,6 +21,7 @@ from ..version import __version__
 from .files import read_json, write_json
 
 FILE = "rs_rlhf_run.json"
+STANDARDS = "score_standards_*.json"  # by what several score models' scores are standardised, * being a hash
 KEY = "rs_rlhf_run"  # of the record in a `trainer_state.json`, and of the stamp in a table's metadata
 
 
@@ -92,7 +93,8 @@ def model_files_hash(folder: str | Path) -> str | None:
     """Returns a hash of the names, sizes, first and last megabyte of a model's files; `None` if there are none."""
     content, folder = hashlib.sha256(), Path(folder)
     read = {file for kind in ("*.safetensors", "*.json", "*.jinja") for file in folder.glob(kind)}
-    files = sorted(read - {folder / name for name in ("trainer_state.json", "results.json", FILE)})
+    others = {folder / name for name in ("trainer_state.json", "results.json", FILE)} | {*folder.glob(STANDARDS)}
+    files = sorted(read - others)
     for file in files:
         size = file.stat().st_size
         content.update(f"{file.name} {size} ".encode())

@@ -25,6 +25,7 @@ from ..data.image_text_dataset import open_image_texts
 from ..errors import DataError, OptionError, ScoreError
 from ..models.vision_sharing import same_towers
 from ..runs.files import read_json, write_json
+from ..runs.record import STANDARDS
 from ..version import __version__
 from .base import CombinedScore, GroupScorer, ScoreTexts
 from .cards import model_hash, model_settings, processor_settings
@@ -66,15 +67,23 @@ class Calibration:
     @property
     def path(self) -> Path | None:
         """The file that keeps the standards; its name says of which models and calibration file."""
-        return self.folder and self.folder / f"score_standards_{short_hash([self.hash, self.settings])}.json"
+        return self.folder and self.folder / STANDARDS.replace("*", short_hash([self.hash, self.settings]))
 
     def groups(self) -> list[Group]:
         """Reads the texts; a row that cannot be used is a [`DataError`]."""
         groups = []
-        for row in open_image_texts(self.file):
-            if row.error is not None:
-                raise row.error
-            groups += row.groups
+        try:
+            for row in open_image_texts(self.file):
+                if row.error is not None:
+                    raise row.error
+                groups += row.groups
+        except DataError as error:
+            if error.key == "chosen":  # of which the reader does not know the option to choose a text by
+                detail = (
+                    "holds preferences; expected image-text rows to standardise scores on, as `rs-rlhf score` reads"
+                )
+                raise DataError(detail, "score_calibration", self.file) from None
+            raise
         return groups
 
 

@@ -166,14 +166,19 @@ def test_calibration_images_may_lie_outside_of_the_root_of_what_is_scored(score_
 
 
 @pytest.mark.parametrize(
-    ("row", "kind"), [({"image": "none.png", "caption": "a"}, DataError), ({"caption": "a"}, DataError)]
+    ("row", "key"),
+    [
+        ({"image": "none.png", "caption": "a"}, ""),
+        ({"caption": "a"}, "score_calibration"),  # one text, which has no spread
+        ({"prompt": "Which?", "chosen": "a", "rejected": "b"}, "score_calibration"),
+    ],
 )
-def test_a_calibration_file_that_is_of_no_use_is_refused(score_models, tmp_path, row, kind):
+def test_a_calibration_file_that_is_of_no_use_is_refused(score_models, tmp_path, row, key):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    with pytest.raises(kind) as error:
+    with pytest.raises(DataError) as error:
         load(score_models, "a", "b", score_calibration=str(file))
-    assert str(file) in error.value.where
+    assert str(file) in error.value.where and error.value.key == key
 
 
 def test_clips_are_combined_too(clips, score_models):
