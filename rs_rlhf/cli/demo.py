@@ -191,6 +191,7 @@ def train_policy(out: Path, demo: DemoOptions) -> None:
         num_generations_eval=1,
         validation_prompts=demo.validation_scenes,
         audit_steps=10,
+        check_best_of_n=0,  # `evaluate_policy` makes the whole comparison
     )
 
 

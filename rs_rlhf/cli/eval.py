@@ -138,8 +138,9 @@ def preferences(options: EvalPreferencesOptions) -> None:
 
 def best_of_n(options: BestOfNOptions) -> None:
     """Writes `best_of_n.json`, `.md` and `.png`, and prints the table."""
-    from ..evaluation.best_of_n import markdown, run_best_of_n, write
+    from ..evaluation.best_of_n import run_best_of_n
     from ..runs.tables import print_markdown
+    from ..scoring.comparison import markdown, write
 
     results = run_best_of_n(options)
     write(results, options.out)

@@ -22,6 +22,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     """Trains and saves a policy."""
     from trl import get_peft_config
 
+    from ..trainers.choice_check import ChoiceCheck
     from ..trainers.data.grpo import load_data
     from ..trainers.grpo import VisionGRPOTrainer
 
@@ -38,6 +39,8 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
         eval_dataset=eval_set,
         peft_config=get_peft_config(model_args),
     )
+    if script_args.check_best_of_n:
+        trainer.add_callback(ChoiceCheck(trainer, script_args.check_best_of_n))
     done = [f"Policy saved to {training_args.output_dir}; look at the run with"]
     train(trainer, evaluate=False, done=[*done, f"  rs-rlhf report {training_args.output_dir}"])
 

@@ -7,6 +7,7 @@ whose reference is the class in words, and rows with a `prompt`, `image` or `ima
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,15 @@ def limited(rows: Sequence[QuestionRow], limit: int | None, seed: int = 0) -> li
     drawn = draw_rows(len(rows), limit, seed)
     print(f"{limit} of them used (--limit)")
     return [rows[i] for i in drawn]
+
+
+def questions_hash(rows: Sequence[QuestionRow]) -> str:
+    """Returns a SHA-256 of the prompts, ids and images of rows, in order; files are told apart by their paths."""
+    content = hashlib.sha256()
+    for row in rows:
+        images = [source_key(image) for image in row.group.images]
+        content.update(json.dumps([row.prompt, row.id, images]).encode())
+    return content.hexdigest()
 
 
 def _asked_in(

@@ -52,7 +52,9 @@ def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
         )
         for benchmark in benchmarks
     ]
-    profile = _profile(benchmarks, options) if model_type == "vlm" else None
+    profile = (
+        profile_for(benchmarks, str(options.model), options.profile, options.endpoint) if model_type == "vlm" else None
+    )
     model = cache(lambda: _load(model_type, options))
     scorer = None if options.score_model is None else cache(lambda: _load_scorer(str(options.score_model), options))
     results: Results = {}
@@ -97,14 +99,16 @@ def _checked(options: EvalOptions) -> tuple[list[Benchmark], str]:
     return benchmarks, model_type
 
 
-def _profile(benchmarks: Sequence[Benchmark], options: EvalOptions) -> Profile | None:
-    """How the model is asked and writes boxes: the profile that is given, else that of its type; an [`OptionError`] if
-    a benchmark asks for boxes and there is none.
+def profile_for(
+    benchmarks: Sequence[Benchmark], model: str, given: str | None, endpoint: str | None = None
+) -> Profile | None:
+    """Returns how a model is asked and writes boxes: the profile that is given, else that of its type; an
+    [`OptionError`] if a benchmark asks for boxes and there is none.
     """
-    profile = model_profile(str(options.model), options.profile, options.endpoint)
+    profile = model_profile(model, given, endpoint)
     grounding = next((benchmark.name for benchmark in benchmarks if benchmark.task == "grounding"), None)
     if profile is None and grounding is not None:
-        raise OptionError(f"{grounding} asks for boxes: {no_profile(str(options.model))} (--profile).", "profile")
+        raise OptionError(f"{grounding} asks for boxes: {no_profile(model)} (--profile).", "profile")
     return profile
 
 

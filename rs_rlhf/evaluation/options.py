@@ -124,7 +124,7 @@ class BestOfNOptions(SeveralOptions, BenchmarkOptions):
         help="name in reward_models/, folder or hub id of the model that chooses; several (a,b,c) are combined"
     )
     clip_model: str | None = option(None, "also choose by the CLIP score of this dual encoder")
-    task: str = option(help="benchmark by name or YAML file; one whose answers are short")
+    task: str = option(help="benchmark by name or YAML file; one whose answers are short, or boxes")
     out: Path = option(help="folder to write to", flags=["--output_dir"], writes="folder")
     n: int = option(16, "answers sampled for each question", flags=["-n"])
     seeds: list[int] = option([0], "seeds of the sampling", least=0, metavar="K")

@@ -84,13 +84,15 @@ def vlm_protocol(
     names = ("temperature", "top_p", "max_new_tokens", "seed", "token_budget", "batch_size")
     settings: dict[str, Any] = {name: getattr(sampling, name) for name in names}
     settings |= {"system_prompt": system_prompt, **(profile.asks(benchmark.task) if profile else {})}
-    judge = partial(_judge, benchmark, profile, pixels_seen)
+    verdict = partial(judge_output, benchmark, profile, pixels_seen)
     figures = partial(_figures, benchmark, profile, scorer is not None)
-    return Protocol(answer, judge, figures, load, settings=settings)
+    return Protocol(answer, verdict, figures, load, settings=settings)
 
 
-def _judge(benchmark: Benchmark, profile: Profile | None, pixels_seen: bool, row: QuestionRow, record: Raw) -> Raw:
-    """The verdict on an answer in words."""
+def judge_output(
+    benchmark: Benchmark, profile: Profile | None, pixels_seen: bool, row: QuestionRow, record: Raw
+) -> Raw:
+    """Returns the verdict on the `output` of a model that answers in words; see [`vlm_protocol`] on `pixels_seen`."""
     if benchmark.task == "grounding":
         if profile is None:
             raise OptionError(f"{benchmark.name} asks for boxes; give the profile of the model.", "profile")

@@ -1,24 +1,21 @@
 """Accuracy of best-of-n and voting against n, estimated from one set of N sampled answers of each question.
 
+Beside them stands the greedy answer, which costs one answer in place of n: training on choices that are no better than
+it, or than a vote that needs no score model, has little to gain.
+
 The accuracy at n < N is the expectation over all subsets of n of the N answers, which is an unbiased estimate of what
 n fresh samples give; taking the first n answers instead would throw most of what was sampled away. For a choice by
 score, by chance and by an oracle the expectation is a closed form, as that of pass@k (Chen et al. 2021, arXiv
-2107.03374). A vote has none, so its subsets are counted through, or drawn where there are many.
-
-The weighted vote adds up exp(score) of equal answers: under the Bradley-Terry and Plackett-Luce losses that score
-models are trained with, exp(score) is an answer's strength and only ratios of strengths mean anything, so the sum does
-not depend on the zero of the scores. If all scores are equal, it is the majority vote.
+2107.03374); votes are in `votes`.
 
 Left out: estimates for n > N (they need a model of the tail).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
@@ -26,9 +23,20 @@ import numpy as np
 
 from ..errors import OptionError
 from .intervals import bootstrap_draws
+from .votes import SUBSETS, Boxes, box_votes, vote
 
-SUBSETS = 200  # of a vote: more than this many are drawn, fewer are counted through
-DIFFERENCES = (("score", "majority"), ("score", "random"))
+RIVALS = {  # what the score model's choice must be better than to be worth training on
+    "greedy": "the greedy answer",
+    "majority": "a majority vote",
+    "consensus": "the box that the others agree with most",
+    "median": "the median box",
+}
+DIFFERENCES = tuple(("score", name) for name in (*RIVALS, "random"))
+ADVICE = (
+    "Before you train on these scores, give the score model what it lacks: pairs from more images than the policy has "
+    "seen (`rs-rlhf data pairs`), the policy's own mistakes as rejected answers (`rs-rlhf data sample-pairs`), or "
+    "several score models in place of one (`--score_combine`); then compare again."
+)
 
 
 def sizes_up_to(n: int) -> list[int]:
@@ -79,82 +87,39 @@ def oracle(right: Sequence[float], sizes: Sequence[int]) -> list[float]:
     return best_of(right, right, sizes)
 
 
-def vote(
-    answers: Sequence[str | None],
-    right: Sequence[float],
-    sizes: Sequence[int],
-    scores: Sequence[float] | None = None,
-    *,
-    subsets: int = SUBSETS,
-    seed: int | Sequence[int] = 0,
-) -> list[float]:
-    """Probability that a vote among n random answers out of N is right; ties are shared equally.
-
-    An answer that could not be parsed has no vote; if there is none at all, the vote is wrong.
-
-    Args:
-        answers (sequence of `str` or `None`): N parsed answers; equal ones vote together.
-        right, sizes: As in [`best_of`].
-        scores (sequence of `float`, *optional*): Votes weigh exp(score), see above; by default 1.
-        subsets (`int`): So many are drawn if there are more; otherwise, as at n = 1 and n = N, the value is exact.
-        seed (`int` or sequence of `int`): Draws them.
-    """
-    keys = list(dict.fromkeys(answer for answer in answers if answer is not None))
-    if not keys:
-        return [0.0] * len(sizes)
-    ballots = np.array([[float(answer == key) for key in keys] for answer in answers])  # (N, K)
-    share = (ballots * np.asarray(right, dtype=float)[:, None]).sum(0) / ballots.sum(0)
-    if scores is not None:
-        shifted = np.asarray(scores, dtype=float) - max(scores)
-        ballots *= np.exp(np.maximum(shifted, -600))[:, None]  # above what exp makes zero, so that every vote counts
-    chances = []
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
-    for n in sizes:
-        votes = _subsets(len(answers), n, subsets, seeds) @ ballots  # (subsets, K)
-        most = votes.max(axis=1, keepdims=True)
-        won = (votes >= most * (1 - 1e-9)) & (most > 0)
-        chances.append(float(((won * share).sum(1) / np.maximum(won.sum(1), 1)).mean()))
-    return chances
-
-
-@lru_cache(maxsize=64)  # a question's votes share them
-def _subsets(total: int, n: int, most: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Array (subsets, total) of 0 and 1, each row with n ones."""
-    if math.comb(total, n) <= most:
-        places = np.array(list(itertools.combinations(range(total), n)))
-    else:
-        keys = np.random.default_rng(seed).random((most, total))
-        places = keys.argpartition(n - 1, axis=1)[:, :n]
-    chosen = np.zeros((len(places), total))
-    np.put_along_axis(chosen, places, 1.0, axis=1)
-    return chosen
-
-
 def question_curves(
-    answers: Sequence[str | None],
+    answers: Sequence[Any],
     right: Sequence[float],
     scores: Sequence[float],
     clip_scores: Sequence[float] | None,
     sizes: Sequence[int],
     *,
+    greedy: float | None = None,
+    boxes: Boxes | None = None,
     subsets: int = SUBSETS,
     seed: int | Sequence[int] = 0,
 ) -> dict[str, list[float]]:
     """Returns for each way of choosing the probability of a right answer at each n, for one question.
 
     Args:
-        answers, right, scores, sizes, subsets, seed: See [`vote`] and [`best_of`].
+        answers (sequence of `str` or lists of boxes, or `None`): N parsed answers.
+        right, scores, sizes, subsets, seed: See [`vote`] and [`best_of`].
         clip_scores (sequence of `float`, *optional*): N CLIP scores.
+        greedy (`float`, *optional*): Whether the greedy answer is right, which does not depend on n.
+        boxes (list of boxes, *optional*): The right boxes, if the answers are boxes; see [`box_votes`].
 
     Returns:
-        `dict`: `score`, `majority`, `weighted`, `clip` if there are such scores, `random`, `oracle`.
+        `dict`: `greedy` if it is known, `score`, then `majority` and `weighted` of texts, or `consensus` and `median`
+        of boxes, `clip` if there are such scores, `random`, `oracle`.
     """
     chance = fmean(right)
-    curves = {
-        "score": best_of(scores, right, sizes),
-        "majority": vote(answers, right, sizes, subsets=subsets, seed=seed),
-        "weighted": vote(answers, right, sizes, scores, subsets=subsets, seed=seed),
-    }
+    curves = {} if greedy is None else {"greedy": [greedy] * len(sizes)}
+    curves["score"] = best_of(scores, right, sizes)
+    if boxes is None:
+        curves["majority"] = vote(answers, right, sizes, subsets=subsets, seed=seed)
+        curves["weighted"] = vote(answers, right, sizes, scores, subsets=subsets, seed=seed)
+    else:
+        curves |= box_votes(answers, right, boxes, sizes, subsets=subsets, seed=seed)
     if clip_scores is not None:
         curves["clip"] = best_of(clip_scores, right, sizes)
     return curves | {"random": [chance] * len(sizes), "oracle": oracle(right, sizes)}
@@ -203,6 +168,28 @@ def curve_figures(
             entry["sd"] = None if spread is None else float(spread[m, k])
     differences = {f"{a} - {b}": entries(len(names) + m, "difference") for m, (a, b) in enumerate(pairs)}
     return {"methods": methods, "differences": differences}
+
+
+def conclusions(figures: Mapping[str, Any]) -> list[str]:
+    """Says in a sentence each whether the score model's choice among all N answers is better than the greedy answer,
+    and than a vote, by the paired difference; and what to do if it is not.
+
+    Args:
+        figures (`dict`): From [`curve_figures`].
+    """
+    sentences, better = [], True
+    for name, words in RIVALS.items():
+        if (entries := figures["differences"].get(f"score - {name}")) is None:
+            continue
+        n, (low, high) = entries[-1]["n"], entries[-1]["interval"]
+        verdict = "is better than" if low > 0 else "is worse than" if high < 0 else "is not shown to be better than"
+        better &= low > 0
+        own, other = (figures["methods"][method][-1]["accuracy"] for method in ("score", name))
+        points = f"{100 * entries[-1]['difference']:+.1f} points, 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+        sentences.append(
+            f"The score model's choice among {n} {verdict} {words}: {own:.1%} against {other:.1%} ({points})."
+        )
+    return sentences if better else [*sentences, ADVICE]
 
 
 def _bootstrap(columns: np.ndarray, rounds: int, seed: int) -> np.ndarray:

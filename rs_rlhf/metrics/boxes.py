@@ -34,6 +34,7 @@ NO_BOX = "no box in its form"
 BROKEN = "a polygon or a broken box"
 OUTSIDE = "a box outside of the image"
 OTHER_UNIT = "a box in another unit"
+IOU_RIGHT = 0.5  # a box with at least this IoU is right
 BOX_AREAS = (("S", 32**2), ("M", 96**2), ("L", math.inf))  # pixels of the original image, up to and with the bound
 
 
@@ -163,15 +164,20 @@ def paired_ious(answers: Sequence[Box], solutions: Sequence[Box], by_order: bool
     Raises:
         OptionError: Their numbers differ.
     """
+    places = range(len(answers)) if by_order and len(answers) == len(solutions) else pairing(answers, solutions)
+    return [iou(answers[j], solution) for j, solution in zip(places, solutions, strict=True)]
+
+
+def pairing(answers: Sequence[Box], solutions: Sequence[Box]) -> list[int]:
+    """Returns for every solution's box the place of the answer's box that [`paired_ious`] pairs with it."""
     if len(answers) != len(solutions):
         raise OptionError(f"{len(answers)} boxes cannot be paired with {len(solutions)}")
-    table = [[iou(answer, solution) for answer in answers] for solution in solutions]
-    if by_order or len(table) < 2:
-        return [row[i] for i, row in enumerate(table)]
+    if len(solutions) < 2:
+        return [*range(len(solutions))]
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return [table[i][j] for i, j in zip(rows, columns, strict=True)]
+    table = [[iou(answer, solution) for answer in answers] for solution in solutions]
+    return linear_sum_assignment(table, maximize=True)[1].tolist()
 
 
 def grounding_verdict(
@@ -220,7 +226,7 @@ def grounding_verdict(
         "unreadable": unreadable,
         "boxes": [list(box) for box in right],
         "ious": ious,
-        "strict": all(iou >= 0.5 for iou in ious),
+        "strict": all(iou >= IOU_RIGHT for iou in ious),
         "iou": fmean(ious),
         "upstream_compat": None,
     }
@@ -246,7 +252,7 @@ def grounding_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ious = [(iou, _area(box)) for one in records for iou, box in zip(one["ious"], one["boxes"], strict=True)]
     areas: dict[str, dict[str, Any]] = {}
     for name, _ in BOX_AREAS:
-        hits = [iou >= 0.5 for iou, area in ious if area == name]
+        hits = [iou >= IOU_RIGHT for iou, area in ious if area == name]
         areas[name] = proportion(sum(hits), len(hits))
     means = [one["iou"] for one in records]
     metrics: dict[str, float | None] = {

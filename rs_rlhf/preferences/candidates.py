@@ -6,25 +6,31 @@ Shared by `rs-rlhf data sample-pairs` and `rs-rlhf data dpo`. Left out: which ca
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.captioned_images import InputOptions
 from ..data.placed_images import OutputOptions
-from ..data.questions import QuestionRow, placed_images, read_questions
+from ..data.questions import QuestionRow, placed_images, questions_hash, read_questions
 from ..data.survey import require_images
 from ..imagery.arguments import READING, ImageArguments
-from ..imagery.identity import source_key
 from ..imagery.sources import ImageOptions
 from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
+from ..scoring.base import GroupScorer
 from ..scoring.cards import model_stamp
+from ..scoring.comparison import Chooser, check_best_of_n
+from ..scoring.load import load_scorer
 from ..scoring.several import SeveralOptions
+
+if TYPE_CHECKING:
+    from ..models.policies.policy import Policy
 
 # The options that answers depend on.
 _SETTINGS = (
@@ -90,20 +96,10 @@ class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
 def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log: SampleLog) -> list[list[str]]:
     """Samples the answers that the log does not hold yet; returns the answers of every row."""
     if len(log.answers) < len(rows):
-        from ..models.policies.load import load_policy
         from ..models.policies.sampling import SamplingOptions
 
-        policy = load_policy(
-            str(options.policy),
-            image_options=options.resolved_image_options(),
-            min_pixels=options.min_pixels,
-            max_pixels=options.max_pixels,
-            dtype=options.dtype,
-            augment=options.augment,
-            seed=options.seed,
-        )
         sampling = SamplingOptions.from_command(options)
-        batches = policy.sample_batches([row.group for row in rows], sampling, done=set(log.answers))
+        batches = _policy(options).sample_batches([row.group for row in rows], sampling, done=set(log.answers))
         with progress(len(rows), len(log.answers), "Sampling") as advance:
             for batch, texts in batches:
                 log.add_answers(batch, texts)
@@ -111,14 +107,52 @@ def sampled_answers(options: CandidateOptions, rows: Sequence[QuestionRow], log:
     return [log.answers[i] for i in range(len(rows))]
 
 
+def _policy(options: CandidateOptions) -> Policy:
+    from ..models.policies.load import load_policy
+
+    return load_policy(
+        str(options.policy),
+        image_options=options.resolved_image_options(),
+        min_pixels=options.min_pixels,
+        max_pixels=options.max_pixels,
+        dtype=options.dtype,
+        augment=options.augment,
+        seed=options.seed,
+    )
+
+
+def candidate_scorer(options: CandidateOptions, model: str) -> GroupScorer:
+    """Loads the score model, or several, of a command that orders candidates."""
+    more = options.several() if isinstance(options, SeveralOptions) else {}
+    return load_scorer(model, options.resolved_image_options(), dtype=options.dtype, **more)
+
+
+def compare_first(options: CandidateOptions, model: str, rows: Sequence[QuestionRow], limit: int) -> None:
+    """Compares a score model's choice among N answers with the greedy answer on at most `limit` labelled rows, beside
+    the output, see [`check_best_of_n`]; without a policy to sample nothing is compared.
+    """
+    if options.policy is None or not limit or options.n < 2 or not options.temperature:
+        return
+    from ..models.policies.sampling import SamplingOptions
+
+    by = [model, model_stamp(model)]
+    if isinstance(options, SeveralOptions):
+        by += options.combination(model).values()
+    check_best_of_n(
+        partial(_policy, options),
+        Chooser(by, partial(candidate_scorer, options, model)),
+        rows,
+        SamplingOptions.from_command(options),
+        options.output.with_name(f"{options.output.stem}_best_of_n"),
+        limit=limit,
+        settings=options.recorded(_SETTINGS) | {"policy_hash": model_stamp(options.policy)},
+    )
+
+
 def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLog:
     """Opens the log of a command; with `--overwrite` one with other settings is started anew."""
     settings = options.recorded(_SETTINGS)
-    content = hashlib.sha256()
-    for row in rows:
-        images = [source_key(image) for image in row.group.images]
-        content.update(json.dumps([row.prompt, row.id, images]).encode())
-    settings |= {"policy_files": model_stamp(options.policy), "rows_sha256": content.hexdigest()}
+    settings |= {"policy_files": model_stamp(options.policy), "rows_sha256": questions_hash(rows)}
     models = [getattr(options, name, None) for name in ("model", "judge_model")]
     judges = [getattr(options, name, None) for name in ("judge", "judge_url", "judge_name")]
     if isinstance(options, SeveralOptions):

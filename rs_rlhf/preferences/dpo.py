@@ -32,8 +32,17 @@ from ..metrics.answers import message_text
 from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
+from ..scoring.comparison import CheckOptions
 from ..scoring.several import SeveralOptions
-from .candidates import CandidateOptions, candidates_of, open_log, print_counts, sampled_answers
+from .candidates import (
+    CandidateOptions,
+    candidate_scorer,
+    candidates_of,
+    compare_first,
+    open_log,
+    print_counts,
+    sampled_answers,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -42,7 +51,7 @@ CHUNK = 256  # groups that are scored, and recorded, at a time
 
 
 @dataclass(kw_only=True)
-class DPOOptions(SeveralOptions, CandidateOptions):
+class DPOOptions(CheckOptions, SeveralOptions, CandidateOptions):
     """Order candidate answers by a score model, as data for trl.DPOTrainer."""
 
     output: Path = option(
@@ -135,6 +144,7 @@ def write_dpo(options: DPOOptions) -> None:
     else:
         images, placed = options.place(rows)
     log = open_log(options, rows)
+    compare_first(options, options.model, rows, options.check_best_of_n)
     counts: Counter[str] = Counter(rows=len(rows))
     made = _dpo_rows(options, rows, images, counts, log)
     if output.suffix == ".parquet":
@@ -187,10 +197,7 @@ def _score(options: DPOOptions, groups: Sequence[Group], log: SampleLog, counts:
     todo = [i for i, group in enumerate(groups) if len(group.completions) > 1 and i not in log.scores]
     if not todo:
         return
-    from ..scoring.load import load_scorer
-
-    more = options.several() | {"dtype": options.dtype}
-    scorer = load_scorer(options.model, options.resolved_image_options(), **more)
+    scorer = candidate_scorer(options, options.model)
     with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
         for start in range(0, len(todo), CHUNK):
             part = todo[start : start + CHUNK]

@@ -235,6 +235,12 @@ class ScoreReward:
             group.completions = make_group("", list(indices)).completions
         return groups, places
 
+    def shown(self, group: Group) -> Group:
+        """Returns a group as the score model is shown it: without system turns, the answers inside of completions."""
+        answers = [self._text(completion) for completion in group.completions]
+        prompt = self._prompt(group.prompt)
+        return make_group(prompt, answers, group.images, row=group.row, where=group.where, source=group.source)
+
     def _further_texts(self, columns: Columns) -> Callable[[int], list[str]]:
         """Returns what gives the texts that are scored beside a row's completion."""
         if self.transform == "softmax":

@@ -125,20 +125,20 @@ def plot_grpo(run: str | Path, path: str | Path) -> None:
             axis.legend(fontsize="small")
 
 
-def plot_best_of_n(curves: Mapping[str, Any], path: str | Path) -> None:
-    """Draws the figures of `metrics.best_of_n.curve_figures` as a PNG: accuracy against n, with 95% intervals."""
-    dashed = {"random": "gray", "oracle": "black"}  # bounds, not ways of choosing
+def plot_best_of_n(curves: Mapping[str, Any], path: str | Path, measure: str = "accuracy") -> None:
+    """Draws the figures of `metrics.best_of_n.curve_figures` as a PNG: `measure` against n, with 95% intervals."""
+    dashed = {"greedy": "tab:red", "random": "gray", "oracle": "black"}  # not chosen among n
     with _saved(path, 1, (7, 4.5)) as (axis,):
         for name, entries in curves["methods"].items():
             sizes = [entry["n"] for entry in entries]
-            style: dict[str, Any] = {"linestyle": "--", "color": dashed[name]} if name in dashed else {}
-            (line,) = axis.plot(sizes, [entry["accuracy"] for entry in entries], marker="o", label=name, **style)
+            style: dict[str, Any] = {"linestyle": "--", "color": dashed[name]} if name in dashed else {"marker": "o"}
+            (line,) = axis.plot(sizes, [entry["accuracy"] for entry in entries], label=name, **style)
             low, high = zip(*(entry["interval"] for entry in entries), strict=True)
             axis.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(n) for n in sizes])
         axis.minorticks_off()
-        axis.set(xlabel="n, answers to choose from", ylabel="accuracy")
+        axis.set(xlabel="n, answers to choose from", ylabel=measure)
         axis.legend(fontsize="small")
 
 

@@ -84,7 +84,8 @@ def read_evaluations(run: Path, notes: list[str] | None = None) -> list[dict[str
         if outdated(f"eval/{path.parent.name}", found.get("settings") or {}):
             continue
         for method, entries in found["pooled"]["methods"].items():
-            own = {"task": found["task"], "what": f"{path.parent.name}: {method}, n = {found['sizes'][-1]}"}
+            among = "" if method == "greedy" else f", n = {found['sizes'][-1]}"
+            own = {"task": found["task"], "what": f"{path.parent.name}: {method}{among}"}
             last = entries[-1]
             rows.append(own | {"n": found["questions"], "accuracy": last["accuracy"], "interval": last["interval"]})
     return rows

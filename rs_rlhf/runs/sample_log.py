@@ -44,6 +44,7 @@ class SampleLog:
         self.path, self.by = path, by
         self.answers: dict[int, list[str]] = {}
         self.scores: dict[int, list[float | None]] = {}
+        self.pixels: dict[int, Any] = {}  # (width, height) of the first image as the policy saw it, where recorded
         head = {"settings": json.loads(json.dumps(settings))}
         if path.exists():
             cut_torn_line(path)
@@ -58,6 +59,7 @@ class SampleLog:
         for entry in entries[1:]:
             if "answers" in entry:
                 self.answers.update(zip(entry["rows"], entry["answers"], strict=True))
+                self.pixels.update(zip(entry["rows"], entry.get("pixels", ()), strict=False))
             elif entry["by"] == by:
                 self.scores.update(zip(entry["rows"], entry["scores"], strict=True))
         print(f"in {path} already: answers to {len(self.answers)} rows, scores of {len(self.scores)}")
@@ -67,10 +69,14 @@ class SampleLog:
         """Opens the log of an output, `OUTPUT.partial`."""
         return cls(output.with_name(output.name + ".partial"), settings, by, anew)
 
-    def add_answers(self, rows: Sequence[int], answers: Sequence[Sequence[str]]) -> None:
-        """Records a batch."""
-        append_lines(self.path, [{"rows": list(rows), "answers": [list(texts) for texts in answers]}])
+    def add_answers(
+        self, rows: Sequence[int], answers: Sequence[Sequence[str]], pixels: Sequence[Any] | None = None
+    ) -> None:
+        """Records a batch; `pixels` for boxes, which some models write in pixels of the image as they see it."""
+        more = {} if pixels is None else {"pixels": list(pixels)}
+        append_lines(self.path, [{"rows": list(rows), "answers": [list(texts) for texts in answers], **more}])
         self.answers.update(zip(rows, map(list, answers), strict=True))
+        self.pixels.update(zip(rows, pixels or (), strict=False))
 
     def add_scores(self, rows: Sequence[int], scores: Sequence[Sequence[float | None]]) -> None:
         """Records what a judge or score model gave the answers of rows."""

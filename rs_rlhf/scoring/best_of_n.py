@@ -113,13 +113,13 @@ def _group_scores(scorer: GroupScorer, groups: Sequence[Group], texts: Sequence[
 
 
 def score_answers(
-    log: SampleLog, groups: Sequence[Group], scorer: GroupScorer, what: str = "Scoring"
+    log: SampleLog, groups: Sequence[Group], scorer: GroupScorer, what: str = "Scoring", shown: bool = True
 ) -> list[list[float]]:
     """Adds to a log the scores that its answers lack, each question's distinct answers as one group.
 
     Returns for each question the scores of its N answers; raises ScoreError for one that is missing or not finite.
     """
-    with progress(len(groups), len(log.scores), what) as advance:
+    with progress(len(groups), len(log.scores), what, shown=shown) as advance:
         for start in range(0, len(groups), SCORED_TOGETHER):
             places = range(start, min(start + SCORED_TOGETHER, len(groups)))
             if all(i in log.scores for i in places):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -246,17 +246,17 @@ class GRPOHooks(GRPOTrainer):
         return list(self._pending_extra_logs.get(name) or ())
 
     @torch.no_grad()
-    def greedy(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Answers prompts greedily, one completion each, as token ids up to the end token; with ZeRO-3 every process
-        must ask for as many. TRL generates for its own loss alone; here its tokenization and backend are used without
-        sampling.
+    def generated(self, rows: Sequence[Row], sampled: bool = False) -> list[list[int]]:
+        """Answers prompts, one completion each, greedily or as rollouts are sampled; returns token ids up to the end
+        token. With ZeRO-3 every process must ask for as many. TRL generates for its own loss alone; here its
+        tokenization and backend are used.
         """
         prompts = [row["prompt"] for row in rows]
         if "images" in rows[0] or "image" in rows[0]:
             pictures = [row["images"] if "images" in row else [row["image"]] for row in rows]
             prompts = list(map(prepare_multimodal_messages, prompts, pictures))
         ids, images, fields = self._tokenize_prompts(prompts)
-        with self._without_sampling():
+        with nullcontext() if sampled else self._without_sampling():
             return self._generate_single_turn(ids, images, fields, 1)[0]
 
     @contextmanager

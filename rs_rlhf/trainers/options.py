@@ -14,6 +14,7 @@ from ..imagery.arguments import ImageArguments
 from ..metrics.boxes import BOX_UNITS
 from ..options import option
 from ..rewards.score import TRANSFORMS
+from ..scoring.comparison import CheckOptions
 from ..scoring.several import SeveralOptions
 
 
@@ -126,7 +127,7 @@ class SFTOptions(TrainingOptions):
 
 
 @dataclass(kw_only=True)
-class GRPOScriptArguments(ColumnOptions):
+class GRPOScriptArguments(CheckOptions, ColumnOptions):
     """Data and rewards of `rs-rlhf grpo`."""
 
     dataset_name: str | None = option(

@@ -181,7 +181,7 @@ class RolloutAudit:
     def _answered(self, rows: Sequence[Row], places: Sequence[int]) -> list[dict[str, Any]]:
         trainer = self.trainer
         rows = trainer.read_images(rows)
-        ids = trainer.greedy(rows)
+        ids = trainer.generated(rows)
         texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
         scores: list[float | None] = [None] * len(texts)
         if (reward := trainer.score_reward) is not None:

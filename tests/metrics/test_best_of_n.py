@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rs_rlhf.metrics.best_of_n import best_of, curve_figures, oracle, question_curves, sizes_up_to, vote
+from rs_rlhf.metrics.best_of_n import best_of, conclusions, curve_figures, oracle, question_curves, sizes_up_to
 
 SIZES = [1, 2, 3, 4, 5]
 CASES = {
@@ -70,26 +70,6 @@ def test_shape_of_the_curves():
         sizes_up_to(0)
 
 
-def test_votes_are_exact_at_the_end_and_near_the_truth_between():
-    answers = ["a"] * 6 + ["b"] * 6 + ["c"] * 4
-    right = [float(one == "a") for one in answers]
-    drawn = vote(answers, right, [4, 8, 16], seed=1)
-    assert drawn[2] == 0.5 and drawn == vote(answers, right, [4, 8, 16], seed=1)
-    assert drawn[:2] != vote(answers, right, [4, 8], seed=2)
-    exact = vote(answers, right, [4, 8], subsets=20_000)  # C(16, 8) = 12,870: all of them
-    assert drawn[:2] == pytest.approx(exact, abs=0.1)
-    assert vote([None] * 3, [0, 0, 0], [1, 3]) == [0.0, 0.0]
-
-
-def test_weights_are_the_strengths_of_answers():
-    answers, right = ["a", "a", "b"], [0.0, 0.0, 1.0]
-    assert vote(answers, right, [3]) == [0.0]
-    assert vote(answers, right, [3], [0.0, 0.0, 0.69]) == [0.0]  # exp(0.69) < 2 < exp(0.7)
-    assert vote(answers, right, [3], [0.0, 0.0, 0.70]) == [1.0]
-    assert vote(answers, right, [3], [900.0, 900.0, 900.7]) == [1.0]  # the zero of the scores does not matter
-    assert vote(answers, right, [1, 3], [0.0, 0.0, -5000.0]) == [pytest.approx(1 / 3), 0.0]
-
-
 def test_oracle_is_pass_at_k():
     assert oracle([1, 0, 0, 0], [1, 2, 4]) == pytest.approx([0.25, 0.5, 1.0])
     assert oracle([0, 0, 0], [1, 3]) == [0.0, 0.0] and best_of([1.0], [1], [1]) == [1.0]
@@ -119,4 +99,29 @@ def test_figures_are_means_with_paired_intervals():
     gain = figures["differences"]["score - random"]
     assert gain[0]["difference"] == pytest.approx(0) and gain[0]["interval"] == pytest.approx([0, 0])
     assert gain[1]["interval"][0] > 0  # a scorer that knows the answers
+    assert "score - greedy" not in figures["differences"]
     assert curve_figures(runs[:1], sizes)["methods"]["score"][0]["sd"] is None
+
+
+@pytest.mark.parametrize(
+    ("greedy", "said"),
+    [(0.0, "is better than"), (0.45, "is not shown to be better than"), (1.0, "is worse than")],
+)
+def test_the_greedy_answer_is_a_bound_that_does_not_depend_on_n(greedy, said):
+    rng = random.Random(1)
+    run = []
+    for _ in range(80):
+        right = [float(rng.random() < 0.4) for _ in range(4)]
+        answers = ["r" if one else "x" for one in right]
+        own = float(rng.random() < greedy)
+        run.append(question_curves(answers, right, [rng.random() for _ in range(4)], None, [1, 2, 4], greedy=own))
+    figures = curve_figures([run], [1, 2, 4])
+    entries = figures["methods"]["greedy"]
+    assert len({entry["accuracy"] for entry in entries}) == 1 and next(iter(figures["methods"])) == "greedy"
+    last = figures["differences"]["score - greedy"][-1]
+    own = figures["methods"]["score"][-1]["accuracy"]
+    assert last["difference"] == pytest.approx(own - entries[-1]["accuracy"])
+    first, *rest = conclusions(figures)
+    assert f"choice among 4 {said} the greedy answer: {own:.1%} against {entries[-1]['accuracy']:.1%}" in first
+    assert f"{100 * last['interval'][0]:+.1f} to {100 * last['interval'][1]:+.1f}" in first
+    assert "a majority vote" in rest[0] and len(rest) == 2  # it beats no vote, so that advice follows

@@ -142,3 +142,17 @@ def test_failures_are_counted_and_mistakes_told(candidates, score_model_path, tm
         with pytest.raises(OptionError) as error:
             main([*line, "--output", output, *more])
         assert error.value.key == key
+
+
+def test_the_score_models_choice_is_compared_before_the_work(policy_path, score_model_path, tmp_path, capsys):
+    write_scenes(tmp_path / "scenes", 12, 4, size=32)
+    line = ["--model", score_model_path, "--policy", policy_path, "-n", "3", "--max_new_tokens", "4"]
+    line += ["--input", str(tmp_path / "scenes"), "--split", "validation"]
+    assert main([*line, "--output", str(tmp_path / "a.jsonl"), "--check_best_of_n", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "best of 3 on 2 labelled questions, 8 answers" in printed and "the greedy answer" in printed
+    results = json.loads((tmp_path / "a_best_of_n" / "best_of_n.json").read_text())
+    assert results["questions"] == 2 and results["sizes"] == [1, 2, 3]
+    assert main([*line, "--output", str(tmp_path / "b.jsonl"), "--check_best_of_n", "0"]) == 0
+    assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    assert "greedy" not in capsys.readouterr().out and not (tmp_path / "b_best_of_n").exists()

@@ -88,7 +88,12 @@ def run(tmp_path_factory):
         (run / "eval" / name).mkdir(parents=True)
         (run / "eval" / name / "results.json").write_text(json.dumps({"tasks": tasks}))
     curve = [{"n": n, "accuracy": n / 10, "interval": [0.0, 0.9]} for n in (1, 2, 4)]
-    best = {"task": "made-up", "questions": 40, "sizes": [1, 2, 4], "pooled": {"methods": {"score": curve}}}
+    best = {
+        "task": "made-up",
+        "questions": 40,
+        "sizes": [1, 2, 4],
+        "pooled": {"methods": {"greedy": curve, "score": curve}},
+    }
     (run / "eval" / "before" / "best_of_n.json").write_text(json.dumps(best))
     (run / "README.md").write_text("---\nbase_model: org/a-vlm\n---\n- TRL: 1.16.0\n- Pytorch: 2.14.1\n")
     (run / "config.json").write_text('{"architectures": ["ScoreModel"], "transformers_version": "5.23.0"}')
@@ -258,7 +263,8 @@ def test_the_page_shows_the_evaluations_below_the_run(browser, page):
     lines = "[...document.querySelectorAll('#evaluations-table tbody tr')]"
     rows = browser.execute_script(f"return {lines}.map(row => [...row.cells].map(cell => cell.textContent))")
     assert rows[0] == ["made-up", "after", "40", "25.0%", "14.0% – 40.0%"] and rows[1][3:] == ["–", "–"]
-    assert rows[-1] == ["made-up", "before: score, n = 4", "40", "40.0%", "0.0% – 90.0%"] and len(rows) == 5
+    assert rows[-1] == ["made-up", "before: score, n = 4", "40", "40.0%", "0.0% – 90.0%"] and len(rows) == 6
+    assert rows[-2][1] == "before: greedy"
 
 
 def test_text_of_a_run_is_inert(browser, page):

@@ -385,11 +385,11 @@ def test_vision_tokens_are_never_sampled(data, biased_vlm, tmp_path):
     trainer = trainer_of(data, biased_vlm, tmp_path, [reward], max_steps=1, learning_rate=0.0)
     trainer.train()
     rows = trainer.read_images([trainer.train_dataset[i] for i in range(3)])
-    greedy = trainer.greedy(rows)
+    greedy = trainer.generated(rows)
     assert len(reward.ids) == 8 and len(greedy) == 3
     assert not forbidden & {token for ids in [*reward.ids, *greedy] for token in ids}
     trainer.generation_config.suppress_tokens = trainer.generation_kwargs["suppress_tokens"] = None
-    assert forbidden & {token for ids in trainer.greedy(rows) for token in ids}  # without it they are
+    assert forbidden & {token for ids in trainer.generated(rows) for token in ids}  # without it they are
 
 
 def test_lora(data, tiny_vlm, score_model_path, tmp_path):
