@@ -31,6 +31,7 @@ RIVALS = {  # what the score model's choice must be better than to be worth trai
     "consensus": "the box that the others agree with most",
     "median": "the median box",
 }
+SAME = 1e-9  # of shares that are equal but for rounding
 DIFFERENCES = tuple(("score", name) for name in (*RIVALS, "random"))
 ADVICE = (
     "Before you train on these scores, give the score model what it lacks: pairs from more images than the policy has "
@@ -182,12 +183,14 @@ def conclusions(figures: Mapping[str, Any]) -> list[str]:
         if (entries := figures["differences"].get(f"score - {name}")) is None:
             continue
         n, (low, high) = entries[-1]["n"], entries[-1]["interval"]
-        verdict = "is better than" if low > 0 else "is worse than" if high < 0 else "is not shown to be better than"
-        better &= low > 0
+        verdict = (
+            "is better than" if low > SAME else "is worse than" if high < -SAME else "is not shown to be better than"
+        )
+        better &= low > SAME
         own, other = (figures["methods"][method][-1]["accuracy"] for method in ("score", name))
         points = f"{100 * entries[-1]['difference']:+.1f} points, 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
         sentences.append(
-            f"The score model's choice among {n} {verdict} {words}: {own:.1%} against {other:.1%} ({points})."
+            f"The score model's choice among {n} answers {verdict} {words}: {own:.1%} against {other:.1%} ({points})."
         )
     return sentences if better else [*sentences, ADVICE]
 

@@ -51,6 +51,10 @@ METHODS = {
 }
 Judge = Callable[[str, Any], Mapping[str, Any]]  # (answer, (width, height) as the policy saw the image) -> verdict
 CLOSED = (None, "", "em", "math", "count")  # values of `reward_type` whose solution is a text to compare with
+NOT_COMPARED = (
+    "The score model's choice is not compared with the greedy answer, since no question has a right answer in words; "
+    "`rs-rlhf best-of-n` compares them on a benchmark, of boxes too."
+)
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"Answers that could not be parsed: {results['malformed']:.1%}. Distinct answers of a question: "
             f"{results['distinct']:.1f} of {results['n']}.",
             "",
-            *results["conclusions"],
+            *(f"- {sentence}" for sentence in results["conclusions"]),
         ]
     )
 
@@ -334,6 +338,8 @@ def check_best_of_n(
     labels = ((row.reference, row.columns.get("reward_type")) for row in rows)
     drawn = [rows[i] for i in labelled_places(labels, limit, sampling.seed)]
     if not drawn:
+        if limit and shown:
+            print(NOT_COMPARED)
         return None
     if shown:
         cost = f"{len(drawn) * (sampling.n + 1)} answers (--check_best_of_n 0 leaves it out)"

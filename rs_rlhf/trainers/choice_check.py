@@ -26,7 +26,7 @@ from ..models.policies.policy import Policy
 from ..models.policies.sampling import SamplingOptions, consecutive_batches
 from ..scoring.base import raise_first
 from ..scoring.cards import model_stamp
-from ..scoring.comparison import Chooser, check_best_of_n, labelled_places, write
+from ..scoring.comparison import NOT_COMPARED, Chooser, check_best_of_n, labelled_places, write
 from ._compat import Row
 from .row_check import prompt_group
 
@@ -112,8 +112,11 @@ class ChoiceCheck(TrainerCallback):
         trainer = self.trainer
         if state.global_step or trainer.score_reward is None or trainer.options.reward != "score":
             return
+        if trainer.makes_turns:
+            return
         rows, title = self._rows()
-        if not rows or trainer.makes_turns:
+        if not rows:
+            trainer.accelerator.print(NOT_COMPARED)
             return
         try:
             self._compare(rows, title)

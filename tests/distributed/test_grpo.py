@@ -19,6 +19,7 @@ from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.runs.checkpoints import is_whole
 from rs_rlhf.scoring.load import load_scorer
+from rs_rlhf.trainers.choice_check import FOLDER
 
 COUNT = 8
 
@@ -145,6 +146,9 @@ def test_zero2_with_the_score_model_on_every_process(work, scorer, score_model_p
     again = rescore(scorer, work, greedy)
     assert [row["score"] for row in rows] == pytest.approx(again, abs=1e-4)
     assert history(work, "zero2", "eval_score/greedy_mean")[2] == pytest.approx(sum(again) / 3, abs=1e-4)
+    # the processes shared the answers that are compared before the first step, and one of them says so
+    compared = json.loads((work / "zero2" / "eval" / FOLDER / "best_of_n.json").read_text())
+    assert (compared["questions"], compared["n"]) == (COUNT, 4) and said.count("Before the work: best of 4 on 8") == 1
 
 
 # --- ZeRO-3, the score model sharded --------------------------------------------------------------------------------

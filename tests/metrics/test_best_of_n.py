@@ -122,6 +122,13 @@ def test_the_greedy_answer_is_a_bound_that_does_not_depend_on_n(greedy, said):
     own = figures["methods"]["score"][-1]["accuracy"]
     assert last["difference"] == pytest.approx(own - entries[-1]["accuracy"])
     first, *rest = conclusions(figures)
-    assert f"choice among 4 {said} the greedy answer: {own:.1%} against {entries[-1]['accuracy']:.1%}" in first
+    assert f"choice among 4 answers {said} the greedy answer: {own:.1%} against {entries[-1]['accuracy']:.1%}" in first
     assert f"{100 * last['interval'][0]:+.1f} to {100 * last['interval'][1]:+.1f}" in first
     assert "a majority vote" in rest[0] and len(rest) == 2  # it beats no vote, so that advice follows
+
+
+def test_what_is_equal_but_for_rounding_is_not_better():
+    run = [question_curves(["r", "x", "x"], [1, 0, 0], [0.0] * 3, None, [3], greedy=1 / 3 - 1e-16)] * 5
+    figures = curve_figures([run], [3])
+    assert figures["differences"]["score - greedy"][0]["interval"][0] > 0
+    assert "is not shown to be better than the greedy answer: 33.3% against 33.3%" in conclusions(figures)[0]

@@ -13,7 +13,15 @@ from rs_rlhf.errors import OptionError
 from rs_rlhf.metrics.best_of_n import ADVICE
 from rs_rlhf.models.policies.policy import Policy
 from rs_rlhf.models.policies.sampling import SamplingOptions, consecutive_batches
-from rs_rlhf.scoring.comparison import Chooser, Logs, Question, check_best_of_n, compare_choices, labelled_places
+from rs_rlhf.scoring.comparison import (
+    NOT_COMPARED,
+    Chooser,
+    Logs,
+    Question,
+    check_best_of_n,
+    compare_choices,
+    labelled_places,
+)
 
 WORDS = ["river", "forest", "port", "farmland"]
 SAMPLING = SamplingOptions(n=4, temperature=1.0, max_new_tokens=4, seed=5)
@@ -115,7 +123,7 @@ def test_the_cost_is_bounded_and_said(rows, tmp_path, capsys):
     assert compared(rows, tmp_path, 1, limit=0)[0] is None
 
 
-def test_only_what_can_be_judged_is_labelled(tmp_path):
+def test_only_what_can_be_judged_is_labelled(tmp_path, capsys):
     rows = [
         {"prompt": "a?", "solution": "river"},
         {"prompt": "b?", "solution": 3},
@@ -136,6 +144,7 @@ def test_only_what_can_be_judged_is_labelled(tmp_path):
     assert error.value.key == "check_best_of_n"
     nothing = check_best_of_n(Guesser, Chooser([], lambda: Knower(1)), questions[6:7], SAMPLING, tmp_path / "out")
     assert nothing is None and not (tmp_path / "out").exists()
+    assert NOT_COMPARED in capsys.readouterr().out
 
 
 def test_the_classes_of_labelled_images_are_the_choices(tmp_path):
