@@ -85,10 +85,28 @@ def score_models(tmp_path_factory, tiny_vlm):
 @pytest.fixture(scope="session")
 def policy_path(tiny_vlm, tmp_path_factory):
     """A tiny policy that has learnt to answer any question with one of a few words, any of them."""
+    import torch
     from helpers import WORDS
-    from helpers.taught import taught
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    return taught(tiny_vlm, WORDS, tmp_path_factory.mktemp("policy"))
+    model = AutoModelForImageTextToText.from_pretrained(tiny_vlm)
+    processor = AutoProcessor.from_pretrained(tiny_vlm)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for _ in range(40):
+        loss = 0
+        for word in WORDS:
+            asked = processor.tokenizer("<|im_start|>assistant\n")["input_ids"]
+            said = processor.tokenizer(f"{word}<|im_end|>")["input_ids"]
+            labels = torch.tensor([[-100] * len(asked) + said])
+            loss = loss + model(input_ids=torch.tensor([asked + said]), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("policy")
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return str(path)
 
 
 @pytest.fixture(scope="session")

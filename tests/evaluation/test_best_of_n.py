@@ -2,12 +2,11 @@
 
 import json
 import math
-import re
+import shutil
 
 import pytest
 from helpers import WORDS, picture
 from helpers.processes import kill_when
-from helpers.taught import taught
 
 from rs_rlhf import ScoreModel, Scorer, make_group
 from rs_rlhf.cli import main as cli
@@ -146,7 +145,7 @@ def test_the_files_hold_what_was_sampled_scored_and_reckoned(whole, data, scorer
     first, _ = stored(whole / "answers_asked_greedy.jsonl")
     named = [judge_answer(first[i][0], [row["solution"]])["strict"] for i, row in enumerate(rows)]
     assert {len(own) for own in first.values()} == {1} and 0 < sum(named) < QUESTIONS
-    assert {entry["accuracy"] for entry in methods["greedy"]} == {pytest.approx(sum(named) / QUESTIONS)}
+    assert [entry["accuracy"] for entry in methods["greedy"]] == pytest.approx([sum(named) / QUESTIONS] * 4)
     right = [[judge_answer(text, [row["solution"]])["strict"] for text in answers[i]] for i, row in enumerate(rows)]
     assert methods["random"][0]["accuracy"] == pytest.approx(sum(map(sum, right)) / (QUESTIONS * N))
     assert methods["oracle"][-1]["accuracy"] == pytest.approx(sum(map(any, right)) / QUESTIONS)
@@ -295,60 +294,53 @@ def test_the_picture_follows_the_curves(tmp_path):
     assert drawn(0.5) != drawn(0.6)
 
 
-BOXES = ["(100,200),(600,700)", "(120,210),(580,720)", "(500,500),(900,900)"]
+SIZES = [(84, 84), (168, 84), (56, 84), (84, 84)]
+SAID = ["(100,200),(600,700)", "(140,240),(600,760)", "(300,400),(900,990)", "nowhere", "(100,200),(600,"]
 
 
 @pytest.fixture(scope="module")
-def boxed(tiny_vlm, score_model_path, tmp_path_factory):
-    """A run on questions that ask for boxes, of a policy that guesses one of three; and the command."""
-    root = tmp_path_factory.mktemp("boxes")
-    rows = []
-    for i, width in enumerate((84, 168, 56, 84, 112, 84)):
-        picture(i, width, 84).save(root / f"{i}.png")
-        box = [0.1 * width, 0.2 * 84, 0.6 * width, 0.7 * 84] if i < 4 else [0.5 * width, 42, 0.9 * width, 75.6]
+def boxed(policy_path, score_model_path, tmp_path_factory):
+    """A run on questions that ask for boxes; what was sampled is replaced by boxes, in thousandths."""
+    root, rows = tmp_path_factory.mktemp("boxes"), []
+    for i, (width, height) in enumerate(SIZES):
+        picture(i, width, height).save(root / f"{i}.png")
+        box = [0.1 * width, 0.2 * height, 0.6 * width, 0.7 * height]
         prompt = f"Where is ship {i}? {{box_request}}"
         rows.append({"id": f"b{i}", "prompt": prompt, "image": f"{i}.png", "boxes": [box]})
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     declared = "title: Test\nsource: drawn here\nlayout: rows\npath: rows.jsonl\ntask: grounding\n"
     (root / "boxes.yaml").write_text(declared)
-    policy = taught(tiny_vlm, BOXES, root / "policy", steps=60)
-    data = ["--data_root", str(root), "--task", str(root / "boxes.yaml"), "--max_new_tokens", "24"]
-    line = ["best-of-n", "--policy", policy, "--score_model", score_model_path, *data, "-n", "6"]
-    line += ["--temperature", "1", "--out", str(root / "out")]
+    line = ["best-of-n", "--policy", policy_path, "--score_model", score_model_path, "--data_root", str(root)]
+    line += ["--task", str(root / "boxes.yaml"), "--max_new_tokens", "4", "-n", "5", "--out", str(root / "out")]
     assert cli.main(line) == 0
-    return root, rows, policy, data, line
-
-
-def hit(text, row):
-    """Whether the box of an answer in thousandths has an IoU of 0.5 with the right one, reckoned here."""
-    numbers = re.findall(r"\d+", text)
-    if not re.fullmatch(r"\(\d+,\d+\),\(\d+,\d+\)", text) or max(map(int, numbers)) > 1000:
-        return False
-    width = {"b1": 168, "b2": 56, "b4": 112}.get(row["id"], 84)
-    (x1, y1, x2, y2), (a1, b1, a2, b2) = (
-        (int(n) * s / 1000 for n, s in zip(numbers, [width, 84] * 2, strict=True)),
-        (row["boxes"][0]),
-    )
-    inner = max(0, min(x2, a2) - max(x1, a1)) * max(0, min(y2, b2) - max(y1, b1))
-    return inner / ((x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inner) >= 0.5
+    said = {i: [SAID[(i + k) % (4 if i == 3 else 5)] for k in range(5)] for i in range(len(rows))}
+    for name, answers in {"seed0": list(said.values()), "greedy": [[SAID[i]] for i in range(4)]}.items():
+        file = root / "out" / f"answers_boxes_{name}.jsonl"
+        head, first, *_ = map(json.loads, file.read_text().splitlines())
+        assert ("pixels" in first) == (name == "greedy")
+        entry = {"rows": [0, 1, 2, 3], "answers": answers} | ({"pixels": SIZES} if name == "greedy" else {})
+        file.write_text(json.dumps(head) + "\n" + json.dumps(entry) + "\n")
+    assert cli.main(line) == 0
+    return root, rows, said, line
 
 
 def test_boxes_are_chosen_and_voted_on(boxed, scorer):
-    root, rows, _, _, _ = boxed
+    root, rows, said, _ = boxed
     answers, scores = stored(root / "out" / "answers_boxes_seed0.jsonl")
     (by_score,) = scores.values()
-    hits = {i: [hit(text, row) for text in answers[i]] for i, row in enumerate(rows)}
-    assert any(any(own) and not all(own) for own in hits.values()), "nothing to choose between"
+    assert answers == said, "the policy was asked again"
+    hits = {i: [text in SAID[:2] for text in answers[i]] for i in range(len(rows))}  # the third has an IoU of 0.19
     results = json.loads((root / "out" / "best_of_n.json").read_text())
     methods = results["pooled"]["methods"]
-    assert list(methods) == ["greedy", "score", "consensus", "median", "random", "oracle"]
+    last = {name: entries[-1]["accuracy"] for name, entries in methods.items()}
+    assert list(last) == ["greedy", "score", "consensus", "median", "random", "oracle"]
     assert results["profile"] == "qwen2-vl" and "from 0 to 1000" in results["settings"]["box_request"]
     best = [[hits[i][k] for k, one in enumerate(by_score[i]) if one == max(by_score[i])] for i in range(len(rows))]
-    assert methods["score"][-1]["accuracy"] == pytest.approx(sum(sum(own) / len(own) for own in best) / len(rows))
-    assert methods["random"][0]["accuracy"] == pytest.approx(sum(map(sum, hits.values())) / (6 * len(rows)))
-    assert methods["oracle"][-1]["accuracy"] == pytest.approx(sum(map(any, hits.values())) / len(rows))
-    for name in ("consensus", "median"):
-        assert methods[name][0]["accuracy"] == pytest.approx(methods["random"][0]["accuracy"])
+    assert last["score"] == pytest.approx(sum(sum(own) / len(own) for own in best) / len(rows))
+    assert last["random"] == pytest.approx(sum(map(sum, hits.values())) / (5 * len(rows)))
+    assert last["greedy"] == 0.5 and last["oracle"] == last["consensus"] == last["median"] == 1
+    assert methods["median"][0]["accuracy"] == methods["consensus"][0]["accuracy"] == pytest.approx(last["random"])
+    assert results["malformed"] == pytest.approx(sum(text in SAID[3:] for own in said.values() for text in own) / 20)
     table = (root / "out" / "best_of_n.md").read_text()
     assert "precision@0.5 with 95% intervals" in table and "| median box |" in table
     assert "than the median box" in table and "majority" not in table
@@ -357,22 +349,36 @@ def test_boxes_are_chosen_and_voted_on(boxed, scorer):
     assert by_score[2] == pytest.approx(again, abs=1e-3)  # the score model is told the form of the boxes too
 
 
-def test_the_greedy_row_is_what_an_evaluation_measures(boxed, monkeypatch):
-    root, _, policy, data, line = boxed
-    assert cli.main(["eval", "--model", policy, *data, "--out", str(root / "eval")]) == 0
-    figures = json.loads((root / "eval" / "results.json").read_text())["tasks"]["boxes"]
-    greedy = json.loads((root / "out" / "best_of_n.json").read_text())["pooled"]["methods"]["greedy"]
-    assert greedy[0]["accuracy"] == figures["metrics"]["precision@0.5"]
-    before = (root / "out" / "best_of_n.json").read_text()
-    monkeypatch.setattr(QwenVLPolicy, "_generate", lambda *_: pytest.fail("the policy was asked again"))
-    assert cli.main(line) == 0 and (root / "out" / "best_of_n.json").read_text() == before
-
-
-def test_boxes_need_a_profile_and_their_own_metric(boxed, tmp_path, capsys):
+def test_boxes_need_a_profile_and_their_own_metric(boxed, policy_path, tmp_path, capsys):
     line = boxed[-1]
     assert cli.main([*line, "--metric", "upstream_compat"]) == 1
     assert "upstream_compat is of words" in capsys.readouterr().err
-    elsewhere = ["http://localhost:1/v1" if part == boxed[2] else part for part in line]
+    elsewhere = ["http://localhost:1/v1" if part == policy_path else part for part in line]
     assert cli.main([*elsewhere, "--out", str(tmp_path)]) == 1
-    assert "boxes.yaml asks for boxes" in capsys.readouterr().err.replace("boxes asks", "boxes.yaml asks")
-    assert not any(tmp_path.iterdir())
+    assert "boxes asks for boxes" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_boxes_are_in_the_unit_of_the_profile_and_of_the_image_that_the_policy_saw(boxed, tmp_path):
+    root, _, _, line = boxed
+    shutil.copytree(root / "out", tmp_path / "out")
+    seen = [[2 * width, 2 * height] for width, height in SIZES]
+    said = [f'{{"bbox_2d": [{0.1 * w}, {0.2 * h}, {0.6 * w}, {0.7 * h}]}}' for w, h in seen]
+    more = ["--profile", "qwen2.5-vl", "--overwrite", "--out", str(tmp_path / "out")]
+    assert cli.main([*line, *more]) == 0
+    for name, count in {"seed0": 5, "greedy": 1}.items():
+        file = tmp_path / "out" / f"answers_boxes_{name}.jsonl"
+        head = json.loads(file.read_text().splitlines()[0])
+        entry = {"rows": [0, 1, 2, 3], "answers": [[text] * count for text in said], "pixels": seen}
+        file.write_text(json.dumps(head) + "\n" + json.dumps(entry) + "\n")
+    assert cli.main([*line, *more]) == 0
+    methods = json.loads((tmp_path / "out" / "best_of_n.json").read_text())["pooled"]["methods"]
+    assert {entries[-1]["accuracy"] for entries in methods.values()} == {1.0}
+
+
+def test_the_greedy_row_is_what_an_evaluation_measures(whole, data, policy_path, tmp_path):
+    asked = ["--data_root", str(data), "--task", str(data / "asked.yaml"), "--max_new_tokens", str(TOKENS)]
+    line = ["eval", "--model", policy_path, *asked, "--token_budget", str(BUDGET), "--out", str(tmp_path)]
+    assert cli.main(line) == 0
+    accuracy = json.loads((tmp_path / "results.json").read_text())["tasks"]["asked"]["accuracy"]
+    greedy = json.loads((whole / "best_of_n.json").read_text())["pooled"]["methods"]["greedy"]
+    assert greedy[0]["accuracy"] == pytest.approx(accuracy)
