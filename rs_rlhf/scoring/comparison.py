@@ -284,7 +284,6 @@ class CheckOptions:
         64,
         "first compare the score model's choice among N answers with the greedy answer and a majority vote on at most "
         "so many labelled questions, if there are any: N + 1 answers to each (what it took is printed); 0: do not",
-        least=0,
     )
 
 
