@@ -25,7 +25,7 @@ COMMANDS = {
     "captioned": ("score", "sft", "clip"),
     "turns": ("score", "sft", "clip"),
     "labelled": ("sft", "grpo", "sample-pairs"),
-    "preferences": ("reward", "eval preferences", "eval run", "grpo"),
+    "preferences": ("reward", "eval preferences", "eval run", "grpo", "dpo", "kto"),
     "prompts": ("grpo", "sample-pairs", "eval rows"),
 }
 # By default one command of a kind takes all forms, and the others, which read in the same way, these.
@@ -42,7 +42,7 @@ USES = {
     "captioned": ("score", "clip"),
     "turns": ("sft",),
     "labelled": ("sft", "grpo"),
-    "preferences": ("reward", "grpo"),
+    "preferences": ("reward", "dpo", "grpo"),
     "prompts": ("grpo",),
 }
 CHECKED = [(kind, use, form) for kind, uses in USES.items() for use in uses for form in FORMS[kind]]
@@ -115,6 +115,8 @@ RUN = {
     "sft": trained("sft", "vlm", "loss"),
     "clip": trained("clip", "clip", "loss"),
     "reward": trained("reward", "vlm", "loss"),
+    "dpo": trained("dpo", "vlm", "logps/chosen"),
+    "kto": trained("kto", "vlm", "logps/chosen"),
     "grpo": trained(
         "grpo", "vlm", "score/mean", "--score_model", "score", "--num_generations", "2", "--max_completion_length", "2"
     ),

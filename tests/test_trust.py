@@ -107,7 +107,7 @@ def test_the_code_of_a_known_family_is_left_alone(load, tiny_vlm, tmp_path):
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("command", ["sft", "grpo", "reward"])
+@pytest.mark.parametrize("command", ["sft", "grpo", "reward", "dpo"])
 def test_commands_refuse_a_folder_with_code(command, tiny_vlm, tmp_path, capsys):
     path, ran = copied_with_code(tiny_vlm, tmp_path, CONFIG)
     rows = tmp_path / "rows.jsonl"
@@ -115,9 +115,8 @@ def test_commands_refuse_a_folder_with_code(command, tiny_vlm, tmp_path, capsys)
         {"role": role, "content": text} for role, text in (("user", "What?"), ("assistant", "A river."))
     )
     columns = {"prompt": [question], "solution": "river"}
-    columns |= {"reward": {"chosen": "A river.", "rejected": "A port."}, "sft": {"completion": [answer]}}.get(
-        command, {}
-    )
+    pair = {"chosen": "A river.", "rejected": "A port."}
+    columns |= {"reward": pair, "dpo": pair, "sft": {"completion": [answer]}}.get(command, {})
     rows.write_text(json.dumps(columns) + "\n")
     arguments = [command, "--model_name_or_path", path, "--dataset_name", rows, "--output_dir", tmp_path / "out"]
     arguments += ["--text_only", "--reward_funcs", "rs_rlhf.rewards.score_reward"][: 3 if command == "grpo" else 1]

@@ -48,6 +48,8 @@ COMMANDS = {
     "grpo": Command(
         "improve a vision-language model with the score model as its reward", "cli.grpo:training", CHECKPOINT
     ),
+    "dpo": Command("improve a vision-language model on preference pairs", "cli.dpo:training", CHECKPOINT),
+    "kto": Command("improve a vision-language model on answers labelled good or bad", "cli.dpo:kto", CHECKPOINT),
     "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:training", CHECKPOINT),
     "serve": Command("score over HTTP: the reward server", "cli.serve:main", STOPPED),
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
@@ -72,7 +74,7 @@ COMMANDS = {
         "make preference pairs from a policy's wrong answers", "preferences.mistakes:sample_pairs", RESUME
     ),
     "data dpo": Command(
-        "order candidate answers by a score model, for TRL's DPOTrainer", "preferences.dpo:write_dpo", RESUME
+        "order candidate answers by a score model, for `dpo` and `kto`", "preferences.dpo:write_dpo", RESUME
     ),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.make:write_damaged"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.make:write_scenes"),

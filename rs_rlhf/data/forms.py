@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from .columns import (
+    ANSWER_COLUMNS,
     LABEL_COLUMNS,
     PREFERENCE_COLUMNS,
     QUESTION_COLUMNS,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _LISTS = ("response", "responses", "completions", "candidates", "generations", "answers", "outputs", "texts")
 _RANKS = ("human_ranking", "ranking", "rankings", "ranks", "rank")
 _CHOICES = ("preference", "preferred", "human_preference", "winner", "choice", "better")
+_VERDICTS = ("label", "kto_tag")
+_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _SPEAKER = re.compile(r"(?:^|\n)\s*(Human|Assistant):")
 _HUMAN_FIRST = re.compile(r"\s*Human:[\s\S]*\n\s*Assistant:")
 _OUTPUTS = ("completion", "answer", "response", "output")
@@ -75,6 +78,33 @@ def known_rows(row: Row, where: Where) -> Iterable[Row]:
     rows = [row] if convert is None else convert(row)
     # A row without `chosen` stays as it is: the message about it lists its columns.
     return [{**row, "source": where.source} if "chosen" in row and row.get("source") is None else row for row in rows]
+
+
+def labelled_rows(row: Row, where: Where) -> Iterable[Row]:
+    """An [`Adapter`] for answers with a label, good or bad, as KTO takes them: `prompt`, `completion`, `label`.
+
+    The forms are those of TRL, LLaMA-Factory (`kto_tag`) and ms-swift (`messages`); preferences stay preferences.
+    """
+    if is_preference(row):
+        return known_rows(row, where)
+    key = next((key for key in _VERDICTS if row.get(key) is not None), None)
+    if key is None:
+        advice = "give each answer one, true or false, or give preferences (chosen, rejected)"
+        raise DataError(f"no column `label`; the columns are {listed(row)}; {advice}", "label")
+    label = _LABELS.get(str(row[key]).strip().lower())
+    if label is None:
+        raise DataError(f"`{key}` is {short(row[key])}, expected true or false", key)
+    made = {"source": where.source, **_without(_rest(row), *_VERDICTS), "label": label}
+    if turns := next((name for name in TURN_COLUMNS if row.get(name) is not None), None):
+        spoken = row_prompt(row)
+        if not isinstance(spoken, (list, tuple)) or not spoken:
+            raise DataError(f"`{turns}` is {short(spoken)}, expected turns that end with the answer", turns)
+        return [{**made, "prompt": list(spoken[:-1]), "completion": list(spoken[-1:])}]
+    answer = next((name for name in ANSWER_COLUMNS if row.get(name) is not None), None)
+    if answer is None:
+        advice = "expected a `prompt`, a `completion` and its `label`"
+        raise DataError(f"no column `completion`; the columns are {listed(row)}; {advice}", "completion")
+    return [{**made, "prompt": row_prompt(row), "completion": row[answer]}]
 
 
 def question_rows(row: Row, where: Where) -> Iterable[Row]:

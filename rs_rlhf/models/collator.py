@@ -34,8 +34,8 @@ from .pixel_budget import (
     resize_factor,
     row_name,
 )
-from .seen_images import SeenImages, chat_text, merge, place, refuse_marks
-from .vision_sharing import unseen_image
+from .seen_images import SeenImages, chat_text, merge, place, refuse_marks, token_types
+from .vision_sharing import unseen_image, unseen_tokens
 from .vlm import placeholder_tokens
 
 PROMPT_FORMS = ("question-answer", "empty-question", "user-turn")
@@ -143,6 +143,42 @@ class GroupCollator:
         if not images.index:
             return batch | {f"unseen_{name}": x for name, x in self._unseen_inputs().items()}, images.of_group
         return batch | images.inputs | {"image_index": torch.tensor(images.index)}, images.of_group
+
+    def plain(self, groups: Sequence[Group]) -> tuple[dict[str, torch.Tensor], list[GroupImages]]:
+        """Lays groups of one size out as rows of a plain causal model, one for each completion.
+
+        Returns:
+            `tuple`: `input_ids`, `attention_mask`, `completion_mask` and types of tokens (N x B, L), the first
+            completions of all groups before the second ones; what the processor makes of the images, such as
+            `pixel_values` and `image_grid_thw`, in placement order. Beside it the images of each group, for
+            [`plain_rows`].
+
+        Raises as a call does.
+        """
+        images = self._read(groups)
+        batch = self.plain_rows(groups, images.of_group)
+        if not images.index:
+            return batch | self._unseen_inputs(), images.of_group
+        index = images.index * len(groups[0].completions)
+        return batch | in_placement_order(images.inputs, index), images.of_group
+
+    def plain_rows(self, groups: Sequence[Group], images: Sequence[GroupImages]) -> dict[str, torch.Tensor]:
+        """Returns the tokens of [`plain`] for groups whose images have been read.
+
+        Without images the first row ends with the tokens of an unseen image, which nothing attends to: under ZeRO-3
+        and DDP every process must run the vision tower, and a batch that trains nothing else would have no gradient.
+        """
+        tokens = [self.tokens(group, seen) for group, seen in zip(groups, images, strict=True)]
+        pairs = [(prefix, completions[k]) for k in range(len(groups[0].completions)) for prefix, completions in tokens]
+        ids = _pad([prefix + completion for prefix, completion in pairs], self.tokenizer.pad_token_id, self.multiple)
+        marks = _pad([[0] * len(one) + [1] * len(other) for one, other in pairs], -1, self.multiple)
+        if not any(group.images for group in groups):
+            unseen = torch.tensor(unseen_tokens(self.processor))
+            ids = torch.nn.functional.pad(ids, (0, len(unseen)), value=self.tokenizer.pad_token_id)
+            marks = torch.nn.functional.pad(marks, (0, len(unseen)), value=-1)
+            ids[0, -len(unseen) :] = unseen
+        batch = {"input_ids": ids, "attention_mask": (marks >= 0).long(), "completion_mask": (marks > 0).long()}
+        return batch | token_types(self.processor, ids)
 
     def prompts(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
         """Lays out the prompts alone for generation, padded on the left.

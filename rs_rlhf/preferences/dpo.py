@@ -1,12 +1,13 @@
-"""Data sets for `trl.DPOTrainer` from candidate answers ordered by a score model: `rs-rlhf data dpo`.
+"""Data sets for DPO and KTO from candidate answers ordered by a score model: `rs-rlhf data dpo`.
 
 The candidates for one prompt and its images are scored in one pass; the best becomes chosen and the worst rejected if
 their scores lie far enough apart. The candidates are given (`completions`), or sampled on the spot.
 
 Rows are in TRL's conversational form: `prompt`, `chosen`, `rejected` (messages of parts) and `images` (a list, empty
-for text alone), with the two scores. JSON lines hold paths relative to the file, for [`load_dpo`]; Parquet holds the
-images themselves, so that `trl dpo --dataset_name FOLDER` reads it as it is. TRL opens images with Pillow: options
-such as bands and stretch are for the score model (and the policy) only.
+for text alone), with the two scores. With `--form kto` there are two rows in place of one, each with a `completion`,
+its `label` and its score. `rs-rlhf dpo` trains on the first form, `rs-rlhf kto` on both. JSON lines hold paths that
+start from the file, for [`load_dpo`]; Parquet holds the images, so that `trl dpo --dataset_name FOLDER` reads it as it
+is. TRL opens images with Pillow: options such as bands and stretch are for the score model (and the policy) only.
 
 Scores are kept in `OUTPUT.partial` as they come, as in `rs-rlhf data sample-pairs`. Left out: other pairs of a group
 than best against worst.
@@ -18,10 +19,10 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..data.group import Group, ImageSource, make_group, short
 from ..data.placed_images import check_output
@@ -52,7 +53,7 @@ CHUNK = 256  # groups that are scored, and recorded, at a time
 
 @dataclass(kw_only=True)
 class DPOOptions(CheckOptions, SeveralOptions, CandidateOptions):
-    """Order candidate answers by a score model, as data for trl.DPOTrainer."""
+    """Order candidate answers by a score model, as data for `rs-rlhf dpo` and `rs-rlhf kto`, or TRL's."""
 
     output: Path = option(
         help="JSONL file to write, whose image paths are relative to its folder; or Parquet, which holds the images",
@@ -63,6 +64,9 @@ class DPOOptions(CheckOptions, SeveralOptions, CandidateOptions):
     )
     margin: float = option(
         0.0, "the best and the worst answer make a row only if their scores differ by at least this"
+    )
+    form: Literal["dpo", "kto"] = option(
+        "dpo", "dpo: rows with chosen and rejected; kto: a row for each of the two, with completion and label"
     )
 
 
@@ -91,8 +95,18 @@ def dpo_row(
     return row, ""
 
 
+def labelled_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a DPO row as two rows of KTO: the chosen answer, which is good, and the rejected one."""
+    names = ("chosen", "rejected", "chosen_score", "rejected_score")
+    rest = {name: value for name, value in row.items() if name not in names}
+    return [
+        rest | {"completion": row[name], "label": name == "chosen", "score": row[f"{name}_score"]}
+        for name in ("chosen", "rejected")
+    ]
+
+
 def load_dpo(path: str | os.PathLike[str]) -> Dataset:
-    """Loads what `rs-rlhf data dpo` wrote, for `trl.DPOTrainer`: images are decoded when a row is read.
+    """Loads what `rs-rlhf data dpo` wrote, for TRL's trainers: images are decoded when a row is read.
 
     Args:
         path (`str`): The `.jsonl` or `.parquet` file.
@@ -109,17 +123,19 @@ def load_dpo(path: str | os.PathLike[str]) -> Dataset:
         rows = [json.loads(line) for line in lines if line.strip()]
     for row in rows:
         row["images"] = [str(path.parent.absolute() / image) for image in row["images"]]
-    return Dataset.from_list(rows, features=_features())
+    return Dataset.from_list(rows, features=_features("label" in rows[0] if rows else False))
 
 
-def _features() -> Features:
+def _features(labelled: bool) -> Features:
     from datasets import Features, Image, List, Value
 
     text = Value("string")
     messages = List({"role": text, "content": List({"type": text, "text": text})})
-    columns = {"prompt": messages, "chosen": messages, "rejected": messages, "images": List(Image())}
-    columns |= {"chosen_score": Value("float64"), "rejected_score": Value("float64"), "source": text, "id": text}
-    return Features(columns)
+    columns = {"prompt": messages, "images": List(Image()), "source": text, "id": text}
+    if labelled:
+        return Features(columns | {"completion": messages, "label": Value("bool"), "score": Value("float64")})
+    columns |= dict.fromkeys(("chosen", "rejected"), messages)
+    return Features(columns | dict.fromkeys(("chosen_score", "rejected_score"), Value("float64")))
 
 
 def _given_candidates(row: QuestionRow) -> list[str]:
@@ -151,7 +167,7 @@ def write_dpo(options: DPOOptions) -> None:
         from datasets import Dataset
 
         with log.replacing(output, "wb") as file:
-            Dataset.from_list(list(made), features=_features()).to_parquet(file)
+            Dataset.from_list(list(made), features=_features(options.form == "kto")).to_parquet(file)
     else:
         with log.replacing(output) as lines:
             for row in made:
@@ -186,10 +202,10 @@ def _dpo_rows(
     for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
         if len(group.completions) > 1 and i not in log.scores:
             continue  # failed, and counted there
-        made, reason = dpo_row(group, cast("list[float]", log.scores.get(i, [])), images[i], options.margin)
-        counts[reason or "rows written"] += 1
-        if made is not None:
-            yield made | {"id": row.id}
+        pair, reason = dpo_row(group, cast("list[float]", log.scores.get(i, [])), images[i], options.margin)
+        made = [] if pair is None else [pair] if options.form == "dpo" else labelled_rows(pair)
+        counts[reason or "rows written"] += len(made) or 1
+        yield from (one | {"id": row.id} for one in made)
 
 
 def _score(options: DPOOptions, groups: Sequence[Group], log: SampleLog, counts: Counter[str]) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.columns import parse_columns
-from ..data.forms import known_rows
-from ..data.group import Row, string_column
+from ..data.forms import known_rows, labelled_rows
+from ..data.group import Group, Row, string_column
 from ..data.row_cache import bytes_and_path, cached, message_features
 from ..data.rows import RSRM, Where, common_folder, image_folder, open_rows, parts_of, split_paths
 from ..data.survey import announce, count_pictured, require_images
@@ -22,7 +22,8 @@ from .schema import Inspection, inspect_row
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-FORM_VERSION = 3  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
+Form = Literal["groups", "pairs", "labelled"]
+FORM_VERSION = 4  # of the stored normal form: raise it when `_normal_rows` changes, so that caches go stale
 
 
 def read_groups(
@@ -32,18 +33,21 @@ def read_groups(
     *,
     columns: Mapping[str, str] | None = None,
     image_root: str | None = None,
+    labelled: bool = False,
 ) -> Iterator[tuple[Where, Row, Inspection]]:
     """Yields every row of preferences with its place, as a group or with all its problems.
 
     Arguments are those of [`open_rows`]; other forms are recognised, see [`known_rows`]. Relative image paths start
-    from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised.
+    from `folder`, by default they stay as written. If there is nothing to read, a [`DataError`] is raised. With
+    `labelled`, answers with a label are read too, see [`labelled_rows`].
     """
     reading: dict[str, Any] = {"image_root": image_root, "columns": columns}
-    for where, row in open_rows(path, split, known_rows, on_error="return", **reading):
+    adapter = labelled_rows if labelled else known_rows
+    for where, row in open_rows(path, split, adapter, on_error="return", **reading):
         if isinstance(row, DataError):
             yield where, {}, Inspection([row])
             continue
-        inspection = inspect_row(row, where.number, where)
+        inspection = inspect_row(row, where.number, where, labelled=labelled and "chosen" not in row)
         for i, image in enumerate(inspection.images if folder else ()):  # the list is the group's too
             if isinstance(image, str) and "://" not in image:
                 inspection.images[i] = os.path.join(str(folder), image)
@@ -55,6 +59,7 @@ def load_preferences(
     split: str | None = None,
     image_root: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
+    form: Form = "groups",
 ) -> Dataset:
     """Loads preference files as one data set in the normal form, so that rows of any shape and file fit together.
 
@@ -81,8 +86,8 @@ def load_preferences(
     files = tuple(split_paths(path_or_paths))
     root = None if image_root is None else os.path.abspath(image_root)  # the reader may join its own root again
     stamps = [(part.name, part.stamp) for file in files for part in parts_of(file.removeprefix(RSRM), split)]
-    arguments = {"files": files, "split": split, "image_root": root, "columns": parse_columns(columns)}
-    return cached(_normal_rows, _features(), arguments, [stamps, arguments, FORM_VERSION])
+    arguments = {"files": files, "split": split, "image_root": root, "columns": parse_columns(columns), "form": form}
+    return cached(_normal_rows, _features(form), arguments, [stamps, arguments, FORM_VERSION])
 
 
 def load_with_images(
@@ -90,6 +95,7 @@ def load_with_images(
     split: str | None = None,
     image_root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    form: Form = "groups",
 ) -> tuple[Dataset, str]:
     """Loads preference files as `rs-rlhf reward` and `rs-rlhf eval preferences` do, with the root of their images.
 
@@ -103,7 +109,7 @@ def load_with_images(
         folders, root = [image_root] * len(files), image_root
     else:
         folders, root = [image_folder(file) for file in files], common_folder(files)
-    data = [load_preferences(file, split, folder, columns) for file, folder in zip(files, folders, strict=True)]
+    data = [load_preferences(file, split, folder, columns, form) for file, folder in zip(files, folders, strict=True)]
     for file, rows in zip(files, data, strict=True):
         announce(file, len(rows), count_pictured(rows), split, columns=columns, image_root=image_root)
     require_images(sum(map(count_pictured, data)), ", ".join(files), columns, image_root)
@@ -111,33 +117,49 @@ def load_with_images(
 
 
 def _normal_rows(
-    files: Sequence[str], split: str | None, image_root: str | None, columns: Mapping[str, str]
+    files: Sequence[str], split: str | None, image_root: str | None, columns: Mapping[str, str], form: Form
 ) -> Iterator[dict[str, Any]]:
     empty = True
+    reading: dict[str, Any] = {"columns": columns, "image_root": image_root, "labelled": form == "labelled"}
     for file in files:
-        for where, row, inspection in read_groups(file, split, image_root, columns=columns, image_root=image_root):
+        for where, row, inspection in read_groups(file, split, image_root, **reading):
             if inspection.group is None:
                 raise inspection.errors[0]
             group, empty = inspection.group, False
-            yield {
+            base = {
                 "prompt": group.prompt,
-                "chosen": group.completions[0],
-                "rejected": group.completions[1:],
                 "images": [bytes_and_path(source) for source in group.images],
-                "margin": group.margin,
                 "source": group.source,
                 "kind": group.kind,
                 "id": string_column(row, "id"),
                 "row": where.number,
                 "where": str(where),
             }
+            for texts in _texts(group, row, form):
+                yield base | texts
     if empty:
         raise DataError("no rows; give a file that has some", "", ", ".join(files))
 
 
-def _features() -> Features:
+def _texts(group: Group, row: Row, form: Form) -> Iterator[dict[str, Any]]:
+    """What each row of a form holds of a group's completions."""
+    chosen, *rejected = group.completions
+    if form == "groups":
+        yield {"chosen": chosen, "rejected": rejected, "margin": group.margin}
+    elif form == "pairs":
+        yield from ({"chosen": chosen, "rejected": worse} for worse in rejected)
+    else:
+        yield {"completion": chosen, "label": True if rejected else row["label"]}
+        yield from ({"completion": worse, "label": False} for worse in rejected)
+
+
+def _features(form: Form) -> Features:
     from datasets import Features, List, Value
 
-    columns = message_features("prompt", "chosen", "rejected")
-    columns |= {"rejected": List(columns["chosen"]), "margin": Value("float64"), "row": Value("int64")}
+    texts = {"groups": ("chosen", "rejected"), "pairs": ("chosen", "rejected"), "labelled": ("completion",)}
+    columns = message_features("prompt", *texts[form]) | {"row": Value("int64")}
+    if form == "groups":
+        columns |= {"rejected": List(columns["chosen"]), "margin": Value("float64")}
+    if form == "labelled":
+        columns |= {"label": Value("bool")}
     return Features(columns | dict.fromkeys(("source", "kind", "id", "where"), Value("string")))

@@ -48,24 +48,25 @@ class Inspection:
     images: list[ImageSource] = field(default_factory=list)
 
 
-def group_from_row(row: Row, row_number: int = -1, where: str = "") -> Group:
+def group_from_row(row: Row, row_number: int = -1, where: str = "", *, labelled: bool = False) -> Group:
     """Turns one preference row into a group whose completions are `[chosen, *rejected]`.
 
     Args:
         row (`dict`): A raw row of the documented schema, or a row of [`load_preferences`].
         row_number (`int`): Becomes [`Group`]'s `row`; by default the `row` that [`load_preferences`] has written.
         where (`str`): File and row for messages; by default the `where` that [`load_preferences`] has written.
+        labelled (`bool`): The row has one `completion` in place of `chosen` and `rejected`.
 
     Raises:
         DataError: The first of the row's problems, with where, column, what was expected and what to do.
     """
-    inspection = inspect_row(row, row_number, where)
+    inspection = inspect_row(row, row_number, where, labelled=labelled)
     if inspection.group is None:
         raise inspection.errors[0]
     return inspection.group
 
 
-def inspect_row(row: Row, row_number: int = -1, where: str = "") -> Inspection:
+def inspect_row(row: Row, row_number: int = -1, where: str = "", *, labelled: bool = False) -> Inspection:
     """Like [`group_from_row`], but returns *all* problems instead of raising the first."""
     if not isinstance(row, Mapping):
         return Inspection([DataError(f"the row is {short(row)}, expected an object with {COLUMNS}", "", where)])
@@ -86,7 +87,7 @@ def inspect_row(row: Row, row_number: int = -1, where: str = "") -> Inspection:
     attempt(string_column, row, "id")
     images = attempt(_images, row)
     result.images = images or []
-    keyed = attempt(_completions, row)
+    keyed = attempt(_one_completion if labelled else _completions, row)
     if keyed is None or images is None:
         return result
     group = attempt(build_group, row.get("prompt"), list(keyed.values()), list(keyed), images, meta)
@@ -117,6 +118,15 @@ def _completions(row: Row) -> dict[str, Any]:
             "rejected",
         )
     return dict(zip(completion_keys(1 + len(several), listed=True), (chosen, *several), strict=True))
+
+
+def _one_completion(row: Row) -> dict[str, Any]:
+    completion = row.get("completion")
+    if not isinstance(completion, str) and not _is_conversation(completion):
+        raise DataError(
+            f"`completion` is {short(completion)}, expected one text or one list of messages", "completion"
+        )
+    return {"completion": completion}
 
 
 def completion_keys(count: int, listed: bool = False) -> list[str]:

@@ -6,16 +6,17 @@ Our trainers override and call the public names below; a new TRL release is chec
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from trl import GRPOTrainer, RewardConfig, RewardTrainer, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardConfig, RewardTrainer, SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from ..errors import ModelMismatch
+from ..errors import ModelMismatch, OptionError
 from .losses.group import GroupLoss, Output, Rows, rows_by_prompt
 
 if TYPE_CHECKING:
@@ -83,6 +84,41 @@ def _agree(theirs: int, ours: int, name: str) -> None:
             "and a pixel budget (--mm-processor-kwargs) that holds min_pixels and max_pixels of this run.",
             "max_pixels",
         )
+
+
+@contextmanager
+def refusals(args: object) -> Iterator[None]:
+    """Turns what TRL itself raises about options or data into an [`OptionError`]; its key is the first option that the
+    message names.
+    """
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        trace: Any = error.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        if not trace.tb_frame.f_globals["__name__"].startswith("trl."):
+            raise
+        text = " ".join(str(error).split())
+        raise OptionError(
+            text, next((word for word in re.findall(r"\w+", text) if hasattr(args, word)), "")
+        ) from error
+
+
+class RowsAsTheyAre:
+    """Mixed in before a TRL trainer whose collator lays out rows as they are."""
+
+    def _prepare_dataset(self, dataset: Dataset | IterableDataset, *args: Any) -> Dataset | IterableDataset:
+        """TRL tokenizes rows without images here."""
+        return dataset
+
+
+class DPOHooks(RowsAsTheyAre, DPOTrainer):
+    """`DPOTrainer` that takes rows as they are."""
+
+
+class KTOHooks(RowsAsTheyAre, KTOTrainer):
+    """`KTOTrainer` that takes rows as they are."""
 
 
 class RewardHooks(RewardTrainer):

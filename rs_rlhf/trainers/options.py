@@ -38,11 +38,14 @@ class TrainingOptions(ImageArguments):
             raise OptionError(
                 "remove_unused_columns must be false: images are read from their columns.", "remove_unused_columns"
             )
+        if self.augment and getattr(self, "dataloader_persistent_workers", False):
+            reason = "workers learn the epoch when they start"
+            raise OptionError(f"augment needs dataloader_persistent_workers false: {reason}.", "augment")
 
 
 @dataclass(kw_only=True)
 class RewardScriptArguments(ColumnOptions):
-    """Data of `rs-rlhf reward`."""
+    """Data of `rs-rlhf reward`, `dpo` and `kto`."""
 
     dataset_name: str | None = option(None, "Preference files, a folder or a Hub id; several are separated by commas.")
     dataset_train_split: str | None = option(
@@ -88,6 +91,15 @@ class RewardOptions(TrainingOptions):
     worst_pairs: int = option(8, "Evaluation rows ranked most wrongly that are logged with thumbnails; 0: none.")
     max_length: int | None = option(
         None, "Longest prompt + completion in tokens, image tokens included; a longer row is an error."
+    )
+
+
+@dataclass(kw_only=True)
+class PreferenceTuningOptions(TrainingOptions):
+    """What images need beside TRL's `DPOConfig` and `KTOConfig`."""
+
+    max_length: int | None = option(
+        None, "Longest prompt + completion in tokens, image tokens included; longer is an error."
     )
 
 

@@ -37,7 +37,7 @@ from transformers.utils import ModelOutput
 from trl import RewardConfig
 
 from ..data.columns import is_image
-from ..errors import DataError, OptionError, RSRLHFError, loading
+from ..errors import DataError, RSRLHFError, loading
 from ..metrics.preferences import comparisons, preference_metrics
 from ..models.collator import GroupCollator
 from ..models.pixel_budget import set_pixel_budget
@@ -77,10 +77,6 @@ class VisionRewardConfig(RewardOptions, RewardConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
-        if self.augment and self.dataloader_persistent_workers:
-            raise OptionError(
-                "augment needs dataloader_persistent_workers false: workers learn the epoch when they start."
-            )
 
 
 class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):

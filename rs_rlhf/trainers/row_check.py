@@ -85,8 +85,8 @@ def pair_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
 
 
 def undecoded(dataset: Any) -> Any:
-    """Returns a data set whose images are not decoded."""
-    for name, feature in (dataset.features or {}).items():
+    """Returns a data set whose images are not decoded; one that is not there (`None`) as it is."""
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(name, Image(decode=False))
         elif isinstance(getattr(feature, "feature", None), Image):

@@ -24,11 +24,10 @@ from trl import SFTConfig, SFTTrainer
 
 from ..data.group import Group, make_group
 from ..errors import DataError, OptionError, RSRLHFError
-from ..models.collator import GroupCollator, GroupImages, in_placement_order
+from ..models.collator import GroupCollator, GroupImages
 from ..models.pixel_budget import set_pixel_budget
 from ..models.row_limits import RowLimits
-from ..models.seen_images import SeenImages, token_types
-from ..models.vision_sharing import unseen_tokens
+from ..models.seen_images import SeenImages
 from ..models.vlm import processor_of
 from ._compat import add_metric
 from .mixins import SetEpoch, VisionTrainerMixin, own_config
@@ -77,19 +76,13 @@ class SFTCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Lays out the rows."""
         samples = [_sample(row) for row in rows]
-        images, seen = self.groups.layout([group for group, _ in samples])
-        ids, segments = images.pop("input_ids"), images.pop("segment_ids")
-        batch = {"input_ids": ids, "attention_mask": (segments >= 0).long()}
-        batch["labels"] = ids.masked_fill(segments <= 0, -100)
+        batch, images = self.groups.plain([group for group, _ in samples])
+        ids = batch["input_ids"]
+        batch["labels"] = ids.masked_fill(batch.pop("completion_mask") == 0, -100)
         for i, (group, first) in enumerate(samples):
-            for start, end in self._earlier_answers(group, first, seen[i], ids[i].tolist()):
+            for start, end in self._earlier_answers(group, first, images[i], ids[i].tolist()):
                 batch["labels"][i, start:end] = ids[i, start:end]
-        if "image_index" in images:
-            images = in_placement_order(images, images.pop("image_index").tolist())
-        else:
-            images = {name.removeprefix("unseen_"): value for name, value in images.items()}
-            self._add_unseen_tokens(batch)
-        return batch | images | token_types(self.groups.processor, batch["input_ids"])
+        return batch
 
     def _earlier_answers(
         self, group: Group, first: int, images: GroupImages, ids: Sequence[int]
@@ -116,14 +109,6 @@ class SFTCollator:
                     where=group.where,
                 )
             yield len(prefix), end
-
-    def _add_unseen_tokens(self, batch: dict[str, torch.Tensor]) -> None:
-        """Appends tokens that nothing attends to, those of the unseen image, to the first row."""
-        tokens = torch.tensor(unseen_tokens(self.groups.processor))
-        fill = {"input_ids": self.groups.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
-        for name, value in fill.items():
-            batch[name] = torch.nn.functional.pad(batch[name], (0, len(tokens)), value=value)
-        batch["input_ids"][0, -len(tokens) :] = tokens
 
 
 def _sample(row: Mapping[str, Any]) -> tuple[Group, int]:

@@ -86,7 +86,7 @@ def test_a_mistake_of_several_processes_is_told_once(wrong, pairs, tiny_vlm):
     assert printed.count("rs-rlhf reward: ") == 1 and "pairs.jsonl, line 3" in printed and "Traceback" not in printed
 
 
-@pytest.mark.parametrize("command", ["reward", "sft", "grpo", "clip"])
+@pytest.mark.parametrize("command", ["reward", "sft", "grpo", "clip", "dpo", "kto"])
 @pytest.mark.parametrize("name", ["no/such/model", "./gone", "~/gone", "/gone"])
 def test_a_model_that_is_neither_folder_nor_hub_id_is_named_with_its_option(command, name, pairs, capsys):
     flags = ["--reward_funcs", "rs_rlhf.rewards.ExactMatchReward", "--num_generations", "2"] * (command == "grpo")

@@ -147,6 +147,8 @@ def cases_of(tiny_vlm, policy_path, score_model_path, clip):
             lora_r=4,
         ),
         "sft": training("sft", dataset_name="scenes", model_name_or_path=tiny_vlm),
+        "dpo": training("dpo", dataset_name="given/pairs.jsonl", model_name_or_path=tiny_vlm),
+        "kto": training("kto", dataset_name="given/pairs.jsonl", model_name_or_path=tiny_vlm),
         "grpo": training(
             "grpo",
             dataset_name="given/rows.jsonl",
@@ -188,7 +190,7 @@ NAMES = (
     "score|score model|score tar|curate|curate tar|best-of-n|eval run|eval compare|eval export|eval preferences|"
     "report|plot|data convert|data convert llava|data convert parquet|data pairs|data damage|data scenes|"
     "data sample-pairs|data dpo|data dpo parquet|data dpo policy|"
-    "tiny-clip|tiny-vlm|reward|reward evaluated|reward lora|sft|grpo|clip"
+    "tiny-clip|tiny-vlm|reward|reward evaluated|reward lora|sft|dpo|kto|grpo|clip"
 ).split("|")
 
 

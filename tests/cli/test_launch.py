@@ -11,7 +11,7 @@ from rs_rlhf.runs.report import page_data
 
 QUICK = "--use_cpu true --bf16 false --report_to none --disable_tqdm true --per_device_train_batch_size 2".split()
 EACH = "--logging_steps 1 --save_steps 1 --learning_rate 1e-4".split()
-COMMANDS = ["reward", "sft", "grpo", "clip"]
+COMMANDS = ["reward", "sft", "grpo", "clip", "dpo", "kto"]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,8 @@ def work(tmp_path_factory):
         picture(i).save(folder / f"{i}.png")
     rows = {
         "reward": {"chosen": "a river.", "rejected": "trees."},
+        "dpo": {"chosen": "a river.", "rejected": "trees."},
+        "kto": {"completion": "a river.", "label": True},
         "sft": {"caption": "a river."},
         "clip": {"caption": "a river."},
         "grpo": {"prompt": "What is it?", "solution": "river"},

@@ -218,7 +218,7 @@ def test_sft_refuses_what_it_would_ignore(flags, capsys, not_launched):
     assert "not supported" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["sft", "reward", "clip", "grpo"])
+@pytest.mark.parametrize("command", ["sft", "reward", "clip", "grpo", "dpo", "kto"])
 def test_an_evaluation_at_the_start_needs_a_strategy(command, capsys, not_launched):
     flags = ["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--eval_on_start"]
     flags += ["--eval_strategy", "no", *(["--score_model", "s"] if command == "grpo" else [])]

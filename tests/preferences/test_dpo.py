@@ -13,6 +13,7 @@ from rs_rlhf.cli.main import run
 from rs_rlhf.data.scenes.make import write_scenes
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.preferences.dpo import dpo_row, load_dpo
+from rs_rlhf.preferences.reader import load_preferences
 
 main = functools.partial(run, "data dpo")
 
@@ -76,6 +77,28 @@ def test_best_against_worst(candidates, score_model_path, tmp_path, capsys):
     with pytest.raises(OptionError, match="choose another --output") as error:
         main(line)
     assert error.value.key == "output"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_the_form_of_kto_has_a_row_for_each_of_the_two_answers(suffix, candidates, score_model_path, tmp_path, capsys):
+    line = ["--model", score_model_path, "--input", str(candidates)]
+    for form in ("dpo", "kto"):
+        assert main([*line, "--output", str(tmp_path / form / f"data.{suffix}"), "--form", form]) == 0
+    assert "rows written 8" in " ".join(capsys.readouterr().out.split())
+    pairs, rows = (list(load_dpo(tmp_path / form / f"data.{suffix}")) for form in ("dpo", "kto"))
+    assert len(rows) == 2 * len(pairs) == 8
+    for pair, *both in zip(pairs, rows[::2], rows[1::2], strict=True):
+        assert [row["label"] for row in both] == [True, False]
+        assert [row["completion"] for row in both] == [pair["chosen"], pair["rejected"]]
+        assert [row["score"] for row in both] == [pair["chosen_score"], pair["rejected_score"]]
+        for row in both:
+            assert (row["prompt"], row["id"], len(row["images"])) == (pair["prompt"], pair["id"], len(pair["images"]))
+    read = [
+        load_preferences(tmp_path / form / f"data.{suffix}", image_root=tmp_path / form, form="labelled")
+        for form in ("dpo", "kto")
+    ]
+    same = ("prompt", "completion", "label", "id")
+    assert [[row[key] for key in same] for row in read[0]] == [[row[key] for key in same] for row in read[1]]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

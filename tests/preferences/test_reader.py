@@ -274,3 +274,66 @@ def test_numbers_of_csv_files_are_numbers(tmp_path):
     row = {"query": "Q", "response": ["A", "B", "C"], "human_ranking": ["1", "3", "2"]}
     group = read(row, tmp_path).group
     assert [completion_text(completion) for completion in group.completions] == ["A", "C", "B"]
+
+
+LABELLED = {
+    "TRL": {"prompt": "Which class?", "completion": "a port", "label": True},
+    "TRL, messages": {
+        "prompt": [user(text("Which class?"))],
+        "completion": [assistant("a port")],
+        "label": 1,
+    },
+    "LLaMA-Factory": {
+        "conversations": [{"from": "human", "value": "<image>Which class?"}, {"from": "gpt", "value": "a port"}],
+        "kto_tag": True,
+    },
+    "LLaMA-Factory, Alpaca": {"instruction": "Which class?", "input": "", "output": "a port", "kto_tag": "true"},
+    "ms-swift": {
+        "messages": [{"role": "user", "content": "<image>Which class?"}, {"role": "assistant", "content": "a port"}],
+        "label": "true",
+    },
+}
+
+
+@pytest.mark.parametrize("form", LABELLED)
+@pytest.mark.parametrize("good", [True, False])
+def test_answers_with_a_label_are_read_in_every_form(form, good, tmp_path):
+    row = {**LABELLED[form], "images": ["a.png"], "id": 3}
+    key = "kto_tag" if "kto_tag" in row else "label"
+    row[key] = row[key] if good else {"True": False, "1": 0, "true": "false"}[str(row[key])]
+    (read,) = load_preferences(write_jsonl(tmp_path / "kto.jsonl", [row]), image_root=tmp_path, form="labelled")
+    assert read["prompt"] == [user({"type": "image", "text": None}, text("Which class?"))]
+    assert read["completion"] == [assistant("a port")] and read["label"] is good
+    assert (read["images"][0]["path"], read["id"], read["source"]) == (str(tmp_path / "a.png"), "3", "kto")
+    assert read["where"].endswith("line 1")
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ({"prompt": "a", "completion": "b"}, "label"),
+        ({"prompt": "a", "completion": "b", "label": "maybe"}, "label"),
+        ({"prompt": "a", "completion": "b", "label": 2}, "label"),
+        ({"prompt": "a", "label": True}, "completion"),
+        ({"prompt": "a", "completion": "", "label": True}, "completion"),
+        ({"prompt": "a", "completion": ["b", "c"], "label": True}, "completion"),
+        ({"messages": [], "label": True}, "messages"),
+        ({"messages": [{"role": "user", "content": "a"}], "label": True}, "completion"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_with_a_label(row, key, tmp_path):
+    good = {"prompt": "a", "completion": "b", "label": False}
+    with pytest.raises(DataError) as error:
+        load_preferences(write_jsonl(tmp_path / "kto.jsonl", [good, row]), form="labelled")
+    assert error.value.key == key and error.value.where.endswith("kto.jsonl, line 2")
+
+
+def test_preferences_and_answers_with_a_label_may_be_mixed(tmp_path):
+    """A `label` beside `chosen` is a class, as elsewhere."""
+    rows = [{"prompt": "a", "chosen": "b", "rejected": ["c", "d"], "label": "port"}, LABELLED["TRL"]]
+    read = load_preferences(write_jsonl(tmp_path / "mixed.jsonl", rows), form="labelled")
+    answers = [(completion_text(row["completion"]), row["label"], row["row"]) for row in read]
+    assert answers == [("b", True, 0), ("c", False, 0), ("d", False, 0), ("a port", True, 1)]
+    with pytest.raises(DataError) as error:
+        load_preferences(tmp_path / "mixed.jsonl", form="pairs")
+    assert error.value.key == "chosen"

@@ -80,13 +80,14 @@ def test_the_cause_is_not_the_weights_if_they_are_finite(tiny_vlm, tmp_path):
     assert "all weights are finite" in error.value.detail and "steps 3 to 5" in error.value.detail
 
 
-@pytest.mark.parametrize("command", ["reward", "sft", "grpo", "clip"])
+@pytest.mark.parametrize("command", ["reward", "sft", "grpo", "clip", "dpo"])
 def test_every_training_command_ends_in_a_sentence(command, tiny_vlm, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for i in range(4):
         picture(i).save(tmp_path / f"{i}.png")
     rows = {
         "reward": [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)],
+        "dpo": [{"image": f"{i}.png", "chosen": "a river.", "rejected": "trees."} for i in range(4)],
         "sft": [{"image": f"{i}.png", "caption": f"a river {i}."} for i in range(4)],
         "clip": [{"image": f"{i}.png", "caption": f"a river {i}."} for i in range(4)],
         "grpo": [{"image": f"{i}.png", "prompt": "What?", "solution": "a"} for i in range(4)],

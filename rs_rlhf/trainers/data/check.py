@@ -21,6 +21,7 @@ from ...errors import RSRLHFError
 from ...imagery.identity import source_key
 from ...models.row_limits import RowLimits
 from ...preferences.check_report import Report
+from ...preferences.reader import read_groups
 from ..row_check import prompt_group
 from ..sft import turn_group
 from .clip import pair_row
@@ -28,7 +29,6 @@ from .grpo import prompt_row
 from .sft import conversation_rows, default_split, holds_labelled_images, text_rows
 
 Found = Iterator[Group | RSRLHFError]
-USES = ("reward", "grpo", "sft", "score", "clip")
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Source:
 
 
 def check_data(use: str, sources: Sequence[Source], limits: RowLimits, max_problems: int | None = None) -> Report:
-    """Checks data of `"grpo"`, `"sft"`, `"score"` or `"clip"` row by row; nothing is raised."""
+    """Checks data of `"kto"`, `"grpo"`, `"sft"`, `"score"` or `"clip"` row by row; nothing is raised."""
     report = Report(max_problems)
     pictures = set()
     for source in sources:
@@ -95,6 +95,13 @@ def _pairs(source: Source) -> Found:
     yield from _each(texts, lambda row: [group_of(row)])
 
 
+def _labelled(source: Source) -> Found:
+    folder = source.reading.get("image_root") or image_folder(source.path)
+    rows = read_groups(source.path, source.split, folder, labelled=True, **source.reading)
+    for _, _, inspection in rows:
+        yield from inspection.errors if inspection.group is None else [inspection.group]
+
+
 def _scored(source: Source) -> Found:
     texts = open_image_texts(source.path, source.split, **source.reading)
     yield from (one for row in texts for one in ([row.error] if row.error is not None else row.groups))
@@ -109,4 +116,10 @@ def _each(rows: Iterable[Any], groups_of: Callable[[Any], Iterable[Group]]) -> F
             yield error
 
 
-_FOUND: dict[str, Callable[[Source], Found]] = {"grpo": _prompts, "sft": _turns, "clip": _pairs, "score": _scored}
+_FOUND: dict[str, Callable[[Source], Found]] = {
+    "grpo": _prompts,
+    "sft": _turns,
+    "clip": _pairs,
+    "score": _scored,
+    "kto": _labelled,
+}

@@ -18,12 +18,11 @@ from ...data.rows import common_folder, split_paths
 from ...errors import DataError
 from ...imagery.sources import DEFAULTS, ImageOptions, ImageSource
 from ...models.collator import GroupCollator, without_images
-from ...preferences.reader import load_with_images
+from ...preferences.reader import Form, load_with_images
 from ...preferences.schema import group_from_row
 
 if TYPE_CHECKING:
     from ..options import RewardScriptArguments
-    from ..reward import VisionRewardConfig
 
 ROW = "_row"  # column with a row's place in its data set, by which repeated evaluation rows are told
 LABELS = ("source", "kind", "id")  # columns that only name a row: what is no name there is left alone
@@ -31,8 +30,10 @@ UNREAD = ("tools", "chat_template_kwargs")  # columns that TRL hands to the chat
 TOKENS = ("chosen_ids", "chosen_input_ids")
 
 
-def load_data(script_args: RewardScriptArguments, training_args: VisionRewardConfig) -> tuple[Dataset, Dataset | None]:
-    """Reads the training and evaluation sets.
+def load_data(
+    script_args: RewardScriptArguments, training_args: Any, form: Form = "groups"
+) -> tuple[Dataset, Dataset | None]:
+    """Reads the training and evaluation sets, in a form of [`load_preferences`].
 
     Without `image_root`, relative image paths start from the folder of their own file, and `image_root` becomes the
     folder that holds all of these; so no row can name an image outside the data's own folders.
@@ -52,24 +53,25 @@ def load_data(script_args: RewardScriptArguments, training_args: VisionRewardCon
     if given is None:
         training_args.image_root = common_folder([*names, *eval_names])
     columns = script_args.named_columns()
-    train_set, _ = load_with_images(names, split, given, columns)
-    return train_set, load_with_images(eval_names, eval_split, given, columns)[0] if eval_names else None
+    train_set, _ = load_with_images(names, split, given, columns, form)
+    return train_set, load_with_images(eval_names, eval_split, given, columns, form)[0] if eval_names else None
 
 
-def row_group(row: Mapping[str, Any]) -> Group:
-    """Returns a row of a data set as a group; a column that only names the row may hold anything.
+def row_group(row: Mapping[str, Any], labelled: bool = False) -> Group:
+    """Returns a row of a data set as a group; a column that only names the row may hold anything. One that is
+    `labelled` has a `completion` in place of `chosen` and `rejected`.
 
     Raises:
         DataError: The row cannot be laid out, or has something for a chat template that is not read.
     """
     number, where = row.get(ROW, -1), str(row.get("where") or "")
-    unread = UNREAD if "chosen" in row else TOKENS
+    unread = UNREAD if labelled or "chosen" in row else TOKENS
     if given := next((name for name in unread if row.get(name)), None):
         reason = "is not read by a score model, whose processor lays out the columns prompt, chosen and rejected"
         reason += "; give texts or messages there, and leave it out"
         raise DataError(f"`{given}` {reason}", given, where or (f"row {number}" if number >= 0 else ""))
     read = {name: value for name, value in row.items() if name not in LABELS or isinstance(value, str | float | int)}
-    return group_from_row(read, number, where)
+    return group_from_row(read, number, where, labelled=labelled)
 
 
 class PreferenceCollator:

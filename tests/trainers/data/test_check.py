@@ -108,17 +108,19 @@ def write(folder, name, rows):
     return str(folder / name)
 
 
-@pytest.mark.parametrize("use", ["grpo", "sft", "score", "clip"])
+@pytest.mark.parametrize("use", ["grpo", "sft", "score", "clip", "kto"])
 def test_each_use_is_checked_through_its_reader(folder, use, capsys):
     good = {"image": "square.png", "caption": "a river"}
     if use == "grpo":
         good = {"image": "square.png", "prompt": "what?", "solution": [1, 2, 3, 4]}
+    if use == "kto":
+        good = {"image": "square.png", "prompt": "what?", "completion": "a river", "label": False}
     bad = [{**good, "image": "gone.png"}, {**good, "image": "thin.png"}]
     file = write(folder, f"{use}.jsonl", [good, *bad, good])
     report = check_data(use, [Source(file)], limits_for(use, ImageOptions()))
     places = [problem.where.rpartition(" ")[2] for problem in report.problems]
     fits = use == "clip"  # which squeezes any picture into its square
-    first = 2 if use == "grpo" else 1
+    first = 2 if use in ("grpo", "kto") else 1
     assert places == [str(first), str(first + 1)][: 1 if fits else 2]
     assert report.rows == (3 if fits else 2)
     assert main([file, "--for", use]) == 1
