@@ -5,7 +5,8 @@ Left out: several data sets with weights, and quantised policies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..options import imported
@@ -33,7 +34,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     training_args.model_init_kwargs = model_options(model_args, training_args.model_init_kwargs, "float32")
     trainer = VisionGRPOTrainer(
         model=str(model_args.model_name_or_path),
-        reward_funcs=[imported(name, "reward_funcs") for name in script_args.reward_funcs or []] or None,
+        reward_funcs=_further_rewards(script_args.reward_funcs or [], training_args) or None,
         args=training_args,
         train_dataset=train_set,
         eval_dataset=eval_set,
@@ -43,6 +44,16 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
         trainer.add_callback(ChoiceCheck(trainer, script_args.check_best_of_n))
     done = [f"Policy saved to {training_args.output_dir}; look at the run with"]
     train(trainer, evaluate=False, done=[*done, f"  rs-rlhf report {training_args.output_dir}"])
+
+
+def _further_rewards(names: Sequence[str], training_args: VisionGRPOConfig) -> list[Any]:
+    """Imports the rewards beside the one of `reward`."""
+    from ..rewards.configured import check_names, reward_name
+
+    rewards = [imported(name if "." in name else f"rs_rlhf.rewards.{name}", "reward_funcs") for name in names]
+    own = ["rs_reward"] if training_args.reward == "rs" else ["score_reward"] if training_args.score_model else []
+    check_names([*own, *map(reward_name, rewards)])
+    return rewards
 
 
 training = Training(

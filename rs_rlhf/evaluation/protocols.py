@@ -99,9 +99,8 @@ def judge_output(
         seen = record["pixels"]
         if profile.unit == RESIZED and not pixels_seen:
             seen = profile.seen_size(seen)
-        return grounding_verdict(
-            record["output"], row.columns["boxes"], row.columns["size"], profile.unit, profile.forms, seen
-        )
+        boxes, size = row.columns["boxes"], row.columns["size"]
+        return grounding_verdict(record["output"], boxes, size, profile.unit, profile.forms, seen, profile.pairing)
     if benchmark.task == "captions":
         return {"answer": " ".join(extract_answer(record["output"]).split()) or None}
     return judge_answer(record["output"], references_of(row), choices=row.choices, numbers=benchmark.numbers)

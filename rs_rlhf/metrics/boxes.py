@@ -24,6 +24,7 @@ from .box_forms import PLAIN, Box, written_boxes
 from .intervals import bootstrap_interval, proportion
 
 RESIZED = "pixel of the resized image"
+PAIRINGS = ("best", "order")  # of boxes, see [`paired_ious`]
 # Units of a box's coordinates -> what a full side is; `None` is a size in pixels.
 BOX_UNITS: dict[str, float | None] = {
     **{"pixel": None, RESIZED: None, "0-1000": 1000.0, "0-100": 100.0, "0-1": 1.0},
@@ -187,6 +188,7 @@ def grounding_verdict(
     unit: str,
     forms: Sequence[str] = PLAIN,
     seen_size: Sequence[int] | None = None,
+    pairing: str = "best",
 ) -> dict[str, Any]:
     """Judges the boxes of an answer.
 
@@ -201,11 +203,12 @@ def grounding_verdict(
             area is asked for all the same (VRSBench has some): its IoU is 0.
         size (`(width, height)`): Of the original image, in pixels.
         unit, forms, seen_size: How the model writes boxes, see [`read_boxes`].
+        pairing (`str`): One of [`PAIRINGS`].
 
     Returns:
         `dict`: `answer` (the answer's boxes in pixels, `None` if they cannot be read), `unreadable` (why, `None` if
-        they can), `boxes` (the right ones), `ious` (of each right box, in the one-to-one pairing of the greatest
-        total), `strict` (`bool`), `iou` (their mean) and `upstream_compat` (`None`: the published rule is of words).
+        they can), `boxes` (the right ones), `ious` (of each right box, in this pairing), `strict` (`bool`), `iou`
+        (their mean) and `upstream_compat` (`None`: the published rule is of words).
 
     Raises:
         OptionError: An unknown unit or form, no size of the resized image for its unit, or no right box.
@@ -220,7 +223,7 @@ def grounding_verdict(
     width, height = size
     shares, unreadable = read_boxes(output, unit, forms, (width, height), seen_size)
     found = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in shares]
-    ious = paired_ious(found, right) if len(found) == len(right) else [0.0] * len(right)
+    ious = paired_ious(found, right, pairing == "order") if len(found) == len(right) else [0.0] * len(right)
     return {
         "answer": [[round(side, 2) for side in box] for box in found] or None,
         "unreadable": unreadable,

@@ -121,15 +121,8 @@ def judge_solution(output: str, solution: Any, choices: Any = None) -> dict[str,
         >>> [judge_solution(said, 3.0)["strict"] for said in ("3", "30")], judge_solution("3", {"count": 3})
         ([True, False], None)
     """
-    if isinstance(solution, bool):
-        references = ["yes", "true"] if solution else ["no", "false"]
-    elif isinstance(solution, int):
-        references = [str(solution)]
-    elif isinstance(solution, Real) and math.isfinite(solution):
-        references = [f"{float(solution):.12g}"]
-    elif isinstance(solution, str) and solution.strip():
-        references = [solution]
-    else:
+    references = _references(solution)
+    if not references:
         return None
     listed = list(choices) if isinstance(choices, list | tuple) else []
     texts = [str(one) for one in listed] if all(isinstance(one, str | Real) for one in listed) else []
@@ -137,6 +130,39 @@ def judge_solution(output: str, solution: Any, choices: Any = None) -> dict[str,
         return judge_answer(output, references, choices=texts)
     except OptionError:
         return judge_answer(output, references)
+
+
+def _references(solution: Any) -> list[str]:
+    """The right answers that a data set's solution stands for."""
+    if isinstance(solution, bool):
+        return ["yes", "true"] if solution else ["no", "false"]
+    if isinstance(solution, int):
+        return [str(solution)]
+    if isinstance(solution, Real) and math.isfinite(solution):
+        return [f"{float(solution):.12g}"]
+    return [solution] if isinstance(solution, str) and solution.strip() else []
+
+
+def count_closeness(output: str, solution: Any) -> float | None:
+    """Returns how near the number of an answer is to the right one: `1 - |a - b| / max(|a|, |b|)`, at least 0.
+
+    It is 1 where the numbers are equal, and 0 for an answer that states no number, several, a bound or a range, or one
+    of another dimension. `None` if the solution is no number, so that there is nothing to judge by.
+
+    Example:
+        >>> [count_closeness(said, 4) for said in ("4 ships", "There are 3.", "maybe 4")]
+        [1.0, 0.75, 0.0]
+    """
+    references = [] if isinstance(solution, bool) else _references(solution)
+    right = (only_quantity(references[0]) or _read(unwrap(references[0]), _amount)) if references else None
+    if right is None:
+        return None
+    said = _read(unwrap(output), _amount)
+    same = None if said is None else same_quantity(said, right)
+    if same or said is None or same is None or said.low != said.high or right.low != right.high:
+        return float(same is True)
+    a, b = said.based(right.unit).low, right.based().low
+    return max(0.0, float(1 - abs(a - b) / max(abs(a), abs(b))))
 
 
 def upstream_compat(output: str, references: str | Sequence[str]) -> bool:

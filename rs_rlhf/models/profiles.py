@@ -18,7 +18,7 @@ from ..data.group import Group
 from ..declarations import did_you_mean
 from ..errors import DeclarationError, ImageError, ModelError
 from ..metrics.box_forms import FORMS
-from ..metrics.boxes import BOX_UNITS, RESIZED, Box, needs_size, read_boxes
+from ..metrics.boxes import BOX_UNITS, PAIRINGS, RESIZED, Box, needs_size, read_boxes
 from .pixel_budget import has_budget, pixel_budget, resize_factor, resized
 from .policies.chat_client import is_endpoint
 
@@ -42,6 +42,7 @@ class Profile:
         request (`str`): The sentence that asks for a box; it stands for `{box_request}` in a benchmark's prompt.
         source (`str`): Paper or page that the form comes from.
         model_types (`list[str]`): `model_type` of the configs of the models that write so.
+        pairing (`str`): How boxes are paired with the right ones, one of [`PAIRINGS`].
         prefixes (`dict[str, str]`): Task -> what stands before a question of it.
         resize (`dict[str, int]`): `factor`, `min_pixels` and `max_pixels` of the models' processor, for the unit
             [`RESIZED`]: it says what the model saw if the model's own processor cannot be asked (behind an endpoint).
@@ -57,6 +58,7 @@ class Profile:
     request: str
     source: str
     model_types: list[str] = field(default_factory=list)
+    pairing: str = "best"
     prefixes: dict[str, str] = field(default_factory=dict)
     resize: dict[str, int] = field(default_factory=dict)
     name: str = ""
@@ -65,7 +67,7 @@ class Profile:
         for entry in fields(self):
             if entry.name != "resize":
                 declarations.check_type(entry.name, str(entry.type), getattr(self, entry.name))
-        known: dict[str, Collection[str]] = {"unit": BOX_UNITS, "forms": FORMS, "prefixes": TASKS}
+        known: dict[str, Collection[str]] = {"unit": BOX_UNITS, "forms": FORMS, "pairing": PAIRINGS, "prefixes": TASKS}
         for key, choices in known.items():
             value = getattr(self, key)
             for name in [value] if isinstance(value, str) else value:

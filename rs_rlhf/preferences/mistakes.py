@@ -210,9 +210,10 @@ def _choices_of(rows: Sequence[QuestionRow], given: str | None) -> list[str]:
 def _read(options: SamplePairsOptions) -> tuple[list[QuestionRow], list[str]]:
     """The questions, and the well-formed answers."""
     judges, rows = options.judges(), options.questions()
-    known = [row for row in rows if row.columns.get("reward_type") in (None, "", "em", "open_ended")]
+    judged = ("em", "math", "count", "open_ended")
+    known = [row for row in rows if row.columns.get("reward_type") in (None, "", *judged)]
     if len(known) < len(rows):
-        print(f"{len(rows) - len(known)} of them left out: their reward_type is neither em nor open_ended")
+        print(f"{len(rows) - len(known)} of them left out: their reward_type is none of {', '.join(judged)}")
     choices = _choices_of(known, options.choices)  # of all rows: a few of them do not have all classes
     rows = limited(known, options.limit, options.seed)
     unjudged = next((row for row in rows if not row.reference), None)

@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "CountReward": "rules",
     "ExactMatchReward": "rules",
     "IoUReward": "boxes",
+    "MathReward": "rules",
     "PublishedExactMatchReward": "rules",
     "RSReward": "rs",
     "RewardFailed": "score",
@@ -21,8 +23,10 @@ _HOMES = {
     "score_reward": "score",
 }
 FUNCTIONS = {
+    "count_reward": "CountReward",
     "exact_match_reward": "ExactMatchReward",
     "iou_reward": "IoUReward",
+    "math_reward": "MathReward",
     "published_exact_match_reward": "PublishedExactMatchReward",
     "rs_reward": "RSReward",
     "think_answer_format_reward": "ThinkAnswerFormatReward",

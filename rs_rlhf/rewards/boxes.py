@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..imagery.raster import image_size
 from ..imagery.sources import ImageOptions
 from ..metrics.answers import message_text
 from ..metrics.box_forms import PLAIN
-from ..metrics.boxes import BOX_UNITS, RESIZED, needs_size, paired_ious, read_boxes
+from ..metrics.boxes import BOX_UNITS, PAIRINGS, RESIZED, needs_size, paired_ious, read_boxes
 from ..models.profiles import Profile, load_profile, no_profile, processor_budget, profile_of_type
 from .columns import Columns, Rewards, Text, column, row_images
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 PUBLISHED = "qwen2-vl"  # profile of the models that the reward was published with
+SOLUTION_UNIT = "0-1000"
 SOLUTION_FORMS = ("pairs", "json", "geochat", "brackets")
 Size = tuple[int, int]
 Sizes = tuple[Size | None, Size | None]
@@ -43,8 +44,10 @@ class IoUReward:
     Args:
         answer_unit (`str`, *optional*): In place of a profile: the unit of answers in plain brackets or pairs, a key
             of `metrics.boxes.BOX_UNITS`.
-        solution_unit (`str`): Unit of the solutions' boxes, one of the same. Nothing is guessed from the numbers.
-        pairing (`str`): `"best"` pairs boxes one to one for the greatest total IoU, `"order"` by place, as published.
+        solution_unit (`str`, *optional*): Unit of the solutions' boxes, one of the same; by default 0-1000. Nothing is
+            guessed from the numbers.
+        pairing (`str`, *optional*): `"best"` pairs boxes one to one for the greatest total IoU, `"order"` by place, as
+            published; by default as the profile says.
         solution (`str`): Column of the solutions: a text with boxes, or a list of `[x1, y1, x2, y2]`.
         image_options ([`ImageOptions`], *optional*): For units that need the size of the `image` or `images`
             column unless there is a column `size` of `(width, height)`.
@@ -58,15 +61,15 @@ class IoUReward:
     def __init__(
         self,
         answer_unit: str | None = None,
-        solution_unit: str = "0-1000",
-        pairing: str = "best",
+        solution_unit: str | None = None,
+        pairing: str | None = None,
         solution: str = "solution",
         image_options: ImageOptions | None = None,
         profile: str | Profile | None = None,
     ) -> None:
         self.__name__ = "iou_reward"
-        if pairing not in ("best", "order"):
-            raise OptionError(f"pairing must be 'best' or 'order', got {pairing!r}.", "pairing")
+        if pairing is not None and pairing not in PAIRINGS:
+            raise OptionError(f"pairing must be {' or '.join(PAIRINGS)}, got {pairing!r}.", "pairing")
         if answer_unit is not None and profile is not None:
             raise OptionError("give answer_unit or profile, which has a unit, not both.", "answer_unit")
         for name, unit in (("answer_unit", answer_unit), ("solution_unit", solution_unit)):
@@ -77,11 +80,28 @@ class IoUReward:
         self.given = load_profile(profile) if isinstance(profile, str) else profile
         if answer_unit is not None:
             self.given = Profile("as told", answer_unit, [*PLAIN], "", "the caller")
-        self.solution_unit, self.pairing, self.solution = solution_unit, pairing, solution
+        self._own = {
+            "answer_unit": answer_unit,
+            "profile": profile,
+            "solution_unit": solution_unit,
+            "pairing": pairing,
+        }
+        self.solution_unit, self.pairing, self.solution = solution_unit or SOLUTION_UNIT, pairing, solution
         self.image_options = image_options or ImageOptions()
         self._model_type: str | None = None
         self._of_type: Profile | None = None
         self._budget: tuple[int, int, int] | None = None
+
+    def filled(self, options: Mapping[str, Any]) -> tuple[IoUReward, set[str]]:
+        """Returns the reward with those options (`profile`, `solution_unit`, `pairing`) that it was not made with, and
+        their names.
+        """
+        own: dict[str, Any] = {name: value for name, value in self._own.items() if value is not None}
+        taken = {*own, "profile"} if "answer_unit" in own else {*own}
+        more = {name: value for name, value in options.items() if name in self._own and name not in taken}
+        if not more:
+            return self, set()
+        return IoUReward(solution=self.solution, image_options=self.image_options, **own, **more), {*more}
 
     def use_policy(self, model_type: str, processor: ProcessorMixin | None = None) -> None:
         """Tells the type of the policy, whose profile is used unless one is given, and its processor, whose pixel
@@ -143,7 +163,7 @@ class IoUReward:
         answer, unreadable = profile.read(text, *sizes)
         if len(answer) != len(right):
             return 0.0, unreadable
-        ious = paired_ious(answer, right, by_order=self.pairing == "order")
+        ious = paired_ious(answer, right, by_order=(self.pairing or profile.pairing) == "order")
         steps = ((0.8, 0.5), (0.7, 0.2), (0.6, 0.1))
         bonus = math.fsum(next((more for level, more in steps if value > level), 0.0) for value in ious)
         return 0.5 * sum(value > 0.5 for value in ious) / len(right) + bonus, None

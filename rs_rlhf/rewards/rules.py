@@ -1,11 +1,12 @@
-"""Rule-based rewards of text: a right answer, and the think-answer format (arXiv 2503.00743)."""
+"""Rule-based rewards of text: a right answer, a near count, and the think-answer format (arXiv 2503.00743)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..metrics.answers import is_think_answer, message_text, published_exact_match
-from ..metrics.closed_answers import judge_solution
+from ..metrics.closed_answers import count_closeness, judge_solution
+from ..metrics.math_answers import judge_math
 from .columns import Rewards, Text, column
 
 
@@ -50,6 +51,42 @@ class PublishedExactMatchReward:
             None if solution is None else float(published_exact_match(message_text(completion), str(solution)))
             for completion, solution in pairs
         ]
+
+
+class MathReward:
+    """1 if the answer is right as [`ExactMatchReward`] has it, or equal as a formula (see [`judge_math`]), else 0.
+
+    Args:
+        solution (`str`): Column of the solutions: texts, also LaTeX, or numbers.
+    """
+
+    def __init__(self, solution: str = "solution") -> None:
+        self.__name__ = "math_reward"
+        self.solution = solution
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: object) -> Rewards:
+        """Rewards completions; a row without a solution that an answer can be compared with gets `None`."""
+        solutions = column(columns, self.solution, self.__name__)
+        choices: Sequence = columns.get("choices") or [None] * len(completions)  # type: ignore[assignment]
+        verdicts = map(judge_math, map(message_text, completions), solutions, choices)
+        return [None if verdict is None else float(verdict) for verdict in verdicts]
+
+
+class CountReward:
+    """How near the number of the answer is to the right one, from 0 to 1 (see [`count_closeness`]).
+
+    Args:
+        solution (`str`): Column of the solutions: numbers, or texts with one.
+    """
+
+    def __init__(self, solution: str = "solution") -> None:
+        self.__name__ = "count_reward"
+        self.solution = solution
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: object) -> Rewards:
+        """Rewards completions; a row whose solution is no number gets `None`."""
+        solutions = column(columns, self.solution, self.__name__)
+        return list(map(count_closeness, map(message_text, completions), solutions))
 
 
 class ThinkAnswerFormatReward:

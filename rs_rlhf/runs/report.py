@@ -37,6 +37,8 @@ COMPARED = (
 ALONE = (
     ("Held-out preference pairs", ("eval_score/margin", "eval_loss"), "eval_score/accuracy"),
     ("Preference pairs in training", ("score/margin", "loss"), "score/accuracy"),
+    ("Held-out pairs, as DPO's policy orders them", ("eval_rewards/margins",), "eval_rewards/accuracies"),
+    ("Pairs in training, as DPO's policy orders them", ("rewards/margins",), "rewards/accuracies"),
     ("Held-out answers", ("eval_loss",), "eval_exact_match"),
 )
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")

@@ -43,6 +43,7 @@ from ..models.row_limits import RowLimits
 from ..models.vision_sharing import always_see, share_vision
 from ..models.vlm import hub_config, load_processor, placeholder_tokens, set_family_budget
 from ..rewards.boxes import IoUReward
+from ..rewards.configured import check_weights, configured
 from ..rewards.rs import RSReward
 from ..rewards.score import ScoreReward
 from ..runs.checkpoints import last_whole_checkpoint
@@ -119,6 +120,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         self.score_reward, rewards = _rewards(self.options, reward_funcs)
         if not rewards and kwargs.get("environment_factory") is None:
             raise OptionError("no reward; give score_model in the arguments, or reward_funcs.", "score_model")
+        check_weights(args.reward_weights, rewards)
         init = cast("dict[str, Any]", args.model_init_kwargs or {})
         options = {"trust_remote_code": args.trust_remote_code, **init}
         with loading(name, key="model_name_or_path"):
@@ -359,15 +361,12 @@ def _rewards(args: GRPOOptions, given: Reward | list[Reward] | None) -> tuple[Sc
         )
     if args.score_server_wait != GRPOOptions.score_server_wait and not is_url(args.score_model):
         raise OptionError("score_server_wait is read with a reward server only; leave it out.", "score_server_wait")
-    boxes: dict[str, Any] = {"profile": args.profile, "solution_unit": args.solution_unit}
-    for name, value in boxes.items():
-        if args.reward != "rs" and value != getattr(GRPOOptions, name):
-            raise OptionError(f"{name} is read with reward 'rs' only; leave it out.", name)
     if args.reward == "rs":
-        rewards = [RSReward(score, iou=IoUReward(**boxes)), *rewards]
+        rewards = [RSReward(score), *rewards]
     elif args.score_model is not None and score is not None:
         rewards = [score, *rewards]
-    return score, rewards
+    names = ("format_weight", "profile", "solution_unit", "pairing")
+    return score, configured(rewards, {name: value for name in names if (value := getattr(args, name)) is not None})
 
 
 def _without_vision_tokens(args: GRPOConfig, config: PreTrainedConfig, processor: ProcessorMixin) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from ..data.columns import ColumnOptions
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
-from ..metrics.boxes import BOX_UNITS
+from ..metrics.boxes import BOX_UNITS, PAIRINGS
 from ..options import option
 from ..rewards.score import TRANSFORMS
 from ..scoring.comparison import CheckOptions
@@ -155,7 +155,9 @@ class GRPOScriptArguments(CheckOptions, ColumnOptions):
     max_train_samples: int | None = option(None, "Training prompts at most, drawn by seed.")
     max_eval_samples: int | None = option(None, "Evaluation prompts at most, drawn by seed.")
     reward_funcs: list[str] | None = option(
-        None, "Further rewards by dotted path: rs_rlhf.rewards.ExactMatchReward, or your own function."
+        None,
+        "Further rewards: names in rs_rlhf.rewards, such as exact_match_reward, or dotted paths of your own. "
+        "--reward_weights has a number for each reward, the one of --reward first, where there is one.",
     )
     system_prompt: str | None = option(
         None, "System turn put before each prompt; 'think-answer' asks for <think>… and <answer>…."
@@ -173,17 +175,28 @@ class GRPOOptions(SeveralOptions, TrainingOptions):
     )
     reward: str = option(
         "score",
-        "'score': the score model's score of each completion; 'rs': the published mix 0.3 format + 0.7 "
-        "accuracy by the column `reward_type` (em, iou, open_ended), the score model judging open_ended rows.",
+        "'score': the score model's score of each completion; 'rs': the published mix 0.3 format + 0.7 accuracy by "
+        "the column `reward_type` (em, iou, math, count, open_ended), the score model judging open_ended rows.",
         choices=["score", "rs"],
+    )
+    format_weight: float | None = option(
+        None, "Weight of the format in reward 'rs', from 0 to 1, by default 0.3; the accuracy has the rest."
     )
     profile: str | None = option(
         None,
-        "How the policy writes boxes, for reward 'rs': a name in eval/profiles/, or a YAML file; by default that of "
-        "its type.",
+        "How the policy writes boxes, and how they are paired with the right ones, for reward 'rs' and iou_reward: a "
+        "name in eval/profiles/, or a YAML file; by default that of its type.",
     )
-    solution_unit: str = option(
-        "0-1000", "Unit of the boxes in the column `solution`, for reward 'rs'.", choices=list(BOX_UNITS)
+    solution_unit: str | None = option(
+        None,
+        "Unit of the boxes in the column `solution`, for the same rewards; by default 0-1000.",
+        choices=list(BOX_UNITS),
+    )
+    pairing: str | None = option(
+        None,
+        "How boxes are paired, for the same rewards: 'best' one to one for the greatest total IoU, 'order' by their "
+        "places, as published; by default as the profile says.",
+        choices=list(PAIRINGS),
     )
     score_model_placement: str = option(
         "replicated",

@@ -30,7 +30,10 @@ from ..scoring.base import raise_first
 from ..scoring.cards import model_stamp
 from ..scoring.several import SeveralOptions, is_url, model_names
 
-OPTIONS = ("seed", "data_seed", "trainable", "image_blind", "min_pixels", "max_pixels", "reward", "score_model")
+OPTIONS = (
+    *("seed", "data_seed", "trainable", "image_blind", "min_pixels", "max_pixels", "reward", "score_model"),
+    *("format_weight", "profile", "solution_unit", "pairing", "reward_weights"),
+)
 
 
 class StampState(TrainerCallback):

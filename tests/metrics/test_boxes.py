@@ -150,6 +150,13 @@ def test_boxes_are_paired_for_the_greatest_total():
     assert paired_ious([], []) == []
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_ious([first], [first, second])
+    judged = [
+        grounding_verdict(
+            "[20,0,30,10] [0,0,10,10]", [first, second], (100, 100), "pixel", ["brackets"], pairing=pairing
+        )["ious"]
+        for pairing in ("best", "order")
+    ]
+    assert judged == [[1, 1], [0, 0]]
 
 
 @pytest.mark.parametrize("case", GROUNDING, ids=lambda case: case["why"])

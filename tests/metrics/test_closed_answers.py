@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_rlhf.errors import OptionError
-from rs_rlhf.metrics.closed_answers import judge_answer, judge_solution, upstream_compat
+from rs_rlhf.metrics.closed_answers import count_closeness, judge_answer, judge_solution, upstream_compat
 
 
 def golden(name):
@@ -199,3 +199,46 @@ def test_what_is_no_solution_judges_nothing(solution):
 def test_choices_without_the_solution_are_not_used():
     assert judge_solution("urban", "urban", ["rural", "forest"])["strict"]
     assert judge_solution("B", "urban", ["rural", "urban"])["strict"] and not judge_solution("B", "urban")["strict"]
+
+
+@pytest.mark.parametrize(
+    ("said", "solution", "near"),
+    [
+        ("3", 4, 0.75),
+        ("<think>I see 9.</think><answer>There are two ships.</answer>", "4", 0.5),
+        ("4.0", "four", 1),
+        ("none at all", 3, 0),
+        ("no ships", 0, 1),
+        ("0", 0, 1),
+        ("5", 0, 0),
+        ("400", 4, 0.01),
+        ("-3", 3, 0),  # not below 0
+        ("-2", "-4", 0.5),
+        ("1 ha", "5000 m2", 0.5),
+        ("2500", "5000 m2", 0.5),  # a unit left out is the right answer's
+        ("3 km", "5000 m2", 0),
+        ("3 planes", "There are 4 planes.", 0.75),
+        *((said, 4, 0) for said in ("", "maybe 4", "about 4", "at least 4", "4-5", "4 or 5", "3, 4", "not 4", "many")),
+        ("between 10 and 100", "between 10 and 100", 1),
+        ("50", "between 10 and 100", 0),
+        *(("3", solution, None) for solution in (None, "", "urban", True, [3], {"count": 3}, float("nan"))),
+    ],
+)
+def test_a_count_is_rewarded_by_how_near_it_is(said, solution, near):
+    assert count_closeness(said, solution) == near
+
+
+@given(st.integers(-200, 200), st.integers(-200, 200))
+@settings(deadline=None, max_examples=200)
+def test_a_count_is_right_where_the_strict_metric_says_so(said, solution):
+    near = count_closeness(f"There are {said}.", solution)
+    assert (near == 1) is judge_solution(f"There are {said}.", solution)["strict"] and 0 <= near <= 1
+    assert near == count_closeness(f"There are {solution}.", said)
+
+
+@pytest.mark.parametrize("case", golden("strict.json"))
+def test_a_count_is_judged_by_the_one_rule(case):
+    for reference in case["references"] if len(case["references"]) == 1 else ():
+        near = count_closeness(case["output"], reference)
+        if near is not None and case["answer"] is not None:
+            assert (near == 1) is case["strict"], case["why"]

@@ -333,7 +333,7 @@ def test_preferences_and_answers_with_a_label_may_be_mixed(tmp_path):
     rows = [{"prompt": "a", "chosen": "b", "rejected": ["c", "d"], "label": "port"}, LABELLED["TRL"]]
     read = load_preferences(write_jsonl(tmp_path / "mixed.jsonl", rows), form="labelled")
     answers = [(completion_text(row["completion"]), row["label"], row["row"]) for row in read]
-    assert answers == [("b", True, 0), ("c", False, 0), ("d", False, 0), ("a port", True, 1)]
+    assert answers == [("b", True, 1), ("c", False, 1), ("d", False, 1), ("a port", True, 2)]
     with pytest.raises(DataError) as error:
         load_preferences(tmp_path / "mixed.jsonl", form="pairs")
     assert error.value.key == "chosen"

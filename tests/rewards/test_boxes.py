@@ -1,6 +1,7 @@
 """The box reward gives the published numbers, in every unit and form."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from helpers import picture
@@ -50,10 +51,21 @@ def test_iou_reward_pairs_for_the_greatest_total():
     text, solution = "[0,100,1000,1000] [0,0,1000,500]", "[0,0,1000,900] [0,500,1000,1000]"
     call = {"prompts": [asked()], "completions": [said(text)], "solution": [solution]}
     assert IoUReward()(**call) == [0.5] and IoUReward(pairing="order")(**call) == pytest.approx([0.25 + 0.2])
-    with pytest.raises(OptionError, match="'best' or 'order'"):
+    with pytest.raises(OptionError, match="best or order"):
         IoUReward(pairing="bset")
     with pytest.raises(OptionError, match="0-1000"):
         IoUReward(answer_unit="0-10000")
+
+
+def test_the_profile_says_how_boxes_are_paired():
+    text, solution = "[0,100,1000,1000] [0,0,1000,500]", "[0,0,1000,900] [0,500,1000,1000]"
+    call = {"prompts": [asked()], "completions": [said(text)], "solution": [solution]}
+    ordered = replace(load_profile("brackets"), unit="0-1000", pairing="order")
+    assert IoUReward(profile=ordered)(**call) == pytest.approx([0.25 + 0.2])
+    assert IoUReward(profile=ordered, pairing="best")(**call) == [0.5]
+    with pytest.raises(DeclarationError) as error:
+        replace(ordered, pairing="by place")
+    assert error.value.key == "pairing"
 
 
 SIZE, BOX = (300, 200), [30.0, 20.0, 150.0, 100.0]

@@ -24,7 +24,7 @@ from rs_rlhf.errors import ImageError, OptionError, ScorerUnavailable
 from rs_rlhf.imagery.raster import ImageOptions, read_image
 from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.models.vlm import VISION_TOKENS
-from rs_rlhf.rewards import IoUReward, ScoreReward
+from rs_rlhf.rewards import ExactMatchReward, IoUReward, ScoreReward
 from rs_rlhf.scoring.load import load_scorer
 from rs_rlhf.trainers import grpo as grpo_trainer
 from rs_rlhf.trainers.data.grpo import load_prompts
@@ -109,9 +109,17 @@ def test_the_rewards_of_boxes_are_told_how_the_policy_writes_them(data, tiny_vlm
     trainer = trainer_of(data, tiny_vlm, tmp_path, reward="rs", profile="geochat", solution_unit="pixel")
     mixed = trainer.reward_funcs[0].accuracy["iou"]
     assert mixed.profile.name == "geochat" and mixed.solution_unit == "pixel"
-    for option, value in (("profile", "geochat"), ("solution_unit", "pixel")):
+    told = trainer_of(data, tiny_vlm, tmp_path, [boxes, given], profile="geochat", pairing="order").reward_funcs
+    assert [(reward.profile.name, reward.pairing) for reward in told] == [("geochat", "order"), ("fractions", "order")]
+    assert (boxes.profile.name, boxes.pairing) == ("qwen2-vl", None)  # the caller's own
+    unread = [
+        ("profile", "geochat", [given]),
+        ("solution_unit", "pixel", [ExactMatchReward()]),
+        ("format_weight", 0.5, [boxes]),
+    ]
+    for option, value, rewards in unread:
         with pytest.raises(OptionError) as error:
-            trainer_of(data, tiny_vlm, tmp_path, [boxes], **{option: value})
+            trainer_of(data, tiny_vlm, tmp_path, rewards, **{option: value})
         assert error.value.key == option
 
 
