@@ -25,7 +25,9 @@ def main(name: str, script_args: RewardScriptArguments, training_args: Any, mode
     check_common(script_args.dataset_name, training_args, model_args)
     train_set, eval_set = load_data(script_args, training_args, "pairs" if name == "dpo" else "labelled")
     if name == "kto":  # rows are drawn in their order, and those of a pair stand together
-        train_set = train_set.shuffle(seed=training_args.seed)
+        train_set = train_set.shuffle(seed=training_args.seed, keep_in_memory=True)
+        if training_args.process_index == 0:
+            print(balance(sum(train_set["label"][:]), len(train_set), training_args))
     training_args.model_init_kwargs = model_options(model_args, training_args.model_init_kwargs, "float32")
     trainer = (VisionDPOTrainer if name == "dpo" else VisionKTOTrainer)(
         model=str(model_args.model_name_or_path),
@@ -35,6 +37,16 @@ def main(name: str, script_args: RewardScriptArguments, training_args: Any, mode
         peft_config=get_peft_config(model_args),
     )
     train(trainer, evaluate=eval_set is not None, done=[f"Policy saved to {training_args.output_dir}"])
+
+
+def balance(good: int, count: int, training_args: Any) -> str:
+    """Says how many answers are good and bad, and which weight is advised, if another (arXiv 2402.01306, eq. 8)."""
+    bad, weights = count - good, (training_args.desirable_weight, training_args.undesirable_weight)
+    line = f"{good} good answers, {bad} bad ones"
+    if not good or not bad or bad * weights[1] <= good * weights[0] <= (4 / 3 + 1e-6) * bad * weights[1]:
+        return line
+    low, high = (share * bad * weights[1] / good for share in (1, 4 / 3))
+    return f"{line}; with as many, --desirable_weight {low:.2f} to {high:.2f} is advised"
 
 
 training = Training(

@@ -93,6 +93,7 @@ def plot_run(run: str | Path, path: str | Path) -> None:
     prefix = "eval_score/accuracy_kind/"
     kinds = {key for entry in log for key in entry if key.startswith(prefix)}
     shown = {"score/accuracy": "training", "eval_score/accuracy": "evaluation", "eval_exact_match": "exact match"}
+    shown |= {"rewards/accuracies": "training", "eval_rewards/accuracies": "evaluation"}  # of DPO
     shown |= {key: key.removeprefix(prefix).replace("_", " ") for key in sorted(kinds)}
     with _saved(path, 2, (11, 4)) as (left, right):
         for key, name in {"loss": "training", "eval_loss": "evaluation"}.items():

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from rs_rlhf.cli import main as cli
+from rs_rlhf.cli.dpo import balance
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.models.collator import GroupCollator
 from rs_rlhf.preferences.dpo import labelled_rows, load_dpo
@@ -332,3 +333,15 @@ def test_kto_shuffles_so_that_the_answers_of_a_pair_are_apart(folder, tiny_vlm, 
     for seed in (1, 1, 2):
         assert command("kto", folder / "dpo.jsonl", tiny_vlm, tmp_path / f"{len(seen)}", "--seed", seed) == 0
     assert seen[0] == seen[1] != seen[2] and sorted(seen[0]) == [False] * 6 + [True] * 6 != seen[0]
+
+
+@pytest.mark.parametrize(
+    ("good", "count", "desirable", "advised"),
+    [(6, 12, 1.0, ""), (4, 7, 1.0, ""), (1, 4, 1.0, "3.00 to 4.00"), (1, 4, 3.5, ""), (9, 12, 1.0, "0.33 to 0.44")],
+)
+def test_kto_says_which_weights_the_counts_ask_for(good, count, desirable, advised, tmp_path):
+    args = VisionKTOConfig(**options(tmp_path, desirable_weight=desirable))
+    line = balance(good, count, args)
+    assert line.startswith(f"{good} good answers, {count - good} bad ones") and line.endswith(
+        f"--desirable_weight {advised} is advised" if advised else "bad ones"
+    )
