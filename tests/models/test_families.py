@@ -226,6 +226,8 @@ COMMON += " --dtype float32 --bf16 false --dataloader_num_workers 0 --save_strat
 COMMANDS = {
     "reward --model_name_or_path vlm --dataset_name pairs.jsonl --output_dir score": "score/model.safetensors",
     "sft --model_name_or_path vlm --dataset_name sft.jsonl --output_dir sft": "sft/model.safetensors",
+    "dpo --model_name_or_path vlm --dataset_name pairs.jsonl --output_dir dpo": "dpo/model.safetensors",
+    "kto --model_name_or_path vlm --dataset_name pairs.jsonl --output_dir kto": "kto/model.safetensors",
     "grpo --model_name_or_path vlm --score_model score --dataset_name questions.jsonl --output_dir grpo"
     " --num_generations 2 --max_completion_length 4": "grpo/model.safetensors",
 }
