@@ -308,7 +308,9 @@ def test_the_commands_train_on_what_data_dpo_writes(method, form, folder, tiny_v
     end = AutoModelForImageTextToText.from_pretrained(out).state_dict()
     assert any(not torch.equal(weight, start[name]) for name, weight in end.items())
     page = page_data(out)
-    assert dict(page["facts"])["Steps"] == "2 of 2" and any("margins" in json.dumps(one) for one in page["charts"])
+    assert dict(page["facts"])["Steps"] == "2 of 2" and "rewards/margins" in json.dumps(page["groups"])
+    assert bool(page["compared"]) is (method == "dpo")  # KTO has no accuracies
+    assert cli.main(["plot", str(out)]) == 0
 
 
 def test_dpo_takes_every_rejected_text_of_a_list(folder, tiny_vlm, tmp_path):
