@@ -103,7 +103,8 @@ def plot_run(run: str | Path, path: str | Path) -> None:
         left.set(xlabel="step", ylabel="loss")
         left.legend()
         right.set(xlabel="step", ylabel="accuracy", ylim=(None, 1.02))
-        right.legend(fontsize="small")
+        if right.lines:
+            right.legend(fontsize="small")
 
 
 def _marker(log: Log, key: str) -> str | None:
