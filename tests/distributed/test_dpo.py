@@ -78,6 +78,7 @@ def test_two_processes_train_as_one(work, method, config):
         torch.testing.assert_close(several[name], weight, atol=float(moved) / 10, rtol=0)
 
 
+@pytest.mark.slow
 def test_kto_with_its_kl_term_trains_under_zero2_and_resumes(work):
     two = ["--accelerate_config", "cpu_zero2"]
     log = train(work, "kto", "kl", 2, *two)

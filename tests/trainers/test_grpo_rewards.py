@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet
 import pytest
-from helpers import WORDS, picture
+from helpers import picture
 
 from rs_rlhf import rewards
 from rs_rlhf.cli import main as cli
@@ -68,9 +68,8 @@ def test_several_rewards_are_logged_part_by_part(file, policy_path, tmp_path, ca
     parts = [entry[f"rewards/{name}/mean"] for name in ("rs_reward", "math_reward", "exact_match_reward")]
     (table,) = (tmp_path / "out" / "completions").glob("*.parquet")
     rows = pyarrow.parquet.read_table(table).to_pylist()
-    assert len(rows) == 8 and {row["completion"][0]["content"] for row in rows} <= {*WORDS}
     whole = [row["rs_reward"] + 0.5 * row["math_reward"] + 0.25 * row["exact_match_reward"] for row in rows]
-    assert entry["reward"] == pytest.approx(sum(whole) / 8, abs=1e-5)
+    assert len(rows) == 8 and entry["reward"] == pytest.approx(sum(whole) / 8, abs=1e-5)
     assert entry["rs_reward/format"] == parts[0] == 0  # the policy answers in one word, without thoughts
     assert {(row["rs_reward/format"], row["rs_reward/accuracy"]) for row in rows} == {(0.0, None)}
     capsys.readouterr()
