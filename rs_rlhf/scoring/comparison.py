@@ -138,9 +138,11 @@ def compare_choices(
         raise OptionError(detail, "temperature")
     greedy = replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)
     ways = [replace(sampling, seed=seed) for seed in dict.fromkeys(seeds)]
-    first, *answered = _sampled(questions, policy, [greedy, *ways], logs, shown)
-    scores = _scored(questions, score, "Scoring", ways, logs, shown)
-    clip_scores = clip and _scored(questions, clip, "CLIP scores", ways, logs, shown)
+    opened = [logs.open(way, score.by) for way in (greedy, *ways)]
+    _sample(questions, policy, [greedy, *ways], opened, logs.pixels, shown)
+    first, *answered = opened
+    scores = _scored(questions, score, "Scoring", answered, shown)
+    clip_scores = clip and _scored(questions, clip, "CLIP scores", [logs.open(way, clip.by) for way in ways], shown)
     read: list[bool] = []
 
     def curves(k: int, i: int) -> dict[str, list[float]]:
@@ -174,18 +176,20 @@ def compare_choices(
     }
 
 
-def _sampled(
+def _sample(
     questions: Sequence[Question],
     load: Callable[[], Policy],
     ways: Sequence[SamplingOptions],
-    logs: Logs,
+    logs: Sequence[SampleLog],
+    sized: bool,
     shown: bool,
-) -> list[SampleLog]:
-    """Samples what the logs do not hold yet; the policy is loaded once, if it is needed."""
-    groups, opened, policy = [question.policy for question in questions], [], None
-    for way in ways:
-        log = logs.open(way)
-        opened.append(log)
+) -> None:
+    """Samples what the logs do not hold yet; the policy is loaded once, if it is needed.
+
+    With `sized` the sizes of images as the policy sees them are kept beside the greedy answers.
+    """
+    groups, policy = [question.policy for question in questions], None
+    for way, log in zip(ways, logs, strict=True):
         if len(log.answers) == len(groups):
             continue
         policy = policy or load()
@@ -193,29 +197,22 @@ def _sampled(
         what = f"Sampling, seed {way.seed}" if way.temperature else "Greedy answers"
         with progress(len(groups), len(log.answers), what, shown=shown) as advance:
             for places, texts in batches:
-                kept = places if logs.pixels and not way.temperature else ()
+                kept = places if sized and not way.temperature else ()
                 sizes = [next(iter(policy.pixels(groups[i])), None) for i in kept]
                 log.add_answers(places, texts, sizes or None)
                 advance(len(places))
-    return opened
 
 
 def _scored(
-    questions: Sequence[Question],
-    chooser: Chooser,
-    what: str,
-    ways: Sequence[SamplingOptions],
-    logs: Logs,
-    shown: bool,
+    questions: Sequence[Question], chooser: Chooser, what: str, logs: Sequence[SampleLog], shown: bool
 ) -> list[list[list[float]]]:
-    """The scores of every question's answers, for each way; scores what has no scores yet."""
+    """The scores of every question's answers, for each log; scores what has no scores yet."""
     groups, scorer = [question.scorer for question in questions], None
     scores: list[list[list[float]]] = []
-    for way in ways:
-        log = logs.open(way, chooser.by)
+    for number, log in enumerate(logs, start=1):
         if len(log.scores) < len(groups):
             scorer = scorer or chooser.load()
-            score_answers(log, groups, scorer, f"{what}, seed {way.seed}", shown)
+            score_answers(log, groups, scorer, f"{what}, {number} of {len(logs)}" if len(logs) > 1 else what, shown)
         scores.append([cast("list[float]", log.scores[i]) for i in range(len(groups))])  # `score_answers` has checked
     return scores
 
@@ -332,7 +329,7 @@ def check_best_of_n(
         shown (`bool`): Print; of several processes the first does.
 
     Returns:
-        `dict` or `None`: As [`compare_choices`], with `seconds`; `None` if no row is labelled.
+        `dict` or `None`: As [`compare_choices`]; `None` if no row is labelled.
     """
     labels = ((row.reference, row.columns.get("reward_type")) for row in rows)
     drawn = [rows[i] for i in labelled_places(labels, limit, sampling.seed)]
@@ -353,13 +350,12 @@ def check_best_of_n(
     folder.mkdir(parents=True, exist_ok=True)
     logs = Logs(folder, "check", settings, anew=True)
     compared = compare_choices(questions, policy, score, sampling, logs, shown=shown)
-    seconds = round(time.monotonic() - start, 1)
     results = {"task": title, "metric": "strict", "score_model": [*score.by], **compared}
-    results |= {"settings": settings, "seconds": seconds}
+    results["settings"] = settings
     write(results, folder)
     if shown:
         print_markdown(markdown(results))
-        print(f"This comparison took {seconds:.0f} s.", flush=True)
+        print(f"This comparison took {time.monotonic() - start:.0f} s.", flush=True)
     return results
 
 
