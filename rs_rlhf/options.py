@@ -70,7 +70,17 @@ def parse(cls: type[T], argv: Sequence[str] | None, prog: str) -> T:
         SystemExit: After `--help`.
         OptionError: An option is missing, unknown or of a wrong kind, or nothing can be written where it says.
     """
-    values = vars(make_parser(cls, prog).parse_args(argv))
+    return _made(cls, vars(make_parser(cls, prog).parse_args(argv)))
+
+
+def parse_known(cls: type[T], argv: Sequence[str], prog: str) -> tuple[T, list[str]]:
+    """Parses the arguments that an options dataclass knows, as [`parse`] does; returns the others too."""
+    values, others = make_parser(cls, prog).parse_known_args(argv)
+    return _made(cls, vars(values)), others
+
+
+def _made(cls: type[T], values: dict[str, Any]) -> T:
+    """Makes the dataclass of parsed values, with its outputs checked."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if (kind := field.metadata.get("writes")) and values[field.name] is not None:

@@ -156,8 +156,8 @@ def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | 
     The recipe's values become the parser's defaults. A flag or key that neither the training nor `accelerate launch`
     knows is an [`OptionError`] or [`DeclarationError`].
     """
-    config, flags = _take_option(list(argv), "--config")
-    name, flags = _take_option(flags, "--accelerate_config")
+    config, flags = take_option(list(argv), "--config")
+    name, flags = take_option(flags, "--accelerate_config")
     recipe: dict[str, Any] = {}
     if config is not None:
         config = str(declarations.find("recipes", config))
@@ -284,7 +284,7 @@ def _to_children(number: int) -> int:
     return len(children)
 
 
-def _take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
+def take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
     """Takes `option VALUE` or `option=VALUE` out of the arguments; the last one counts."""
     value, rest = None, []
     arguments = iter(argv)

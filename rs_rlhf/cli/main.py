@@ -50,6 +50,11 @@ COMMANDS = {
     ),
     "dpo": Command("improve a vision-language model on preference pairs", "cli.dpo:training", CHECKPOINT),
     "kto": Command("improve a vision-language model on answers labelled good or bad", "cli.dpo:kto", CHECKPOINT),
+    "raft": Command(
+        "improve a vision-language model on its own best answers, as the score model ranks them",
+        "cli.raft:main",
+        RESUME,
+    ),
     "clip": Command("fine-tune a CLIP on image-text data", "cli.clip:training", CHECKPOINT),
     "serve": Command("score over HTTP: the reward server", "cli.serve:main", STOPPED),
     "score": Command("score image-text data of any size, on any number of processes", "cli.score:main", RESUME),
@@ -75,6 +80,11 @@ COMMANDS = {
     ),
     "data dpo": Command(
         "order candidate answers by a score model, for `dpo` and `kto`", "preferences.dpo:write_dpo", RESUME
+    ),
+    "data best": Command(
+        "keep the best of several answers by a score model, as data for `rs-rlhf sft`",
+        "preferences.best:write_rows",
+        RESUME,
     ),
     "data damage": Command("make a noisy pool of image-text rows, the damage known", "cli.data.make:write_damaged"),
     "data scenes": Command("write made-up overhead scenes with captions and classes", "cli.data.make:write_scenes"),

@@ -86,12 +86,7 @@ def check_common(
     }.items():
         if not value:
             raise OptionError(f"no {name}; give --{name}, or a recipe with it (--config).", name)
-    name = str(model_args.model_name_or_path)
-    if not os.path.isdir(name) and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise OptionError(
-            f"--model_name_or_path {name} is neither a folder nor named as a model of the hub is (namespace/name).",
-            "model_name_or_path",
-        )
+    check_model_name(str(model_args.model_name_or_path))
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.", "load_in_4bit")
     if not pads and getattr(training_args, "pad_to_multiple_of", None):
@@ -103,6 +98,15 @@ def check_common(
     if training_args.eval_on_start and training_args.eval_strategy == "no":
         raise OptionError(
             "eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.", "eval_on_start"
+        )
+
+
+def check_model_name(name: str) -> None:
+    """Refuses a model that is neither a folder nor named as one of the hub."""
+    if not os.path.isdir(name) and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise OptionError(
+            f"--model_name_or_path {name} is neither a folder nor named as a model of the hub is (namespace/name).",
+            "model_name_or_path",
         )
 
 

@@ -41,7 +41,7 @@ FIELDS = (
     *TEXT_COLUMNS,
     *PREFERENCE_COLUMNS,
     *LABEL_COLUMNS,
-    *"solution choices reward_type source kind id sensor system input type types boxes size".split(),
+    *"solution choices reward_type source kind id sensor system input type types boxes size weight".split(),
 )
 _PROSE = {*TEXT_COLUMNS, *PREFERENCE_COLUMNS, *LABEL_COLUMNS, "solution", "choices", "system", "input"}
 _ASIDE = ("id", "source", "url", "__key__")  # hold an image only if no other column does

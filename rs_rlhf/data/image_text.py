@@ -36,6 +36,7 @@ from .group import (
     ImageSource,
     Message,
     Row,
+    as_number,
     check_completion,
     check_text,
     completion_text,
@@ -54,7 +55,8 @@ class ImageTextRow:
     The captions of an image are the completions of one group, whose prompt is an empty user turn with the image; a
     question with its answer is a group of one; a conversation is `whole`, to be kept or dropped as one, and a group of
     one for every assistant turn, its prompt all turns before. Images are paths of existing files inside the image
-    root, or `{"bytes", "path"}`. `error` says why a row cannot be used; `groups` and `images` are empty then.
+    root, or `{"bytes", "path"}`. `weight` is that of its texts in training, if a column of weights is named. `error`
+    says why a row cannot be used; `groups` and `images` are empty then.
     """
 
     row_id: str
@@ -65,6 +67,7 @@ class ImageTextRow:
     label: str
     raw: Any
     error: DataError | None = field(default=None, compare=False)
+    weight: float | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -102,6 +105,8 @@ def image_text_row(
             check_form(fields, columns)
         row.source, row.label = as_word(fields.get("source")) or source, as_word(label_of(fields, labels))
         meta: dict[str, Any] = {"source": row.source, "row": int(number) if number.isdecimal() else -1, "where": where}
+        if name := columns.given.get("weight"):
+            row.weight = row_weight(fields["weight"], name)
         key = image_column(fields, root)
         form = _form(fields, columns)
         given = None if key is None else fields[key]
@@ -124,6 +129,14 @@ def image_text_row(
     except RSRLHFError as error:
         row.error = DataError(error.detail.removeprefix(f"{where}: "), error.key, where)
     return row
+
+
+def row_weight(value: object, key: str) -> float:
+    """Returns a row's weight, the value of its column `key`; a [`DataError`] if it is no finite number from 0 on."""
+    weight = as_number(value)
+    if weight is None or weight < 0:
+        raise DataError(f"`{key}` is {short(value)}, expected a weight: a finite number, 0 or more", key)
+    return weight
 
 
 def text_list(row: Row, columns: Columns | None = None) -> str | None:

@@ -127,6 +127,11 @@ def has_answer(text: str) -> bool:
     return _ANSWER.search(text) is not None
 
 
+def in_asked_form(text: str, prompt: str) -> bool:
+    """Whether the text holds an `<answer>…</answer>` if the prompt asks for one."""
+    return has_answer(text) or "<answer>" not in prompt
+
+
 def is_think_answer(text: str) -> bool:
     """Whether the text is one `<think>…</think>`, one `<answer>…</answer>` and white space (arXiv 2503.00743)."""
     return _THINK_ANSWER.fullmatch(text) is not None

@@ -1,25 +1,29 @@
-"""Candidate answers to questions: the options of sampling them, the log to resume from, and what is counted.
+"""Candidate answers to questions: the options of sampling them, their scores, the log to resume from, what is counted.
 
-Shared by `rs-rlhf data sample-pairs` and `rs-rlhf data dpo`. Left out: which candidate becomes chosen (`mistakes`,
-`judges`, `dpo`).
+Shared by `rs-rlhf data sample-pairs`, `data dpo` and `data best`. Left out: which candidate becomes chosen
+(`mistakes`, `judges`, `dpo`, `best`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.captioned_images import InputOptions
+from ..data.group import Group, short
 from ..data.placed_images import OutputOptions
 from ..data.questions import QuestionRow, placed_images, questions_hash, read_questions
 from ..data.survey import require_images
+from ..errors import DataError
 from ..imagery.arguments import READING, ImageArguments
 from ..imagery.sources import ImageOptions
+from ..metrics.answers import message_text
 from ..options import option
 from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
@@ -33,10 +37,11 @@ if TYPE_CHECKING:
     from ..models.policies.policy import Policy
 
 # The options that answers depend on.
-_SETTINGS = (
+SETTINGS = (
     *("policy", "input", "split", "limit", "seed", "n", "temperature", "top_p", "top_k", "max_new_tokens"),
     *("token_budget", "augment", "min_pixels", "max_pixels", "dtype", *READING),
 )
+CHUNK = 256  # groups that are scored, and recorded, at a time
 OF_SAMPLES = ("right", "wrong", "malformed", "empty", "duplicates")
 
 
@@ -123,13 +128,16 @@ def _policy(options: CandidateOptions) -> Policy:
 
 def candidate_scorer(options: CandidateOptions, model: str) -> GroupScorer:
     """Loads the score model, or several, of a command that orders candidates."""
-    more = options.several() if isinstance(options, SeveralOptions) else {}
-    return load_scorer(model, options.resolved_image_options(), dtype=options.dtype, **more)
+    several = options.several() if isinstance(options, SeveralOptions) else {}
+    more = {"dtype": options.dtype, "standards": options.output.parent, **several}
+    return load_scorer(model, options.resolved_image_options(), **more)
 
 
-def compare_first(options: CandidateOptions, model: str, rows: Sequence[QuestionRow], limit: int) -> None:
-    """Compares a score model's choice among N answers with the greedy answer on at most `limit` labelled rows, beside
-    the output, see [`check_best_of_n`]; without a policy to sample nothing is compared.
+def compare_first(
+    options: CandidateOptions, model: str, rows: Sequence[QuestionRow], limit: int, folder: Path
+) -> None:
+    """Compares a score model's choice among N answers with the greedy answer on at most `limit` labelled rows, in a
+    folder, see [`check_best_of_n`]; without a policy to sample nothing is compared.
     """
     if options.policy is None or not limit or options.n < 2 or not options.temperature:
         return
@@ -143,22 +151,62 @@ def compare_first(options: CandidateOptions, model: str, rows: Sequence[Question
         Chooser(by, partial(candidate_scorer, options, model)),
         rows,
         SamplingOptions.from_command(options),
-        options.output.with_name(f"{options.output.stem}_best_of_n"),
+        folder,
         limit=limit,
-        settings=options.recorded(_SETTINGS) | {"policy_hash": model_stamp(options.policy)},
+        settings=options.recorded(SETTINGS) | {"policy_hash": model_stamp(options.policy)},
     )
+
+
+def given_answers(row: QuestionRow) -> list[str]:
+    """Returns the texts of a row's column `completions`; a [`DataError`] if it is no list of texts."""
+    completions = row.columns.get("completions")
+    if not isinstance(completions, list) or not all(isinstance(text, (str, list)) for text in completions):
+        detail = f"`completions` is {short(completions)}, expected a list of texts; give --policy to sample them"
+        raise DataError(detail, "completions", row.group.where)
+    return [message_text(text) for text in completions]
+
+
+def score_candidates(
+    scorer_of: Callable[[], GroupScorer], groups: Sequence[Group], log: SampleLog, counts: Counter[str], least: int
+) -> None:
+    """Scores the groups of `least` or more completions that the log does not hold; what fails is counted."""
+    todo = [i for i, group in enumerate(groups) if len(group.completions) >= least and i not in log.scores]
+    if not todo:
+        return
+    scorer = scorer_of()
+    with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
+        for start in range(0, len(todo), CHUNK):
+            part = todo[start : start + CHUNK]
+            scored = scorer.score_groups([groups[i] for i in part], on_error="return", show_progress=False)
+            good: dict[int, list[float]] = {}
+            for i, scores in zip(part, scored, strict=True):
+                if not isinstance(scores, Exception) and all(map(math.isfinite, scores)):
+                    good[i] = scores
+                    continue
+                counts["failed"] += 1
+                reason = scores if isinstance(scores, Exception) else f"{groups[i].where}: a score is not finite"
+                print(f"left out: {reason}")
+            log.add_scores(list(good), list(good.values()))
+            advance(len(part))
 
 
 def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLog:
     """Opens the log of a command; with `--overwrite` one with other settings is started anew."""
-    settings = options.recorded(_SETTINGS)
+    settings = options.recorded(SETTINGS)
     settings |= {"policy_files": model_stamp(options.policy), "rows_sha256": questions_hash(rows)}
-    models = [getattr(options, name, None) for name in ("model", "judge_model")]
+    models = [getattr(options, name, None) for name in ("model", "score_model", "judge_model")]
     judges = [getattr(options, name, None) for name in ("judge", "judge_url", "judge_name")]
     if isinstance(options, SeveralOptions):
-        judges += options.combination(models[0]).values()
+        judges += options.combination(models[0] or models[1]).values()
     by = json.dumps([*models, *map(model_stamp, models), *judges])
     return SampleLog.beside(options.output, settings, by, anew=options.overwrite)
+
+
+def listed_choices(given: str) -> list[str]:
+    """Returns the distinct choices of an option: a file with one a line, or texts between commas."""
+    path = Path(given)
+    listed = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
+    return list(dict.fromkeys(choice.strip() for choice in listed if choice.strip()))
 
 
 def usable(answer: str) -> bool:

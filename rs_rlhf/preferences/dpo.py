@@ -16,22 +16,20 @@ than best against worst.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..data.group import Group, ImageSource, make_group, short
+from ..data.group import Group, ImageSource, make_group
 from ..data.placed_images import check_output
 from ..data.questions import QuestionRow, limited
-from ..errors import DataError, OptionError
+from ..errors import OptionError
 from ..imagery.options import split_sensor
-from ..metrics.answers import message_text
 from ..options import option
-from ..runs.progress import progress
 from ..runs.sample_log import SampleLog
 from ..scoring.comparison import CheckOptions
 from ..scoring.several import SeveralOptions
@@ -40,15 +38,15 @@ from .candidates import (
     candidate_scorer,
     candidates_of,
     compare_first,
+    given_answers,
     open_log,
     print_counts,
     sampled_answers,
+    score_candidates,
 )
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
-
-CHUNK = 256  # groups that are scored, and recorded, at a time
 
 
 @dataclass(kw_only=True)
@@ -138,14 +136,6 @@ def _features(labelled: bool) -> Features:
     return Features(columns | dict.fromkeys(("chosen_score", "rejected_score"), Value("float64")))
 
 
-def _given_candidates(row: QuestionRow) -> list[str]:
-    completions = row.columns.get("completions")
-    if not isinstance(completions, list) or not all(isinstance(text, (str, list)) for text in completions):
-        detail = f"`completions` is {short(completions)}, expected a list of texts; give --policy to sample them"
-        raise DataError(detail, "completions", row.group.where)
-    return [message_text(text) for text in completions]
-
-
 def write_dpo(options: DPOOptions) -> None:
     """Reads or samples candidates, scores them, writes the rows and prints what was counted."""
     output = options.output
@@ -160,7 +150,8 @@ def write_dpo(options: DPOOptions) -> None:
     else:
         images, placed = options.place(rows)
     log = open_log(options, rows)
-    compare_first(options, options.model, rows, options.check_best_of_n)
+    folder = output.with_name(f"{output.stem}_best_of_n")
+    compare_first(options, options.model, rows, options.check_best_of_n, folder)
     counts: Counter[str] = Counter(rows=len(rows))
     made = _dpo_rows(options, rows, images, counts, log)
     if output.suffix == ".parquet":
@@ -191,14 +182,14 @@ def _dpo_rows(
     log: SampleLog,
 ) -> Iterator[dict[str, Any]]:
     """Scores the candidates of all rows, then yields the DPO rows; what makes none is counted."""
-    answers = sampled_answers(options, rows, log) if options.policy is not None else map(_given_candidates, rows)
+    answers = sampled_answers(options, rows, log) if options.policy is not None else map(given_answers, rows)
     groups = []
     for row, texts in zip(rows, answers, strict=True):
         candidates, group = list(candidates_of(texts)), row.group
         counts["candidates"] += len(texts)
         counts["empty or repeated"] += len(texts) - len(candidates)
         groups.append(make_group(group.prompt, candidates, group.images, where=group.where, source=group.source))
-    _score(options, groups, log, counts)
+    score_candidates(partial(candidate_scorer, options, options.model), groups, log, counts, least=2)
     for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
         if len(group.completions) > 1 and i not in log.scores:
             continue  # failed, and counted there
@@ -206,25 +197,3 @@ def _dpo_rows(
         made = [] if pair is None else [pair] if options.form == "dpo" else labelled_rows(pair)
         counts[reason or "rows written"] += len(made) or 1
         yield from (one | {"id": row.id} for one in made)
-
-
-def _score(options: DPOOptions, groups: Sequence[Group], log: SampleLog, counts: Counter[str]) -> None:
-    """Scores the groups of two or more completions that the log does not hold; what fails is counted."""
-    todo = [i for i, group in enumerate(groups) if len(group.completions) > 1 and i not in log.scores]
-    if not todo:
-        return
-    scorer = candidate_scorer(options, options.model)
-    with progress(len(groups), len(groups) - len(todo), "Scoring") as advance:
-        for start in range(0, len(todo), CHUNK):
-            part = todo[start : start + CHUNK]
-            scored = scorer.score_groups([groups[i] for i in part], on_error="return", show_progress=False)
-            good: dict[int, list[float]] = {}
-            for i, scores in zip(part, scored, strict=True):
-                if not isinstance(scores, Exception) and all(map(math.isfinite, scores)):
-                    good[i] = scores
-                    continue
-                counts["failed"] += 1
-                reason = scores if isinstance(scores, Exception) else f"{groups[i].where}: a score is not finite"
-                print(f"left out: {reason}")
-            log.add_scores(list(good), list(good.values()))
-            advance(len(part))

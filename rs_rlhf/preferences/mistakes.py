@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 from ..data.placed_images import check_output
@@ -32,7 +31,16 @@ from ..errors import OptionError
 from ..metrics.closed_answers import judge_solution
 from ..metrics.quantities import plain
 from ..options import option
-from .candidates import OF_SAMPLES, CandidateOptions, candidates_of, open_log, print_counts, sampled_answers, usable
+from .candidates import (
+    OF_SAMPLES,
+    CandidateOptions,
+    candidates_of,
+    listed_choices,
+    open_log,
+    print_counts,
+    sampled_answers,
+    usable,
+)
 from .judges import JudgeOptions, judge_from, judged_pairs, judged_scores
 
 MAX_CHOICES = 200
@@ -200,9 +208,7 @@ def preference_rows(
 def _choices_of(rows: Sequence[QuestionRow], given: str | None) -> list[str]:
     """The well-formed answers: those given, or the references in the data if they are few."""
     if given is not None:
-        path = Path(given)
-        listed = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
-        return list(dict.fromkeys(choice.strip() for choice in listed if choice.strip()))
+        return listed_choices(given)
     references = {plain(row.reference): row.reference for row in reversed(rows) if row.reference}
     return sorted(references.values()) if len(references) <= MAX_CHOICES else []
 

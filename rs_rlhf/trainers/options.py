@@ -136,6 +136,11 @@ class SFTOptions(TrainingOptions):
         choices=["all", "merger"],
     )
     max_length: int | None = option(None, "Longest sample in tokens, image tokens included; longer is an error.")
+    weight_column: str | None = option(
+        None,
+        "Column of the training rows' weights, numbers from 0 on: the loss of a row's tokens is multiplied by its "
+        "weight, and the sum is divided by the number of tokens as without weights.",
+    )
 
 
 @dataclass(kw_only=True)

@@ -264,10 +264,9 @@ def judged(text: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """
     verdict = judge_solution(text, row.get("solution"), row.get("choices"))
     readable = bool(answers.extract_answer(text)) if verdict is None else verdict["answer"] is not None
-    asked = "<answer>" in _prompt(row.get("prompt") or "")
     return {
         "correct": None if verdict is None else verdict["strict"],
-        "readable": readable and (answers.has_answer(text) or not asked),
+        "readable": readable and answers.in_asked_form(text, _prompt(row.get("prompt") or "")),
     }
 
 

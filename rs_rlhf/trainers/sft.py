@@ -11,7 +11,7 @@ Left out: reading files (see `data.sft`), packing, and images in the assistant's
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -23,6 +23,7 @@ from transformers.data.data_collator import DataCollator
 from trl import SFTConfig, SFTTrainer
 
 from ..data.group import Group, make_group
+from ..data.image_text import row_weight
 from ..errors import DataError, OptionError, RSRLHFError
 from ..models.collator import GroupCollator, GroupImages
 from ..models.pixel_budget import set_pixel_budget
@@ -64,14 +65,16 @@ class SFTCollator:
 
     Args:
         groups ([`GroupCollator`]): The one layout.
+        weight_column (`str`, *optional*): Column of the rows' weights.
 
     Returns (on call):
         `dict`: `input_ids`, `attention_mask`, `labels` (-100 outside the trained turns) and types of tokens (B, L);
-        what the processor makes of the images, such as `pixel_values` and `image_grid_thw`, in placement order.
+        what the processor makes of the images, such as `pixel_values` and `image_grid_thw`, in placement order; with
+        a `weight_column` also `weights` (B).
     """
 
-    def __init__(self, groups: GroupCollator) -> None:
-        self.groups = groups
+    def __init__(self, groups: GroupCollator, weight_column: str | None = None) -> None:
+        self.groups, self.weight_column = groups, weight_column
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Lays out the rows."""
@@ -79,6 +82,8 @@ class SFTCollator:
         batch, images = self.groups.plain([group for group, _ in samples])
         ids = batch["input_ids"]
         batch["labels"] = ids.masked_fill(batch.pop("completion_mask") == 0, -100)
+        if (key := self.weight_column) is not None:
+            batch["weights"] = torch.tensor([row_weight(row.get(key), key) for row in rows])
         for i, (group, first) in enumerate(samples):
             for start, end in self._earlier_answers(group, first, images[i], ids[i].tolist()):
                 batch["labels"][i, start:end] = ids[i, start:end]
@@ -155,6 +160,9 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         options = args if isinstance(args, SFTOptions) else SFTOptions()
         if options.trainable != "all" and kwargs.get("peft_config") is not None:
             raise OptionError("trainable cannot be combined with LoRA; name the merger in lora_modules_to_save.")
+        self.weight_column = options.weight_column
+        if self.weight_column is not None:
+            check_weights(self.weight_column, args, train_dataset, data_collator or kwargs.get("compute_loss_func"))
         loading = {"trust_remote_code": args.trust_remote_code, **cast("dict[str, Any]", args.model_init_kwargs or {})}
         processor = processor_of(processing_class, name, loading)
         set_pixel_budget(processor, options.min_pixels, options.max_pixels)
@@ -164,7 +172,7 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         self.eval_collator, self.limits = data_collator or SFTCollator(plain), RowLimits.of(plain)
         kwargs["peft_config"] = deepcopy(kwargs.get("peft_config"))
         sets: dict[str, Any] = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        collator = data_collator or SFTCollator(layout)
+        collator = data_collator or SFTCollator(layout, self.weight_column)
         super().__init__(model, args, collator, processing_class=processor, **sets, **kwargs)
         if options.trainable == "merger":
             train_merger(self.model)
@@ -172,7 +180,21 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
 
     def row_errors(self, row: Row) -> Iterable[RSRLHFError]:
         """Yields why the collator could not lay out a row."""
+        if self.weight_column is not None and self.weight_column in row:
+            row_weight(row[self.weight_column], self.weight_column)
         return self.limits.errors(turn_group(row))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Returns TRL's loss, in which the log-probabilities of a row's tokens are multiplied by the row's weight."""
+        weights = inputs.pop("weights", None)
+        called: Any = model if weights is None else weighted(model, weights)
+        return super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
 
     def prediction_step(
         self,
@@ -192,6 +214,30 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         right = (outputs.is_top1 | ~outputs.label_mask.bool()).all(dim=1).float()
         add_metric(self, "eval", "exact_match", self.accelerator.gather_for_metrics(right).tolist())
         return result
+
+
+def weighted(model: torch.nn.Module, weights: torch.Tensor) -> Callable[..., Any]:
+    """Returns a forward of the model whose `log_probs` (B, L) are multiplied by the rows' weights (B)."""
+
+    def forward(**inputs: Any) -> Any:
+        outputs = model(**inputs)
+        outputs.log_probs = outputs.log_probs * weights[:, None]
+        return outputs
+
+    return forward
+
+
+def check_weights(column: str, args: SFTConfig, rows: Any, own: object) -> None:
+    """Refuses weights that would not be read (`own` is the caller's collator or loss), or that rows do not have."""
+    others = {"loss_type": args.loss_type != "nll", "label_smoothing_factor": args.label_smoothing_factor > 0}
+    for name, given in others.items():
+        if given:
+            raise OptionError(f"weight_column cannot be combined with {name}; leave one of them out.", name)
+    if own is not None:
+        raise OptionError("weight_column is not read by your own collator or loss; leave it out.", "weight_column")
+    if rows is not None and column not in (rows.column_names or [column]):
+        listed = ", ".join(rows.column_names)
+        raise OptionError(f"the training rows have no column {column!r}; they have {listed}.", "weight_column")
 
 
 def train_merger(model: torch.nn.Module) -> None:

@@ -120,6 +120,16 @@ def cases_of(tiny_vlm, policy_path, score_model_path, clip):
                 *n_tokens,
             ]
         ),
+        "data best": Case(["data", "best", *judged, *flags(keep="softmax", output="made/out.jsonl")]),
+        "data best policy": Case(
+            [
+                "data",
+                "best",
+                *flags(model=score_model_path, input="given/rows.jsonl", output="made/out.jsonl"),
+                *policy,
+            ]
+            + ["-n", "4", *n_tokens]
+        ),
         "data dpo": Case(["data", "dpo", *judged, *flags(output="made/out.jsonl")]),
         "data dpo parquet": Case(["data", "dpo", *judged, *flags(output="made/out.parquet")]),
         "data dpo policy": Case(
@@ -189,7 +199,7 @@ def killed(base, tiny_vlm, policy_path, score_model_path, clips, tmp_path_factor
 NAMES = (
     "score|score model|score tar|curate|curate tar|best-of-n|eval run|eval compare|eval export|eval preferences|"
     "report|plot|data convert|data convert llava|data convert parquet|data pairs|data damage|data scenes|"
-    "data sample-pairs|data dpo|data dpo parquet|data dpo policy|"
+    "data sample-pairs|data best|data best policy|data dpo|data dpo parquet|data dpo policy|"
     "tiny-clip|tiny-vlm|reward|reward evaluated|reward lora|sft|dpo|kto|grpo|clip"
 ).split("|")
 

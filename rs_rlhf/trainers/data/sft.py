@@ -33,16 +33,24 @@ FORM_VERSION = 2  # of the stored rows: raise it when `text_rows` changes, so th
 
 
 def load_data(script_args: SFTScriptArguments, training_args: VisionSFTConfig) -> tuple[Dataset, Dataset | None]:
-    """Reads the training and evaluation sets; `image_root` becomes `None`, since all image paths are complete
-    afterwards.
+    """Reads the training and evaluation sets.
+
+    `image_root` becomes `None`, since all image paths are complete afterwards, and `weight_column` the name of the
+    column in the training set. Evaluation rows have no weights.
     """
     name, split = str(script_args.dataset_name), script_args.dataset_train_split
-    reading: dict[str, Any] = {"columns": script_args.named_columns()}
+    columns = script_args.named_columns()
+    if training_args.weight_column is not None:
+        columns = parse_columns([*(f"{k}={v}" for k, v in columns.items()), f"weight={training_args.weight_column}"])
+    reading: dict[str, Any] = {"columns": columns}
     reading["image_root"], training_args.image_root = training_args.image_root, None
     limit: dict[str, Any] = {"limit": script_args.max_train_samples, "seed": training_args.seed}
     split = split or default_split(name)
     _announce(name, split, reading)
     train_set = load_rows(name, split, **reading, **limit)
+    columns.pop("weight", None)
+    if "weight" in train_set.column_names:  # also of a folder of `rs-rlhf curate` that names it
+        training_args.weight_column = "weight"
     if training_args.eval_strategy == "no":
         return train_set, None
     name = script_args.eval_dataset_name or name
@@ -91,7 +99,7 @@ def load_rows(
         image_root (`str`, *optional*): Folder that image paths start from; by default each file's own, or that of
             `curation.json`.
         columns (`dict`, *optional*): Columns by the fields that they hold, such as `{"image": "filename"}`; a named
-            column of texts makes it the second way.
+            column of texts makes it the second way. A column of `weight`s becomes the rows' column `weight`.
         labels_only (`bool`): Labelled images are only asked for their class (for evaluation).
         limit (`int`, *optional*): Images or conversations at most, drawn by `seed`.
         seed (`int`): Seed of the draw.
@@ -101,6 +109,9 @@ def load_rows(
     """
     reading: dict[str, Any] = {"image_root": image_root, "columns": parse_columns(columns)}
     if holds_labelled_images(path, split, columns):
+        if "weight" in reading["columns"]:
+            advice = "name the column of their texts, as in --text_column captions"
+            raise DataError(f"labelled images are read without weights; {advice}", "weight", path)
         rows = load_images(path, split, **reading)
         return Dataset.from_list(conversation_rows([rows[i] for i in draw_rows(len(rows), limit, seed)], labels_only))
     texts = _load_texts(path, split, reading)
@@ -161,6 +172,8 @@ def _keys(file: Path) -> Iterator[set[str]]:
 
 def _load_texts(path: str, split: str | None, reading: dict[str, Any]) -> Dataset:
     columns = message_features("prompt", "completion")
+    if "weight" in open_image_texts(path, split, **reading).columns.given:
+        columns["weight"] = Value("float64")
     features = Features(columns | {"row": Value("int64"), "where": Value("string")})
     return stored_rows(text_rows, features, path, split, reading, FORM_VERSION)
 
@@ -199,8 +212,9 @@ def text_rows(rows: Iterable[ImageTextRow]) -> Iterator[dict[str, Any]]:
 
     Yields:
         `dict`: `prompt`, `completion` (messages), `images` (`{bytes, path}`), `row` (the same for all texts of an
-        image-text row) and `where`. A conversation is one row, whose completion begins with the first turn of the
-        assistant; captions are one row per distinct text, whose prompt asks for a description.
+        image-text row), `where`, and `weight` if a column of weights is named. A conversation is one row, whose
+        completion begins with the first turn of the assistant; captions are one row per distinct text, whose prompt
+        asks for a description.
 
     Raises:
         DataError: At the first row that cannot be used.
@@ -215,6 +229,7 @@ def text_rows(rows: Iterable[ImageTextRow]) -> Iterator[dict[str, Any]]:
                 "images": [bytes_and_path(image) for image in group.images],
                 "row": number,
                 "where": group.where or row.row_id,
+                **({} if row.weight is None else {"weight": row.weight}),
             }
 
 
