@@ -117,8 +117,13 @@ def _other_scale(figures: Mapping[str, Figures]) -> str:
     old, new = (figures[side].get("settings") or {} for side in ("A", "B"))
     if old.get("score_model") != new.get("score_model"):
         return f"A was scored by {old.get('score_model')!r:.60}, B by {new.get('score_model')!r:.60}"
-    differ = old.get("score_model_hash") != new.get("score_model_hash")
-    return f"{old.get('score_model')!r:.60} has other weights of A than of B" if differ else ""
+    parts = {
+        "score_model_hash": "weights",
+        "score_combine": "--score_combine",
+        "score_calibration_hash": "calibration",
+    }
+    other = next((part for key, part in parts.items() if old.get(key) != new.get(key)), None)
+    return f"{old.get('score_model')!r:.60} has other {other} of A than of B" if other else ""
 
 
 def _check_same(task: str, figures: Mapping[str, Figures], samples: Mapping[str, Sequence[Record]]) -> None:

@@ -268,6 +268,10 @@ def test_scores_of_two_score_models_are_not_compared(tmp_path):
         assert [row["measure"] for row in compared["rows"]] == ["accuracy"]
         assert "score is not compared" in compared["notes"][0]
     assert "'s' has other weights" in compared["notes"][0]
+    several = {"score_model": "s,t", "score_model_hash": "1", "score_combine": "mean", "score_calibration_hash": "2"}
+    for i, change in enumerate(({}, {"score_combine": "min"}, {"score_calibration_hash": "3"})):
+        compared = compare(run(f"e{i}", **several), run(f"f{i}", **several | change))
+        assert len(compared["rows"]) == (1 if change else 2)
 
 
 def test_the_page_filters_stays_inert_and_asks_no_network(browser, page):
