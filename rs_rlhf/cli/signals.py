@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from types import FrameType
+from typing import Any
 
 LAUNCHED = "RS_RLHF_LAUNCHED"  # a folder of the processes that `launch.launch` has started
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -90,6 +92,19 @@ def handled(say: Callable[[], None]) -> Iterator[None]:
             frame = frame.f_back
         raise interruption(number)
 
+    def again(number: int) -> None:
+        if sys.unraisablehook is dropped:
+            os.kill(pid, number)
+
+    def dropped(told: Any) -> None:
+        """Python drops what is raised within a finalizer: the signal is sent once more, to whatever runs then."""
+        if not (isinstance(told.exc_value, KeyboardInterrupt) and ASKED.number and os.getpid() == pid):
+            return hook(told)
+        later = Timer(0.02, again, [ASKED.number])
+        later.daemon, ASKED.number = True, 0
+        later.start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     usual = (signal.default_int_handler, signal.SIG_DFL)  # a job in the background ignores SIGINT
     ours = [one for one in NUMBERS if current_thread() is main_thread() and signal.getsignal(one) in usual]
     before = {number: signal.signal(number, handle) for number in ours}
@@ -100,6 +115,7 @@ def handled(say: Callable[[], None]) -> Iterator[None]:
             raise interruption(ASKED.number) from None
         raise
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -72,6 +72,15 @@ class ResumeMixin(FiniteMixin):
         """Yields why a row cannot be trained on."""
         return ()
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trains an epoch. A run that was killed after its last checkpoint has no step left, but transformers would do
+        one more.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves a checkpoint; a full disk is an [`OptionError`] that names it."""
         folder = Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")

@@ -169,7 +169,7 @@ def cases_of(tiny_vlm, policy_path, score_model_path, clip):
             log_completions="true",
             num_completions_to_print=0,
         ),
-        "clip": training("clip", dataset_name="scenes", model_name_or_path=clip),
+        "clip": training("clip", dataset_name="scenes", dataset_train_split="train", model_name_or_path=clip),
     }
 
 

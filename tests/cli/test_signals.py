@@ -130,6 +130,26 @@ def test_a_signal_that_comes_twice_at_once_is_one(number):
     assert (done.returncode, int(done.stdout)) == (0, number)
 
 
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_within_a_finalizer_is_not_lost(number):
+    """Python drops what is raised there."""
+    code = (
+        "import os, signal, sys, time; from rs_rlhf.cli.signals import exit_code, handled\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Last:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(0.01)\n"
+        "try:\n"
+        "    with handled(print):\n"
+        "        Last(); print('goes on', flush=True); time.sleep(30)\n"
+        "except KeyboardInterrupt as stop:\n"
+        "    sys.exit(exit_code(stop))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, timeout=25, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (CODES[number], "goes on\n", "")
+
+
 @pytest.mark.parametrize("number", ONE)
 def test_a_launched_training_saves_a_checkpoint_and_ends_in_one_sentence(number, pairs, tiny_vlm):
     argv = [

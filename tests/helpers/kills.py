@@ -59,9 +59,9 @@ os.write(1, f"\\noperations {count} seconds {time.monotonic() - start:.3f}".enco
 sys.exit(code)
 """
 TEMPORARY = ("*.tmp", ".*.new", ".*.old", "checkpoint-*", "*.partial", "*.part-*", "answers_*", "rows_cache", ".locks")
-VOLATILE = re.compile(  # times, and what TRL counts from 0 again when a training resumes
+VOLATILE = re.compile(  # times, and what counts from 0 or gets another id when a training resumes
     r".*seconds|texts_per_second|.*runtime|.*_per_second|start|stop|took|total_flos|.*step_time.*|profiling/.*|run_id|"
-    r"num_tokens"
+    r"num_tokens|train_loss|rs_rlhf_run"
 )
 
 
@@ -73,7 +73,8 @@ class Case:
         argv: Its arguments; paths are relative to the folder of a try.
         again: Arguments that are added to resume.
         before: Commands that run once, before the first try.
-        training: It leaves states between; only its last files are those of an undisturbed run.
+        training: It leaves states between; only its last files are those of an undisturbed run. Which checkpoints are
+            left depends on when it was killed.
         varies: Names of files that two undisturbed runs write differently.
     """
 
@@ -99,6 +100,8 @@ def _steady(value):
 def content(path):
     """What a reader finds in a file; a half-written file raises."""
     data = path.read_bytes()
+    if path.name == "rs_rlhf_run.json":  # a run that is begun anew has another id, one that is resumed more parts
+        return json.loads(data)["settings"]
     if path.suffix == ".json":
         return _steady(json.loads(data))
     if path.suffix == ".jsonl":
@@ -190,7 +193,8 @@ class Killed:
             done = run(self.case.argv + (self.case.again if turn else []), self.folder, place, delay, number)
             codes.append(done.returncode)
             with _told(f"killed at operation {place}, {delay:.4f} s later", done):
-                allowed = (-9, 0, 1) if number == signal.SIGKILL else (143, 0, 1)
+                # -9 of a SIGTERM: it came before or after the command's own time, so that nobody told an exit code.
+                allowed = (-9, 0, 1) if number == signal.SIGKILL else (143, -9, 0, 1)
                 assert done.returncode in allowed and "Traceback" not in done.stderr
                 self._look(refused=done.returncode == 1)
         done = run(self.case.argv + self.case.again, self.folder)
@@ -205,7 +209,10 @@ class Killed:
         return sum(code not in (0, 1) for code in codes)
 
     def _contents(self, temporary=False):
-        return contents(self.folder, temporary, self.case.varies)
+        found = contents(self.folder, temporary, self.case.varies)
+        if self.case.training:
+            return {name: value for name, value in found.items() if "checkpoint-" not in name}
+        return found
 
     def _look(self, refused):
         """Nothing is half-written, nothing of others is changed, and a command refuses only what is done."""

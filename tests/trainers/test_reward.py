@@ -256,6 +256,12 @@ def test_resume_gives_the_losses_of_an_unbroken_run(images, tiny_vlm, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     assert losses(resumed)[:4] == losses(broken)[:4]  # taken from the checkpoint
     assert losses(resumed)[4:] == pytest.approx(losses(whole)[4:], abs=1e-6) and len(losses(resumed)) == 7
+    # killed after its last step's checkpoint: nothing is left to train
+    again = VisionRewardTrainer(tiny_vlm, config(tmp_path / "broken", **options), train_dataset=data)
+    again.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-7"))
+    assert again.state.global_step == 7 and losses(again) == losses(resumed)
+    for one, other in zip(again.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_half_saved_checkpoint_is_passed_over(images, tiny_vlm, tmp_path):
