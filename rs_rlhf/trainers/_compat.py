@@ -42,6 +42,11 @@ def clear_metrics(trainer: GRPOTrainer, mode: str) -> None:
     trainer._metrics[mode].clear()
 
 
+def has_rollouts(trainer: GRPOTrainer) -> bool:
+    """Says whether a trainer has rollouts to log."""
+    return len(trainer._logs["prompt"]) > 0
+
+
 def compare_layouts(generation: VLLMGeneration) -> None:
     """Makes every generation by vLLM stop with a [`ModelMismatch`] if vLLM lays images out unlike the trainer.
 

@@ -50,7 +50,7 @@ from ..runs.checkpoints import last_whole_checkpoint
 from ..runs.tables import stamp_table
 from ..scoring.load import load_scorer
 from ..scoring.several import is_url
-from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts
+from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts, has_rollouts
 from .losses.group import GroupLoss
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
@@ -312,7 +312,11 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
         """TRL's log; while training also writes some rollouts with thumbnails."""
         if self.model.training:
             self.audit.write_rollouts()
+        given = self.log_completions
+        # Else TRL would write an empty table over that of the step from which a run is resumed.
+        self.log_completions = given and has_rollouts(self)
         super().log(logs, start_time)
+        self.log_completions = given
         written = Path(str(self.args.output_dir), "completions", f"completions_{self.state.global_step:05d}.parquet")
         if self.log_completions and self.accelerator.is_main_process and written.is_file():
             stamp_table(written)

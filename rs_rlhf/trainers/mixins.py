@@ -101,6 +101,10 @@ class ResumeMixin(FiniteMixin):
         are whole.
         """
         folder = Path(output_dir or str(self.args.output_dir))
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+            backend.no_padding()  # it keeps, and would be saved with, what its last call asked for
+            backend.no_truncation()
         if _internal_call:
             with disk_full(folder):
                 return super().save_model(str(folder), _internal_call)

@@ -2,7 +2,7 @@
 command would take, changes nobody else's file, and ends with what it writes undisturbed.
 
 `RS_RLHF_KILLS=100 pytest -m slow tests/cli/test_kills.py` tries each command a hundred times. It is a campaign by
-hand: the moments depend on the machine, and SIGTERM and most trainings have not been seen to pass yet.
+hand: the moments depend on the machine.
 """
 
 import io
