@@ -61,7 +61,7 @@ sys.exit(code)
 TEMPORARY = ("*.tmp", ".*.new", ".*.old", "checkpoint-*", "*.partial", "*.part-*", "answers_*", "rows_cache", ".locks")
 VOLATILE = re.compile(  # times, and what counts from 0 or gets another id when a training resumes
     r".*seconds|texts_per_second|.*runtime|.*_per_second|start|stop|took|total_flos|.*step_time.*|profiling/.*|run_id|"
-    r"num_tokens|train_loss|rs_rlhf_run"
+    r"(eval_)?num_tokens|train_loss|rs_rlhf_run"
 )
 
 
