@@ -33,7 +33,7 @@ from ..metrics.closed_answers import judge_answer
 from ..metrics.quantities import plain
 from ..options import option
 from ..runs.sample_log import SampleLog
-from ..scoring.base import GroupScorer
+from ..scoring.base import GroupScorer, with_spread
 from ..scoring.several import SeveralOptions
 from .candidates import (
     CandidateOptions,
@@ -206,7 +206,11 @@ def scored_answers(
     texts = [list(candidates_of(of_row)) for of_row in answers]
     groups = [scored_group(row, of_row) for row, of_row in zip(rows, texts, strict=True)]
     score_candidates(scorer, groups, log, counts, least=1)
-    scores = [cast("list[float] | None", log.scores.get(i, None if of_row else [])) for i, of_row in enumerate(texts)]
+    known = cast("dict[int, list[float]]", log.scores)
+    scores = [
+        with_spread(known[i], log.spreads.get(i)) if i in known else None if of_row else []
+        for i, of_row in enumerate(texts)
+    ]
     return [Scored(*parts) for parts in zip(rows, answers, texts, scores, strict=True)]
 
 

@@ -44,6 +44,7 @@ class SampleLog:
         self.path, self.by = path, by
         self.answers: dict[int, list[str]] = {}
         self.scores: dict[int, list[float | None]] = {}
+        self.spreads: dict[int, list[float]] = {}  # of several models' scores, where they are combined
         self.pixels: dict[int, Any] = {}  # (width, height) of the first image as the policy saw it, where recorded
         head = {"settings": json.loads(json.dumps(settings))}
         if path.exists():
@@ -62,6 +63,7 @@ class SampleLog:
                 self.pixels.update(zip(entry["rows"], entry.get("pixels", ()), strict=False))
             elif entry["by"] == by:
                 self.scores.update(zip(entry["rows"], entry["scores"], strict=True))
+                self.spreads.update(zip(entry["rows"], entry.get("std", ()), strict=False))
         print(f"in {path} already: answers to {len(self.answers)} rows, scores of {len(self.scores)}")
 
     @classmethod
@@ -79,9 +81,14 @@ class SampleLog:
         self.pixels.update(zip(rows, pixels or (), strict=False))
 
     def add_scores(self, rows: Sequence[int], scores: Sequence[Sequence[float | None]]) -> None:
-        """Records what a judge or score model gave the answers of rows."""
-        append_lines(self.path, [{"rows": list(rows), "by": self.by, "scores": [list(values) for values in scores]}])
+        """Records what a judge or score model gave the answers of rows, with the `std` of scores that have one."""
+        stds = ([getattr(score, "std", None) for score in values] for values in scores)
+        spreads = [[std for std in values if isinstance(std, float)] for values in stds]
+        more = {"std": spreads} if any(spreads) else {}
+        made = {"rows": list(rows), "by": self.by, "scores": [list(values) for values in scores]}
+        append_lines(self.path, [made | more])
         self.scores.update(zip(rows, map(list, scores), strict=True))
+        self.spreads.update(zip(rows, spreads if more else (), strict=False))
 
     @contextmanager
     def replacing(self, output: Path, mode: str = "w") -> Iterator[IO[Any]]:

@@ -37,6 +37,13 @@ def spread(score: object) -> float | None:
     return score.std if isinstance(score, CombinedScore) else None
 
 
+def with_spread(scores: Sequence[float], spreads: Sequence[float] | None) -> list[float]:
+    """Returns scores that were stored beside their spreads as they were; of one model's scores there are none."""
+    if not spreads:
+        return list(scores)
+    return [CombinedScore(*pair) for pair in zip(scores, spreads, strict=True)]
+
+
 class GroupScorer(Protocol):
     """Anything with `score_groups`."""
 

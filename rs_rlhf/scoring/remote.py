@@ -29,7 +29,7 @@ from ..imagery.raster import read_image
 from ..imagery.sources import ImageOptions, locate
 from ..models.pixel_budget import completion_length, fit_pixel_budget, text_length
 from ..models.policies.chat_client import retry_after
-from .base import CombinedScore, ScoreTexts, ahead, raise_first, scoring_progress
+from .base import ScoreTexts, ahead, raise_first, scoring_progress, with_spread
 from .cards import filled_options
 from .http import TOKEN, error_from, needs_options, sentence_of
 
@@ -305,7 +305,7 @@ def _result(entry: Any, std: Any, group: dict) -> list[float] | Exception:
         finite = isinstance(numbers, list) and all(isinstance(x, float) and math.isfinite(x) for x in numbers)
         if not finite or len(numbers) != len(group["completions"]):
             raise ScorerUnavailable(UNUSABLE)
-    return entry if std is None else [CombinedScore(*pair) for pair in zip(entry, std, strict=True)]
+    return with_spread(entry, std)
 
 
 def _reason(reply: httpx.Response) -> str:

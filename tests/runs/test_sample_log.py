@@ -23,6 +23,20 @@ def test_a_killed_run_resumes_and_other_settings_are_refused(tmp_path, capsys):
     assert SampleLog.beside(output, {"n": 3}, anew=True).answers == {}
 
 
+def test_spreads_of_several_models_scores_come_back(tmp_path):
+    class Score(float):
+        std = 0.25
+
+    log = SampleLog(tmp_path / "log", {}, by="a,b")
+    log.add_scores([3, 5], [[Score(1.0), Score(2.0)], [Score(3.0)]])
+    for known in (log, SampleLog(tmp_path / "log", {}, by="a,b")):
+        assert known.scores == {3: [1.0, 2.0], 5: [3.0]} and known.spreads == {3: [0.25, 0.25], 5: [0.25]}
+    assert SampleLog(tmp_path / "log", {}, by="a").spreads == {}
+    log = SampleLog(tmp_path / "plain", {}, by="a")
+    log.add_scores([3], [[1.0, None]])
+    assert log.spreads == SampleLog(tmp_path / "plain", {}, by="a").spreads == {}
+
+
 def test_a_run_that_failed_before_its_first_answer_blocks_nothing(tmp_path):
     output = tmp_path / "out.jsonl"
     SampleLog.beside(output, {"n": 2})

@@ -18,6 +18,7 @@ from ...preferences.best import BestOptions, Scored, kept_answers, scored_group
 from ...runs.report_tables import spread
 from ...runs.tables import thumbnail, write_table
 from ...scoring.base import GroupScorer
+from ...scoring.base import spread as score_spread
 from ..data.grpo import prompt_row
 from ..rollout_audit import TYPES, audit_metrics, judged
 
@@ -34,7 +35,8 @@ def judged_answers(scored: Sequence[Scored]) -> list[dict[str, Any]]:
         known = dict(zip(asked.texts, asked.scores or [], strict=False))
         for answer in asked.answers:
             about: dict[str, Any] = {"question": number, "length": len(answer.split())}
-            about |= {"score": known.get(answer.strip()), "solution": row["solution"]}
+            score = known.get(answer.strip())
+            about |= {"score": score, "score_std": score_spread(score), "solution": row["solution"]}
             about |= {"prompt": completion_text(asked.row.group.prompt)}
             rows.append({**judged(answer, row), **about, "completion": answer, "row": asked.row})
     return rows

@@ -1,7 +1,9 @@
 """Rounds of rejection-sampling fine-tuning: what they write, resuming after a kill in each phase, and refusals."""
 
 import json
+from statistics import fmean
 
+import pyarrow.parquet
 import pytest
 from helpers import WORDS, picture, tree, warm
 from helpers.kills import compare, contents
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from rs_rlhf.cli.main import run
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.runs.report import page_data
+from rs_rlhf.scoring.load import load_scorer
 
 TRAINING = {"use_cpu": "true", "bf16": "false", "gradient_checkpointing": "false", "report_to": "none"}
 TRAINING |= {"disable_tqdm": "true", "per_device_train_batch_size": 4, "max_steps": 2, "learning_rate": 1e-3}
@@ -78,6 +81,25 @@ def test_a_round_trains_on_what_data_best_writes(whole, data, policy_path, score
     assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
     state = json.loads((whole / "round-1" / "policy" / "trainer_state.json").read_text())
     assert state["global_step"] == 2
+
+
+def test_several_score_models_choose_together(line, score_models, data, policy_path, tmp_path):
+    names = ",".join(str(score_models / name) for name in "ac")
+    given = {"score_model": names, "score_calibration": score_models / "calibration.jsonl", "rounds": 1}
+    out = tmp_path / "out"
+    assert run("raft", [*line, *flags(**given, check_best_of_n=0), "--output_dir", str(out)]) == 0
+    assert len(list((out / "round-1").glob("score_standards_*.json"))) == 1
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    scorer = load_scorer(names, score_calibration=str(given["score_calibration"]), device="cpu")
+    (evaluated,) = [entry for entry in log if entry["step"] == 1]
+    rows = pyarrow.parquet.read_table(out / "samples" / "eval_000001.parquet").to_pylist()
+    images = [data / f"{6 + i}.png" for i in range(3)]
+    scores = scorer.score(images, ["What is it?"] * 3, [[row["completion"].strip()] for row in rows])
+    assert evaluated["eval_audit/greedy_disagreement"] == pytest.approx(fmean(s.std for (s,) in scores), abs=1e-4)
+    assert [entry for entry in log if entry["step"] == 0][0]["audit/disagreement"] > 0
+    with pytest.raises(OptionError) as error:
+        run("raft", [*line, *flags(**given | {"score_combine": "min"}), "--output_dir", str(out)])
+    assert error.value.key == "score_combine"
 
 
 def test_the_log_and_the_report_are_those_of_a_training(whole):
