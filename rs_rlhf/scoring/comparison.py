@@ -50,6 +50,7 @@ METHODS = {
     "oracle": "oracle",
 }
 Judge = Callable[[str, Any], Mapping[str, Any]]  # (answer, (width, height) as the policy saw the image) -> verdict
+Scores = list[list[list[float]]]  # for each seed, for each question, of its N answers
 CLOSED = (None, "", "em", "math", "count")  # values of `reward_type` whose solution is a text to compare with
 NOT_COMPARED = (
     "The score model's choice is not compared with the greedy answer, since no question has a right answer in words; "
@@ -132,7 +133,7 @@ def compare_choices(
         ScoreError: A score that is missing or not finite.
         ImageError, DataError: A question that cannot be read.
     """
-    sizes = sizes_up_to(sampling.n)
+    sizes_up_to(sampling.n)
     if sampling.temperature == 0:
         detail = "the temperature is 0, at which all N answers are the greedy one; give one above 0."
         raise OptionError(detail, "temperature")
@@ -141,38 +142,52 @@ def compare_choices(
     opened = [logs.open(way, score.by) for way in (greedy, *ways)]
     _sample(questions, policy, [greedy, *ways], opened, logs.pixels, shown)
     first, *answered = opened
-    scores = _scored(questions, score, "Scoring", answered, shown)
-    clip_scores = clip and _scored(questions, clip, "CLIP scores", [logs.open(way, clip.by) for way in ways], shown)
+    scores = [_scored(questions, score, "Scoring", answered, shown)]
+    if clip is not None:
+        scores.append(_scored(questions, clip, "CLIP scores", [logs.open(way, clip.by) for way in ways], shown))
+    figures = _figures(questions, first, answered, scores, [way.seed for way in ways], sampling.n, metric)
+    return figures | {"conclusions": conclusions(figures["pooled"])}
+
+
+def _figures(
+    questions: Sequence[Question],
+    greedy: SampleLog,
+    answered: Sequence[SampleLog],
+    scores: Sequence[Scores],
+    seeds: Sequence[int],
+    n: int,
+    metric: str,
+) -> dict[str, Any]:
+    """The figures of judged answers; `scores` are those of the score model, and of a CLIP if there is one."""
+    sizes = sizes_up_to(n)
     read: list[bool] = []
 
     def curves(k: int, i: int) -> dict[str, list[float]]:
-        texts, pixels = answered[k].answers[i], first.pixels.get(i)
-        known = {text: questions[i].judge(text, pixels) for text in {*texts, *first.answers[i]}}
+        texts, first, pixels = answered[k].answers[i], greedy.answers[i][0], greedy.pixels.get(i)
+        known = {text: questions[i].judge(text, pixels) for text in {*texts, first}}
         read.extend(known[text]["answer"] is not None for text in texts)
         return question_curves(
             [known[text]["answer"] for text in texts],
             [float(known[text][metric]) for text in texts],
-            scores[k][i],
-            clip_scores[k][i] if clip_scores else None,
+            scores[0][k][i],
+            scores[1][k][i] if len(scores) > 1 else None,
             sizes,
-            greedy=float(known[first.answers[i][0]][metric]),
-            boxes=known[texts[0]].get("boxes"),
-            seed=[ways[k].seed, i],
+            greedy=float(known[first][metric]),
+            boxes=known[first].get("boxes"),
+            seed=[seeds[k], i],
         )
 
-    runs = [[curves(k, i) for i in range(len(questions))] for k in range(len(ways))]
+    runs = [[curves(k, i) for i in range(len(questions))] for k in range(len(seeds))]
     distinct = [len(set(texts)) for log in answered for texts in log.answers.values()]
-    pooled = curve_figures(runs, sizes)
     return {
         "questions": len(questions),
-        "n": sampling.n,
+        "n": n,
         "sizes": sizes,
-        "seeds": [way.seed for way in ways],
+        "seeds": list(seeds),
         "malformed": 1 - sum(read) / len(read),
         "distinct": sum(distinct) / len(distinct),
-        "pooled": pooled,
-        "by_seed": {str(way.seed): curve_figures([run], sizes) for way, run in zip(ways, runs, strict=True)},
-        "conclusions": conclusions(pooled),
+        "pooled": curve_figures(runs, sizes),
+        "by_seed": {str(seed): curve_figures([run], sizes) for seed, run in zip(seeds, runs, strict=True)},
     }
 
 
@@ -205,10 +220,10 @@ def _sample(
 
 def _scored(
     questions: Sequence[Question], chooser: Chooser, what: str, logs: Sequence[SampleLog], shown: bool
-) -> list[list[list[float]]]:
+) -> Scores:
     """The scores of every question's answers, for each log; scores what has no scores yet."""
     groups, scorer = [question.scorer for question in questions], None
-    scores: list[list[list[float]]] = []
+    scores: Scores = []
     for number, log in enumerate(logs, start=1):
         if len(log.scores) < len(groups):
             scorer = scorer or chooser.load()
