@@ -83,6 +83,7 @@ def test_a_round_trains_on_what_data_best_writes(whole, data, policy_path, score
     assert state["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_several_score_models_choose_together(line, score_models, data, policy_path, tmp_path):
     names = ",".join(str(score_models / name) for name in "ac")
     given = {"score_model": names, "score_calibration": score_models / "calibration.jsonl", "rounds": 1}
