@@ -149,10 +149,11 @@ def scorer_settings(options: ScorerOptions, image_options: ImageOptions) -> dict
     Not in it: `token_budget`, so that a run that ran out of memory can be resumed with a smaller one. Several models'
     are those of the first, a hash of those of each, and how they are combined.
     """
-    if len(model_names(options.model)) > 1:
+    if len(names := model_names(options.model)) > 1:
         each = _settings_of_each(options, image_options)
         whole = {"model": options.model, "model_stamp": model_stamp(options.model), "models_hash": short_hash(each)}
         return each[0] | whole | options.combination(options.model)
+    options = replace(options, model=names[0] if names else None)
     settings: dict[str, Any] = {"kind": options.scorer, "model": options.model}
     settings |= dict.fromkeys(("model_stamp", "revision", "prompt_form", "positions", "min_pixels", "max_pixels"))
     settings |= {"dtype": options.dtype, "seed": options.seed if options.scorer == "random" else None}

@@ -1,10 +1,14 @@
 """The one loader of what scores."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from rs_rlhf import ImageOptions, RemoteScorer, Scorer
 from rs_rlhf.errors import OptionError
+from rs_rlhf.runs.files import differences
 from rs_rlhf.scoring.baselines import LengthScorer, RandomScorer
 from rs_rlhf.scoring.load import ScorerOptions, load_scorer, scorer_settings, token_counter
 
@@ -59,6 +63,34 @@ def test_settings_hold_what_a_score_depends_on(score_model_path):
     assert recorded == settings | {"sensors": [{"name": "s1", "path": ["s1/*"], "bands": [1]}]}
     for other in (ScorerOptions(model=score_model_path, dtype="bfloat16"), ScorerOptions(scorer="random", seed=1)):
         assert scorer_settings(other, ImageOptions()) != settings
+
+
+def test_settings_of_several_models_follow_their_files_rule_and_calibration(score_models, tmp_path):
+    def settings(model, **options):
+        options = {"score_calibration": str(score_models / "calibration.jsonl")} | options
+        return scorer_settings(ScorerOptions(model=model, **options), ImageOptions())
+
+    def differ(new):
+        return differences(first, new).keys()
+
+    a, b = str(score_models / "a"), str(score_models / "b")
+    first = settings(f"{a},{b}")
+    moved = shutil.copytree(a, tmp_path / "moved")
+    assert not differ(settings(f"{moved}, {b}")) and not differ(settings(f"{a},{b}", score_combine="mean"))
+    assert differ(settings(f"{b},{a}")) == {"model", "model_stamp", "models_hash"}
+    assert differ(settings(f"{a},{b}", score_combine="min")) == {"score_combine"}
+    other = shutil.copy(score_models / "calibration.jsonl", tmp_path / "other.jsonl")
+    assert not differ(settings(f"{a},{b}", score_calibration=str(other)))
+    (tmp_path / "other.jsonl").write_text("{}")
+    assert differ(settings(f"{a},{b}", score_calibration=str(other))) == {
+        "score_calibration",
+        "score_calibration_hash",
+    }
+    card = {"model": b, "licence": "", "recipe": "", "prompt_form": "user-turn"}
+    (tmp_path / "card.yaml").write_text(json.dumps(card))
+    assert differ(settings(f"{a},{tmp_path / 'card.yaml'}")) == {"models_hash"}
+    alone = scorer_settings(ScorerOptions(model=a), ImageOptions())
+    assert scorer_settings(ScorerOptions(model=f"{a},"), ImageOptions()) == alone and "models_hash" not in alone
 
 
 def test_tokens_are_counted_by_the_scorers_tokenizer_and_else_as_words(score_model_path):
