@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ from .candidates import (
     score_candidates,
     usable,
 )
+
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # what remains of half a character, and controls
 
 
 @dataclass(kw_only=True)
@@ -100,15 +103,15 @@ Look = Callable[[Sequence[Scored], Callable[[], GroupScorer]], None]
 def normal_form(text: str, prompt: str = "", choices: Sequence[str] = ()) -> str | None:
     """Returns what an answer says in its normal form; `None` if it is malformed.
 
-    Malformed is what is empty or holds the placeholder of an image, what lacks the `<answer>` that the prompt asks
-    for, and, given choices, what the strict metric reads as none of them.
+    Malformed is what is empty, holds the placeholder of an image or bytes that are no text, what lacks the `<answer>`
+    that the prompt asks for, and, given choices, what the strict metric reads as none of them.
 
     Example:
         >>> normal_form("The <answer>Sea port.</answer>"), normal_form("seap", choices=["sea port", "forest"])
         ('sea port', None)
     """
     answer = extract_answer(text)
-    if not usable(text) or not answer.strip() or not in_asked_form(text, prompt):
+    if not usable(text) or _NO_TEXT.search(text) or not answer.strip() or not in_asked_form(text, prompt):
         return None
     if not choices:
         return plain(answer) or answer
@@ -236,9 +239,7 @@ def write_best(options: BestOptions, look: Look | None = None) -> None:
         if row.group.prompt[-1]["role"] == "assistant":
             raise row.error("`prompt` ends with an assistant turn, expected the user's", "prompt")
     if options.choices is None and any(row.prompt == LABEL_QUESTION and not row.choices for row in rows):
-        print(
-            "the classes of images are not read: name them with --choices, so that answers that are none are dropped"
-        )
+        print("no class of an image is read: list the classes with --choices to drop answers that name none of them")
     images, placed = options.place(rows)
     log, scorer = open_log(options, rows), cache(partial(candidate_scorer, options, options.score_model))
     counts: Counter[str] = Counter({"rows": len(rows), "malformed": 0, "rows written": 0})

@@ -79,6 +79,9 @@ def test_what_is_kept_of_a_question(scores, forms, given, kept):
         ("urban", {"prompt": "Answer in <answer> </answer>."}, None),
         ("<answer>urban</answer>", {"prompt": "Answer in <answer> </answer>."}, "urban"),
         ("!!!", {}, "!!!"),
+        ("a por\ufffd", {}, None),
+        ("a\x02 port", {}, None),
+        ("a port\nwith\tships", {}, "port with ships"),
     ],
 )
 def test_malformed_answers_have_no_form(text, given, form):

@@ -109,7 +109,10 @@ def test_the_log_and_the_report_are_those_of_a_training(whole):
     for key in ("score/mean", "score/kept_mean", "audit/accuracy", "audit/kept_accuracy", "audit/shuffle_gap"):
         assert all(key in entry for entry in log[:2]) and key not in log[2], key
     assert all("eval_score/greedy_mean" in entry and "eval_audit/greedy_accuracy" in entry for entry in log)
-    assert all(entry["score/kept_mean"] > entry["score/mean"] for entry in log[:2])
+    for entry in log[:2]:
+        lines = (whole / f"round-{entry['step'] + 1}" / "best.jsonl").read_text().splitlines()
+        assert entry["score/kept_mean"] == pytest.approx(sum(json.loads(line)["score"] for line in lines) / len(lines))
+        assert entry["score/min"] < entry["score/mean"] < entry["score/max"] and entry["kept/rows"] == len(lines)
     assert [("loss" in entry) for entry in log] == [False, True, True]
     page = page_data(whole)
     assert {pair["name"] for pair in page["compared"]} == {
