@@ -356,3 +356,24 @@ def test_zero3_rollouts_are_those_of_plain_generation(work, score_model_path):
         found.append([[row[:2] for row in rows] for rows in rollouts(work, f"rollouts-{name}").values()])
     assert found[0] == found[1] and [len(rows) for rows in found[0]] == [6, 6]
     assert len({text for _, text in found[0][0]}) > 2
+
+
+@pytest.mark.slow
+def test_several_weighted_rewards_under_zero2(work):
+    """Kinds of rewards that only one process meets are logged all the same."""
+    rows = [json.loads(line) for line in (work / "prompts.jsonl").read_text().splitlines()]
+    kinds = ("em", "math", "count", "iou")
+    lines = [json.dumps({**row, "reward_type": kinds[i % 4]}) + "\n" for i, row in enumerate(rows)]
+    (work / "kinds.jsonl").write_text("".join(lines))
+    given = flags(
+        work, "several", dataset_name=work / "kinds.jsonl", reward="rs", format_weight=0.5, num_generations=2
+    )
+    given += ["--reward_funcs", "math_reward", "exact_match_reward", "--reward_weights", "1", "0.5", "-2"]
+    warm.launched(["grpo", "--accelerate_config", "cpu_zero2", *given], work)
+    names = ("rs_reward", "math_reward", "exact_match_reward")
+    for file in sorted((work / "several" / "completions").glob("*.parquet")):
+        table = pyarrow.parquet.read_table(file).to_pylist()
+        assert len(table) == 4 and all(row["rs_reward/format"] in (0, 1) for row in table)
+        mean = sum(w * row[name] for row in table for w, name in zip((1, 0.5, -2), names, strict=True)) / 4
+        assert history(work, "several", "reward")[table[0]["step"]] == pytest.approx(mean, abs=1e-5)
+    assert set(history(work, "several", "rs_reward/format")) == {1, 2}
