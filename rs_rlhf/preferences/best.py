@@ -49,6 +49,7 @@ from .candidates import (
     usable,
 )
 
+LEAST_SHARE = 0.01  # a row of a smaller weight costs a step as much as any other, and teaches nothing
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # what remains of half a character, and controls
 
 
@@ -61,7 +62,9 @@ class BestOptions(SeveralOptions, CandidateOptions):
         flags=["--model"],
     )
     keep: Literal["best", "softmax"] = option(
-        "best", "best: the answer with the best score; softmax: all answers, weighted by the softmax of their scores"
+        "best",
+        "best: the answer with the best score; softmax: all answers, weighted by the softmax of their scores, but for "
+        "those of less than 1%",
     )
     softmax_temperature: float = option(1.0, "scores are divided by it before the softmax")
     min_margin: float = option(
@@ -147,9 +150,11 @@ def kept_places(
         return {}, "below the margin"
     if options.keep == "best":
         return {places[0]: 1.0}, ""
-    shares = [math.exp((scores[i] - top) / options.softmax_temperature) for i in places]
-    total = math.fsum(shares)
-    return {i: share / total for i, share in zip(places, shares, strict=True)}, ""
+    weights = {i: math.exp((scores[i] - top) / options.softmax_temperature) for i in places}
+    total = math.fsum(weights.values())
+    weights = {i: weight for i, weight in weights.items() if weight >= LEAST_SHARE * total}
+    total = math.fsum(weights.values())
+    return {i: weight / total for i, weight in weights.items()}, ""
 
 
 def kept_answers(

@@ -47,7 +47,8 @@ def write(path, *rows):
             {"keep": "softmax", "softmax_temperature": 2.0},
             {0: 1 / (1 + math.exp(-1)), 1: 1 / (1 + math.e)},
         ),
-        ([900.0, -900.0], "ab", {"keep": "softmax"}, {0: 1.0, 1: 0.0}),
+        ([900.0, -900.0], "ab", {"keep": "softmax"}, {0: 1.0}),
+        ([5.0, 0.2, 5.0], "abc", {"keep": "softmax"}, {0: 0.5, 2: 0.5}),  # b has a share of 0.4%
         ([0.9, 0.4], "ab", {"min_margin": 0.5}, {0: 1.0}),
         ([0.9, 0.4, 9.0], ["a", "b", None], {"min_margin": 0.6}, {}),
         ([0.9], "a", {}, {0: 1.0}),  # a policy that is certain
