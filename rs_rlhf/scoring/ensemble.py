@@ -184,7 +184,7 @@ class EnsembleScorer(ScoreTexts):
                 tables = self.single_scores(groups)
             pairs = zip(calibration.names, tables, strict=True)
             self.standards = [_standard(name, rows, calibration.file) for name, rows in pairs]
-            if path is not None:
+            if path is not None and not path.is_file():  # another process may have been faster
                 write_json(path, self.record() | {"settings": calibration.settings, "rs_rlhf": __version__})
         if path is not None:
             stored = read_json(path, "models", list, "the same command")
