@@ -15,14 +15,13 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.group import Group
 from ..data.questions import QuestionRow, questions_hash
 from ..data.rows import draw_rows
-from ..errors import OptionError
+from ..errors import DataError, OptionError, ScoreError
 from ..metrics.best_of_n import conclusions, curve_figures, question_curves, sizes_up_to
 from ..metrics.box_forms import FORMS, written_boxes
 from ..metrics.closed_answers import judge_solution
@@ -344,7 +343,8 @@ def check_best_of_n(
         shown (`bool`): Print; of several processes the first does.
 
     Returns:
-        `dict` or `None`: As [`compare_choices`]; `None` if no row is labelled.
+        `dict` or `None`: As [`compare_choices`]; `None` if no row is labelled, or if an answer has
+            no score, which is printed.
     """
     labels = ((row.reference, row.columns.get("reward_type")) for row in rows)
     drawn = [rows[i] for i in labelled_places(labels, limit, sampling.seed)]
@@ -358,15 +358,16 @@ def check_best_of_n(
     start = time.monotonic()
     settings = {**(settings or {}), "rows_sha256": questions_hash(drawn), "max_new_tokens": sampling.max_new_tokens}
     classes = sorted({row.reference for row in rows if row.columns.get("label")})
-    questions = []
-    for row in drawn:
-        choices = row.choices or (classes if row.columns.get("label") else [])
-        questions.append(Question(row.group, row.group, partial(_verdict, row.reference, choices)))
+    questions = [_question(row, classes) for row in drawn]
     folder.mkdir(parents=True, exist_ok=True)
     logs = Logs(folder, "check", settings, anew=True)
-    compared = compare_choices(questions, policy, score, sampling, logs, shown=shown)
-    results = {"task": title, "metric": "strict", "score_model": [*score.by], **compared}
-    results["settings"] = settings
+    try:
+        compared = compare_choices(questions, policy, score, sampling, logs, shown=shown)
+    except (ScoreError, DataError) as error:  # an answer that cannot be scored is no reason to end what comes next
+        if shown:
+            print(f"The score model's choice is not compared with the greedy answer: {error}")
+        return None
+    results = {"task": title, "metric": "strict", "score_model": [*score.by], **compared, "settings": settings}
     write(results, folder)
     if shown:
         print_markdown(markdown(results))
@@ -374,7 +375,13 @@ def check_best_of_n(
     return results
 
 
-def _verdict(solution: str, choices: Sequence[str], output: str, pixels: Any) -> Mapping[str, Any]:
-    verdict = judge_solution(output, solution, choices)
-    assert verdict is not None  # the row is labelled
-    return verdict
+def _question(row: QuestionRow, classes: Sequence[str]) -> Question:
+    """A labelled row; `classes` are the choices of labelled images."""
+    choices = row.choices or (classes if row.columns.get("label") else [])
+
+    def verdict(output: str, pixels: Any) -> Mapping[str, Any]:
+        judged = judge_solution(output, row.reference, choices)
+        assert judged is not None  # the row is labelled
+        return judged
+
+    return Question(row.group, row.group, verdict)

@@ -21,7 +21,7 @@ from trl import GRPOConfig
 
 from ..data.group import Group
 from ..data.questions import QuestionRow
-from ..errors import RSRLHFError
+from ..errors import ModelMismatch, RSRLHFError, ScoreError, ScorerUnavailable
 from ..models.policies.policy import Policy
 from ..models.policies.sampling import SamplingOptions, consecutive_batches
 from ..scoring.base import raise_first
@@ -62,7 +62,14 @@ class TrainedPolicy(Policy):
         share = -(-len(places) // processes)  # the same on every process: ZeRO-3 generates in step
         start = trainer.accelerator.process_index * share
         own = [places[min(start + k, len(places) - 1)] for k in range(share)]
-        rows = [row for row in trainer.read_images([self.rows[i] for i in own]) for _ in range(sampling.n)]
+        read: list[Row] = []
+        errors: list[object] = []
+        try:
+            read = trainer.read_images([self.rows[i] for i in own])
+        except RSRLHFError as error:
+            errors = [error]
+        raise_first(trainer.gathered(errors))  # on all processes, none of which is left waiting
+        rows = [row for row in read for _ in range(sampling.n)]
         training = trainer.model.training
         trainer.model.eval()
         ids = trainer.generated(rows, sampled=sampling.temperature > 0)
@@ -90,7 +97,9 @@ class RewardScorer:
         read = self.trainer.read_images([{"prompt": group.prompt, "images": group.images} for group in groups])
         pictured = [replace(group, images=row.get("images", [])) for group, row in zip(groups, read, strict=True)]
         scores = reward.score_groups([reward.shown(group) for group in pictured])
-        raise_first(self.trainer.gathered([each for each in scores if isinstance(each, Exception)]))
+        ends = (ScorerUnavailable, ModelMismatch)  # the run with it; without the score of an answer a run goes on
+        failed = [each for each in scores if isinstance(each, Exception)]
+        raise_first(self.trainer.gathered([e if isinstance(e, ends) else ScoreError(str(e)) for e in failed]))
         return scores
 
 
@@ -118,10 +127,7 @@ class ChoiceCheck(TrainerCallback):
         if not rows:
             trainer.accelerator.print(NOT_COMPARED)
             return
-        try:
-            self._compare(rows, title)
-        except RSRLHFError as error:
-            trainer.accelerator.print(f"The score model's choice is not compared with the greedy answer: {error}")
+        self._compare(rows, title)
 
     def _compare(self, rows: Sequence[Row], title: str) -> None:
         trainer, args = self.trainer, cast("GRPOConfig", self.trainer.args)

@@ -183,3 +183,12 @@ def test_at_temperature_zero_there_is_nothing_to_choose(rows, tmp_path):
             [], Guesser, Chooser([], Guesser), SamplingOptions(n=4, temperature=0), Logs(tmp_path, "x", {})
         )
     assert error.value.key == "temperature" and not any(Path(tmp_path).iterdir())
+
+
+def test_an_answer_without_a_score_ends_the_comparison_alone(rows, tmp_path, capsys):
+    class Unsure(Knower):
+        def score_groups(self, groups, **_):
+            return [[float("nan") for _ in group.completions] for group in groups]
+
+    assert check_best_of_n(Guesser, Chooser([], lambda: Unsure(1)), rows, SAMPLING, tmp_path, limit=4) is None
+    assert "is not compared with the greedy answer: " in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Before the first step of GRPO the score model's choice is compared with the greedy answer, on labelled prompts."""
 
 import json
+import shutil
 
 import pytest
 from helpers import WORDS, picture
@@ -28,7 +29,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grpo(data, policy_path, score_model_path):
-    def run(out, train, *more):
+    def run(out, train, *more, code=0):
         options = {
             "model_name_or_path": policy_path,
             "score_model": score_model_path,
@@ -50,7 +51,7 @@ def grpo(data, policy_path, score_model_path):
             "disable_tqdm": True,
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        assert cli.main(["grpo", *flags, *more]) == 0
+        assert cli.main(["grpo", *flags, *more]) == code
 
     return run
 
@@ -81,6 +82,30 @@ def test_the_comparison_is_made_on_evaluation_prompts_and_changes_nothing(grpo, 
 def test_training_prompts_are_drawn_if_nothing_else_is_labelled(grpo, tmp_path, capsys):
     grpo(tmp_path / "run", "labelled.jsonl", "--check_best_of_n", "3")
     assert "best of 4 on 3 labelled training prompts, 15 answers" in capsys.readouterr().out
+
+
+def test_an_image_that_an_evaluation_would_fail_on_is_told_before_the_first_step(grpo, data, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes((data / "0.png").read_bytes()[:-40])  # its header is whole
+    rows = [{"prompt": "which class?", "image": "broken.png", "solution": "port"}]
+    (tmp_path / "broken.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    late = ["--eval_dataset_name", str(tmp_path / "broken.jsonl"), "--eval_strategy", "steps", "--eval_steps", "9"]
+    grpo(tmp_path / "run", "unlabelled.jsonl", *late, code=1)
+    said = capsys.readouterr()
+    assert "broken.png" in said.err and "'loss'" not in said.out
+
+
+def test_a_score_that_is_missing_ends_the_comparison_and_not_the_run(grpo, score_model_path, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(score_model_path, tmp_path / "unsure")
+    weights = load_file(tmp_path / "unsure" / "model.safetensors")
+    weights["reward_head.weight"] *= float("nan")
+    save_file(weights, tmp_path / "unsure" / "model.safetensors", {"format": "pt"})
+    funcs = ["--reward_funcs", "rs_rlhf.rewards.ExactMatchReward"]
+    grpo(tmp_path / "run", "labelled.jsonl", *funcs, "--score_model", str(tmp_path / "unsure"))
+    printed = capsys.readouterr().out
+    assert "is not compared with the greedy answer: " in printed and "has the score nan" in printed
+    assert losses(tmp_path / "run") and not (tmp_path / "run" / "eval").exists()
 
 
 @pytest.mark.slow
