@@ -12,15 +12,16 @@ benchmark is asked and judged (`evaluation.best_of_n`), the figures (`metrics.be
 from __future__ import annotations
 
 import json
+import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.group import Group
 from ..data.questions import QuestionRow, questions_hash
-from ..data.rows import draw_rows
 from ..errors import DataError, OptionError, ScoreError
 from ..metrics.best_of_n import conclusions, curve_figures, question_curves, sizes_up_to
 from ..metrics.box_forms import FORMS, written_boxes
@@ -305,14 +306,14 @@ def is_labelled(solution: Any, reward_type: Any = None) -> bool:
     return not (isinstance(solution, str) and written_boxes(solution, [*FORMS]))
 
 
-def labelled_places(labels: Iterable[tuple[Any, Any]], limit: int, seed: int = 0) -> list[int]:
+def labelled_places(labels: Sequence[tuple[Any, Any]], limit: int, seed: int = 0) -> list[int]:
     """Returns the places of at most `limit` labelled questions, each given as solution and reward type, drawn by the
-    seed; a negative limit is an [`OptionError`].
+    seed; a negative limit is an [`OptionError`]. No more are looked at than are needed.
     """
     if limit < 0:
         raise OptionError(f"--check_best_of_n is {limit}; it must be 0 (no comparison) or more.", "check_best_of_n")
-    places = [i for i, label in enumerate(labels) if is_labelled(*label)] if limit else []
-    return [places[k] for k in draw_rows(len(places), limit, seed)] if places else []
+    order = random.Random(seed).sample(range(len(labels)), len(labels)) if limit else []
+    return sorted(islice((i for i in order if is_labelled(*labels[i])), limit))
 
 
 def check_best_of_n(
@@ -346,7 +347,7 @@ def check_best_of_n(
         `dict` or `None`: As [`compare_choices`]; `None` if no row is labelled, or if an answer has
             no score, which is printed.
     """
-    labels = ((row.reference, row.columns.get("reward_type")) for row in rows)
+    labels = [(row.reference, row.columns.get("reward_type")) for row in rows]
     drawn = [rows[i] for i in labelled_places(labels, limit, sampling.seed)]
     if not drawn:
         if limit and shown:

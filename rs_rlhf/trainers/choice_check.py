@@ -161,8 +161,8 @@ class ChoiceCheck(TrainerCallback):
         kinds = {"evaluation": self.trainer.eval_dataset, "training": self.trainer.train_dataset}
         for kind, data in kinds.items():
             if isinstance(data, Dataset) and "solution" in data.column_names:
-                known = data.select_columns(sorted({"solution", "reward_type"} & {*data.column_names}))
-                labels = ((row["solution"], row.get("reward_type")) for row in known)
+                known = data.select_columns(sorted({"solution", "reward_type"} & {*data.column_names}))[:]
+                labels = [*zip(known["solution"], known.get("reward_type", [None] * len(data)), strict=True)]
                 if places := labelled_places(labels, self.limit, self.trainer.args.seed):
                     return [data[i] for i in places], f"labelled {kind} prompts"
         return [], ""

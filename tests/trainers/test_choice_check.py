@@ -94,6 +94,7 @@ def test_an_image_that_an_evaluation_would_fail_on_is_told_before_the_first_step
     assert "broken.png" in said.err and "'loss'" not in said.out
 
 
+@pytest.mark.slow
 def test_a_score_that_is_missing_ends_the_comparison_and_not_the_run(grpo, score_model_path, tmp_path, capsys):
     from safetensors.torch import load_file, save_file
 
