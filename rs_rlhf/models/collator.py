@@ -25,6 +25,7 @@ from ..errors import DataError, ModelError, OptionError
 from ..imagery.augment import rotate_flip
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
+from .layout import lay_out, pad_rows
 from .pixel_budget import (
     fit_pixel_budget,
     has_budget,
@@ -131,15 +132,9 @@ class GroupCollator:
     def layout(self, groups: Sequence[Group]) -> tuple[dict[str, torch.Tensor], list[GroupImages]]:
         """Lays out groups as a call does; also returns their images, for [`tokens`]."""
         images = self._read(groups)
-        rows, segments = [], []
-        for group, seen in zip(groups, images.of_group, strict=True):
-            prefix, completions = self.tokens(group, seen)
-            rows.append(prefix + [token for completion in completions for token in completion])
-            segments.append([0] * len(prefix))
-            for k, completion in enumerate(completions, 1):
-                segments[-1].extend([k] * len(completion))
-        ids = _pad(rows, self.tokenizer.pad_token_id, self.multiple)
-        batch = {"input_ids": ids, "segment_ids": _pad(segments, -1, self.multiple)}
+        tokens = [self.tokens(group, seen) for group, seen in zip(groups, images.of_group, strict=True)]
+        ids, segments = lay_out(tokens, self.tokenizer.pad_token_id, self.multiple)
+        batch = {"input_ids": ids, "segment_ids": segments}
         if not images.index:
             return batch | {f"unseen_{name}": x for name, x in self._unseen_inputs().items()}, images.of_group
         return batch | images.inputs | {"image_index": torch.tensor(images.index)}, images.of_group
@@ -170,8 +165,10 @@ class GroupCollator:
         """
         tokens = [self.tokens(group, seen) for group, seen in zip(groups, images, strict=True)]
         pairs = [(prefix, completions[k]) for k in range(len(groups[0].completions)) for prefix, completions in tokens]
-        ids = _pad([prefix + completion for prefix, completion in pairs], self.tokenizer.pad_token_id, self.multiple)
-        marks = _pad([[0] * len(one) + [1] * len(other) for one, other in pairs], -1, self.multiple)
+        ids = pad_rows(
+            [prefix + completion for prefix, completion in pairs], self.tokenizer.pad_token_id, self.multiple
+        )
+        marks = pad_rows([[0] * len(one) + [1] * len(other) for one, other in pairs], -1, self.multiple)
         if not any(group.images for group in groups):
             unseen = torch.tensor(unseen_tokens(self.processor))
             ids = torch.nn.functional.pad(ids, (0, len(unseen)), value=self.tokenizer.pad_token_id)
@@ -192,8 +189,8 @@ class GroupCollator:
         rows = []
         for group, seen in zip(groups, images.of_group, strict=True):
             rows.append(self._ids([self._template(group.prompt, True, group)], group, seen)[0][::-1])
-        ids = _pad(rows, self.tokenizer.pad_token_id).flip(1)
-        mask = _pad([[1] * len(row) for row in rows], 0).flip(1)
+        ids = pad_rows(rows, self.tokenizer.pad_token_id).flip(1)
+        mask = pad_rows([[1] * len(row) for row in rows], 0).flip(1)
         types = (ids == self.image_token_id).int()
         return inputs | {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
 
@@ -356,8 +353,3 @@ def without_images(group: Group) -> Group:
 def _texts(group: Group) -> list[str]:
     messages = [*group.prompt, *(message for completion in group.completions for message in completion)]
     return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
-    width = -(-max(len(row) for row in rows) // multiple) * multiple
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

@@ -21,17 +21,19 @@ CPU_TOKENS = 512  # of a part of a batch on a CPU, see `benchmarks/group_speed.p
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]  # ids of a prompt, and of each of its completions
 
 
-def lay_out(groups: Sequence[TokenGroup], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns `input_ids` and `segment_ids` (B, L) of groups of token ids, padded on the right."""
+def lay_out(groups: Sequence[TokenGroup], pad_token_id: int, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns `input_ids` and `segment_ids` (B, L) of groups of token ids, padded on the right to a multiple."""
     rows, segments = [], []
     for prompt, completions in groups:
         rows.append([*prompt, *(token for completion in completions for token in completion)])
         segments.append([0] * len(prompt) + [k for k, ids in enumerate(completions, 1) for _ in ids])
-    padded = [
-        torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in each], batch_first=True, padding_value=value)
-        for each, value in ((rows, pad_token_id), (segments, -1))
-    ]
-    return padded[0], padded[1]
+    return pad_rows(rows, pad_token_id, multiple), pad_rows(segments, -1, multiple)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
+    """Returns rows of integers as a tensor (rows, L), padded on the right to a multiple."""
+    width = -(-max(len(row) for row in rows) // multiple) * multiple
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def tree_mask(segment_ids: torch.Tensor, dtype: torch.dtype, additive: bool) -> torch.Tensor:
