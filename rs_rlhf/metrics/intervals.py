@@ -120,6 +120,51 @@ def paired_bootstrap(
     return seen, (float(low), float(high)), float((as_far.sum() + 1) / (rounds + 1))
 
 
+def nested_bootstrap(
+    values: Sequence[Sequence[Sequence[float]]], seed: int = 0, rounds: int = 10000
+) -> tuple[float, tuple[float, float]]:
+    """Returns the mean of an experiment that was repeated at two levels, and its 95% interval.
+
+    A draw takes as many of the outer repetitions with replacement, of each as many of its inner ones, and as many
+    questions, the same of all repetitions. Few repetitions would give too narrow an interval: their deviations are
+    scaled by the root of n / (n - 1) first (the rescaling bootstrap, Rao and Wu 1988). What inner repetitions vary by
+    is in the means of the outer ones too, so that the interval is rather wide than narrow.
+
+    Args:
+        values (M, R, N): For each outer repetition, such as a score model, and each inner one, such as the seed of a
+            training with it, a value a question; differences of two arms for a comparison.
+        seed (`int`): Seed of the draws.
+        rounds (`int`): Draws.
+
+    Raises:
+        OptionError: There are fewer than two repetitions at a level, no questions, or not as many everywhere.
+
+    Example:
+        >>> mean, (low, high) = nested_bootstrap([[[0, 1], [1, 1]], [[1, 0], [1, 1]]])
+        >>> mean, 0 <= low < mean < high
+        (0.75, True)
+    """
+    try:
+        table = np.asarray(values, dtype=float)
+    except ValueError:
+        table = np.zeros(0)
+    if table.ndim != 3 or min(table.shape[:2]) < 2 or not table.shape[2]:
+        sentence = "expected as many values of each repetition, and two repetitions at least at each of the two levels"
+        raise OptionError(f"{sentence}; got the shape {table.shape}.")
+    outer, inner, n = table.shape
+    of_outer, whole = table.mean(1, keepdims=True), table.mean((0, 1), keepdims=True)
+    within = (table - of_outer) * (inner / (inner - 1)) ** 0.5
+    table = whole + (of_outer - whole) * (outer / (outer - 1)) ** 0.5 + within
+    draw, means = np.random.default_rng(seed), []
+    for _ in range(rounds):
+        models = draw.integers(0, outer, outer)
+        runs = draw.integers(0, inner, (outer, inner))
+        chosen = table[models[:, None], runs].mean((0, 1))
+        means.append(chosen[draw.integers(0, n, n)].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(whole.mean()), (float(low), float(high))
+
+
 def bootstrap_draws(n: int, rounds: int, seed: int) -> Iterator[np.ndarray]:
     """Yields for each round the places `(n,)` of a sample of n drawn with replacement."""
     generator = np.random.default_rng(seed)

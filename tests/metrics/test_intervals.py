@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from rs_rlhf.metrics.intervals import bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
+from rs_rlhf.errors import OptionError
+from rs_rlhf.metrics.intervals import bootstrap_interval, mcnemar, nested_bootstrap, paired_bootstrap, wilson_interval
 
 
 def test_wilson_interval_of_a_known_case():
@@ -68,3 +69,31 @@ def test_paired_bootstrap_seldom_sees_a_difference_that_is_not_there():
     p = [paired_bootstrap(random.random(60), random.random(60), seed, 400)[2] for seed in range(200)]
     assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.10
     assert 0.40 <= np.mean(np.array(p) <= 0.5) <= 0.60
+
+
+def test_nested_bootstrap_covers_the_truth_where_one_over_questions_does_not():
+    """Score models that differ by more than chance over questions: 3 of them, 2 trainings each."""
+    import numpy as np
+
+    draw, inside = np.random.default_rng(0), [0, 0]
+    for trial in range(120):
+        models, runs = draw.normal(0, 0.03, (3, 1, 1)), draw.normal(0, 0.01, (3, 2, 1))
+        values = models + runs + draw.normal(0, 0.2, (1, 1, 400)) + draw.normal(0, 0.1, (3, 2, 400))
+        mean, (low, high) = nested_bootstrap(values, trial, 400)
+        assert mean == pytest.approx(values.mean()) and low < mean < high
+        narrow = bootstrap_interval(values.mean((0, 1)), trial, 400)
+        inside[0] += low <= 0 <= high
+        inside[1] += narrow[0] <= 0 <= narrow[1]
+    assert inside[0] >= 0.9 * 120 and inside[1] < 0.8 * 120
+
+
+def test_nested_bootstrap_of_repetitions_that_agree_is_that_of_questions():
+    draw = random.Random(1)
+    one = [draw.random() for _ in range(200)]
+    mean, interval = nested_bootstrap([[one] * 2] * 3, 3, 4000)
+    assert mean == pytest.approx(sum(one) / 200)
+    assert interval == pytest.approx(bootstrap_interval(one, 4, 4000), abs=0.004)
+    assert nested_bootstrap([[one] * 2] * 3, 3, 50) == nested_bootstrap([[one] * 2] * 3, 3, 50)
+    for wrong in ([[one, one]], [[one], [one]], [[one, one], [one, one[:5]]], [[[], []], [[], []]]):
+        with pytest.raises(OptionError, match="two repetitions"):
+            nested_bootstrap(wrong)
