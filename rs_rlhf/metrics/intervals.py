@@ -157,9 +157,9 @@ def nested_bootstrap(
     table = whole + (of_outer - whole) * (outer / (outer - 1)) ** 0.5 + within
     draw, means = np.random.default_rng(seed), []
     for _ in range(rounds):
-        models = draw.integers(0, outer, outer)
+        models = draw.integers(0, outer, (outer, 1))
         runs = draw.integers(0, inner, (outer, inner))
-        chosen = table[models[:, None], runs].mean((0, 1))
+        chosen = table[models, runs].mean((0, 1))
         means.append(chosen[draw.integers(0, n, n)].mean())
     low, high = np.quantile(means, [0.025, 0.975])
     return float(whole.mean()), (float(low), float(high))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import MODEL_MAPPING, PreTrainedConfig
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 
 from ..errors import ModelError
@@ -68,6 +69,19 @@ def check_backbone(config: PreTrainedConfig, path: str = "") -> None:
         reason = " its config names no image_token_id;"
     if reason:
         raise ModelError(f"ScoreModel cannot use a {kind}:{reason} {wanted}.", where=path)
+
+
+def use_key_names(name: str, config: PreTrainedConfig) -> None:
+    """Makes transformers rename the keys of a causal checkpoint for the class `name` as for the causal class of its
+    family.
+
+    It renames per class name, and a class that it does not know silently gets a language model of random weights.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as names
+
+    mapping = get_checkpoint_conversion_mapping(names.get(config.model_type, ""))
+    mapping = get_checkpoint_conversion_mapping(config.model_type) if mapping is None else mapping
+    register_checkpoint_conversion_mapping(name, mapping or [], overwrite=True)
 
 
 @cache

@@ -85,6 +85,12 @@ def last_tokens(segment_ids: torch.Tensor, rows: bool) -> tuple[torch.Tensor, to
     return last.clamp(min=0), last >= 0
 
 
+def of_groups(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    """Returns the values of the completions that exist, flat and in order, as (B, N), NaN elsewhere."""
+    values = torch.full(exists.shape, float("nan"), dtype=flat.dtype, device=flat.device)
+    return values.masked_scatter(exists, flat)
+
+
 def split_rows(
     input_ids: torch.Tensor, segment_ids: torch.Tensor, images_per_group: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:

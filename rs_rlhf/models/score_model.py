@@ -23,14 +23,21 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
 from ..errors import DataError, ModelError, OptionError
 from ..runs.files import write_json
-from .families import check_backbone, image_features, parameters, sequential, takes_tree, token_positions
-from .layout import continue_positions, last_tokens, parts_of, split_rows, tree_is_cheaper, tree_mask
+from .families import (
+    check_backbone,
+    image_features,
+    parameters,
+    sequential,
+    takes_tree,
+    token_positions,
+    use_key_names,
+)
+from .layout import continue_positions, last_tokens, of_groups, parts_of, split_rows, tree_is_cheaper, tree_mask
 from .vision_sharing import features_of
 from .vlm import base_path, hub_config
 
@@ -38,14 +45,7 @@ POSITIONS = ("mrope", "sequential")  # the first is the default, as below
 ACTIVATIONS = ("softplus", "identity")
 HEAD = "reward_head.weight"
 # What transformers notes on a model that it has loaded quantized, or on several devices.
-_LOADED = (
-    "is_quantized",
-    "is_loaded_in_4bit",
-    "is_loaded_in_8bit",
-    "quantization_method",
-    "hf_quantizer",
-    "hf_device_map",
-)
+_LOADED = "is_quantized is_loaded_in_4bit is_loaded_in_8bit quantization_method hf_quantizer hf_device_map".split()
 IGNORED = {"mm_token_type_ids", "token_type_ids", "use_cache", "return_dict", "num_items_in_batch"}
 UNSEEN = "unseen_"  # before the names of inputs of an image that stands nowhere, see `GroupCollator`
 SCORE_CONFIG = "score_config.json"  # beside a LoRA adapter, which has no model config of its own
@@ -103,7 +103,7 @@ class ScoreModel(PreTrainedModel):
             setattr(config, name, value)
         config.num_labels = 1
         super().__init__(config)
-        _use_key_names(config)
+        use_key_names("ScoreModel", config)
         self.model = AutoModel.from_config(config, trust_remote_code=False)
         self._no_split_modules = self.model._no_split_modules
         self.reward_head = RewardHead(config.get_text_config().hidden_size, 1, bias=False)
@@ -237,7 +237,7 @@ class ScoreModel(PreTrainedModel):
         else:
             ids, mask, placements = split_rows(input_ids, segment_ids, self._images_per_row(input_ids, images))
             rows = self._score_rows(ids, mask, replace(images, index=[images.index[p] for p in placements]))
-            scores = _scatter(rows, last_tokens(segment_ids, rows=False)[1])
+            scores = of_groups(rows, last_tokens(segment_ids, rows=False)[1])
         return ScoreOutput(scores=scores if unseen is None else scores + 0.0 * unseen)
 
     def see(self, batch: Mapping[str, torch.Tensor]) -> ModelOutput | None:
@@ -299,7 +299,7 @@ class ScoreModel(PreTrainedModel):
             index = images.index[ends[rows.start] : ends[rows.stop]]
             part = ids[rows, :width], segments[rows, :width], replace(images, index=index)
             flat.append(self._score_tree(*part))
-        return _scatter(torch.cat(flat), last_tokens(segments, rows=False)[1])
+        return of_groups(torch.cat(flat), last_tokens(segments, rows=False)[1])
 
     def _score_tree(self, ids: torch.Tensor, segments: torch.Tensor, images: _Images) -> torch.Tensor:
         eager = self.config.get_text_config()._attn_implementation == "eager"
@@ -349,23 +349,6 @@ class ScoreModel(PreTrainedModel):
         starts = image.clone()
         starts[:, 1:] &= ~image[:, :-1]  # two images never touch: each stands between vision_start and vision_end
         return starts.sum(1).tolist()
-
-
-def _use_key_names(config: PreTrainedConfig) -> None:
-    """Makes transformers rename the keys of a causal checkpoint for us as for the causal class of its family.
-
-    It renames per class name, and a class that it does not know silently gets a language model of random weights.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as names
-
-    mapping = get_checkpoint_conversion_mapping(names.get(config.model_type, ""))
-    mapping = get_checkpoint_conversion_mapping(config.model_type) if mapping is None else mapping
-    register_checkpoint_conversion_mapping("ScoreModel", mapping or [], overwrite=True)
-
-
-def _scatter(flat: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
-    scores = torch.full(exists.shape, float("nan"), dtype=flat.dtype, device=flat.device)
-    return scores.masked_scatter(exists, flat)
 
 
 def _check_keys(path: str, info: dict[str, Any], head_may_be_new: bool) -> None:
