@@ -64,8 +64,8 @@ def main(options: ServeOptions) -> None:
 
     with not_ready(listener, "the model is being loaded; ask again."):
         from ..scoring.load import load_scorer
-        from ..scoring.server import serve
-        from ..scoring.service import Service
+        from ..scoring.serving.server import serve
+        from ..scoring.serving.service import Service
 
         names = ("device", "dtype", "prompt_form", "min_pixels", "max_pixels", "token_budget")
         given: dict[str, Any] = {name: getattr(options, name) for name in names}

@@ -24,8 +24,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WARM = (
-    "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch rs_rlhf.scoring.server "
-    "deepspeed accelerate.commands.launch"
+    "rs_rlhf.trainers.grpo rs_rlhf.trainers.reward trl.trainer.sft_trainer rs_rlhf.cli.launch "
+    "rs_rlhf.scoring.serving.server deepspeed accelerate.commands.launch"
 )
 ACCELERATE = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate'; main()"
 _server: list[tuple[subprocess.Popen, str]] = []

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ..data.group import Group
-from ..errors import ScoreError
-from .base import GroupScorer
+from ...data.group import Group
+from ...errors import ScoreError
+from ..base import GroupScorer
 
 MERGED = 256  # completions that are scored together at most, unless one group has more
 MERGED_TOKENS = 32_768  # tokens likewise

@@ -26,9 +26,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from uvicorn import Config, Server
 
-from .. import __version__
-from ..errors import RequestError
-from .http import BACKLOG, KEEP_ALIVE, LocalNames, add_error_handlers, error_kind, refusal, sentence_of
+from ... import __version__
+from ...errors import RequestError
+from ..http import BACKLOG, KEEP_ALIVE, LocalNames, add_error_handlers, error_kind, refusal, sentence_of
 from .service import Service
 from .wire import RewardsForm, ScoreForm, rewards_request
 

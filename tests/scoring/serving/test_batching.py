@@ -7,7 +7,7 @@ import pytest
 from rs_rlhf import make_group
 from rs_rlhf.errors import ScoreError
 from rs_rlhf.scoring.baselines import LengthScorer
-from rs_rlhf.scoring.batching import Batcher, QueueFull
+from rs_rlhf.scoring.serving.batching import Batcher, QueueFull
 
 
 class Gated(LengthScorer):

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 
-from ..data.group import Group, ImageSource, make_group
-from ..declarations import did_you_mean
-from ..errors import DataError, ImageError, RequestError
-from ..imagery.raster import read_image
-from ..imagery.sources import ImageOptions, resolve_path
-from .http import Limits, needs_options
+from ...data.group import Group, ImageSource, make_group
+from ...declarations import did_you_mean
+from ...errors import DataError, ImageError, RequestError
+from ...imagery.raster import read_image
+from ...imagery.sources import ImageOptions, resolve_path
+from ..http import Limits, needs_options
 
 MESSAGE_COST = 32  # characters that a message or part counts beside its text: an empty one has tokens too
 NAME_LENGTH = 500

@@ -13,15 +13,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from ..data.group import Group
-from ..errors import ImageError, RequestError
-from ..imagery.sources import ImageOptions
-from ..models.pixel_budget import completion_length, estimated_length
-from .base import raise_first, spread
+from ...data.group import Group
+from ...errors import ImageError, RequestError
+from ...imagery.sources import ImageOptions
+from ...models.pixel_budget import completion_length, estimated_length
+from ..base import raise_first, spread
+from ..ensemble import EnsembleScorer
+from ..http import TOKEN, Limits, check_sender, error_kind, load_json, sentence_of, split_form
+from ..scorer import Scorer
 from .batching import MERGED_TOKENS, Batcher, QueueFull
-from .ensemble import EnsembleScorer
-from .http import TOKEN, Limits, check_sender, error_kind, load_json, sentence_of, split_form
-from .scorer import Scorer
 from .wire import ScoreForm, parse_request
 
 DISCARD_SECONDS = 5.0  # for which the rest of a refused request is taken in
