@@ -114,12 +114,13 @@ def test_online_dpo(reward, tiny_vlm, tmp_path, columns):
 def test_trl_grpo_from_the_command_line(score_model_path, tiny_vlm, tmp_path):
     """With one function of every reward class."""
     (tmp_path / "data").mkdir()
-    kinds = ["em", "em", "iou", "open_ended"]
-    rows().add_column("reward_type", kinds).to_parquet(tmp_path / "data" / "train.parquet")
+    asked = rows().remove_columns("solution").add_column("reward_type", ["em", "count", "math", "open_ended"])
+    asked.add_column("solution", ["rural", "3", "4", "rural"]).to_parquet(tmp_path / "data" / "train.parquet")
     names = ["score_reward", *rewards.FUNCTIONS]
     given = options(tmp_path / "out", max_steps=1) | {
         "model_name_or_path": tiny_vlm,
         "num_generations": 2,
+        "per_device_train_batch_size": 8,
         "dataset_name": str(tmp_path / "data"),
         "max_completion_length": 4,
         "dtype": "float32",
