@@ -139,7 +139,7 @@ def main() -> None:
     """Runs the benchmark and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[2, 4, 8, 16])
     parser.add_argument("--size", choices=list(real_size.TEXT), help="a real size, in bfloat16")
     parser.add_argument("--output")
     args = parser.parse_args()
