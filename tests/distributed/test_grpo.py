@@ -154,7 +154,7 @@ def test_zero2_with_the_score_model_on_every_process(work, scorer, score_model_p
 # --- ZeRO-3, the score model sharded --------------------------------------------------------------------------------
 
 SHARDED = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from transformers import TrainerCallback
 from rs_rlhf import Scorer
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
@@ -175,6 +175,11 @@ rank = trainer.accelerator.process_index
 class Kill(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == kill_at and rank == 1:
+            # the first process writes its table of the step before
+            table = os.path.join(args.output_dir, "completions", f"completions_{kill_at:05d}.parquet")
+            while not os.path.exists(table):
+                time.sleep(0.05)
+            time.sleep(1)
             os.kill(os.getpid(), signal.SIGKILL)
 
 trainer.add_callback(Kill())
@@ -255,16 +260,17 @@ def test_several_score_models_reward_all_processes_alike(work, score_models, con
     names = ",".join(str(score_models / name) for name in "abc")
     file = score_models / "calibration.jsonl"
     more = {"score_model": names, "score_calibration": file, "score_model_placement": placement}
-    grpo(work, placement, config, **more)
-    (kept,) = (work / placement).glob("score_standards_*.json")
+    name = f"several-{placement}"
+    grpo(work, name, config, **more)
+    (kept,) = (work / name).glob("score_standards_*.json")
     scorer = load_scorer(names, score_calibration=str(file), device="cpu")
     for model, standard in zip(json.loads(kept.read_text())["models"], scorer.standards, strict=True):
         assert (model["mean"], model["std"]) == pytest.approx((standard.mean, standard.std), abs=1e-4)
-    steps = rollouts(work, placement)
+    steps = rollouts(work, name)
     assert set(steps) == {1, 2}
     assert_rewards_are_the_scorers(scorer, work, steps)
     spreads = {step: sum(one.std for one in rescore(scorer, work, rows)) / 4 for step, rows in steps.items()}
-    assert history(work, placement, "audit/disagreement") == pytest.approx(spreads, abs=1e-4)
+    assert history(work, name, "audit/disagreement") == pytest.approx(spreads, abs=1e-4)
 
 
 # --- ZeRO-3, the score model on a server that goes away and comes back ----------------------------------------------
