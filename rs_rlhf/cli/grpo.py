@@ -23,7 +23,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     """Trains and saves a policy."""
     from trl import get_peft_config
 
-    from ..trainers.choice_check import ChoiceCheck
+    from ..trainers.audit.choice_check import ChoiceCheck
     from ..trainers.data.grpo import load_data
     from ..trainers.grpo import VisionGRPOTrainer
 

@@ -51,10 +51,10 @@ from ..runs.tables import stamp_table
 from ..scoring.load import load_scorer
 from ..scoring.several import is_url
 from ._compat import GRPOHooks, Row, ask_layout, clear_metrics, compare_layouts, has_rollouts
+from .audit.rollout_audit import RolloutAudit
 from .losses.group import GroupLoss
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
-from .rollout_audit import RolloutAudit
 from .row_check import has_images, plain_turns, prompt_errors, prompt_group, row_place
 
 if TYPE_CHECKING:

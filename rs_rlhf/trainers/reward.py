@@ -46,6 +46,7 @@ from ..models.score_model import save_score_config
 from ..models.vlm import processor_of
 from ..preferences.schema import completion_keys
 from ._compat import RewardHooks
+from .audit.worst_pairs import log_worst_pairs
 from .data.reward import ROW, PreferenceCollator, ShuffledImages
 from .losses.preference import anchor_loss, held, plackett_luce_loss
 from .mixins import SetEpoch, VisionTrainerMixin, own_config
@@ -62,7 +63,6 @@ from .reward_model import (
     set_trainable,
 )
 from .row_check import Row, undecoded
-from .worst_pairs import log_worst_pairs
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

@@ -19,7 +19,7 @@ from rs_rlhf.metrics.answers import message_text
 from rs_rlhf.models.tiny_vlm import save_tiny_vlm
 from rs_rlhf.runs.checkpoints import is_whole
 from rs_rlhf.scoring.load import load_scorer
-from rs_rlhf.trainers.choice_check import FOLDER
+from rs_rlhf.trainers.audit.choice_check import FOLDER
 
 COUNT = 8
 

@@ -17,7 +17,7 @@ from rs_rlhf.runs.record import model_files_hash
 from rs_rlhf.runs.report import compare, page_data, place, trend, write_report
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
 from rs_rlhf.runs.tables import thumbnail, write_table
-from rs_rlhf.trainers.rollout_audit import TYPES
+from rs_rlhf.trainers.audit.rollout_audit import TYPES
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \u2028 @@DATA@@ \\1"
 

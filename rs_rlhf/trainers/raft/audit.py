@@ -19,8 +19,8 @@ from ...runs.report_tables import spread
 from ...runs.tables import thumbnail, write_table
 from ...scoring.base import GroupScorer
 from ...scoring.base import spread as score_spread
+from ..audit.rollout_audit import TYPES, audit_metrics, judged
 from ..data.grpo import prompt_row
-from ..rollout_audit import TYPES, audit_metrics, judged
 
 GAP_QUESTIONS = 64  # questions of the image-shuffle gap
 SHOWN = 8  # answers of each table

@@ -265,7 +265,7 @@ def compare(options: RaftOptions) -> None:
     begun = first.data.is_file() or first.data.with_name("best.jsonl.partial").is_file()
     if begun or not options.check_best_of_n:
         return
-    from ..choice_check import FOLDER
+    from ..audit.choice_check import FOLDER
 
     phase = held_out_phase(first) if options.evaluated else first.phase("best.jsonl")
     rows = held_out_rows(options, phase) if options.evaluated else phase.questions()
@@ -294,7 +294,7 @@ def evaluate(this: Round, run: Run) -> None:
     options = this.options
     held_out = {"input": options.evaluated, "split": options.dataset_test_split, "prompts": options.validation_prompts}
     if options.evaluated is not None and this.found("evaluation.json", "held_out") != held_out:
-        from ..rollout_audit import audit_metrics
+        from ..audit.rollout_audit import audit_metrics
         from .audit import judged_answers, write_answers
 
         print(f"round {this.number}: evaluating {this.policy}", flush=True)

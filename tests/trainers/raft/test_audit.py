@@ -11,8 +11,8 @@ from rs_rlhf.preferences.best import BestOptions, scored_answers
 from rs_rlhf.runs.sample_log import SampleLog
 from rs_rlhf.scoring.baselines import LengthScorer, RandomScorer
 from rs_rlhf.scoring.ensemble import EnsembleScorer, Standard
+from rs_rlhf.trainers.audit.rollout_audit import audit_metrics
 from rs_rlhf.trainers.raft.audit import judged_answers
-from rs_rlhf.trainers.rollout_audit import audit_metrics
 
 
 def test_the_disagreement_of_several_models_is_known_when_a_run_is_resumed(tmp_path):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from ..data.group import completion_text, prompt_text
-from ..imagery.raster import read_image
-from ..runs.tables import thumbnail, write_table
-from .data.reward import row_group
+from ...data.group import completion_text, prompt_text
+from ...imagery.raster import read_image
+from ...runs.tables import thumbnail, write_table
+from ..data.reward import row_group
 
 if TYPE_CHECKING:
-    from .options import RewardOptions
-    from .reward import VisionRewardTrainer
+    from ..options import RewardOptions
+    from ..reward import VisionRewardTrainer
 
 
 def log_worst_pairs(

@@ -19,19 +19,19 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig
 
-from ..data.group import Group
-from ..data.questions import QuestionRow
-from ..errors import ModelMismatch, RSRLHFError, ScoreError, ScorerUnavailable
-from ..models.policies.policy import Policy
-from ..models.policies.sampling import SamplingOptions, consecutive_batches
-from ..scoring.base import raise_first
-from ..scoring.cards import model_stamp
-from ..scoring.comparison import NOT_COMPARED, Chooser, check_best_of_n, labelled_places, write
-from ._compat import Row
-from .row_check import prompt_group
+from ...data.group import Group
+from ...data.questions import QuestionRow
+from ...errors import ModelMismatch, RSRLHFError, ScoreError, ScorerUnavailable
+from ...models.policies.policy import Policy
+from ...models.policies.sampling import SamplingOptions, consecutive_batches
+from ...scoring.base import raise_first
+from ...scoring.cards import model_stamp
+from ...scoring.comparison import NOT_COMPARED, Chooser, check_best_of_n, labelled_places, write
+from .._compat import Row
+from ..row_check import prompt_group
 
 if TYPE_CHECKING:
-    from .grpo import VisionGRPOTrainer
+    from ..grpo import VisionGRPOTrainer
 
 FOLDER = "best of n before the training"  # in OUTPUT_DIR/eval, where the run's report finds it
 

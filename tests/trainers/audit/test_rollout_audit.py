@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rs_rlhf.trainers.rollout_audit import RolloutAudit, audit_metrics, correlation, judged
+from rs_rlhf.trainers.audit.rollout_audit import RolloutAudit, audit_metrics, correlation, judged
 
 
 def messages(text):

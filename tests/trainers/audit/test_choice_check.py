@@ -9,7 +9,7 @@ from helpers import WORDS, picture
 from rs_rlhf.cli import main as cli
 from rs_rlhf.runs.plots import history
 from rs_rlhf.runs.report_tables import read_evaluations
-from rs_rlhf.trainers.choice_check import FOLDER
+from rs_rlhf.trainers.audit.choice_check import FOLDER
 
 COUNT = 8
 

@@ -26,16 +26,16 @@ import torch
 from datasets import Dataset
 from PIL.Image import Image
 
-from ..data.group import Group, short
-from ..data.other_images import with_other_images
-from ..metrics import answers
-from ..metrics.closed_answers import judge_solution
-from ..runs.tables import thumbnail, write_table
-from ..scoring.base import spread
-from ._compat import Row, add_metric, set_metrics
+from ...data.group import Group, short
+from ...data.other_images import with_other_images
+from ...metrics import answers
+from ...metrics.closed_answers import judge_solution
+from ...runs.tables import thumbnail, write_table
+from ...scoring.base import spread
+from .._compat import Row, add_metric, set_metrics
 
 if TYPE_CHECKING:
-    from .grpo import VisionGRPOTrainer
+    from ..grpo import VisionGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
