@@ -107,7 +107,7 @@ def test_six_steps_then_two_then_resumed(command, work, tiny_vlm, clips, tmp_pat
     }
     more = training(command, work, model, out, "--max_steps", 3, "--resume_from_checkpoint", "true")
     refused = warm.run([*more, "--seed", 7], check=1).stderr
-    assert "checkpoint-2: holds weights of another run: seed was 42, now 7" in refused
+    assert "checkpoint-2: holds weights of another run: " in refused and "seed was 42, now 7" in refused
     warm.run(more, check=0)
     assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 3]
 
