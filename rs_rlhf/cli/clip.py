@@ -44,7 +44,7 @@ def main(script_args: ClipScriptArguments, training_args: VisionClipConfig, mode
         warn_cut(pairs, clip)
     done = f"Model saved to {os.path.abspath(str(training_args.output_dir))}; see how it does with"
     hint = f"  rs-rlhf eval --model {training_args.output_dir} --model-type clip --task TASK"
-    train(trainer, evaluate=bool(tasks), done=[done, hint])
+    train(trainer, script_args, evaluate=bool(tasks), done=[done, hint])
 
 
 training = Training(

@@ -36,7 +36,7 @@ def main(name: str, script_args: RewardScriptArguments, training_args: Any, mode
         eval_dataset=eval_set,
         peft_config=get_peft_config(model_args),
     )
-    train(trainer, evaluate=eval_set is not None, done=[f"Policy saved to {training_args.output_dir}"])
+    train(trainer, script_args, evaluate=eval_set is not None, done=[f"Policy saved to {training_args.output_dir}"])
 
 
 def balance(good: int, count: int, training_args: Any) -> str:

@@ -43,7 +43,7 @@ def main(script_args: GRPOScriptArguments, training_args: VisionGRPOConfig, mode
     if script_args.check_best_of_n:
         trainer.add_callback(ChoiceCheck(trainer, script_args.check_best_of_n))
     done = [f"Policy saved to {training_args.output_dir}; look at the run with"]
-    train(trainer, evaluate=False, done=[*done, f"  rs-rlhf report {training_args.output_dir}"])
+    train(trainer, script_args, evaluate=False, done=[*done, f"  rs-rlhf report {training_args.output_dir}"])
 
 
 def _further_rewards(names: Sequence[str], training_args: VisionGRPOConfig) -> list[Any]:

@@ -46,7 +46,7 @@ def main(script_args: RewardScriptArguments, training_args: VisionRewardConfig, 
         peft_config=get_peft_config(model_args),
     )
     done = [f"Score model saved to {training_args.output_dir}; see how it does with", f"  {next_command}"]
-    train(trainer, evaluate=eval_set is not None, done=done)
+    train(trainer, script_args, evaluate=eval_set is not None, done=done)
 
 
 def eval_command(script_args: RewardScriptArguments, training_args: VisionRewardConfig) -> str:

@@ -51,7 +51,7 @@ def main(script_args: SFTScriptArguments, training_args: VisionSFTConfig, model_
         peft_config=get_peft_config(model_args),
     )
     done = f"Model saved to {os.path.abspath(str(training_args.output_dir))}"
-    train(trainer, evaluate=eval_set is not None, done=[done])
+    train(trainer, script_args, evaluate=eval_set is not None, done=[done])
 
 
 training = Training(

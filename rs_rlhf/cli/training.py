@@ -125,7 +125,7 @@ def model_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
+def train(trainer: Trainer, script_args: Any, evaluate: bool, done: Sequence[str]) -> None:
     """Trains from the start or a checkpoint, saves model and state, and prints the lines of `done`.
 
     With `evaluate`, the last step is evaluated once, and `eval_results.json` written. SIGINT and SIGTERM end the
@@ -133,7 +133,8 @@ def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
     """
     from .stopping import stopping
 
-    args = trainer.args
+    args: Any = trainer.args
+    trainer.data_names = data_names(script_args, trainer.eval_dataset is not None)  # type: ignore[attr-defined]  # for the record of the run
     with stopping(trainer):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
@@ -146,6 +147,16 @@ def train(trainer: Trainer, evaluate: bool, done: Sequence[str]) -> None:
     trainer.accelerator.print("\n".join(done))
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers and the process group
         trainer.end()
+
+
+def data_names(script_args: Any, evaluated: bool) -> dict[str, Any]:
+    """Returns the names of the data as they were given: `data`, `eval_data`, and their splits."""
+    named = {"data": script_args.dataset_name, "split": script_args.dataset_train_split}
+    if evaluated:
+        own = getattr(script_args, "eval_dataset_name", None) or getattr(script_args, "eval_tasks", None)
+        split = None if own else getattr(script_args, "dataset_test_split", None)
+        named |= {"eval_data": own or script_args.dataset_name, "eval_split": split}
+    return {key: value for key, value in named.items() if value}
 
 
 def last_metrics(trainer: Trainer) -> dict[str, float]:

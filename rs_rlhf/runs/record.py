@@ -5,15 +5,21 @@ its start, and one for each time it was resumed. Checkpoints (in `trainer_state.
 the Parquet file) name the part that wrote them. What a part wrote after the step from which the run was later resumed
 is not the run's any more: it lies on a branch that was given up.
 
+What a run is told by (`about`: command, data, configuration, versions) may change when it is resumed, and is that of
+the last part.
+
 Left out: records of earlier runs in the same folder.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import sys
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,11 @@ from .files import read_json, write_json
 FILE = "rs_rlhf_run.json"
 STANDARDS = "score_standards_*.json"  # by what several score models' scores are standardised, * being a hash
 KEY = "rs_rlhf_run"  # of the record in a `trainer_state.json`, and of the stamp in a table's metadata
+HIDDEN = "***"  # in place of a secret
+_SECRET_FLAG = re.compile(r"--\w*(hub[_-]token|api[_-]key|password|secret)")
+_SECRET = re.compile(
+    r"\b(hf_|sk-)\w{8,}|(?<=://)[^/@\s]+(?=@)"
+)  # a token of the hub or an endpoint; a name in an address
 
 
 @dataclass(frozen=True)
@@ -33,19 +44,28 @@ class Run:
         id (`str`): The same for all parts.
         parts (list of `[str, int]`): The id of each part, and the step at which it begins.
         settings (`dict`): What must not change when the run is resumed.
+        about (`dict`): What is told of the run beside that, of its last part: `command` (a `list` of arguments), `data`
+            (the names that were given), `config` (options that are not their defaults), `versions`, and so on; empty
+            for a run of an earlier version.
     """
 
     id: str
     parts: list[list[Any]]
     settings: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def begun(cls, settings: Mapping[str, Any], earlier: Run | None = None, step: int = 0) -> Run:
+    def begun(
+        cls,
+        settings: Mapping[str, Any],
+        earlier: Run | None = None,
+        step: int = 0,
+        about: Mapping[str, Any] | None = None,
+    ) -> Run:
         """Returns a new run, or with `earlier` its next part, which begins at a step."""
         part = uuid.uuid4().hex[:8]
-        if earlier is None:
-            return cls(part, [[part, step]], dict(settings))
-        return cls(earlier.id, [*earlier.parts, [part, step]], dict(settings))
+        before = (part, []) if earlier is None else (earlier.id, earlier.parts)
+        return cls(before[0], [*before[1], [part, step]], dict(settings), dict(about or {}))
 
     @property
     def stamp(self) -> dict[str, str]:
@@ -75,7 +95,7 @@ def read_run(output_dir: str | Path) -> Run | None:
     if not path.is_file():
         return None
     content = read_json(path, "parts", list, "the training")
-    return Run(content["id"], content["parts"], content["settings"])
+    return Run(content["id"], content["parts"], content["settings"], content.get("about", {}))
 
 
 def write_run(run: Run, output_dir: str | Path) -> None:
@@ -87,6 +107,34 @@ def run_of(state: Mapping[str, Any]) -> Run | None:
     """Returns the run that a `trainer_state.json` names, as it was then."""
     content = (state.get("stateful_callbacks") or {}).get(KEY)
     return None if content is None else Run(**content)
+
+
+def command_line(argv: Sequence[str] | None = None) -> list[str]:
+    """Returns the command of this process, or of such arguments, without secrets: `rs-rlhf` or `python` and a script's
+    name, then the arguments. Empty in an interpreter or a notebook, which were given none.
+
+    Example:
+        >>> command_line(["/opt/bin/rs-rlhf", "reward", "--hub_token", "hf_abcdefghij"])
+        ['rs-rlhf', 'reward', '--hub_token', '***']
+    """
+    program, *rest = sys.argv if argv is None else argv
+    name = os.path.basename(program)
+    own = name == "rs-rlhf" or program.endswith(os.path.join("rs_rlhf", "__main__.py"))
+    if not own and (not name.endswith(".py") or "ipykernel" in name):
+        return []
+    shown = ["rs-rlhf"] if own else ["python", name]
+    secret = False
+    for argument in rest:
+        flag, equals, _ = argument.partition("=")
+        named = _SECRET_FLAG.fullmatch(flag) is not None
+        shown.append(HIDDEN if secret else f"{flag}={HIDDEN}" if named and equals else without_secrets(argument))
+        secret = named and not equals
+    return shown
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text in which tokens of the hub or of endpoints, and names and passwords of addresses, are hidden."""
+    return _SECRET.sub(HIDDEN, text)
 
 
 def model_files_hash(folder: str | Path) -> str | None:

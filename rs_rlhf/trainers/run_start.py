@@ -15,6 +15,8 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
 from typing import Any, cast
 
 from accelerate.utils import gather_object, is_peft_model
@@ -22,10 +24,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..errors import OptionError, RSRLHFError
 from ..imagery.arguments import RenderingOptions
+from ..models.pixel_budget import has_budget, pixel_budget
 from ..runs.checkpoints import parsed_state, resolve_resume, resume_value
 from ..runs.files import differences, of_another_run
 from ..runs.folder import NEW, refuse_both, remove_run
-from ..runs.record import KEY, Run, run_of, write_run
+from ..runs.progress import versions
+from ..runs.record import KEY, Run, command_line, run_of, without_secrets, write_run
 from ..scoring.base import raise_first
 from ..scoring.cards import model_stamp
 from ..scoring.several import SeveralOptions, is_url, model_names
@@ -34,6 +38,12 @@ OPTIONS = (
     *("seed", "data_seed", "trainable", "image_blind", "min_pixels", "max_pixels", "reward", "score_model"),
     *("format_weight", "profile", "solution_unit", "pairing", "reward_weights"),
 )
+# Options that are told of a run even if they have their defaults, and those that say nothing of it.
+TOLD = (
+    *("seed", "learning_rate", "lr_scheduler_type", "optim", "per_device_train_batch_size", "weight_decay"),
+    *("gradient_accumulation_steps", "num_train_epochs", "max_steps", "trainable"),
+)
+UNTOLD = ("output_dir", "logging_dir", "run_name", "model_init_kwargs", "accelerator_config", "local_rank")
 
 
 class StampState(TrainerCallback):
@@ -87,9 +97,9 @@ def begin_run(trainer: Trainer, resume: str | bool | None, rows: Mapping[str, st
 def _begun(trainer: Trainer, resume: str | bool | None, rows: Mapping[str, str]) -> tuple[str | None, Run]:
     refuse_both(resume_value(resume), getattr(trainer.args, "overwrite_output_dir", False))
     checkpoint = resolve_resume(resume, str(trainer.args.output_dir))
-    settings = run_settings(trainer, rows)
+    settings, about = run_settings(trainer, rows), run_about(trainer)
     if checkpoint is None:
-        return None, Run.begun(settings)
+        return None, Run.begun(settings, about=about)
     state = parsed_state(checkpoint) or {}
     earlier, step = run_of(state), int(state.get("global_step", 0))
     if earlier is None:
@@ -103,7 +113,7 @@ def _begun(trainer: Trainer, resume: str | bool | None, rows: Mapping[str, str])
         raise OptionError(
             of_another_run("weights", told, "set that back", NEW, anew), next(iter(told)), str(checkpoint)
         )
-    return checkpoint, Run.begun(settings, earlier, step)
+    return checkpoint, Run.begun(settings, earlier, step, about)
 
 
 def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
@@ -139,6 +149,41 @@ def run_settings(trainer: Trainer, rows: Mapping[str, str]) -> dict[str, Any]:
     settings["trained_parameters"] = sum(getattr(weights, "ds_numel", weights.numel()) for weights in trained)
     settings["lora"] = _adapter(model) if is_peft_model(model) else None
     return json.loads(json.dumps({**settings, **rows}, default=_plain))
+
+
+def run_about(trainer: Trainer) -> dict[str, Any]:
+    """Returns what is told of a run beside its settings, see [`Run`], as JSON can hold it."""
+    args, processor = trainer.args, trainer.processing_class
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    base = model.get_base_model() if is_peft_model(model) else model
+    about: dict[str, Any] = {
+        "trainer": type(trainer).__name__,
+        "command": command_line(),
+        "data": getattr(trainer, "data_names", {}),
+        "config": given_options(args),
+        "processes": args.world_size,
+        "versions": versions("trl", "transformers", "torch", "datasets", "tokenizers", "accelerate", "peft"),
+    }
+    if has_budget(processor):
+        about["pixel_budget"] = pixel_budget(cast("Any", processor))
+    if (positions := getattr(base.config, "positions", None)) is not None:
+        about["positions"] = positions
+    return json.loads(json.dumps(about, default=_plain))
+
+
+def given_options(args: TrainingArguments) -> dict[str, Any]:
+    """Returns the options of a training that are not their defaults, and those of [`TOLD`], by name; no secrets."""
+    found = {}
+    for entry in fields(args):
+        value = getattr(args, entry.name, None)
+        usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if entry.name in TOLD or value != usual:
+            found[entry.name] = value.value if isinstance(value, Enum) else value
+    kept = {name: value for name, value in found.items() if isinstance(value, str | int | float | list | dict)}
+    texts = {name: without_secrets(value) for name, value in kept.items() if isinstance(value, str)}
+    return {
+        name: value for name, value in (kept | texts).items() if name not in UNTOLD and not name.endswith("_token")
+    }
 
 
 def _adapter(model: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rs_rlhf.errors import DataError
-from rs_rlhf.runs.record import FILE, KEY, Run, read_run, run_of, write_run
+from rs_rlhf.runs.record import FILE, HIDDEN, KEY, Run, command_line, read_run, run_of, write_run
 
 
 def part(run):
@@ -42,7 +42,7 @@ def test_files_of_before_the_record_are_of_a_run_that_was_resumed_from_them():
 
 def test_it_is_read_back_from_the_folder_and_from_a_state(tmp_path):
     assert read_run(tmp_path) is None
-    run = Run.begun({"seed": 3, "lora": {"r": 8}}, Run.begun({}), 2)
+    run = Run.begun({"seed": 3, "lora": {"r": 8}}, Run.begun({}), 2, {"command": ["rs-rlhf", "reward"]})
     write_run(run, tmp_path)
     assert read_run(tmp_path) == run
     state = json.loads(json.dumps({"global_step": 3, "stateful_callbacks": {KEY: vars(run)}}, sort_keys=True))
@@ -52,3 +52,33 @@ def test_it_is_read_back_from_the_folder_and_from_a_state(tmp_path):
     with pytest.raises(DataError) as error:
         read_run(tmp_path)
     assert str(tmp_path / FILE) in error.value.where
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["/opt/bin/rs-rlhf", "sft", "--max_steps", "3"], ["rs-rlhf", "sft", "--max_steps", "3"]),
+        (["/a/rs_rlhf/__main__.py", "kto"], ["rs-rlhf", "kto"]),
+        (["train.py", "--hub-token=abc"], ["python", "train.py", f"--hub-token={HIDDEN}"]),
+        (
+            ["rs-rlhf", "grpo", "--hub_token", "abc", "--seed", "1"],
+            ["rs-rlhf", "grpo", "--hub_token", HIDDEN, "--seed", "1"],
+        ),
+        (["rs-rlhf", "--note", "a hf_abcdefgh1 b"], ["rs-rlhf", "--note", f"a {HIDDEN} b"]),
+        (
+            ["rs-rlhf", "--score_model", "http://me:pw@host:80"],
+            ["rs-rlhf", "--score_model", f"http://{HIDDEN}@host:80"],
+        ),
+        (["rs-rlhf", "--eos_token", "<|im_end|>"], ["rs-rlhf", "--eos_token", "<|im_end|>"]),
+        (["/x/ipykernel_launcher.py", "-f", "kernel.json"], []),
+        (["-c", "1"], []),
+        (["/usr/bin/pytest"], []),
+    ],
+)
+def test_the_command_is_kept_without_secrets(argv, shown):
+    assert command_line(argv) == shown
+
+
+def test_a_record_of_an_earlier_version_tells_nothing(tmp_path):
+    (tmp_path / FILE).write_text('{"id": "a", "parts": [["a", 0]], "settings": {}}')
+    assert read_run(tmp_path).about == {}

@@ -192,3 +192,15 @@ def test_overwriting_in_python_removes_the_earlier_run(tiny_vlm, tmp_path):
     with pytest.raises(OptionError):
         VisionRewardTrainer(tiny_vlm, args, train_dataset=data).train(resume_from_checkpoint=True)
     assert (out / "checkpoint-1" / "model.safetensors").exists()
+
+
+def test_a_run_says_what_it_was_made_of(place):
+    about = read_run(place / "adapted").about
+    assert about["trainer"] == "VisionRewardTrainer" and about["processes"] == 1
+    assert about["positions"] == "mrope" and about["pixel_budget"] == [56 * 56, 12 * 28 * 28]
+    config = about["config"]
+    assert (config["seed"], config["max_steps"], config["trainable"]) == (3, 1, "all")
+    assert "weight_decay" in config, "a default that matters"
+    assert not {"output_dir", "shuffle_gap_samples", "hub_token"} & config.keys(), "no defaults, no places, no secrets"
+    assert {"trl", "rs-rlhf"} <= about["versions"].keys()
+    assert run_of(json.loads((place / "adapted" / "checkpoint-1" / "trainer_state.json").read_text())).about == about
