@@ -44,7 +44,7 @@ class Run:
         id (`str`): The same for all parts.
         parts (list of `[str, int]`): The id of each part, and the step at which it begins.
         settings (`dict`): What must not change when the run is resumed.
-        about (`dict`): What is told of the run beside that, of its last part: `command` (a `list` of arguments), `data`
+        about (`dict`): What is told of the last part of the run: `command` (a `list` of arguments), `data`
             (the names that were given), `config` (options that are not their defaults), `versions`, and so on; empty
             for a run of an earlier version.
     """
