@@ -35,6 +35,8 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from rs_rlhf.curation.shards import read_scores
+from rs_rlhf.runs.charts.curves import intervals
+from rs_rlhf.runs.charts.style import save
 
 OUT = Path("out/aid-rsicd-curation")
 POOL = OUT / "pool/pool.jsonl"
@@ -249,36 +251,22 @@ def table(runs: list[dict[str, Any]], start: dict[str, dict[str, float]], same: 
 
 def draw(runs: list[dict[str, Any]], figures: dict[str, Any], start: dict[str, Any], same: str, path: Path) -> None:
     """Draws the share of clean rows kept, and what CLIP and VLM learned from each arm."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = [("clip", "zero-shot accuracy"), ("clip", "text R@5"), ("vlm", "accuracy")]
-    figure, axes = plt.subplots(1, 4, figsize=(15, 4), layout="constrained")
-    colors = ["tab:gray", "tab:gray", "tab:blue", "tab:cyan", "tab:orange", "tab:red", "tab:green"]
-    labels = [NAMES[arm].replace(", ", "\n") for arm in ARMS]
-    for place, (source, hatch) in enumerate((("captions", ""), ("labels", "//"))):
-        shares = [figures[arm][source]["clean"] for arm in ARMS]
-        x = [i + 0.4 * place - 0.2 for i in range(len(ARMS))]
-        axes[0].bar(x, shares, 0.38, color=colors, hatch=hatch, edgecolor="white", label=source)
-    axes[0].set_title("share of undamaged texts (plain: captions, hatched: labels)", fontsize="small")
-    for axis, (kind, name) in zip(axes[1:], panels, strict=True):
-        arms = ["full_steps" if arm == "full" and same == "steps" else arm for arm in ARMS]
-        own = [[run[name] for run in runs if run["kind"] == kind and run["table_arm"] == arm] for arm in arms]
-        axis.bar(
-            range(len(ARMS)),
-            [statistics.mean(one) for one in own],
-            color=colors,
-            yerr=[statistics.stdev(one) for one in own],
-            capsize=3,
-        )
-        axis.axhline(start[kind][name], color="black", linestyle="--", linewidth=0.8)
-        axis.set_title(f"{'CLIP' if kind == 'clip' else 'VLM'} {name}, same {same} (dashed: before)", fontsize="small")
-    for axis in axes:
-        axis.set_xticks(range(len(ARMS)), labels, fontsize="x-small", rotation=30)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    rows = [
+        {"label": NAMES[arm], "group": source, "value": figures[arm][source]["clean"]}
+        for arm in ARMS
+        for source in ("captions", "labels")
+    ]
+    charts = [intervals("share of undamaged texts", rows, "undamaged")]
+    for kind, name in (("clip", "zero-shot accuracy"), ("clip", "text R@5"), ("vlm", "accuracy")):
+        rows = []
+        for arm in ARMS:
+            table_arm = "full_steps" if arm == "full" and same == "steps" else arm
+            own = [run[name] for run in runs if run["kind"] == kind and run["table_arm"] == table_arm]
+            middle, spread = statistics.mean(own), statistics.stdev(own)
+            rows.append({"label": NAMES[arm], "value": middle, "low": middle - spread, "high": middle + spread})
+        title = f"{'CLIP' if kind == 'clip' else 'VLM'} {name}, same {same} (dashed: before; lines: one deviation)"
+        charts.append(intervals(title, rows, name, mark=start[kind][name]))
+    save({"concat": charts, "columns": 2, "resolve": {"scale": {"color": "independent"}}}, path)
 
 
 def main() -> None:

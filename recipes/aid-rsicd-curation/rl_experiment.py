@@ -25,6 +25,8 @@ from typing import Any
 from curation_experiment import OUT, RECIPE, RESULTS, command, rows_of
 
 from rs_rlhf.metrics.intervals import paired_bootstrap
+from rs_rlhf.runs.charts.curves import intervals, lines
+from rs_rlhf.runs.charts.style import SERIES, save
 
 BEFORE = ("captioner", "spoiled")
 GRPO = ["grpo", "--config", str(RECIPE / "grpo.yaml")]
@@ -126,33 +128,26 @@ def table(before: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]]) 
 
 def draw(before: dict[str, dict[str, list[bool]]], runs: list[dict[str, Any]], path: Path) -> None:
     """Draws score and accuracy of the rollouts over the steps, and the greedy answers before and after."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    colors = {"grpo": "tab:orange", "shuffled": "tab:gray", "wrong": "tab:red"}
-    for run in runs:
-        curve = run["rollouts"]
-        for axis, name in zip(axes, ("score", "accuracy"), strict=False):
-            label = NAMES[run["arm"]] if run["seed"] == runs[0]["seed"] and curve else None
-            x, y = [one["step"] for one in curve], [one[name] for one in curve]
-            axis.plot(x, y, color=colors[run["arm"]], alpha=0.7, label=label)
-    for axis, title in zip(axes, ("score of the rollouts", "share of the rollouts that are right"), strict=False):
-        axis.set_title(title, fontsize="small")
-        axis.set_xlabel("step")
-    axes[0].legend(fontsize="x-small")
-    for place, arm in enumerate(ARMS):
+    colours = dict(zip(ARMS, SERIES, strict=False))
+    panels: list[dict[str, Any]] = []
+    for name, title in (("score", "score of the rollouts"), ("accuracy", "share of the rollouts that are right")):
+        curves = [
+            {
+                "name": f"{run['arm']}, seed {run['seed']}",
+                "points": [(one["step"], one[name]) for one in run["rollouts"]],
+                "colour": colours[run["arm"]],
+            }
+            for run in runs
+            if run["rollouts"]
+        ]
+        panels.append(lines(title, curves, name, share=name == "accuracy"))
+    rows = []
+    for arm in ARMS:
         shares = [statistics.mean(run["right"]["greedy"]) for run in runs if run["arm"] == arm]
-        axes[2].bar(place, statistics.mean(shares), color=colors[arm], alpha=0.6)
-        axes[2].plot([place] * len(shares), shares, "k.", markersize=5)
-    axes[2].axhline(statistics.mean(before["spoiled"]["greedy"]), color="black", linestyle="--", linewidth=0.8)
-    names = ["GRPO", "GRPO,\nanother image", "more of the\nsame labels"]
-    axes[2].set_xticks(range(len(ARMS)), names, fontsize="small")
-    axes[2].set_title("right on held-out images, greedy (dashed: before; dots: seeds)", fontsize="small")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+        rows.append({"label": NAMES[arm], "value": statistics.mean(shares), "low": min(shares), "high": max(shares)})
+    start = statistics.mean(before["spoiled"]["greedy"])
+    title = "right on held-out images, greedy (dashed: before; lines: range of the seeds)"
+    save({"hconcat": [*panels, intervals(title, rows, "share right", mark=start)]}, path)
 
 
 def packed(right: dict[str, list[bool]]) -> dict[str, str]:

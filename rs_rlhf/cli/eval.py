@@ -137,12 +137,13 @@ def preferences(options: EvalPreferencesOptions) -> None:
 
 
 def best_of_n(options: BestOfNOptions) -> None:
-    """Writes `best_of_n.json`, `.md` and `.png`, and prints the table."""
+    """Writes `best_of_n.json`, `.md` and the picture, and prints the table."""
     from ..evaluation.best_of_n import run_best_of_n
     from ..runs.tables import print_markdown
     from ..scoring.comparison import markdown, write
 
+    formats = options.formats()
     results = run_best_of_n(options)
-    write(results, options.out)
+    written = write(results, options.out, formats)
     print_markdown(markdown(results))
-    print(f"\nBest of n -> {options.out / 'best_of_n.json'}, .md, .png")
+    print(f"\nBest of n -> {', '.join(map(str, written))}")

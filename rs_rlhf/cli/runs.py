@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError
 from ..options import option
+from ..runs.charts.style import ChartOptions
 from ..runs.report import CAPS, write_report
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
+
+SMOOTHING = "weight of the past in curves of training, as TensorBoard and W&B smooth: from 0 (none) to less than 1"
+
+
+def check_smoothing(smoothing: float) -> None:
+    """Refuses a weight that is no weight."""
+    if not 0 <= smoothing < 1:
+        raise OptionError(f"--smoothing is {smoothing:g}, expected 0 (none) or more, and less than 1.", "smoothing")
 
 
 @dataclass(kw_only=True)
@@ -38,20 +48,27 @@ def report(options: ReportOptions) -> None:
 
 
 @dataclass(kw_only=True)
-class PlotOptions:
-    """Draw the learning curve of a training run."""
+class PlotOptions(ChartOptions):
+    """Draw the learning curve of a training run, or those of several runs in one picture."""
 
-    run: Path = option(help="output_dir of the run", positional=True)
-    output: Path | None = option(None, "PNG to write (default: RUN/learning_curve.png)", writes="file")
+    runs: list[Path] = option(help="output_dir of each run", positional=True, metavar="RUN_DIR")
+    output: Path | None = option(
+        None,
+        "file to write; its suffix (.png, .svg, .pdf) is the format (default: RUN_DIR/learning_curve.png of the first)",
+        metavar="FILE",
+        writes="file",
+    )
+    smoothing: float = option(0.0, SMOOTHING)
 
 
 def plot(options: PlotOptions) -> None:
-    """Draws the curve."""
+    """Draws the curves."""
     from ..runs.plots import plot_run
 
-    output = options.output or options.run / "learning_curve.png"
-    plot_run(options.run, output)
-    print(f"Learning curve -> {output}")
+    check_smoothing(options.smoothing)
+    output = options.output or options.runs[0] / "learning_curve.png"
+    written = plot_run(options.runs, output, options.formats(), options.smoothing)
+    print(f"Learning curve -> {', '.join(map(str, written))}")
 
 
 @dataclass(kw_only=True)

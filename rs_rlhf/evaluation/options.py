@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
 from ..options import option
+from ..runs.charts.style import ChartOptions
 from ..scoring.several import SeveralOptions
 
 # Options that only some types of model read; others refuse them.
@@ -116,7 +117,7 @@ class EvalOptions(SeveralOptions, BenchmarkOptions):
 
 
 @dataclass(kw_only=True)
-class BestOfNOptions(SeveralOptions, BenchmarkOptions):
+class BestOfNOptions(SeveralOptions, BenchmarkOptions, ChartOptions):
     """Sample N answers to every question of a benchmark and compare ways of choosing one of them."""
 
     policy: str = option(help="folder (a LoRA adapter's too) or hub id of a causal VLM that is sampled")

@@ -1,147 +1,215 @@
 """Plots: preference accuracy, a ranked example, learning curves, GRPO runs, accuracy of best-of-n.
 
-Drawn with matplotlib, which is imported late. Left out: interactive pages.
+Each is a PNG, SVG or PDF, by the suffix of its path or by `formats`. Left out: interactive pages.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .files import read_json, replacing
+from .charts.curves import intervals, lines
+from .charts.style import SERIES, Spec, save
+from .files import read_json
 from .record import read_run
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from PIL import Image
 
 Log = list[dict[str, Any]]
+Points = list[tuple[float, float]]
+SIZE = (380, 240)  # of the plotting area of a chart in a file
+ACCURACY = "right, or better text preferred"
+KINDS = "eval_score/accuracy_kind/"
+# Key of the log -> name of its curve.
+LOSSES = {"loss": "training", "eval_loss": "evaluation"}
+ACCURACIES = {
+    "score/accuracy": "training",
+    "rewards/accuracies": "training",  # of DPO
+    "eval_score/accuracy": "evaluation",
+    "eval_rewards/accuracies": "evaluation",
+    "eval_exact_match": "exact match, evaluation",
+}
 
 
-@contextmanager
-def _saved(path: str | Path, columns: int, size: tuple[float, float], **settings: Any) -> Iterator[list[Axes]]:
-    """Gives the axes of a figure in one row, which is then written."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **settings)
-    try:
-        yield list(axes[0])
-        with replacing(Path(path), "wb") as file:
-            figure.savefig(file, dpi=110, format=Path(path).suffix[1:] or "png")
-    finally:
-        plt.close(figure)
+def points_of(log: Log, key: str, smoothing: float = 0.0) -> Points:
+    """Returns the values of a logged key by step, smoothed (see [`smoothed`])."""
+    return smoothed([(entry["step"], entry[key]) for entry in log if entry.get(key) is not None], smoothing)
 
 
-def _draw(axis: Axes, log: Log, key: str, name: str, **style: Any) -> None:
-    """Draws the values of a logged key by step, if there are any."""
-    points = [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]
-    if points:
-        axis.plot(*zip(*points, strict=True), label=name, **style)
+def smoothed(points: Points, weight: float) -> Points:
+    """Returns the exponential moving average of a curve, of which each earlier value weighs `weight` times as much as
+    the next, as TensorBoard and W&B smooth; 0 leaves it as it is.
+    """
+    total, weights, out = 0.0, 0.0, []
+    for step, value in points:
+        total, weights = weight * total + value, weight * weights + 1
+        out.append((step, total / weights))
+    return out
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """Returns the names of runs' folders, with as many folders above as tell them apart.
+
+    Example:
+        >>> run_names([Path("a/run"), Path("b/run")])
+        ['a/run', 'b/run']
+    """
+    parts = [run.resolve().parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise DataError("a run is named twice; name each once.", "runs", str(runs[0]))
 
 
 def plot_preferences(
     reports: Mapping[str, Mapping[str, Any]],
     path: str | Path,
     example: tuple[Image.Image, Sequence[tuple[str, float]]] | None = None,
-) -> None:
-    """Draws preference accuracy per kind with 95% intervals as a PNG, and a picture with its texts ranked by score.
+    formats: Sequence[str] = (),
+) -> list[Path]:
+    """Draws preference accuracy per kind with 95% intervals, and a picture with its texts ranked by score.
 
     `reports` are those of [`rs_rlhf.evaluation.preferences.evaluate_preferences`] by the name of the model, `example`
-    an image, and texts with their scores.
+    an image, and texts with their scores. Returns the files.
     """
     first = next(iter(reports.values()))
     kinds = [kind for kind in first["by_kind"] if kind]
-    columns, size, ratios = (1, (7, 4.2), [1.0]) if example is None else (3, (15, 4.2), [1.5, 0.8, 1.5])
-    with _saved(path, columns, size, width_ratios=ratios) as axes:
-        width = 0.8 / len(reports)
-        for place, (name, report) in enumerate(reports.items()):
-            parts = [report["by_kind"][kind] for kind in kinds] + [report]
-            errors = [
-                [max(0.0, part["accuracy"] - part["interval"][0]) for part in parts],
-                [max(0.0, part["interval"][1] - part["accuracy"]) for part in parts],
+    rows = [
+        {"label": kind.replace("_", " "), "group": name, "value": part["accuracy"]}
+        | dict(zip(("low", "high"), part["interval"], strict=True))
+        for kind in [*kinds, "all"]
+        for name, report in reports.items()
+        for part in [report if kind == "all" else report["by_kind"][kind]]
+    ]
+    title = f"Held-out pairs (n = {first['n']}), 95% intervals"
+    panels = [intervals(title, rows, "prefers the better text", mark=0.5)]
+    return save(_beside(panels + ([] if example is None else _ranked(*example))), path, formats)
+
+
+def _ranked(image: Image.Image, texts: Sequence[tuple[str, float]]) -> list[Spec]:
+    """A picture, and its texts by score."""
+    stream = io.BytesIO()
+    image.convert("RGB").resize((200, 200)).save(stream, "PNG")
+    address = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    picture: Spec = {
+        "title": "a held-out scene",
+        "width": 200,
+        "height": 200,
+        "data": {"values": [{"url": address}]},
+        "mark": {"type": "image", "width": 200, "height": 200},
+        "encoding": {"url": {"field": "url"}, "x": {"value": 100}, "y": {"value": 100}},
+    }
+    ranked = sorted(texts, key=lambda entry: -entry[1])
+    values = [{"text": "\n".join(textwrap.wrap(text, 34)), "score": score} for text, score in ranked]
+    bars: Spec = {
+        "title": "its candidate captions, ranked",
+        "width": 200,
+        "height": {"step": 34},
+        "data": {"values": values},
+        "mark": {"type": "bar", "color": "var(--two)"},
+        "encoding": {
+            "y": {
+                "field": "text",
+                "type": "nominal",
+                "sort": None,
+                "axis": {"title": None, "grid": False, "labelExpr": "split(datum.value, '\\n')"},
+            },
+            "x": {"field": "score", "type": "quantitative"},
+        },
+    }
+    return [picture, bars]
+
+
+def _beside(panels: Sequence[Spec], title: str = "") -> Spec:
+    """Several charts in a row."""
+    row = {"hconcat": [*panels], "spacing": 40, "resolve": {"scale": {"color": "independent"}}}
+    return {**row, "title": title} if title else row
+
+
+def plot_run(
+    runs: Path | str | Sequence[str | Path], path: str | Path, formats: Sequence[str] = (), smoothing: float = 0.0
+) -> list[Path]:
+    """Draws the learning curves of one or several training runs: loss, and accuracy in training and at evaluation.
+
+    Several runs share the charts, a colour each; evaluation is dashed. Returns the files.
+    """
+    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    names, logs = run_names(folders), [history(run) for run in folders]
+    if len(folders) == 1:
+        kinds = sorted({key for entry in logs[0] for key in entry if key.startswith(KINDS)})
+        shown = {**ACCURACIES, **{key: key.removeprefix(KINDS).replace("_", " ") for key in kinds}}
+        charts = [_curves(logs[0], keys, smoothing) for keys in (LOSSES, shown)]
+    else:
+        charts = [
+            [
+                {**curve, "name": f"{name}, {curve['name']}", "colour": SERIES[i % len(SERIES)]}
+                for i, (name, log) in enumerate(zip(names, logs, strict=True))
+                for curve in _curves(log, keys, smoothing)
             ]
-            x = [i + (place - (len(reports) - 1) / 2) * width for i in range(len(parts))]
-            heights = [part["accuracy"] for part in parts]
-            axes[0].bar(x, heights, width * 0.92, yerr=errors, capsize=2, label=name)
-        labels = [kind.replace("_", "\n") for kind in kinds] + ["all"]
-        axes[0].set_xticks(range(len(labels)), labels)
-        axes[0].axhline(0.5, color="gray", linewidth=0.8, linestyle="--")
-        title = f"Held-out pairs (n = {first['n']}), 95% intervals"
-        axes[0].set(ylim=(0, 1.05), ylabel="prefers the better text", title=title)
-        axes[0].legend(loc="lower right")
-        if example is not None:
-            image, texts = example
-            axes[1].imshow(image)
-            axes[1].set_title("a held-out scene")
-            axes[1].axis("off")
-            ranked = sorted(texts, key=lambda entry: entry[1])
-            names = ["\n".join(textwrap.wrap(text, 38)) for text, _ in ranked]
-            axes[2].barh(names, [score for _, score in ranked], color="tab:orange")
-            axes[2].set(xlabel="score", title="its candidate captions, ranked")
+            for keys in (LOSSES, ACCURACIES)
+        ]
+    titles = (("Loss", "loss", False), ("Accuracy", ACCURACY, True))
+    panels = [
+        lines(title, curves, name, share=share, size=SIZE)
+        for curves, (title, name, share) in zip(charts, titles, strict=True)
+    ]
+    return save(_beside(panels, " and ".join(names)), path, formats)
 
 
-def plot_run(run: str | Path, path: str | Path) -> None:
-    """Draws the learning curve of a training run as a PNG: loss, and accuracy in training and at evaluation."""
+def _curves(log: Log, keys: Mapping[str, str], smoothing: float = 0.0) -> list[dict[str, Any]]:
+    """The curves of some keys of a log that have values; those of evaluation are dashed and not smoothed."""
+    curves = []
+    for key, name in keys.items():
+        at_evaluation = key.startswith("eval")
+        if points := points_of(log, key, 0.0 if at_evaluation else smoothing):
+            curves.append({"name": name, "points": points, "dashed": at_evaluation})
+    return curves
+
+
+def plot_grpo(run: str | Path, path: str | Path, formats: Sequence[str] = ()) -> list[Path]:
+    """Draws a GRPO run: the reward, and beside it how often the answers are right, so that a gap shows.
+
+    Returns the files.
+    """
     log = history(Path(run))
-    prefix = "eval_score/accuracy_kind/"
-    kinds = {key for entry in log for key in entry if key.startswith(prefix)}
-    shown = {"score/accuracy": "training", "eval_score/accuracy": "evaluation", "eval_exact_match": "exact match"}
-    shown |= {"rewards/accuracies": "training", "eval_rewards/accuracies": "evaluation"}  # of DPO
-    shown |= {key: key.removeprefix(prefix).replace("_", " ") for key in sorted(kinds)}
-    with _saved(path, 2, (11, 4)) as (left, right):
-        for key, name in {"loss": "training", "eval_loss": "evaluation"}.items():
-            _draw(left, log, key, name, marker=_marker(log, key))
-        for key, name in shown.items():
-            _draw(right, log, key, name, marker=_marker(log, key), alpha=0.5 if name == "training" else 1)
-        left.set(xlabel="step", ylabel="loss")
-        left.legend()
-        right.set(xlabel="step", ylabel="accuracy", ylim=(None, 1.02))
-        if right.lines:
-            right.legend(fontsize="small")
+    sampled, greedy = "sampled answers", "greedy answers, held out"
+    none = "not one of the choices, held out"
+    rewards = _curves(log, {"reward": sampled, "eval_score/greedy_mean": greedy})
+    right = {"audit/accuracy": sampled, "eval_audit/greedy_accuracy": greedy, "eval_audit/greedy_unparseable": none}
+    panels = [
+        lines("Reward", rewards, "reward: the score model's score", size=SIZE),
+        lines("Accuracy", _curves(log, right), "answers that are right", share=True, size=SIZE),
+    ]
+    return save(_beside(panels, Path(run).resolve().name), path, formats)
 
 
-def _marker(log: Log, key: str) -> str | None:
-    return "o" if sum(key in entry for entry in log) < 20 else None
+def plot_best_of_n(
+    curves: Mapping[str, Any], path: str | Path, measure: str = "accuracy", formats: Sequence[str] = ()
+) -> list[Path]:
+    """Draws the figures of `metrics.best_of_n.curve_figures`: `measure` against n, with 95% intervals.
 
-
-def plot_grpo(run: str | Path, path: str | Path) -> None:
-    """Draws a GRPO run as a PNG: the reward, and beside it how often the answers are right, so that a gap shows."""
-    log = history(Path(run))
-    with _saved(path, 2, (11, 4)) as (left, right):
-        _draw(left, log, "reward", "sampled answers")
-        _draw(left, log, "eval_score/greedy_mean", "greedy answers, held out", marker="o")
-        _draw(right, log, "audit/accuracy", "sampled answers", alpha=0.5)
-        _draw(right, log, "eval_audit/greedy_accuracy", "greedy answers, held out", marker="o")
-        name = "not one of the choices, held out"
-        _draw(right, log, "eval_audit/greedy_unparseable", name, marker="o", linestyle="--")
-        left.set(xlabel="step", ylabel="reward: the score model's score")
-        right.set(xlabel="step", ylabel="share of answers that are right", ylim=(0, None))
-        for axis in (left, right):
-            axis.legend(fontsize="small")
-
-
-def plot_best_of_n(curves: Mapping[str, Any], path: str | Path, measure: str = "accuracy") -> None:
-    """Draws the figures of `metrics.best_of_n.curve_figures` as a PNG: `measure` against n, with 95% intervals."""
-    dashed = {"greedy": "tab:red", "random": "gray", "oracle": "black"}  # not chosen among n
-    with _saved(path, 1, (7, 4.5)) as (axis,):
-        for name, entries in curves["methods"].items():
-            sizes = [entry["n"] for entry in entries]
-            style: dict[str, Any] = {"linestyle": "--", "color": dashed[name]} if name in dashed else {"marker": "o"}
-            (line,) = axis.plot(sizes, [entry["accuracy"] for entry in entries], label=name, **style)
-            low, high = zip(*(entry["interval"] for entry in entries), strict=True)
-            axis.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(sizes, [str(n) for n in sizes])
-        axis.minorticks_off()
-        axis.set(xlabel="n, answers to choose from", ylabel=measure)
-        axis.legend(fontsize="small")
+    Returns the files.
+    """
+    not_chosen = ("greedy", "random", "oracle")  # among n
+    shown = [
+        {
+            "name": name,
+            "points": [(entry["n"], entry["accuracy"]) for entry in entries],
+            "band": [(entry["n"], *entry["interval"]) for entry in entries],
+            "dashed": name in not_chosen,
+        }
+        for name, entries in curves["methods"].items()
+    ]
+    title = f"Best of n: {measure}, 95% intervals"
+    chart = lines(title, shown, measure, x="n, answers to choose from", share=True, powers=True, size=SIZE)
+    return save(chart, path, formats)
 
 
 def history(run: Path) -> Log:

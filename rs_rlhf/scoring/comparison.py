@@ -276,13 +276,16 @@ def measure(results: Mapping[str, Any]) -> str:
     return "precision@0.5" if "median" in results["pooled"]["methods"] else f"{results['metric']} accuracy"
 
 
-def write(results: Mapping[str, Any], folder: Path) -> None:
-    """Writes `best_of_n.json`, `.md` and `.png`."""
+def write(results: Mapping[str, Any], folder: Path, formats: Sequence[str] = ()) -> list[Path]:
+    """Writes `best_of_n.json`, `.md`, and the picture as `.png` or in the formats of [`runs.charts.style.FORMATS`] that
+    are named; returns the files.
+    """
     from ..runs.plots import plot_best_of_n
 
     write_json(folder / "best_of_n.json", results)
     write_text(folder / "best_of_n.md", markdown(results) + "\n")
-    plot_best_of_n(results["pooled"], folder / "best_of_n.png", measure(results))
+    pictures = plot_best_of_n(results["pooled"], folder / "best_of_n.png", measure(results), formats)
+    return [folder / "best_of_n.json", folder / "best_of_n.md", *pictures]
 
 
 # --- Before hours are spent --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
-from rs_rlhf.runs.plots import plot_grpo, plot_preferences, plot_run
+from rs_rlhf.runs.plots import plot_grpo, plot_preferences, plot_run, smoothed
 
 
 def write_state(folder, last_loss=0.3, step=20):
@@ -46,9 +46,32 @@ def test_the_learning_curve_follows_the_numbers(tmp_path, capsys):
     assert not np.array_equal(pixels(tmp_path / "deep" / "other.png"), first)
 
 
+def test_several_runs_share_a_picture_in_every_format(tmp_path, capsys):
+    runs = [write_state(tmp_path / name / "run", last_loss=loss) for name, loss in (("a", 0.3), ("b", 0.1))]
+    output = tmp_path / "both.png"
+    assert cli.main(["plot", *map(str, runs), "--output", str(output), "--format", "svg,pdf"]) == 0
+    assert f"-> {tmp_path / 'both.svg'}, {tmp_path / 'both.pdf'}" in capsys.readouterr().out and not output.exists()
+    drawn = (tmp_path / "both.svg").read_text()
+    for name in ("a/run, training", "a/run, evaluation", "b/run, training", "b/run, evaluation"):
+        assert drawn.count(f">{name}</text>") == 2  # of loss and of accuracy
+    assert ">100%</text>" in drawn and "wrong class" not in drawn
+    for wrong, key in ((["--smoothing", "1"], "smoothing"), (["--format", "gif"], "format")):
+        assert cli.main(["plot", str(runs[0]), *wrong]) == 1
+        assert f"--{key}" in capsys.readouterr().err
+    assert cli.main(["plot", str(runs[0]), str(runs[0])]) == 1
+
+
+def test_smoothing_is_a_mean_of_what_came_before():
+    points = [(1, 1.0), (2, 0.0), (3, 1.0)]
+    assert smoothed(points, 0) == points
+    assert smoothed(points, 0.5) == [(1, 1.0), (2, pytest.approx(1 / 3)), (3, pytest.approx(5 / 7))]
+    assert smoothed([(i, 2.0) for i in range(9)], 0.9)[-1] == (8, pytest.approx(2.0))
+
+
 def test_the_newest_checkpoint_is_drawn(tmp_path):
     write_state(tmp_path / "run" / "checkpoint-9", last_loss=0.6, step=9)
-    newest = write_state(tmp_path / "run" / "checkpoint-10", last_loss=0.1, step=10)
+    write_state(tmp_path / "run" / "checkpoint-10", last_loss=0.1, step=10)
+    newest = write_state(tmp_path / "alone" / "run", last_loss=0.1, step=10)
     plot_run(tmp_path / "run", tmp_path / "run.png")
     plot_run(newest, tmp_path / "newest.png")
     assert np.array_equal(pixels(tmp_path / "run.png"), pixels(tmp_path / "newest.png"))
