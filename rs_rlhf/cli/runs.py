@@ -54,7 +54,7 @@ class PlotOptions(ChartOptions):
     runs: list[Path] = option(help="output_dir of each run", positional=True, metavar="RUN_DIR")
     output: Path | None = option(
         None,
-        "file to write; its suffix (.png, .svg, .pdf) is the format (default: RUN_DIR/learning_curve.png of the first)",
+        "file to write, in the format of its suffix: .png, .svg, .pdf (default: learning_curve.png in the first run)",
         metavar="FILE",
         writes="file",
     )

@@ -277,8 +277,8 @@ def measure(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any], folder: Path, formats: Sequence[str] = ()) -> list[Path]:
-    """Writes `best_of_n.json`, `.md`, and the picture as `.png` or in the formats of [`runs.charts.style.FORMATS`] that
-    are named; returns the files.
+    """Writes `best_of_n.json`, `.md`, and the picture as `.png` or in those of [`runs.charts.style.FORMATS`] that are
+    named; returns the files.
     """
     from ..runs.plots import plot_best_of_n
 

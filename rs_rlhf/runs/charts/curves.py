@@ -149,7 +149,7 @@ def intervals(
         named["scale"] = {"paddingInner": 0.25, "paddingOuter": 0.15}
         down["yOffset"] = {"field": "group", "sort": groups, "scale": {"paddingOuter": 0.3}}
     shades = [f"var(--{SERIES[i % len(SERIES)]})" for i in range(len(groups))]
-    shade = {"field": "group", "type": "nominal", "sort": groups, "scale": {"domain": groups, "range": shades}}
+    shade: Spec = {"field": "group", "type": "nominal", "sort": groups, "scale": {"domain": groups, "range": shades}}
     shade |= {} if len(groups) > 1 else {"legend": None}
     scale = {"scale": {"domain": [low, high], "nice": False, "zero": False}, "axis": axis(x, share)}
     value = {"field": "value", "type": "quantitative", **scale}
