@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
+import re
 import stat
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,40 +24,129 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 from .errors import OptionError
 
 T = TypeVar("T")
+_MODEL_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_WORDS = {int: "N", float: "X", Path: "PATH", bool: "true|false"}  # what help calls a value of the type
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", **settings: Any) -> Any:
+# What must be there to be read, by field: not in its metadata, which transformers' parser hands to argparse.
+_READS: dict[dataclasses.Field[Any], str | Callable[[str, str], None]] = {}
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    reads: str | Callable[[str, str], None] | None = None,
+    **settings: Any,
+) -> Any:
     """Declares a field of an options dataclass.
 
     Args:
         default: The value without the flag; left out, the option is required. A list or dict is copied.
         help (`str`): The help text; the default is added to it.
+        reads (`str` or callable, *optional*): What must be there, which is checked before the work: `"folder"`,
+            `"file"`, `"model"`, `"policy"` (a model that may be an endpoint's), or a function of value and name.
         settings: `positional=True`, `flags` (further spellings, such as `["-n"]`), `choices`, `metavar`, `nargs`,
             `action="append"`, `least` (of whole numbers), and `writes="folder"` or `"file"` for a place that is
             checked before the work.
     """
     metadata = {"help": help, **settings}
+    if reads:
+        metadata.setdefault("metavar", "MODEL" if reads in ("model", "policy") else "PATH")
     if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        made: Any = dataclasses.field(default_factory=default.copy, metadata=metadata)
+    else:
+        made = dataclasses.field(default=default, metadata=metadata)
+    if reads:
+        _READS[made] = reads
+    return made
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, whose errors are an [`OptionError`] and no page of usage."""
+    """argparse's parser, whose errors are an [`OptionError`] and no page of usage, with the nearest flag."""
 
     def error(self, message: str) -> NoReturn:
         """Raises the error."""
         raise OptionError(f"{message}.")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses all arguments; a flag that is not known is told before one that is missing."""
+        for argument in () if args is None else args:
+            if argument == "--":
+                break
+            if argument.startswith("--") and argument.partition("=")[0] not in self._option_string_actions:
+                raise OptionError(f"unknown flag {argument}{nearest_flag(argument, self._option_string_actions)}")
+        return super().parse_args(args, namespace)
+
+
+class Help(argparse.HelpFormatter):
+    """Help with one spelling of a flag and a short word for its value."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar or action.dest)
+        value = "" if action.nargs == 0 else self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(spellings(action))} {value}".rstrip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        named = getattr(action.type, "__name__", "")
+        return next((word for kind, word in _WORDS.items() if kind is action.type or kind.__name__ == named), "TEXT")
+
+
+def spellings(action: argparse.Action) -> list[str]:
+    """Returns the flags of an option without those that differ from another one by dashes only."""
+    return [
+        flag for flag in action.option_strings if "-" not in flag[2:] or _scored(flag) not in action.option_strings
+    ]
+
+
+def nearest_flag(flag: str, flags: Iterable[str]) -> str:
+    """Returns the end of the sentence about an unknown flag: the nearest one, or where they are listed."""
+    known = {_scored(name) for name in flags if name.startswith("--")}
+    near = difflib.get_close_matches(_scored(flag.partition("=")[0]), sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else "; --help lists the flags."
+
 
 def make_parser(cls: type, prog: str) -> argparse.ArgumentParser:
     """Returns the parser of an options dataclass; its description is the dataclass's docstring."""
-    parser = Parser(prog=prog, description=(cls.__doc__ or "").strip(), allow_abbrev=False)
-    hints = get_type_hints(cls)
-    for field in sorted(dataclasses.fields(cls), key=lambda field: not field.metadata.get("positional")):
-        if field.init:  # a command leaves out an inherited option by `field(default=…, init=False)`
-            _add(parser, field, hints[field.name])
+    parser = Parser(prog=prog, description=(cls.__doc__ or "").strip(), allow_abbrev=False, formatter_class=Help)
+    add_options(parser, cls)
+    parser.usage = usage(parser)
     return parser
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type, *, valued: bool = False, titled: bool = False) -> None:
+    """Adds the options of a dataclass; inherited ones stand in a group for each class that declares them, under the
+    first line of its docstring.
+
+    Args:
+        parser (`ArgumentParser`): The parser.
+        cls (`type`): The dataclass.
+        valued (`bool`): Whether switches take a value, true or false, as in transformers' parser.
+        titled (`bool`): Whether the options of the class itself are in such a group too.
+    """
+    hints, groups, classes = get_type_hints(cls), dict[type, Any](), cls.__mro__
+
+    def home(field: dataclasses.Field[Any]) -> type:
+        return next(base for base in classes if field.name in vars(base).get("__annotations__", {}))
+
+    # A command leaves out an inherited option by `field(default=…, init=False)`.
+    fields = [field for field in dataclasses.fields(cls) if field.init and "help" in field.metadata]
+    for field in sorted(fields, key=lambda field: (not field.metadata.get("positional"), classes.index(home(field)))):
+        target, declared = parser, home(field)
+        if (titled or declared is not cls) and _default(field) is not dataclasses.MISSING:
+            title = (declared.__doc__ or "").strip().split("\n")[0].rstrip(".")
+            target = groups[declared] = groups.get(declared) or parser.add_argument_group(title)
+        _add(target, field, hints[field.name], valued)
+
+
+def usage(parser: argparse.ArgumentParser) -> str:
+    """Returns a line of usage that has the required options and the positional arguments only."""
+    words = [
+        f"{action.option_strings[0]} …" for action in parser._actions if action.option_strings and action.required
+    ]
+    words += [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]
+    return _escaped(" ".join([parser.prog, *words, "[option …]"]))
 
 
 def parse(cls: type[T], argv: Sequence[str] | None, prog: str) -> T:
@@ -82,11 +173,41 @@ def parse_known(cls: type[T], argv: Sequence[str], prog: str) -> tuple[T, list[s
 def _made(cls: type[T], values: dict[str, Any]) -> T:
     """Makes the dataclass of parsed values, with its outputs checked."""
     hints = get_type_hints(cls)
+    check_reads(cls, values)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if (kind := field.metadata.get("writes")) and values[field.name] is not None:
             check_place(values[field.name], kind, field.name)
             values[field.name] = _kind(hints[field.name])[0](values[field.name])
     return cls(**values)
+
+
+def check_reads(cls: type, values: Mapping[str, Any]) -> None:
+    """Refuses, among the values of an options dataclass, what must be there to be read and is not."""
+    for field in dataclasses.fields(cls):
+        check, value = _READS.get(field), values.get(field.name)
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if not check or text is None or text == "":
+                continue
+            if callable(check):
+                check(str(text), field.name)
+            elif check == "policy":
+                if str(text).startswith((".", "/", "~")) and not os.path.exists(text):  # else it may be an endpoint's
+                    raise OptionError(f"--{field.name} {text}: no such folder; correct the path.", field.name)
+            elif check == "model":
+                check_model_name(str(text), field.name)
+            elif not (os.path.isdir if check == "folder" else os.path.isfile)(text):
+                raise OptionError(f"--{field.name} {text}: no such {check}; correct the path.", field.name)
+
+
+def check_model_name(names: str, key: str = "model_name_or_path") -> None:
+    """Refuses a model (of several, between commas) that is neither a folder, nor an address, nor named as a model of
+    the hub or a declared one is.
+    """
+    for name in [names] if os.path.exists(names) else (part.strip() for part in names.split(",")):
+        if not (os.path.exists(name) or "://" in name or _MODEL_ID.fullmatch(name)):
+            raise OptionError(
+                f"--{key} {name} is neither a folder nor named as a model of the hub is (namespace/name).", key
+            )
 
 
 def check_place(path: str | Path, kind: str, key: str) -> None:
@@ -135,7 +256,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
-def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
+def _add(parser: Any, field: dataclasses.Field[Any], hint: Any, valued: bool = False) -> None:
     """Adds the flag, or the positional argument, of one field."""
     settings, default = dict(field.metadata), _default(field)
     text = settings.pop("help")
@@ -144,6 +265,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     kind, several = _kind(hint)
     if settings.pop("writes", None):
         kind = str  # `parse` checks what was written, and makes it a path
+        settings.setdefault("metavar", "PATH")
     if get_origin(kind) is Literal:
         settings.setdefault("choices", get_args(kind))
         kind = type(get_args(kind)[0])
@@ -163,7 +285,12 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
         return
     if default is dataclasses.MISSING:
         settings["required"] = True
-    if kind is bool:
+    if kind is bool and valued:
+        settings |= {"type": switch, "nargs": "?", "const": True}
+        text += f" (default: {str(default).lower()})"
+        if default:
+            parser.add_argument(f"--no_{field.name}", action="store_false", dest=field.name, help=argparse.SUPPRESS)
+    elif kind is bool:
         settings["action"] = "store_false" if default else "store_true"
         if default:
             spellings[0], text = f"--no_{field.name}", f"{text} On by default; this turns it off."
@@ -185,6 +312,20 @@ def _whole(least: int | None) -> Callable[[str], int]:
 
     whole.__name__ = "int"  # for the message of what is no number at all
     return whole
+
+
+def switch(text: str) -> bool:
+    """Returns what `true` or `false` says, in the words of transformers' parser."""
+    if text.lower() in ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"):
+        return text.lower() in ("yes", "true", "t", "y", "1")
+    raise argparse.ArgumentTypeError(f"{text:.40} is neither true nor false")
+
+
+switch.__name__ = "bool"
+
+
+def _scored(flag: str) -> str:
+    return "--" + flag[2:].replace("-", "_") if flag.startswith("--") else flag
 
 
 def _dashed(flag: str) -> str:

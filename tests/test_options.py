@@ -54,7 +54,7 @@ def test_what_is_missing_unknown_or_abbreviated_is_refused(given):
 def test_help_is_written_once():
     text = " ".join(make_parser(Options, "x").format_help().split())
     assert "What the command does." in text and "100% of the data" in text and "(default: model)" in text
-    assert "--no_progress, --no-progress Show progress. On by default; this turns it off." in text
+    assert "--no_progress Show progress. On by default; this turns it off." in text
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "many", "9" * 20])

@@ -129,7 +129,7 @@ def _train(command: str, out: Path, demo: DemoOptions, steps: int, **options: ob
         "lr_scheduler_type": "cosine",
         "warmup_steps": max(1, steps // 12),
         "adam_beta2": 0.99,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "bf16": False,
         "eval_strategy": "no",
         "save_strategy": "no",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.columns import ColumnOptions
+from ..data.rows import check_there
 from ..errors import OptionError
 from ..evaluation.options import BestOfNOptions, DataOptions, EvalOptions
 from ..imagery.arguments import ReadingOptions
@@ -98,9 +99,10 @@ class EvalPreferencesOptions(SeveralOptions, ReadingOptions, ColumnOptions):
     """Measure a score model on preference files: print the report, and write it as JSON."""
 
     model: str = option(
-        help="name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined"
+        help="name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined",
+        reads="model",
     )
-    preferences: list[str] = option(help="preference files", metavar="FILE")
+    preferences: list[str] = option(help="preference files", metavar="FILE", reads=check_there)
     split: str | None = option(None, "split of a folder or Hub id; a file has none")
     image_blind: bool = option(False, "leave the images out")
     output: Path | None = option(None, "JSON file to write the report to", flags=["--out"], writes="file")

@@ -11,7 +11,6 @@ Left out: several recipes at once, and recipes that inherit from another.
 from __future__ import annotations
 
 import ctypes
-import difflib
 import logging
 import os
 import shutil
@@ -31,21 +30,19 @@ from transformers import TrainingArguments
 from trl import TrlParser
 
 from .. import declarations
-from ..errors import DeclarationError, OptionError, RSRLHFError
+from ..errors import OptionError, RSRLHFError
 from ..options import Parser, check_place
 from ..runs.folder import check_output_dir
 from ..scoring.base import raise_first
+from .arguments import split_arguments
 from .signals import LAUNCHED, deferred, interruption
-
-DATA = "$RS_RLHF_DATA"  # in the values of recipes: the folder of the data
 
 
 class TrainingParser(Parser, TrlParser):
     """TRL's parser, whose errors are one sentence, and which guesses no abbreviated flags."""
 
-    def __init__(self, dataclass_types: tuple[type, ...], prog: str, description: str, epilog: str) -> None:
-        super().__init__(dataclass_types, prog=prog, description=description, epilog=epilog, allow_abbrev=False)  # type: ignore[arg-type]
-        self.add_argument("--help_all", "--help-all", action="help", help="show TRL's options too and exit")
+    def __init__(self, dataclass_types: tuple[type, ...], prog: str) -> None:
+        super().__init__(dataclass_types, prog=prog, allow_abbrev=False)  # type: ignore[arg-type]
 
 
 def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: Sequence[str]) -> int:
@@ -149,49 +146,6 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
-def split_arguments(parser: TrainingParser, argv: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
-    """Splits a training command's arguments into the recipe's path (or `None`), its own flags, and those of the
-    launcher.
-
-    The recipe's values become the parser's defaults. A flag or key that neither the training nor `accelerate launch`
-    knows is an [`OptionError`] or [`DeclarationError`].
-    """
-    config, flags = take_option(list(argv), "--config")
-    name, flags = take_option(flags, "--accelerate_config")
-    recipe: dict[str, Any] = {}
-    if config is not None:
-        config = str(declarations.find("recipes", config))
-        recipe = read_recipe(config)
-    trained = {action.dest for action in parser._actions}
-    parser.set_defaults_with_config(**{key: value for key, value in recipe.items() if key in trained})
-    name = name or recipe.pop("accelerate_config", None)
-    from_recipe = {key: value for key, value in recipe.items() if key not in trained and key != "accelerate_config"}
-    _, rest = parser.parse_known_args(flags)
-    flags = _without(flags, rest)
-    if from_recipe or rest:
-        known = launch_options()
-        for key in from_recipe:
-            if key not in known:
-                raise DeclarationError(f"{config}: unknown key {key!r}{_nearest(key, trained | known)}")
-        _check_rest(rest, trained, known)
-    launch_flags = [] if name is None else ["--config_file", str(declarations.find("accelerate_configs", str(name)))]
-    for key, value in from_recipe.items():
-        if value is not False:
-            launch_flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
-    return config, flags, launch_flags + rest
-
-
-def read_recipe(path: str) -> dict[str, Any]:
-    """Reads a recipe (a YAML mapping), sets the environment variables of its `env`, and fills in `$RS_RLHF_DATA`."""
-    recipe = declarations.read_yaml(Path(path))
-    env = recipe.pop("env", {})
-    if not isinstance(env, dict):
-        raise DeclarationError(f"{path}: env must hold names and values, got {type(env).__name__}.")
-    os.environ.update({name: str(value) for name, value in env.items()})
-    root = str(declarations.data_root())
-    return {key: value.replace(DATA, root) if isinstance(value, str) else value for key, value in recipe.items()}
-
-
 def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
     """Returns the parser's dataclasses; a value that they refuse, or an `output_dir` that cannot be, is an
     [`OptionError`].
@@ -204,14 +158,6 @@ def parse(parser: TrainingParser, flags: Sequence[str]) -> tuple[Any, ...]:
         raise OptionError(" ".join(str(error).split())) from error
     check_place(str(options[1].output_dir), "folder", "output_dir")
     return options
-
-
-def launch_options() -> set[str]:
-    """Returns the names of the flags of `accelerate launch`, but for those that choose what is launched."""
-    from accelerate.commands.launch import launch_command_parser
-
-    names = {name for action in launch_command_parser()._actions for name in action.option_strings}
-    return {_key(name) for name in names if name.startswith("--")} - {"module", "no_python", "help"}
 
 
 def launch_arguments(command: str, config: str | None, flags: Sequence[str], launch_flags: Sequence[str]) -> list[str]:
@@ -282,47 +228,3 @@ def _to_children(number: int) -> int:
         with suppress(psutil.NoSuchProcess):
             child.send_signal(number)
     return len(children)
-
-
-def take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
-    """Takes `option VALUE` or `option=VALUE` out of the arguments; the last one counts."""
-    value, rest = None, []
-    arguments = iter(argv)
-    for argument in arguments:
-        if not argument.startswith("--") or _key(argument) != _key(option):
-            rest.append(argument)
-        elif "=" in argument:
-            value = argument.partition("=")[2]
-        elif (value := next(arguments, None)) is None:
-            raise OptionError(f"{option} needs a value.", option)
-    return value, rest
-
-
-def _without(arguments: Sequence[str], rest: Sequence[str]) -> list[str]:
-    """Returns the arguments without `rest`, an ordered part of them."""
-    kept, place = [], 0
-    for argument in arguments:
-        if place < len(rest) and argument == rest[place]:
-            place += 1
-        else:
-            kept.append(argument)
-    return kept
-
-
-def _check_rest(rest: Sequence[str], trained: set[str], known: set[str]) -> None:
-    """Refuses what is neither a flag of `accelerate launch` nor the value of one."""
-    for place, argument in enumerate(rest):
-        if argument.startswith("-"):
-            if _key(argument) not in known:
-                raise OptionError(f"unknown flag {argument}{_nearest(_key(argument), trained | known, '--')}")
-        elif place == 0 or not rest[place - 1].startswith("--") or "=" in rest[place - 1]:
-            raise OptionError(f"{argument!r:.80} follows no flag; flags are written --name value.")
-
-
-def _key(flag: str) -> str:
-    return flag.partition("=")[0].lstrip("-").replace("-", "_")
-
-
-def _nearest(name: str, choices: set[str], dashes: str = "") -> str:
-    near = difflib.get_close_matches(name, sorted(choices), n=1)
-    return f"; did you mean {dashes}{near[0]}?" if near else "; --help lists the flags."

@@ -5,7 +5,7 @@ in one sentence on standard error and exit code 1 (`--debug` or `RS_RLHF_DEBUG=1
 exception is a bug and keeps its traceback. Ctrl-C ends in one sentence and exit code 130, SIGTERM in one and 143,
 `| head` quietly.
 
-Left out: a command registry (the table below is all there is), shell completion.
+Left out: a command registry (the table below is all there is).
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ COMMANDS = {
     "tiny-clip": Command("write a tiny random CLIP model", "cli.tiny_models:write_clip"),
     "tiny-vlm": Command("write a tiny random vision-language model", "cli.tiny_models:write_vlm"),
     "demo": Command("the whole path in minutes, on made-up scenes and a tiny model", "cli.demo:main"),
+    "completion": Command("print the completion script of bash, zsh or tcsh", "cli.help.completion:main"),
     "env": Command("print the versions that a bug report needs", "cli.env:main"),
 }
 FAMILIES = ("data", "eval")  # commands of two words

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import signal
+from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import declarations
 from ..errors import OptionError
-from ..options import make_parser, parse_known, to_flags
+from ..options import check_model_name, make_parser, parse_known, to_flags
 from ..trainers.raft.rounds import RaftOptions, Round, run_rounds, summary
+from .arguments import launch_options, read_recipe, split_arguments, take_option
+from .help.parsers import add_others, add_start, training_parser
+from .help.table import known_options, stored
+from .sft import training as sft
 from .signals import Stopped
-from .training import STARTING, check_model_name
+from .training import quietly_import_transformers
 
 PROG = "rs-rlhf raft"
 # Options that both sampling and training read.
@@ -30,18 +35,21 @@ SET = ("weight_column", "eval_strategy", "eval_on_start", "eval_steps", "load_be
 
 def main(argv: Sequence[str]) -> int:
     """Runs the rounds and prints what they have brought; returns the exit code."""
-    if {"-h", "--help"} & {*argv}:
-        parser = make_parser(RaftOptions, PROG)
-        parser.epilog = (
-            f"Beside these: the options of `rs-rlhf sft`, which trains each round (--learning_rate, …); {STARTING}"
-        )
-        parser.print_help()
+    everything = bool({"--help_all", "--help-all"} & {*argv})
+    if everything or {"-h", "--help"} & {*argv}:
+        help_parser(everything).print_help()
         return 0
+    if stored():
+        read_arguments(argv, training_parser(sft))
+    quietly_import_transformers()
     from . import launch
 
     if launch.is_launched():
         raise OptionError(f"{PROG} launches its trainings itself; give it the flags of accelerate launch.")
-    options, flags, launch_flags = read_arguments(argv)
+    parser = sft.parser()
+    options, flags, launch_flags = read_arguments(argv, parser)
+    if launch_flags:
+        launch.refuse_absent_gpus(launch_flags, parser.parse_args(flags).use_cpu)
 
     def fine_tune(this: Round) -> int:
         return train_round(this, flags, launch_flags)
@@ -56,31 +64,34 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_arguments(argv: Sequence[str]) -> tuple[RaftOptions, list[str], list[str]]:
-    """Splits arguments, and the recipe that they name, into raft's options, the flags of the training, and those of
-    `accelerate launch`; a flag that nobody knows is an [`OptionError`].
-    """
-    from . import launch
-    from .sft import training
+def help_parser(everything: bool = True) -> ArgumentParser:
+    """Returns the parser of raft's options and, as in `rs-rlhf sft`, which trains each round, of TRL's."""
+    parser = make_parser(RaftOptions, PROG)
+    taken = {*parser._option_string_actions, *(f"--{name}" for name in SET)}
+    add_start(parser)
+    add_others(parser, [entry for entry in known_options("sft") if not taken & {*entry["flags"]}], everything)
+    return parser
 
-    config, flags = launch.take_option(list(argv), "--config")
-    recipe = launch.read_recipe(str(declarations.find("recipes", config))) if config else {}
-    parser = training.parser()
-    launched = launch.launch_options() - {action.dest for action in parser._actions} if recipe else set()
+
+def read_arguments(argv: Sequence[str], parser: ArgumentParser) -> tuple[RaftOptions, list[str], list[str]]:
+    """Splits arguments, and the recipe that they name, into raft's options, the flags of the training, and those of
+    `accelerate launch`; a flag that nobody knows is an [`OptionError`]. `parser` is that of `rs-rlhf sft`.
+    """
+    config, flags = take_option(list(argv), "--config")
+    recipe = read_recipe(str(declarations.find("recipes", config))) if config else {}
+    launched = launch_options() - {action.dest for action in parser._actions} if recipe else set()
     options, rest = parse_known(RaftOptions, plain_flags([*recipe_flags(recipe, launched), *flags]), PROG)
-    resume, rest = launch.take_option(rest, "--resume_from_checkpoint")
+    resume, rest = take_option(rest, "--resume_from_checkpoint")
     if resume not in (None, "true"):
         detail = f"--resume_from_checkpoint is {resume}; {PROG} resumes with the same command, so leave it out."
         raise OptionError(detail, "resume_from_checkpoint")
     check_model_name(options.policy)
-    _, train_flags, launch_flags = launch.split_arguments(parser, rest)
+    _, train_flags, launch_flags = split_arguments(parser, rest)
     given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in train_flags if flag.startswith("--")}
     for name in SET:
         if name in given:
             raise OptionError(f"--{name} is set by {PROG}, which evaluates each round; leave it out.", name)
-    values = parser.parse_args(train_flags)  # so that a wrong value is an error now, not after the sampling
-    if launch_flags:
-        launch.refuse_absent_gpus(launch_flags, values.use_cpu)
+    parser.parse_args(train_flags)  # so that a wrong value is an error now, not after the sampling
     return options, train_flags, launch_flags
 
 
@@ -124,7 +135,6 @@ def train_round(this: Round, flags: Sequence[str], launch_flags: Sequence[str]) 
     """
     from ..runs.checkpoints import last_whole_checkpoint
     from . import launch
-    from .sft import training
 
     folder = this.policy
     own = {"model_name_or_path": this.start, "dataset_name": this.data, "image_root": this.options.output_dir}
@@ -135,7 +145,7 @@ def train_round(this: Round, flags: Sequence[str], launch_flags: Sequence[str]) 
     if launch_flags:
         return launch.launch(launch.launch_arguments("sft", None, every, launch_flags))
     try:
-        return launch.run("sft", training.parser(), training.main, every)
+        return launch.run("sft", sft.parser(), sft.main, every)
     except Stopped as stop:
         name = signal.Signals(stop.number).name
         raise Stopped(

@@ -26,7 +26,8 @@ class ServeOptions(SeveralOptions, Limits, PixelOptions, ReadingOptions):
     """
 
     model: str = option(
-        help="Name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined."
+        help="Name in reward_models/, folder, or hub id of a score model; several (a,b,c) are combined.",
+        reads="model",
     )
     host: str = option(LOCAL[0], "Address to listen on; by default this machine only.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.")

@@ -5,30 +5,25 @@ Left out: how a command starts, here or through `accelerate launch` (see `launch
 
 from __future__ import annotations
 
-import os
-import re
+import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, make_dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..options import make_parser
 from ..runs.files import write_json
+from .arguments import split_arguments
+from .help.parsers import check_given, check_start, training_parser
+from .help.table import stored
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
     from trl import ModelConfig
 
     from .launch import TrainingParser
-
-STARTING = (
-    "--config PATH|NAME, a YAML recipe whose keys are the flags; --accelerate_config PATH|NAME and the flags of "
-    "`accelerate launch`, such as --num_processes 2, to train with several processes. Names are those of the files in "
-    "recipes/ and accelerate_configs/."
-)
-OF_TRL = "--model_name_or_path, --output_dir, --learning_rate and the other options of TRL, which --help_all lists"
 
 
 @dataclass(frozen=True)
@@ -50,14 +45,19 @@ class Training:
     main: Callable[..., None]
 
     def __call__(self, argv: Sequence[str]) -> int:
-        """Trains here or through `accelerate launch`, and returns the exit code; `--help` needs no torch."""
-        if {"-h", "--help"} & {*argv}:
-            namespace = {"__doc__": self.description}
-            own = make_dataclass("Own", [], bases=(self.options, self.data), namespace=namespace, kw_only=True)
-            parser = make_parser(own, f"rs-rlhf {self.name}")
-            parser.epilog = f"Beside these: {OF_TRL}; {STARTING}"
-            parser.print_help()
+        """Trains here or through `accelerate launch`, and returns the exit code.
+
+        `--help` needs no torch, and what is wrong with the flags and paths is told before torch is imported.
+        """
+        everything = bool({"--help_all", "--help-all"} & {*argv})
+        if everything or {"-h", "--help"} & {*argv}:
+            training_parser(self, everything).print_help()
             return 0
+        if stored():
+            parser = training_parser(self)
+            _, flags, _ = split_arguments(parser, argv)
+            check_start(self, parser, flags)
+        quietly_import_transformers()
         from .launch import run
 
         return run(self.name, self.parser(), self.main, argv)
@@ -70,7 +70,13 @@ class Training:
 
         module, config = self.config.split(":")
         options = (self.data, getattr(import_module(f"rs_rlhf.{module}"), config), ModelConfig)
-        return TrainingParser(options, f"rs-rlhf {self.name}", self.description, f"Beside these: {STARTING}")
+        return TrainingParser(options, f"rs-rlhf {self.name}")
+
+
+def quietly_import_transformers() -> None:
+    """Imports the part of transformers that prints a line where `WANDB_MODE` is offline, without the line."""
+    with redirect_stdout(io.StringIO()):
+        import_module("transformers.integrations.integration_utils")
 
 
 def check_common(
@@ -80,13 +86,7 @@ def check_common(
 
     `pads` says whether the trainer reads `pad_to_multiple_of`.
     """
-    for name, value in {
-        "dataset_name": dataset_name,
-        "model_name_or_path": model_args.model_name_or_path,
-    }.items():
-        if not value:
-            raise OptionError(f"no {name}; give --{name}, or a recipe with it (--config).", name)
-    check_model_name(str(model_args.model_name_or_path))
+    check_given({"dataset_name": dataset_name, "model_name_or_path": model_args.model_name_or_path})
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.", "load_in_4bit")
     if not pads and getattr(training_args, "pad_to_multiple_of", None):
@@ -98,15 +98,6 @@ def check_common(
     if training_args.eval_on_start and training_args.eval_strategy == "no":
         raise OptionError(
             "eval_on_start with eval_strategy no; give --eval_on_start false, or an eval_strategy.", "eval_on_start"
-        )
-
-
-def check_model_name(name: str) -> None:
-    """Refuses a model that is neither a folder nor named as one of the hub."""
-    if not os.path.isdir(name) and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise OptionError(
-            f"--model_name_or_path {name} is neither a folder nor named as a model of the hub is (namespace/name).",
-            "model_name_or_path",
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..data.columns import ColumnOptions
 from ..data.image_text_dataset import Unit, open_image_texts
+from ..data.rows import check_there
 from ..data.survey import announce_texts
 from ..errors import DataError, OptionError
 from ..imagery.arguments import RenderingOptions
@@ -45,7 +46,7 @@ class ScoreOptions(ScorerOptions, RenderingOptions, ColumnOptions):
     They share the work. With `accelerate launch -m rs_rlhf score …` or by hand; the same command resumes.
     """
 
-    input: str = option(help="Parquet, JSONL, JSON, CSV or WebDataset file, or a folder of them")
+    input: str = option(help="Parquet, JSONL, JSON, CSV or WebDataset file, or a folder of them", reads=check_there)
     split: str | None = option(None, "split of a folder (default: all of it)")
     output: Path = option(help="folder of the scores", flags=["--output_dir"], metavar="DIR", writes="folder")
     rows_per_shard: int = option(2048, "rows scored together and written to one file; they are in memory at once")

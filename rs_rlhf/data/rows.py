@@ -228,13 +228,19 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and PurePath(name).suffix.lower() not in FORMATS
 
 
+def check_there(names: str, key: str = "") -> None:
+    """Refuses data (several files are separated by commas) that are neither there nor named as on the Hub."""
+    for name in split_paths(names):
+        if not (os.path.exists(name.removeprefix(RSRM)) or is_hub_id(name)):
+            raise DataError("no such file or folder; correct the path", key, name)
+
+
 def load_stored(name: str, split: str | None = None, streaming: bool = False) -> Any:
     """Loads a split, see [`one_split`], of a saved data set or one on the Hub; [`DataError`] if there is none."""
     from datasets import load_dataset, load_from_disk
 
     saved = os.path.isdir(name)
-    if not saved and not is_hub_id(name):
-        raise DataError("no such file or folder; correct the path", "", name)
+    check_there(name)
     try:
         data: Any = load_from_disk(name) if saved else load_dataset(name, streaming=streaming, trust_remote_code=False)
     except Exception as error:  # the Hub, the network, a damaged folder: each has its own

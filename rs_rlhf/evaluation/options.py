@@ -69,6 +69,7 @@ class EvalOptions(SeveralOptions, BenchmarkOptions):
         None,
         "folder (a LoRA adapter's too), hub id, or name in reward_models/ (score models); with --endpoint the model "
         "that it is asked for",
+        reads="policy",
     )
     task: str | None = option(None, "benchmarks by name or YAML file, separated by commas", flags=["--tasks"])
     model_type: Literal["vlm", "clip", "score"] | None = option(
@@ -92,7 +93,9 @@ class EvalOptions(SeveralOptions, BenchmarkOptions):
         "RS_RLHF_EVAL_KEY or OPENAI_API_KEY",
         metavar="URL",
     )
-    score_model: str | None = option(None, "also score every answer of a vlm with this score model (several: a,b,c)")
+    score_model: str | None = option(
+        None, "also score every answer of a vlm with this score model (several: a,b,c)", reads="model"
+    )
     report_to: Literal["none", "wandb"] = option("none", "where to log the results too")
     wandb_project: str = option("rs-rlhf", "W&B project", flags=["--project"])
 
@@ -120,11 +123,14 @@ class EvalOptions(SeveralOptions, BenchmarkOptions):
 class BestOfNOptions(SeveralOptions, BenchmarkOptions, ChartOptions):
     """Sample N answers to every question of a benchmark and compare ways of choosing one of them."""
 
-    policy: str = option(help="folder (a LoRA adapter's too) or hub id of a causal VLM that is sampled")
-    score_model: str = option(
-        help="name in reward_models/, folder or hub id of the model that chooses; several (a,b,c) are combined"
+    policy: str = option(
+        help="folder (a LoRA adapter's too) or hub id of a causal VLM that is sampled", reads="policy"
     )
-    clip_model: str | None = option(None, "also choose by the CLIP score of this dual encoder")
+    score_model: str = option(
+        help="name in reward_models/, folder or hub id of the model that chooses; several (a,b,c) are combined",
+        reads="model",
+    )
+    clip_model: str | None = option(None, "also choose by the CLIP score of this dual encoder", reads="model")
     task: str = option(help="benchmark by name or YAML file; one whose answers are short, or boxes")
     out: Path = option(help="folder to write to", flags=["--output_dir"], writes="folder")
     n: int = option(16, "answers sampled for each question", flags=["-n"])

@@ -30,6 +30,7 @@ class RenderingOptions:
         "YAML file of how the images of each sensor are read: names, and below each `path` (patterns), `bands`, "
         "`stretch`, `stretch_range` and `nodata`. Other images are read as the other options say.",
         metavar="FILE",
+        reads="file",
     )
 
     def reader_options(self) -> ImageOptions:

@@ -53,6 +53,7 @@ class CandidateOptions(ImageArguments, InputOptions, OutputOptions):
         None,
         "folder (a LoRA adapter's too) or hub id of a causal vision-language model that is sampled; without it rows "
         "have `completions`, a list of texts",
+        reads="policy",
     )
     input: str = option(
         help="labelled or captioned images as for `rs-rlhf data pairs`, or JSONL, JSON or Parquet rows with `prompt`, "

@@ -34,7 +34,7 @@ class ScorerOptions(SeveralOptions, PixelOptions):
         "model", "what scores: a score model, a CLIP, the number of words, or chance"
     )
     model: str | None = option(
-        None, "folder, hub id, or name in reward_models/ (score models); several (a,b,c) are combined"
+        None, "folder, hub id, or name in reward_models/ (score models); several (a,b,c) are combined", reads="model"
     )
     dtype: str | None = option(None, "type of the weights, such as bfloat16 (default: the checkpoint's)")
     prompt_form: str | None = option(None, "question-answer, empty-question or user-turn (default: the model's)")

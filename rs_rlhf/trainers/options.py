@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ..data.columns import ColumnOptions
+from ..data.rows import check_there
 from ..errors import OptionError
 from ..imagery.arguments import ImageArguments
 from ..metrics.boxes import BOX_UNITS, PAIRINGS
@@ -27,6 +28,18 @@ class TrainingOptions(ImageArguments):
     )
     remove_unused_columns: bool = option(False, "Must stay false: images are read from their columns by the workers.")
     logging_nan_inf_filter: bool = option(False, "Log a mean of earlier losses in place of a loss that is not finite.")
+
+    def __post_init__(self) -> None:
+        """Gives the value of TRL's option, and of its default, to the one that has taken its place in transformers."""
+        values = vars(self)
+        for old, new in (
+            ("gradient_checkpointing", "activation_checkpointing"),
+            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        ):
+            if new in values and values[new] is None:
+                setattr(self, new, values.get(old))
+        if after := getattr(super(), "__post_init__", None):
+            after()
 
     def check(self) -> None:
         """Refuses values that only a parser would refuse; an [`OptionError`] names the option."""
@@ -47,7 +60,9 @@ class TrainingOptions(ImageArguments):
 class RewardScriptArguments(ColumnOptions):
     """Data of `rs-rlhf reward`, `dpo` and `kto`."""
 
-    dataset_name: str | None = option(None, "Preference files, a folder or a Hub id; several are separated by commas.")
+    dataset_name: str | None = option(
+        None, "Preference files, a folder or a Hub id; several are separated by commas.", reads=check_there
+    )
     dataset_train_split: str | None = option(
         None, "Split of a folder or Hub id to train on, by default the only one or 'train'; a file has none."
     )
@@ -56,6 +71,7 @@ class RewardScriptArguments(ColumnOptions):
         None,
         "Preference files to evaluate on, as for dataset_name. By default the dataset_test_split of dataset_name, if "
         "eval_strategy asks for evaluation.",
+        reads=check_there,
     )
 
 
@@ -114,6 +130,7 @@ class SFTScriptArguments(ColumnOptions):
         None,
         "Image-text data: a file or folder of labelled or captioned images, questions and answers, or "
         "conversations, or a folder of `rs-rlhf curate`.",
+        reads=check_there,
     )
     dataset_train_split: str | None = option(
         None, "Split of a folder to train on, by default 'train' where there is one, else all of it."
@@ -121,7 +138,9 @@ class SFTScriptArguments(ColumnOptions):
     dataset_test_split: str | None = option(
         None, "Split to evaluate on, if eval_strategy asks for it; by default 'test', and all of an eval_dataset_name."
     )
-    eval_dataset_name: str | None = option(None, "Data to evaluate on, as for dataset_name, which is the default.")
+    eval_dataset_name: str | None = option(
+        None, "Data to evaluate on, as for dataset_name, which is the default.", reads=check_there
+    )
     max_train_samples: int | None = option(None, "Training rows (images, conversations) at most, drawn by seed.")
 
 
@@ -151,11 +170,12 @@ class GRPOScriptArguments(CheckOptions, ColumnOptions):
         None,
         "Prompts: files, folders or Hub ids with `prompt`, `image` and perhaps `solution`, or labelled images; "
         "several are separated by commas.",
+        reads=check_there,
     )
     dataset_train_split: str | None = option(None, "Split of a folder or Hub id to train on; a file has none.")
     dataset_test_split: str | None = option(None, "Split to evaluate on.")
     eval_dataset_name: str | None = option(
-        None, "Prompts to evaluate on; by default the dataset_test_split of dataset_name."
+        None, "Prompts to evaluate on; by default the dataset_test_split of dataset_name.", reads=check_there
     )
     max_train_samples: int | None = option(None, "Training prompts at most, drawn by seed.")
     max_eval_samples: int | None = option(None, "Evaluation prompts at most, drawn by seed.")
@@ -177,6 +197,7 @@ class GRPOOptions(SeveralOptions, TrainingOptions):
         None,
         "Score model of the reward: a name in reward_models/, a folder, a hub id, or the URLs of reward "
         "servers, separated by commas. Several models, separated by commas, are combined.",
+        reads="model",
     )
     reward: str = option(
         "score",
@@ -253,7 +274,7 @@ class ClipScriptArguments(ColumnOptions):
     """Data of `rs-rlhf clip`, and the benchmarks to evaluate on."""
 
     dataset_name: str | None = option(
-        None, "Image-text file, folder of them or Hub id, as for `rs-rlhf score --input`."
+        None, "Image-text file, folder of them or Hub id, as for `rs-rlhf score --input`.", reads=check_there
     )
     dataset_train_split: str | None = option(None, "Split of a folder or Hub id to train on. By default all of it.")
     max_train_samples: int | None = option(None, "Training rows at most, drawn by seed.")
@@ -263,7 +284,7 @@ class ClipScriptArguments(ColumnOptions):
         "(eval_strategy, eval_steps) and at the end.",
     )
     eval_data_root: str | None = option(
-        None, "Folder that the benchmarks' data lie in; by default RS_RLHF_DATA, or ./data."
+        None, "Folder that the benchmarks' data lie in; by default RS_RLHF_DATA, or ./data.", reads="folder"
     )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rs_rlhf.cli.data.check import main
+from rs_rlhf.cli.main import run
 from rs_rlhf.imagery.raster import ImageOptions
 from rs_rlhf.preferences.check import check_files, format_report
+
+main = partial(run, "data check")
 
 
 def picture(seed):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...data.columns import ColumnOptions
 from ...imagery.arguments import PixelOptions, ReadingOptions
-from ...options import option, parse
+from ...options import option
 
 
 @dataclass(kw_only=True)
@@ -29,9 +28,8 @@ class CheckOptions(ColumnOptions, PixelOptions, ReadingOptions):
     max_problems: int | None = option(None, "print at most N kinds of problems (default: all)", metavar="N")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: CheckOptions) -> int:
     """Prints the report; returns 1 if there are problems, else 0."""
-    options = parse(CheckOptions, argv, "rs-rlhf data check")
     from ...data.rows import common_folder
     from ...data.survey import require_images
     from ...errors import DataError

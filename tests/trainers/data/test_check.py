@@ -1,6 +1,7 @@
 """What the data check passes trains an epoch in any batches; what it refuses, training refuses with the same words."""
 
 import json
+from functools import partial
 
 import pytest
 from datasets import Dataset
@@ -8,7 +9,7 @@ from helpers import picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rs_rlhf.cli.data.check import main
+from rs_rlhf.cli.main import run
 from rs_rlhf.errors import RSRLHFError
 from rs_rlhf.imagery.sources import ImageOptions
 from rs_rlhf.models.row_limits import limits_for
@@ -17,6 +18,8 @@ from rs_rlhf.preferences.reader import load_preferences
 from rs_rlhf.trainers.data.check import Source, check_data
 from rs_rlhf.trainers.data.grpo import load_prompts
 from rs_rlhf.trainers.reward import VisionRewardConfig, VisionRewardTrainer
+
+main = partial(run, "data check")
 
 SIZES = {"wide": (300, 20), "thin": (603, 3), "long": (400, 4), "dot": (1, 1)}
 SIZES |= {"square": (60, 60), "large": (400, 300)}
