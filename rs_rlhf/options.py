@@ -133,7 +133,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type, *, valued: bool = Fa
     # A command leaves out an inherited option by `field(default=…, init=False)`.
     fields = [field for field in dataclasses.fields(cls) if field.init and "help" in field.metadata]
     for field in sorted(fields, key=lambda field: (not field.metadata.get("positional"), classes.index(home(field)))):
-        target, declared = parser, home(field)
+        target: Any = parser
+        declared = home(field)
         if (titled or declared is not cls) and _default(field) is not dataclasses.MISSING:
             title = (declared.__doc__ or "").strip().split("\n")[0].rstrip(".")
             target = groups[declared] = groups.get(declared) or parser.add_argument_group(title)

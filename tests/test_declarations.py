@@ -46,7 +46,7 @@ def test_a_recipe_parses_through_its_parser(name, tmp_path, monkeypatch):
 
 
 def test_recipes_find_the_data_where_the_variable_says(monkeypatch, tmp_path):
-    from rs_rlhf.cli.launch import read_recipe
+    from rs_rlhf.cli.arguments import read_recipe
 
     path = str(declarations.find("recipes", "aid-rsicd-tiny/captioner"))
     monkeypatch.delenv("RS_RLHF_DATA", raising=False)

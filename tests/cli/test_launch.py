@@ -54,7 +54,7 @@ def test_a_used_folder_is_refused_before_model_and_data_are_looked_at(command, t
     out = finished(tmp_path / "out")
     (out / "notes.txt").write_text("mine")
     before = tree(tmp_path)
-    argv = training(command, tmp_path, "no/such/model", out)
+    argv = training(command, tmp_path, "no/model", out)
     for flags, words in (
         ([], "holds files of another run: checkpoint-6, trainer_state.json; choose another --output_dir, resume with"),
         (["--resume_from_checkpoint", "true", "--overwrite_output_dir"], "leave one of them out"),
@@ -71,7 +71,7 @@ def test_a_used_folder_is_refused_before_model_and_data_are_looked_at(command, t
 
 def test_a_failed_command_leaves_the_run_that_it_would_overwrite(work, tmp_path, capsys):
     before = tree(finished(tmp_path))
-    assert cli.main(training("reward", work, "no/such/model", tmp_path, "--overwrite_output_dir")) == 1
+    assert cli.main(training("reward", work, "no/model", tmp_path, "--overwrite_output_dir")) == 1
     assert "neither" in capsys.readouterr().err and tree(tmp_path) == before
 
 
@@ -114,7 +114,7 @@ def test_six_steps_then_two_then_resumed(command, work, tiny_vlm, clips, tmp_pat
 
 def test_two_processes_agree_that_a_folder_is_used(work, tmp_path):
     before = tree(finished(tmp_path / "out"))
-    argv = training("reward", work, "no/such/model", tmp_path / "out", "--accelerate_config", "cpu_2proc")
+    argv = training("reward", work, "no/model", tmp_path / "out", "--accelerate_config", "cpu_2proc")
     printed = warm.launched(argv, tmp_path, expect=1)
     assert printed.count("holds files of another run") == 1 and "Traceback" not in printed
     assert tree(tmp_path / "out") == before

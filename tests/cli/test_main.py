@@ -98,7 +98,7 @@ def test_no_command_prints_help_and_fails(arguments, capsys):
         (["--config"], "--config needs a value"),
         (["--use_cpu"], "no dataset_name; give --dataset_name"),
         (["--use_cpu", "--dataset_name", "none.jsonl", "--model_name_or_path", "m"], "no such file or folder"),
-        (["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--load_in_4bit"], "not supported"),
+        (["--use_cpu", "--dataset_name", "a/b", "--model_name_or_path", "m", "--load_in_4bit"], "not supported"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message, capsys, not_launched):
@@ -214,13 +214,13 @@ def test_several_gpus_need_a_launcher(parser, monkeypatch, not_launched):
     ],
 )
 def test_sft_refuses_what_it_would_ignore(flags, capsys, not_launched):
-    assert cli.main(["sft", "--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", *flags]) == 1
+    assert cli.main(["sft", "--use_cpu", "--dataset_name", "a/b", "--model_name_or_path", "m", *flags]) == 1
     assert "not supported" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["sft", "reward", "clip", "grpo", "dpo", "kto"])
 def test_an_evaluation_at_the_start_needs_a_strategy(command, capsys, not_launched):
-    flags = ["--use_cpu", "--dataset_name", "a", "--model_name_or_path", "m", "--eval_on_start"]
+    flags = ["--use_cpu", "--dataset_name", "a/b", "--model_name_or_path", "m", "--eval_on_start"]
     flags += ["--eval_strategy", "no", *(["--score_model", "s"] if command == "grpo" else [])]
     assert cli.main([command, *flags]) == 1
     assert "give --eval_on_start false" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from rs_rlhf.cli.help.parsers import training_parser
 from rs_rlhf.cli.raft import main, plain_flags, read_arguments
+from rs_rlhf.cli.sft import training
+from rs_rlhf.cli.training import Training
 from rs_rlhf.errors import OptionError
 
 NEEDED = ["--model_name_or_path", "p", "--dataset_name", "d.jsonl", "--score_model", "s", "--output_dir", "out"]
 
 
-def test_flags_are_split(tmp_path):
+@pytest.mark.parametrize("parser_of", [training_parser, Training.parser])
+def test_flags_are_split(parser_of, tmp_path):
+    parser = parser_of(training)
     recipe = tmp_path / "raft.yaml"
     recipe.write_text(
         "model_name_or_path: p\ndataset_name: d.jsonl\nscore_model: s\noutput_dir: out\nrounds: 3\nkeep: softmax\n"
@@ -18,7 +23,7 @@ def test_flags_are_split(tmp_path):
         "num_processes: 2\nmixed_precision: 'no'\n"
     )
     flags = ["--config", str(recipe), "--rounds", "4", "--max_steps=5", "--overwrite_output_dir", "false", "-n", "6"]
-    options, train, launched = read_arguments(flags)
+    options, train, launched = read_arguments(flags, parser)
     assert (options.policy, options.input, options.rounds, options.n, options.keep) == (
         "p",
         "d.jsonl",
@@ -30,7 +35,7 @@ def test_flags_are_split(tmp_path):
     expected = ["--learning_rate", "0.0001", "--bf16", "false", "--model_init_kwargs", '{"a": 1}']
     assert train == [*expected, "--lora_target_modules", "q", "v", "--max_steps=5"]
     assert launched == ["--num_processes", "2", "--mixed_precision", "no"]
-    assert read_arguments([*NEEDED, "--resume_from_checkpoint", "true"])[1:] == ([], [])
+    assert read_arguments([*NEEDED, "--resume_from_checkpoint", "true"], parser_of(training))[1:] == ([], [])
 
 
 def test_switches_may_have_a_value():

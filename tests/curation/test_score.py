@@ -363,7 +363,7 @@ REFUSED = [
     (["--scorer", "length", "--seed", "1"], "--seed is not read with --scorer length"),
     (["--scorer", "length", "--rows_per_shard", "0"], "--rows_per_shard is 0, expected at least 1."),
     (["--scorer", "length", "--max_error_fraction", "2"], "expected a number from 0 to 1."),
-    (["--model", "no/such/folder"], "'no/such/folder' is neither a folder nor a reward model"),
+    (["--model", "no/such/folder"], "no/such/folder is neither a folder nor named as a model"),
     (["--scorer", "length", "--image_root", "nowhere"], "nowhere: no such folder; correct image_root"),
     (["--scorer", "length", "--split", "test"], "no data file that begins with 'test'"),
 ]

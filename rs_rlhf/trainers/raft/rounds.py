@@ -54,7 +54,6 @@ class RaftOptions(CheckOptions, BestOptions):
     policy: str = option(
         help="folder (a LoRA adapter's too) or hub id of the causal vision-language model that is improved",
         flags=["--model_name_or_path"],
-        reads="model",
     )
     input: str = option(
         help="prompts: labelled or captioned images, or rows with `prompt` and `image` or `images`; training reads "

@@ -174,7 +174,7 @@ def test_a_used_folder_is_refused(whole, line, tmp_path):
         run("raft", [*line, "--output_dir", str(whole / "round-1" / "policy")])
     assert error.value.key == "output_dir"
     with pytest.raises(OptionError) as error:
-        run("sft", flags(dataset_name="x", model_name_or_path="x", output_dir=whole, **TRAINING))
+        run("sft", flags(dataset_name="x/y", model_name_or_path="x", output_dir=whole, **TRAINING))
     assert error.value.key == "output_dir"
     policy = flags(model_name_or_path=whole / "round-1" / "policy")
     with pytest.raises(OptionError) as error:
