@@ -53,6 +53,7 @@ def finished(folder, step=6):
 def test_a_used_folder_is_refused_before_model_and_data_are_looked_at(command, tmp_path, capsys):
     out = finished(tmp_path / "out")
     (out / "notes.txt").write_text("mine")
+    (tmp_path / f"{command}.jsonl").touch()
     before = tree(tmp_path)
     argv = training(command, tmp_path, "no/model", out)
     for flags, words in (
