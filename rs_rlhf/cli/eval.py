@@ -45,22 +45,27 @@ class EvalCompareOptions(DataOptions):
         metavar="DIR",
         writes="folder",
     )
+    latex: bool = option(False, "print a LaTeX table with intervals (package booktabs) instead")
     seed: int = option(0, "seed of the bootstrap", least=0)
 
 
 def compare_runs(options: EvalCompareOptions) -> None:
     """Prints the table and the verdicts; with `--out` writes them, and the page that shows the changed answers."""
     from ..evaluation.benchmark import data_paths
-    from ..evaluation.compare import compare, markdown, write
+    from ..evaluation.compare import compare, latex, markdown
+    from ..evaluation.pages.comparison import write
     from ..runs.tables import print_markdown
 
     tasks = options.task and [name for entry in options.task for name in entry.split(",") if name]
     compared = compare(options.a, options.b, tasks, seed=options.seed)
-    print_markdown(markdown(compared))
+    if options.latex:
+        print(latex(compared))
+    else:
+        print_markdown(markdown(compared))
     if options.out:
         data = data_paths(options.data, compared["flips"])
         for path in write(compared, options.out, options.data_root, data):
-            print(f"-> {path}")
+            print(f"-> {path}", file=sys.stderr if options.latex else sys.stdout)
 
 
 @dataclass(kw_only=True)

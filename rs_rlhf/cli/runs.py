@@ -27,12 +27,13 @@ def check_smoothing(smoothing: float) -> None:
 
 @dataclass(kw_only=True)
 class ReportOptions:
-    """Write one HTML page about a training run, without W&B."""
+    """Write one HTML page about a training run, or about several side by side, without W&B."""
 
-    run: Path = option(help="output_dir of the run", positional=True, metavar="RUN_DIR")
+    runs: list[Path] = option(help="output_dir of each run", positional=True, metavar="RUN_DIR")
     output: Path | None = option(
-        None, "HTML file to write (default: RUN_DIR/report.html)", metavar="FILE", writes="file"
+        None, "HTML file to write (default: report.html in the first run)", metavar="FILE", writes="file"
     )
+    smoothing: float = option(0.0, f"{SMOOTHING}; the page can change it")
 
 
 ReportOptions.__doc__ = f"{ReportOptions.__doc__} {CAPS}"
@@ -40,8 +41,9 @@ ReportOptions.__doc__ = f"{ReportOptions.__doc__} {CAPS}"
 
 def report(options: ReportOptions) -> None:
     """Writes the page and prints its warnings."""
-    output = options.output or options.run / "report.html"
-    page = write_report(options.run, output)
+    check_smoothing(options.smoothing)
+    output = options.output or options.runs[0] / "report.html"
+    page = write_report(options.runs, output, options.smoothing)
     for line in page["warnings"]:
         print(f"Warning: {line}")
     print(f"Report -> {output}")

@@ -13,29 +13,22 @@ a whole test set (CIDEr, BLEU), and score margins, since two score models share 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
-from ..data.group import ImageSource
 from ..declarations import did_you_mean
 from ..errors import DataError
 from ..metrics.intervals import holm, mcnemar, paired_bootstrap
-from ..runs.files import json_lines, write_text
-from ..runs.page import render
-from ..runs.report_tables import IMAGE_BYTES, Images, cut, spread
 from ..runs.tables import markdown_table, markdown_text
-from .benchmark import load_benchmark, locate_data
-from .reader import dataset_hash, read_benchmark
-from .results import MEASURES, Figures, Record, Results, measured, models_of, read_results, read_samples, thumbnail_of
+from .results import MEASURES, Figures, Record, Results, measured, models_of, read_results, read_samples
 
 ALPHA = 0.05
-SHOWN = 200  # flips per task in the page
 ROUNDS = 2000
 OUTSIDE = ("pixel_budget", "seed", "profile")  # settings that `settings` does not hold
 MODEL = ("model", "model_hash", "dataset_hash")  # settings that are compared or checked anyway
+HEADER = ("task", "measure", "n", "A", "B", "B - A", "95% interval", "only A", "only B", "p", "p (Holm)")
 DIRECTIONS = ("right_to_wrong", "wrong_to_right")
 
 
@@ -180,10 +173,14 @@ def _row(task: str, measure: str, a: Sequence[float], b: Sequence[float], seed: 
     return row
 
 
+def is_share(measure: str) -> bool:
+    """Says whether the mean of a measure is a share of the questions."""
+    return MEASURES[measure] or measure.endswith("R@1")
+
+
 def _verdict(row: Mapping[str, Any]) -> str:
     low, high = row["interval"]
-    percent = MEASURES[row["measure"]] or row["measure"].endswith("R@1")
-    unit, name, shape = (100, " points", "+.1f") if percent else (1, "", "+.4f")
+    unit, name, shape = (100, " points", "+.1f") if is_share(row["measure"]) else (1, "", "+.4f")
     figures = (
         f"B - A = {unit * row['difference']:{shape}}{name}, 95% interval {unit * low:{shape}} to {unit * high:{shape}}"
         f", p = {row['p_holm']:.3g}"
@@ -222,87 +219,50 @@ def markdown(compared: Mapping[str, Any]) -> str:
     """Returns the table and the verdicts as Markdown."""
     heads = (f"{side.upper()}: {compared[side]['model']} ({compared[side]['folder']})" for side in ("a", "b"))
     lines = [f"{markdown_text(head)}  " for head in heads]
-    header = ["task", "measure", "n", "A", "B", "B - A", "95% interval", "only A", "only B", "p", "p (Holm)"]
+    lines += ["", markdown_table(HEADER, table_rows(compared), "llrrrrlrrrr"), ""]
+    verdicts = (f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"])
+    return "\n".join([*lines, *(f"- {markdown_text(line)}" for line in (*verdicts, *compared["notes"]))])
+
+
+def table_rows(compared: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the rows of the table of a comparison, with the columns of [`HEADER`]."""
     rows = []
     for row in compared["rows"]:
         cells = [row["task"], row["measure"], str(row["n"]), f"{row['a']:.4f}", f"{row['b']:.4f}"]
         cells += [f"{row['difference']:+.4f}", "{:+.4f} to {:+.4f}".format(*row["interval"])]
         cells += ["" if row[key] is None else str(row[key]) for key in ("only_a", "only_b")]
         rows.append([*cells, f"{row['p']:.3g}", f"{row['p_holm']:.3g}"])
-    lines += ["", markdown_table(header, rows, "llrrrrlrrrr"), ""]
-    verdicts = (f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"])
-    return "\n".join([*lines, *(f"- {markdown_text(line)}" for line in (*verdicts, *compared["notes"]))])
+    return rows
 
 
-def write(
-    compared: Mapping[str, Any],
-    folder: str | Path,
-    data_root: str | None = None,
-    data: Mapping[str, Path] | None = None,
-) -> list[Path]:
-    """Writes `compare.json`, `compare.md`, `flips_TASK.jsonl` and the page `compare.html` into a folder; returns the
-    files.
+def latex(compared: Mapping[str, Any]) -> str:
+    """Returns the comparison as a LaTeX table for the package `booktabs`.
 
-    `data_root` and `data` (task -> path) say where the benchmarks' data lie, for pictures inside Parquet files; data
-    that are not those of the questions are a [`DataError`].
+    Shares are in percent, differences in points with their 95% intervals, p-values corrected after Holm. Of what can
+    be told apart the better one is bold.
     """
-    report = {key: value for key, value in compared.items() if key != "flips"}
-    report["flips"] = {
-        task: {way: sum(flip["direction"] == way for flip in flips) for way in DIRECTIONS}
-        for task, flips in compared["flips"].items()
-    }
-    texts = {"compare.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"}
-    texts["compare.md"] = markdown(compared) + "\n"
-    for task, flips in compared["flips"].items():
-        texts[f"flips_{task}.jsonl"] = json_lines(flips)
-    texts["compare.html"] = _page(compared, data_root, data or {})
-    for name, text in texts.items():
-        write_text(Path(folder, name), text)
-    return [Path(folder, name) for name in texts]
+    lines = [
+        *(f"% {side.upper()}: {_tex(compared[side]['model'])}" for side in ("a", "b")),
+        r"\begin{tabular}{llrrrrr}",
+        r"\toprule",
+        r"Task & Measure & $n$ & A & B & B $-$ A (95\% interval) & $p$ \\",
+        r"\midrule",
+    ]
+    for row in compared["rows"]:
+        unit, shape = (100, ".1f") if is_share(row["measure"]) else (1, ".4f")
+        a, b = (f"{unit * row[side]:{shape}}" for side in ("a", "b"))
+        if row["p_holm"] < ALPHA:
+            a, b = (a, rf"\textbf{{{b}}}") if row["difference"] > 0 else (rf"\textbf{{{a}}}", b)
+        low, high = (f"${unit * end:+{shape}}$" for end in row["interval"])
+        difference = f"${unit * row['difference']:+{shape}}$ ({low} to {high})"
+        p = "$<0.001$" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
+        lines.append(
+            " & ".join([_tex(row["task"]), _tex(row["measure"]), str(row["n"]), a, b, difference, p]) + r" \\"
+        )
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def _stored_pictures(
-    task: str, figures: Figures, data_root: str | None, data: Mapping[str, Path]
-) -> dict[str, ImageSource]:
-    """Id -> image of a benchmark's questions, read from its data again."""
-    benchmark = load_benchmark(task)
-    path = locate_data(benchmark, data_root, data)
-    for core_only in (False, True):
-        rows = read_benchmark(benchmark, path, core_only=core_only)
-        if dataset_hash(rows) == figures["dataset_hash"]:
-            return {row.id: row.group.images[0] for row in rows if row.group.images}
-    raise DataError(
-        f"{task}: these are not the data that the questions are of; correct --data_root or --data", where=str(path)
-    )
-
-
-def _page(compared: Mapping[str, Any], data_root: str | None, data: Mapping[str, Path]) -> str:
-    images = Images()
-    results = read_results(compared["a"]["folder"])["tasks"]  # the paths of flips are those of A
-    tasks = []
-    for task, flips in compared["flips"].items():
-        shown = spread(flips, SHOWN)
-        if (data_root or task in data) and any(not flip["image"] for flip in shown):
-            stored = _stored_pictures(task, results[task], data_root, data)
-            shown = [{**flip, "image": flip["image"] or stored.get(flip["id"])} for flip in shown]
-        shown = [_card(flip, images, results[task]) for flip in shown]
-        tasks.append({"name": task, "total": len(flips), "flips": shown})
-    sides = {side: f"{side.upper()}: {compared[side]['model']}" for side in ("a", "b")}
-    verdicts = [f"{row['task']}, {row['measure']}: {row['verdict']}." for row in compared["rows"]]
-    page = {**sides, "verdicts": verdicts, "notes": compared["notes"], "tasks": tasks, "images": images.uris}
-    return render("evaluation/gallery.html", title=f"{sides['a']} - {sides['b']}", data=page)
-
-
-def _card(flip: Record, images: Images, figures: Figures) -> dict[str, Any]:
-    picture, why = thumbnail_of(flip, figures)
-    number = images.add(picture)
-    if picture is not None and number is None:
-        why = f"no picture: the page holds at most {IMAGE_BYTES // 1_000_000} MB of them"
-
-    def shown(value: object) -> str:
-        return cut(value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False))
-
-    answers = {side: shown(flip[side].get("output", flip[side] or None)) for side in ("a", "b")}
-    references = shown("\n".join(map(str, flip["references"] or [])))
-    card = {key: flip[key] for key in ("id", "direction", "types")} | {"image": number, "why": why}
-    return card | answers | {"prompt": shown(flip["prompt"]), "references": references}
+def _tex(text: str) -> str:
+    """A text in which nothing is markup of LaTeX."""
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " "}
+    return "".join(words.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)

@@ -1,8 +1,8 @@
 """Evaluation of a model on declared benchmarks: `rs-rlhf eval run` as a function.
 
 `DIR/samples_TASK.jsonl` holds what was asked and answered, `DIR/results.json` and `DIR/results.md` the figures of all
-tasks run into that folder so far. `accelerate launch -m rs_rlhf eval …` divides the questions among processes; the
-files are the same.
+tasks run into that folder so far, `DIR/results.html` a page of these figures and of wrong answers. `accelerate launch
+-m rs_rlhf eval …` divides the questions among processes; the files are the same.
 
 Left out: few-shot prompts (the published protocols have none).
 """
@@ -71,6 +71,8 @@ def evaluate(options: EvalOptions) -> Iterator[tuple[str, Results]]:
             drop_parts(name, options.out)
             yield name, results
         state.wait_for_everyone()
+    if state.is_main_process:
+        _write_page(options, tasks)
     if state.is_main_process and options.report_to == "wandb":
         _log(options, [benchmark.name for benchmark in benchmarks])
 
@@ -189,6 +191,15 @@ def _pixel_budget(model: Any) -> list[int] | None:
 
     processor: Any = getattr(model, "processor", None)
     return list(pixel_budget(processor)) if has_budget(processor) else None
+
+
+def _write_page(options: EvalOptions, tasks: Sequence[Task]) -> None:
+    """Writes the page of all results in the folder; the pictures inside files are known of these tasks alone."""
+    from .pages.results import write_results_page
+
+    rows = {task.benchmark.name: task.rows for task in tasks}
+    pictures = {name: {row.id: row.group.images[0] for row in own if row.group.images} for name, own in rows.items()}
+    write_results_page(options.out, pictures)
 
 
 def _log(options: EvalOptions, names: list[str]) -> None:

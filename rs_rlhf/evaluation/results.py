@@ -22,7 +22,7 @@ from ..errors import DataError, ImageError
 from ..imagery.arguments import ImageArguments
 from ..runs.files import lock, read_json, read_lines, write_json, write_text
 from ..runs.progress import versions
-from ..runs.tables import markdown_table
+from ..runs.tables import THUMBNAIL, markdown_table, thumbnail
 from .benchmark import Benchmark
 
 # Measure of a single answer -> whether it is right or wrong (McNemar's).
@@ -91,8 +91,13 @@ def add_task(
 
 
 def results_table(results: Results, names: Sequence[str] | None = None) -> str:
-    """Returns the table of results as Markdown: the named tasks (by default all), their question types, and published
-    figures.
+    """Returns the table of [`results_rows`] as Markdown."""
+    return markdown_table(HEADER, results_rows(results, names), "llrrlrrl")
+
+
+def results_rows(results: Results, names: Sequence[str] | None = None) -> list[list[str]]:
+    """Returns the rows of the table of results, with the columns of [`HEADER`]: the named tasks (by default all), with
+    their question types and published figures.
     """
     rows = []
     for name, figures in results["tasks"].items():
@@ -107,7 +112,7 @@ def results_table(results: Results, names: Sequence[str] | None = None) -> str:
             here = {**figures, **figures.get("metrics", {})}.get(name)
             beside = f"{name} {here:.1%} here" if isinstance(here, float) else ""
             rows.append([f"↳ published: {figure['model']}", figure["source"], "", value, "", "", "", beside])
-    return markdown_table(HEADER, rows, "llrrlrrl")
+    return rows
 
 
 def _row(name: str, model: str, figures: Figures) -> list[str]:
@@ -214,18 +219,17 @@ def models_of(results: Mapping[str, Any], tasks: Sequence[str] | None = None) ->
     return list(dict.fromkeys(str(figures[task].get("model", results.get("model"))) for task in tasks or figures))
 
 
-def thumbnail_of(record: Record, figures: Figures) -> tuple[dict[str, Any] | None, str]:
+def thumbnail_of(record: Record, figures: Figures, side: int = THUMBNAIL) -> tuple[dict[str, Any] | None, str]:
     """Reads the picture of a record, with the bands and the stretch that the model saw it with; returns its thumbnail
     (see [`runs.tables.thumbnail`]) or `None`, and why there is none.
     """
     from ..imagery.raster import read_image
-    from ..runs.tables import thumbnail
 
     if not record.get("image"):
         return None, "no picture: it lies inside the data's file (Parquet); eval compare shows it with --data_root"
     reading = (figures.get("settings") or {}).get("reading") or {}
     try:  # the paths of records are whole; a file does not say which hosts may be asked
         options = ImageArguments(**{**reading, "image_root": None, "image_hosts": None}).reader_options()
-        return thumbnail(read_image(record["image"], options)), ""
+        return thumbnail(read_image(record["image"], options), side), ""
     except ImageError as error:
         return None, f"no picture: {error}"

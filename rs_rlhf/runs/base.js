@@ -11,3 +11,17 @@ function element(name, attributes = {}, ...children) {
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
 }
+
+const words = (text) => (String(text).trim() === "" ? "(blank)" : text);
+
+// A picture is shown large when it is clicked, or Enter is pressed on it.
+function enlarge(picture) {
+  const dialog = element("dialog", { onclick: () => dialog.close(), onclose: () => dialog.remove() },
+    element("img", { src: picture.dataset.large || picture.src, alt: picture.alt }));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+for (const kind of ["click", "keydown"])
+  document.addEventListener(kind, (event) => {
+    if (event.target.closest("main img") && (kind === "click" || event.key === "Enter")) enlarge(event.target);
+  });

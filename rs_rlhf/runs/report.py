@@ -1,12 +1,12 @@
-"""Report of a training run: one HTML page, for people without W&B.
+"""Report of training runs: one HTML page, for people without W&B.
 
-Everything comes from local files: `trainer_state.json` for the curves, and the Parquet tables that our trainers
-(`rollouts/`, `samples/`, `worst_pairs/`) and TRL's (`completions/`) write. The page needs no network: data, style,
-script and thumbnails are inside it. At its top the reward stands beside the task accuracy, since a reward that rises
-while answers get worse is what a run with a learned reward must be watched for. The data is embedded as JSON and the
-page's script (`report.js`) sets it as text, never as HTML.
+Everything comes from local files: `trainer_state.json` for the curves, `rs_rlhf_run.json` for what the run is of, and
+the Parquet tables that our trainers (`rollouts/`, `samples/`, `worst_pairs/`) and TRL's (`completions/`) write. The
+page needs no network: data, style, charts and thumbnails are inside it. At its top the reward stands beside the task
+accuracy, since a reward that rises while answers get worse is what a run with a learned reward must be watched for.
+Several runs share the charts, a colour for each.
 
-Left out: comparing runs, live updates (run the command again), and full-size images.
+Left out: live updates (run the command again), and full-size images.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,9 +23,18 @@ from typing import Any
 from ..errors import DataError
 from .files import write_text
 from .page import render
-from .plots import run_state, states
+from .plots import run_names, run_state, states
 from .record import read_run
-from .report_tables import TABLE_CAPS, Images, read_evaluations, read_tables, spread
+from .report_charts import (
+    POINTS,
+    beside_chart,
+    curve,
+    evaluation_chart,
+    histogram_chart,
+    metric_chart,
+    score_chart,
+)
+from .report_tables import TABLE_CAPS, Images, read_evaluations, read_tables
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")
 # Name, reward and accuracy of a comparison; the first reward key that the run has.
@@ -43,30 +53,62 @@ ALONE = (
 )
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
 FALL = 0.01  # of accuracy, from which a warning is given
-POINTS = 1000
 CAPS = f"Caps: {POINTS} points per curve, {TABLE_CAPS}."
 
 
-def write_report(run: str | Path, output: str | Path) -> dict[str, Any]:
-    """Writes the page of a run and returns the data in it, see [`page_data`]."""
-    data = page_data(Path(run))
-    write_text(Path(output), render("runs/report.html", title=data["title"], data=data))
-    return data
+def write_report(
+    runs: str | Path | Sequence[str | Path], output: str | Path, smoothing: float = 0.0
+) -> dict[str, Any]:
+    """Writes the page of one or several runs and returns what it shows, see [`page_data`].
+
+    `smoothing` is where the page's control of the curves of training begins: 0 (none) or more, less than 1.
+    """
+    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    page = page_data(folders)
+    embedded = {key: page[key] for key in ("samples", "tables", "images")}
+    write_text(Path(output), render("runs/report.html", **page, data=embedded, smoothing=smoothing))
+    return page
 
 
-def page_data(run: Path) -> dict[str, Any]:
-    """Reads a run.
+def page_data(runs: Sequence[Path]) -> dict[str, Any]:
+    """Reads one or several runs.
 
     Returns:
-        `dict`: `title`, `facts` (name and text), `notes`, `warnings`, `statements`, `compared` (pairs of curves),
-        `groups` (curves by prefix), `histograms`, `tables`, `samples` (fixed prompts over the evaluations),
-        `evaluations` (what `rs-rlhf eval` and `best-of-n` wrote below `RUN_DIR/eval`), `images` (data URIs, which
-        rows name by place) and `caps`.
+        `dict`: `title`, `runs` (names), `facts` (name and text, of one run), `configuration` (name, the value of each
+        run, whether they differ), `notes`, `warnings`, `statements`, `headline` (charts of reward beside accuracy),
+        `groups` (charts by prefix; `still` did not move), `histograms` (charts), `tables`, `samples` (fixed prompts
+        over the evaluations), `score_charts` (of each of these), `evaluations` (what `rs-rlhf eval` and `best-of-n`
+        wrote below `RUN_DIR/eval`) and their chart, `images` (data URIs, which rows name by place), `sections` (id
+        and title) and `caps`.
 
     Raises:
-        DataError: The folder holds neither a log nor tables.
+        DataError: A folder holds neither a log nor tables, or is named twice.
     """
-    images = Images()
+    images, names = Images(), run_names(runs)
+    read = [_read(run, name if len(runs) > 1 else "", images) for run, name in zip(runs, names, strict=True)]
+    page: dict[str, Any] = {
+        key: [entry for one in read for entry in one[key]]
+        for key in ("notes", "warnings", "statements", "headline", "tables", "samples", "evaluations")
+    }
+    if images.left_out:
+        page["notes"].append(f"{images.left_out} thumbnails were left out: the page holds as many as its cap allows.")
+    page |= {
+        "title": ", ".join(names),
+        "runs": names,
+        "facts": read[0]["facts"] if len(runs) == 1 else [],
+        "configuration": _beside([dict(one["facts"] * (len(runs) > 1)) | one["configuration"] for one in read]),
+        "groups": grouped([one["curves"] for one in read], names),
+        "histograms": [histogram_chart(made) for one in read for made in one["histograms"]],
+        "score_charts": [[score_chart(row["answers"]) for row in entry["rows"]] for entry in page["samples"]],
+        "evaluation_chart": evaluation_chart(page["evaluations"]),
+        "images": images.uris,
+        "caps": CAPS,
+    }
+    return page | {"sections": _sections(page)}
+
+
+def _read(run: Path, name: str, images: Images) -> dict[str, Any]:
+    """What one run adds to the page; with `name`, of several runs, its texts begin with that."""
     found = read_tables(run, images)
     state: dict[str, Any] = {"log_history": []}
     if states(run) or not (found.tables or found.samples):
@@ -77,21 +119,43 @@ def page_data(run: Path) -> dict[str, Any]:
     if not curves and not found.tables and not found.samples:
         raise DataError(f"{run} has logged nothing yet; come back after the run's first logging_steps.")
     compared, warnings, statements = compare(curves)
-    if images.left_out:
-        found.notes.append(f"{images.left_out} thumbnails were left out: the page holds as many as its cap allows.")
     evaluations = read_evaluations(run, found.notes)
+    before = f"{name}: " if name else ""
+    for made in (*found.tables, *found.samples, *found.histograms):
+        made["title"] = before + made["title"]
+    for row in evaluations:
+        row["what"] = before + row["what"]
     return {
-        "title": run.resolve().name,
-        "facts": facts(run, state),
-        "warnings": warnings,
-        "statements": statements,
-        "compared": compared,
-        "groups": grouped(curves),
         **vars(found),
+        "notes": [before + text for text in found.notes],
+        "warnings": [before + text for text in warnings],
+        "statements": [before + text for text in statements],
+        "headline": [beside_chart(before + title, left, right) for title, left, right in compared],
+        "facts": facts(run, state),
+        "configuration": configuration(run),
+        "curves": curves,
         "evaluations": evaluations,
-        "images": images.uris,
-        "caps": CAPS,
     }
+
+
+def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Id and title of each section that the page has."""
+    rewarded = any("reward" in label or "audit" in label for label in (made["label"] for made in page["headline"]))
+    said = any(page[key] for key in ("headline", "warnings", "statements", "notes"))
+    sections = [("headline", "Reward beside accuracy" if rewarded or page["statements"] else "At a glance")] * said
+    sections += [("evaluations", "Evaluations")] * bool(page["evaluations"])
+    sections += [(f"samples-{i}", entry["title"]) for i, entry in enumerate(page["samples"])]
+    sections += [(f"metrics-{group['name']}", group["name"]) for group in page["groups"]]
+    sections += [("histograms", "Histograms")] * bool(page["histograms"])
+    sections += [(f"table-{i}", entry["title"]) for i, entry in enumerate(page["tables"])]
+    return sections + [("configuration", "Configuration")] * bool(page["configuration"])
+
+
+def _beside(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str], bool]]:
+    """Settings of several runs side by side: name, the value of each run, and whether they differ."""
+    names = dict.fromkeys(name for own in settings for name in own)
+    rows = [(name, [own.get(name, "–") for own in settings]) for name in names]
+    return [(name, values, len(set(values)) > 1) for name, values in rows]
 
 
 # The log
@@ -136,35 +200,38 @@ def _group(name: str) -> str:
     return prefix if prefix in PREFIXES else "train"
 
 
-def grouped(curves: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
-    """Lays the curves out in charts, and the charts in groups."""
+def grouped(logs: Sequence[Mapping[str, Mapping[int, float]]], runs: Sequence[str]) -> list[dict[str, Any]]:
+    """Lays the curves of runs out in charts, and these in groups: `name`, `charts` and `still`, which did not move.
+
+    `logs` are those of [`read_curves`], `runs` the names of the runs.
+    """
     groups: dict[str, dict[str, list[Any]]] = {prefix: {} for prefix in PREFIXES}
-    for key, values in curves.items():
-        group, name, curve = place(key, curves)
-        groups[group].setdefault(name, []).append(_curve(curve, values))
-
-    def chart(name: str, lines: list[Any]) -> dict[str, Any]:
-        return {"name": name, "curves": sorted(lines, key=lambda line: (line["name"] != "training", line["name"]))}
-
-    return [
-        {"name": prefix, "charts": [chart(*entry) for entry in sorted(charts.items())]}
-        for prefix, charts in groups.items()
-        if charts
-    ]
-
-
-def _curve(name: str, values: Mapping[int, float]) -> dict[str, Any]:
-    points = [[step, value] for step, value in sorted(values.items()) if math.isfinite(value)]
-    return {"name": name, "points": spread(points, POINTS), "not_finite": len(values) - len(points)}
+    for i, curves in enumerate(logs):
+        for key, values in curves.items():
+            group, name, kind = place(key, curves)
+            groups[group].setdefault(name, []).append(curve(key, values, run=i, kind=kind))
+    made = []
+    for prefix, charts in groups.items():
+        parts: dict[bool, list[Any]] = {True: [], False: []}
+        for name, lines in sorted(charts.items()):
+            parts[_is_constant(lines)].append(metric_chart(name, lines, runs))
+        if charts:
+            made.append({"name": prefix, "charts": parts[False], "still": parts[True]})
+    return made
 
 
-def compare(curves: Mapping[str, Mapping[int, float]]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+def _is_constant(curves: Sequence[Mapping[str, Any]]) -> bool:
+    values = {value for one in curves for _, value in one["points"]}
+    return len(values) < 2 and not any(one["not_finite"] for one in curves)
+
+
+def compare(curves: Mapping[str, Mapping[int, float]]) -> tuple[list[tuple[str, Any, Any]], list[str], list[str]]:
     """Puts the reward beside the task accuracy, and says whether they part.
 
-    Returns the pairs of curves, a sentence for each pair whose reward rose while the accuracy fell, and one for each
-    other.
+    Returns the pairs of curves with their title, a sentence for each pair whose reward rose while the accuracy fell,
+    and one for each other.
     """
-    pairs: list[dict[str, Any]] = []
+    pairs: list[tuple[str, Any, Any]] = []
     warnings: list[str] = []
     statements: list[str] = []
     rewarded = any(key in curves for key in ("reward", "eval_reward", "audit/accuracy", "eval_audit/accuracy"))
@@ -172,8 +239,7 @@ def compare(curves: Mapping[str, Mapping[int, float]]) -> tuple[list[dict[str, A
         reward = next((key for key in rewards if key in curves), None)
         if reward is None or accuracy not in curves:
             continue
-        keys = {"left": reward, "right": accuracy}
-        pairs.append({"name": name, **{side: _curve(key, curves[key]) for side, key in keys.items()}})
+        pairs.append((name, curve(reward, curves[reward]), curve(accuracy, curves[accuracy])))
         if rewarded:
             sentence, parted = trend(curves[reward], curves[accuracy], reward, accuracy)
             (warnings if parted else statements).extend([f"{name}: {sentence}"] if sentence else [])
@@ -240,6 +306,31 @@ def facts(run: Path, state: Mapping[str, Any]) -> list[list[str]]:
         found["Run"] = begun.id + (f", resumed at step {resumed}" if resumed else "")
     found |= _model_facts(run)
     return [[name, str(text)[:200]] for name, text in found.items()]
+
+
+def configuration(run: Path) -> dict[str, str]:
+    """Returns what a run was given, by name: command, data and their hashes, seed, model, options, versions."""
+    begun = read_run(run)
+    if begun is None:
+        return {}
+    about, settings = getattr(begun, "about", {}), dict(begun.settings)
+    found: dict[str, Any] = {"command": shlex.join(about.get("command") or ())}
+    found |= {name.replace("_", " "): value for name, value in dict(about.get("data") or {}).items()}
+    for name in [key for key in settings if key == "data" or key.startswith("eval_data")]:
+        found[f"{name} hash".replace("_", " ")] = settings.pop(name)
+    found |= settings
+    found |= {key: value for key, value in dict(about.get("config") or {}).items() if key not in found}
+    more = {key: value for key, value in about.items() if key not in ("command", "data", "config", "versions")}
+    found |= more | {"versions": about.get("versions")}
+    return {name: _plain(value) for name, value in found.items() if value not in (None, "", {}, [])}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)[:1000]
 
 
 def _model_facts(run: Path) -> dict[str, str]:

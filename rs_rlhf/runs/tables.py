@@ -68,10 +68,10 @@ def print_markdown(text: str) -> None:
     Console().print(Markdown(text))
 
 
-def thumbnail(image: Image.Image) -> dict[str, Any]:
-    """Returns a PIL image as a small JPEG, in the form of an undecoded `datasets` image."""
+def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> dict[str, Any]:
+    """Returns a PIL image as a JPEG of at most `side` pixels a side, in the form of an undecoded `datasets` image."""
     small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return {"bytes": buffer.getvalue(), "path": None}

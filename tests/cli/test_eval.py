@@ -83,7 +83,12 @@ def test_a_run_writes_every_question_once_in_order_and_counts_them(whole):
     assert task["pixel_budget"] == [56 * 56, 12 * 28 * 28] and len(task["dataset_hash"]) >= 16 and task["seed"] == 0
     table = (whole / "results.md").read_text()
     assert f"| asked | {task['model']} | {QUESTIONS} |" in table and "↳ count" in table
-    assert sorted(path.name for path in whole.iterdir()) == ["results.json", "results.md", "samples_asked.jsonl"]
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "results.html",
+        "results.json",
+        "results.md",
+        "samples_asked.jsonl",
+    ]
 
 
 def test_the_same_command_judges_anew_and_asks_nothing(whole, data, tiny_vlm, monkeypatch, capsys):

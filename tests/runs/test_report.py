@@ -12,9 +12,9 @@ from helpers import picture
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
-from rs_rlhf.runs import report as run_report
-from rs_rlhf.runs.record import model_files_hash
-from rs_rlhf.runs.report import compare, page_data, place, trend, write_report
+from rs_rlhf.runs.record import KEY, model_files_hash
+from rs_rlhf.runs.report import COMPARED, compare, page_data, place, trend, write_report
+from rs_rlhf.runs.report_charts import is_share
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
 from rs_rlhf.runs.tables import thumbnail, write_table
 from rs_rlhf.trainers.audit.rollout_audit import TYPES
@@ -122,8 +122,10 @@ def test_what_the_page_holds(page, run):
     facts = dict(data["facts"])
     assert facts["Steps"] == "60 of 60" and facts["Training time"] == "1 h 2 min 5 s" and facts["Model"] == "org/a-vlm"
     assert facts["Versions"] == "TRL 1.16.0, Pytorch 2.14.1, Transformers 5.23.0"
-    shown = {key for group in data["groups"] for chart in group["charts"] for key in [chart["name"]]}
-    assert shown == {
+    charts = {
+        chart["label"].split(":")[0]: chart for group in data["groups"] for chart in group["charts"] + group["still"]
+    }
+    assert set(charts) == {
         "loss",
         "reward",
         "audit/accuracy",
@@ -134,12 +136,20 @@ def test_what_the_page_holds(page, run):
         "audit/greedy_accuracy",
         "eval_runtime",
     }
-    kl = next(c for g in data["groups"] for c in g["charts"] if c["name"] == "kl")["curves"][0]
-    assert kl["points"] == [] and kl["not_finite"] == 12
-    assert [pair["name"] for pair in data["compared"]] == [run_report.COMPARED[0][0], run_report.COMPARED[2][0]]
+    assert charts["kl"]["curves"][0]["points"] == [] and charts["kl"]["broken"] == "not finite at 12 steps"
+    assert charts["loss"]["curves"][1] == {
+        "name": "evaluation",
+        "points": [[20, 0.1], [40, 0.05], [60, 0.0333333]],
+        "share": False,
+        "smooth": False,
+    }
+    assert ">100%<" in charts["audit/accuracy"]["svg"] and charts["audit/accuracy"]["curves"][0]["share"]
+    assert [one["label"].split(":")[0] for one in data["headline"]] == [COMPARED[0][0], COMPARED[2][0]]
+    still = [chart["label"].split(":")[0] for group in data["groups"] for chart in group["still"]]
+    assert set(still) == {"clip_ratio/low", "eval_runtime"}
+    assert "-" not in "".join(re.findall(r">(-?[\d.]+)</text>", charts["clip_ratio/low"]["svg"]))  # no negative share
     assert len(data["images"]) == 3  # each thumbnail once, though it is in six tables
-    assert {h["name"] for h in data["histograms"]} == {"score", "reward"}
-    assert all(sum(map(sum, h["counts"])) in (6, 9) for h in data["histograms"])
+    assert {made["label"].split(" ·")[0] for made in data["histograms"]} == {"score", "reward"}
     text = path.read_text()
     assert "<title>a &lt;run&gt; – training report</title>" in text and "<script>window" not in text
     assert text.count("</script>") == 2 and not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
@@ -181,7 +191,7 @@ def test_the_warning_follows_the_numbers():
     assert parted and "a fell from 60.0% to 30.0% (step 1, then step 3)" in text
     assert "no task accuracy" in compare({"reward": up})[2][0]
     alone = compare({"eval_score/margin": up, "eval_score/accuracy": up})
-    assert alone[0][0]["name"] == "Held-out preference pairs" and alone[1:] == ([], [])
+    assert alone[0][0][0] == "Held-out preference pairs" and alone[1:] == ([], [])
 
 
 def test_runs_that_are_missing_empty_or_broken(tmp_path, capsys):
@@ -231,8 +241,6 @@ def opened(browser, path, width=1200):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(Path(path).as_uri())
     wait(browser, "document.querySelectorAll('section').length > 0 && [...document.images].every(i => i.complete)")
-    open_ones = "[...document.querySelectorAll('svg')].filter(s => !s.closest('details'))"
-    wait(browser, f"{open_ones}.every(s => s.childNodes.length)")
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
@@ -245,12 +253,14 @@ def test_the_page_draws_and_asks_nothing_of_the_network(browser, page):
     assert wait(browser, "document.images.length") == 3 + 2
     assert browser.execute_script("return [...document.images].every(i => i.naturalWidth > 0 && i.alt)")
     drawn = (
-        "return [...document.querySelectorAll('figure.chart path.curve')].filter(p => p.getTotalLength() > 20).length"
+        "return [...document.querySelectorAll('figure.chart .mark-line.role-mark path')]"
+        ".filter(p => p.getTotalLength() > 20).length"
     )
     assert browser.execute_script(drawn) >= 4 + 6
-    assert browser.execute_script("return document.querySelectorAll('figure.histogram rect.cell').length") >= 48 * 3
-    labels = browser.execute_script("return [...document.querySelectorAll('svg')].map(s => s.ariaLabel)")
-    assert len(labels) == 2 + 9 + 3 and all(labels)
+    cells = "return document.querySelectorAll('#histograms .mark-rect.role-mark path').length"
+    assert browser.execute_script(cells) >= 3 * 3
+    labels = browser.execute_script("return [...document.querySelectorAll('figure.chart svg')].map(s => s.ariaLabel)")
+    assert len(labels) == 2 + 1 + 9 + 3 and all(labels)
     warning = browser.execute_script("return document.querySelector('.warning').textContent")
     assert (
         "eval_score/greedy_mean rose from 4 to 12 while eval_audit/greedy_accuracy fell from 60.0% to 40.0%" in warning
@@ -279,9 +289,10 @@ def test_hover_and_keys_tell_step_and_value(browser, page):
     from selenium.webdriver import ActionChains, Keys
 
     opened(browser, page[0])
-    svg = browser.find_elements("css selector", "#headline ~ .charts svg")[1]
-    ActionChains(browser).move_to_element(svg).move_by_offset(-svg.size["width"] // 2 + 50, 0).perform()
+    svg = browser.find_elements("css selector", "#headline .charts svg")[1]
     tip = "document.getElementById('tip')"
+    first = svg.find_element("css selector", ".mark-symbol.role-mark path")
+    ActionChains(browser).move_to_element(first).perform()
     assert wait(browser, f"!{tip}.hidden && {tip}.textContent") == (
         "step 5\nreward (left axis): 0.5\naudit/accuracy (right axis): 75%"
     )
@@ -292,9 +303,82 @@ def test_hover_and_keys_tell_step_and_value(browser, page):
     assert "step 55\n" in browser.execute_script(f"return {tip}.textContent")
     svg.send_keys(Keys.ESCAPE)
     assert browser.execute_script(f"return {tip}.hidden")
-    cell = browser.find_element("css selector", "figure.histogram rect.cell")
+    cell = browser.find_element("css selector", "#histograms .mark-rect.role-mark path")
     ActionChains(browser).move_to_element(cell).perform()
     assert re.fullmatch(r"step 20\nscore \S+ to \S+: \d of 3", browser.execute_script(f"return {tip}.textContent"))
+
+
+def test_smoothing_moves_the_curve_of_training_alone_and_a_chart_is_saved(browser, page):
+    opened(browser, page[0])
+    script = """const figure = document.querySelector('#metrics-train [aria-label^=loss]').closest('figure');
+        const slider = document.getElementById('smoothing');
+        const seen = () => figure.paths.map(p => vertices(p).map(v => v[1]));
+        const before = seen();
+        slider.value = 0.5; slider.oninput();
+        const after = seen();
+        slider.value = 0; slider.oninput();
+        return [figure.curves.map(c => c.name), before, after, seen()]"""
+    names, before, after, again = browser.execute_script(script)
+    assert names == ["training", "evaluation"] and before == again and before[1] == after[1]
+    assert after[0][1] == pytest.approx((0.5 * before[0][0] + before[0][1]) / 1.5)
+    saved = """const real = URL.createObjectURL; let blob; URL.createObjectURL = (b) => { blob = b; return real(b); };
+        document.querySelector('#metrics-train .save[aria-label*=": loss"]').click();
+        URL.createObjectURL = real; return blob.text()"""
+    text = browser.execute_script(saved)
+    assert text.startswith("<svg") and "var(--" not in text and "loss" in text
+
+
+def test_a_picture_is_enlarged_and_closed(browser, page):
+    opened(browser, page[0])
+    browser.execute_script("document.querySelector('main img').click()")
+    size = wait(browser, "document.querySelector('dialog[open] img')?.getBoundingClientRect().width")
+    assert size > 3 * 112
+    browser.find_element("css selector", "dialog img").click()
+    assert wait(browser, "!document.querySelector('dialog')")
+
+
+def test_several_runs_share_the_charts(tmp_path, browser):
+    runs = []
+    for name, last in (("a", 0.25), ("b", 0.75)):
+        log = [{"step": step, "loss": 1 / step, "score/accuracy": last * step / 4} for step in (1, 2, 4)]
+        settings = {"seed": 3, "model": f"model {name}", "data": "0123abcd"}
+        stamp = {KEY: {"id": name, "parts": [[name, 0]], "settings": settings}}
+        log.append({"step": 4, "eval_loss": last})
+        runs.append(write_state(tmp_path / name / "run", log, stateful_callbacks=stamp))
+        (runs[-1] / "rs_rlhf_run.json").write_text(
+            json.dumps({"id": name, "parts": [[name, 0]], "settings": settings})
+        )
+    data = write_report(runs, tmp_path / "both.html")
+    loss = next(chart for group in data["groups"] for chart in group["charts"] if chart["label"].startswith("loss"))
+    names = ["a/run, training", "a/run, evaluation", "b/run, training", "b/run, evaluation"]
+    assert [one["name"] for one in loss["curves"]] == names
+    table = {name: (values, differs) for name, values, differs in data["configuration"]}
+    assert table["model"] == (["model a", "model b"], True) and table["data hash"] == (["0123abcd"] * 2, False)
+    opened(browser, tmp_path / "both.html", width=400)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    marked = "[...document.querySelectorAll('#configuration tr.differs th')].map(th => th.textContent)"
+    assert "model" in browser.execute_script(f"return {marked}") and browser.get_log("browser") == []
+    with pytest.raises(DataError):
+        write_report([runs[0], runs[0]], tmp_path / "x.html")
+
+
+@pytest.mark.parametrize(
+    "name, share",
+    [
+        ("score/accuracy_kind/wrong", True),
+        ("eval_exact_match", True),
+        ("score/ties", True),
+        ("reward/failed_fraction", True),
+        ("frac_reward_zero_std", True),
+        ("rewards/accuracies", True),
+        ("score/margin", False),
+        ("rewards/score_reward/mean", False),
+        ("properties", False),
+        ("grad_norm", False),
+    ],
+)
+def test_which_metrics_are_shares(name, share):
+    assert is_share(name) == share
 
 
 def test_the_step_selector_and_one_prompt_over_time(browser, page):
@@ -315,7 +399,7 @@ def test_the_step_selector_and_one_prompt_over_time(browser, page):
     Select(follow.find_element("tag name", "select")).select_by_visible_text("2: class 1")
     assert [f"answer 1 at {step}" in follow.text for step in (20, 40, 60)] == [True] * 3
     assert "answer 0" not in follow.text and "solution: class 1" in follow.text
-    assert wait(browser, "document.querySelector('.follow svg path.curve').getTotalLength() > 20")
+    assert wait(browser, "document.querySelector('.follow svg .mark-line path').getTotalLength() > 20")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -344,8 +428,8 @@ def test_evaluations_of_weights_that_another_run_has_replaced_are_left_out(tmp_p
         (run / "eval" / name).mkdir(parents=True)
         (run / "eval" / name / "results.json").write_text(json.dumps({"tasks": tasks}))
     (run / "report.html").write_text("written beside the weights, it changes nothing")
-    assert [row["what"] for row in page_data(run)["evaluations"]] == ["base", "trained"]
+    assert [row["what"] for row in page_data([run])["evaluations"]] == ["base", "trained"]
     weights.write_bytes(b"second")
-    page = page_data(run)
+    page = page_data([run])
     assert [row["what"] for row in page["evaluations"]] == ["base"]
     assert any(note.startswith("aid in eval/trained is left out") for note in page["notes"])

@@ -46,7 +46,7 @@ def lines(
         own = [curve for curve in curves if curve.get("side", "left") == side]
         if own or (side == "left" and right is None):
             colour = {"titleColor": f"var(--{own[0]['colour']})", "grid": side == "left"} if right else {}
-            layers.append(_curves(own, across, axis(name, is_share, orient=side, **colour), is_share, size, not right))
+            layers.append(_curves(own, across, {"title": name, "orient": side, **colour}, is_share, size, not right))
     return {
         "title": title,
         "description": title,
@@ -58,14 +58,15 @@ def lines(
 
 
 def _curves(
-    curves: Sequence[Mapping[str, Any]], across: Spec, axis: Spec, share: bool, size: tuple[int, int], named: bool
+    curves: Sequence[Mapping[str, Any]], across: Spec, look: Spec, share: bool, size: tuple[int, int], named: bool
 ) -> Spec:
     """The layers of the curves that share a y axis."""
     seen = [point[1] for curve in curves for point in curve["points"]]
     seen += [value for curve in curves for point in curve.get("band", ()) for value in point[1:]]
     low, high = domain(seen, share)
     scale = {"domain": [low, high], "nice": False, "zero": False}
-    up = {"field": "y", "type": "quantitative", "scale": scale, "axis": axis}
+    up = {"field": "y", "type": "quantitative", "scale": scale}
+    up["axis"] = axis(share=share, largest=max(abs(low), abs(high)), **look)
     layers: list[Spec] = []
     ends = []
     for curve in curves:
@@ -131,7 +132,7 @@ def intervals(
     ends = [row[key] for row in rows for key in ("low", "value", "high") if row.get(key) is not None]
     share = share and all(0 <= end <= 1 for end in ends)
     low, high = domain([*ends, *([] if mark is None else [mark])], share)
-    form = "{:.1%}" if share else "{:.4g}"
+    form = "{:.1%}" if share else "{:.3g}"
 
     def told(row: Mapping[str, Any]) -> str:
         around = [form.format(row[key]) for key in ("low", "high") if row.get(key) is not None]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from ...declarations import did_you_mean
 from ...errors import OptionError
 from ...options import option
@@ -47,7 +49,7 @@ COLOURS = {
 }
 SERIES = ("one", "two", "three", "four", "five", "six", "seven")
 FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
-WIDTH, HEIGHT = 300, 150  # of the plotting area of a chart in a page, in pixels
+WIDTH, HEIGHT = 270, 150  # of the plotting area of a chart in a page, in pixels
 CONFIG: Spec = {
     "font": FONT,
     "background": None,
@@ -64,6 +66,7 @@ CONFIG: Spec = {
         "titleFontWeight": "normal",
         "labelLimit": 190,
         "labelFlush": False,
+        "labelOverlap": True,
     },
     "legend": {
         "labelColor": "var(--soft)",
@@ -110,6 +113,22 @@ def svg(spec: Spec) -> str:
     import vl_convert
 
     return vl_convert.vegalite_to_svg({**spec, "config": CONFIG})
+
+
+def figure(spec: Spec, label: str, *, curves: Sequence[Spec] = (), note: str = "", broken: str = "") -> Spec:
+    """Draws a chart for a page: what the macro of `charts/chart.html` shows.
+
+    Args:
+        spec (`dict`): The chart.
+        label (`str`): Its title, and after a colon what a reader who does not see it is told.
+        curves (sequence of mappings): `name`, `points`, whether their values are a `share`, and whether the page may
+            `smooth` them, in the order in which they are drawn: what the page tells at a step.
+        note (`str`): A line below the chart.
+        broken (`str`): What is wrong with it.
+    """
+    start = f'<svg role="img" tabindex="0" aria-label="{escape(label)}" '
+    drawn = Markup(svg(spec).replace("<svg ", start, 1).replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "", 1))
+    return {"svg": drawn, "label": label, "curves": [*curves], "note": note, "broken": broken}
 
 
 def save(spec: Spec, path: str | Path, formats: Sequence[str] = ()) -> list[Path]:
@@ -176,6 +195,9 @@ def domain(values: Iterable[float], share: bool = False) -> list[float]:
     ]
 
 
-def axis(title: str, share: bool = False, **more: Any) -> Spec:
-    """Returns an axis of shares or of numbers; `more` are its properties in Vega-Lite."""
-    return {"title": title, "tickCount": 5, "format": ".0%" if share else "~g", **more}
+def axis(title: str, share: bool = False, largest: float = 1.0, **more: Any) -> Spec:
+    """Returns an axis of shares or of numbers, the largest of which decides how they are written; `more` are its
+    properties in Vega-Lite.
+    """
+    number = "~e" if abs(largest) < 1e-2 else "~s" if abs(largest) >= 1e4 else "~g"
+    return {"title": title, "tickCount": 5, "format": ".0%" if share else number, **more}
