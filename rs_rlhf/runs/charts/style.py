@@ -75,6 +75,7 @@ CONFIG: Spec = {
         "symbolSize": 60,
         "orient": "top",
         "offset": 6,
+        "columnPadding": 18,
         "title": None,
     },
     "text": {"color": "var(--soft)", "fontSize": 11},
