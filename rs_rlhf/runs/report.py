@@ -313,7 +313,7 @@ def configuration(run: Path) -> dict[str, str]:
     begun = read_run(run)
     if begun is None:
         return {}
-    about, settings = getattr(begun, "about", {}), dict(begun.settings)
+    about, settings = begun.about, dict(begun.settings)
     found: dict[str, Any] = {"command": shlex.join(about.get("command") or ())}
     found |= {name.replace("_", " "): value for name, value in dict(about.get("data") or {}).items()}
     for name in [key for key in settings if key == "data" or key.startswith("eval_data")]:
