@@ -22,6 +22,7 @@ from .figures import FATES
 from .near_duplicates import read_rows
 from .samples import Scored
 
+SIDE = 384  # longest side of a picture, which is enlarged when it is clicked
 PARTS = 6  # texts of a sample that are shown
 SECTIONS = {
     "best": ("The best", "Kept, the highest scores."),
@@ -94,7 +95,7 @@ def _picture(scored: Scored, row: ImageTextRow, uris: Images) -> dict[str, Any]:
     if not row.images:
         return {"image": None, "why": "no image" if row.error is None else str(row.error)}
     try:
-        index = uris.add(thumbnail(read_image(row.images[0], scored.options, row.row_id)))
+        index = uris.add(thumbnail(read_image(row.images[0], scored.options, row.row_id), SIDE))
     except ImageError as error:
         return {"image": None, "why": f"This image cannot be shown: {error}"}
     if index is None:

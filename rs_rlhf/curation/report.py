@@ -1,7 +1,7 @@
 """The report of `rs-rlhf curate`: what was kept of which source and class, as Markdown and as one HTML page.
 
 `report.md` and `report.html` show the same tables; the page adds histograms of the scores and a gallery. It loads
-nothing from the network and runs no script, and whatever comes from the data is escaped.
+nothing from the network, and whatever comes from the data is escaped.
 
 Left out: moving the cut in the page (that is `rs-rlhf browse`), full-size images.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from ..runs.charts.counts import stacked
+from ..runs.charts.style import figure
 from ..runs.page import render
 from ..runs.tables import markdown_table, markdown_text
 from .cut import Cut, Samples
@@ -302,12 +304,12 @@ def page(report: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str
 
 
 def _chart(made: Mapping[str, Any]) -> dict[str, Any]:
-    """A histogram as the page draws it: the counts of each bin, and where in its width the cut lies."""
-    bins = list(zip(made["kept"], made["dropped"], strict=True))
-    kept, total = sum(made["kept"]), sum(map(sum, bins))
-    label = f"Histogram of the scores of {made['name']}: {kept} kept, {total - kept} dropped"
-    own = {"name": made["name"], "kept": kept, "total": total, "label": label, "bins": bins, "at": None}
-    if made["cut"] is not None:
-        own["at"] = min(max((made["cut"] - made["low"]) / (made["high"] - made["low"]), 0), 1)
-    ends = {end: f"{made[end]:.4g}" for end in ("low", "high", "cut") if made[end] is not None}
-    return own | ends | {"most": max(map(sum, bins)) or 1}
+    """A histogram as the page draws it, with the lowest score kept."""
+    width = (made["high"] - made["low"]) / len(made["kept"])
+    edges = [made["low"] + i * width for i in range(len(made["kept"]) + 1)]
+    counts = {name: made[name] for name in ("kept", "dropped")}
+    kept, dropped = (sum(own) for own in counts.values())
+    mark = None if made["cut"] is None else (made["cut"], f"lowest kept {made['cut']:.4g}")
+    spec = stacked(made["name"] or "(none)", edges, counts, "score", "samples", mark=mark)
+    label = f"Histogram of the scores of {made['name']}: {kept} kept, {dropped} dropped"
+    return figure(spec, label, note=f"{_count(kept)} of {_count(kept + dropped)} kept")
