@@ -12,7 +12,7 @@ ORDER = [
     {"scoring"},
     {"preferences", "rewards", "curation"},
     {"evaluation"},
-    {"trainers"},
+    {"trainers", "app"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

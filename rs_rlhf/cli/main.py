@@ -62,6 +62,11 @@ COMMANDS = {
     "browse": Command(
         "look through scored data and move the cut, in a browser", "curation.browser.app:browse", STOPPED
     ),
+    "app": Command(
+        "ask models about tiles, see answers scored, and choose between texts, in a browser",
+        "app.command:main",
+        STOPPED,
+    ),
     "best-of-n": Command("sample N answers a question and let the score model choose", "cli.eval:best_of_n", RESUME),
     "eval run": Command(
         "evaluate a model on benchmarks (`rs-rlhf eval --model …` is the same)", "cli.eval:run", RESUME
@@ -73,7 +78,9 @@ COMMANDS = {
     "plot": Command("draw the learning curve of a training run", "cli.runs:plot"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.runs:dashboard"),
     "data check": Command("list every problem of data, before a training meets it", "cli.data.check:main"),
-    "data convert": Command("rows of any known form in TRL's, LLaVA's or our own", "cli.data.convert:main"),
+    "data convert": Command(
+        "rows of any known form in that of TRL, LLaVA or Label Studio, or our own", "cli.data.convert:main"
+    ),
     "data pairs": Command("make preference pairs from captioned or labelled images", "cli.data.make:make_pairs"),
     "data sample-pairs": Command(
         "make preference pairs from a policy's wrong answers", "preferences.mistakes:sample_pairs", RESUME

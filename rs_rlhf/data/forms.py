@@ -2,7 +2,8 @@
 
 Preferences become rows with `prompt`, `chosen` and `rejected`, as TRL writes them; questions become rows with `prompt`
 and, where the answer is known, `solution`. The forms are those of TRL, RSRM (the preference data of ScoreRS),
-LLaMA-Factory, ms-swift, LLaVA and ShareGPT, lists of responses with their ranks, and two outputs with a preference.
+LLaMA-Factory, ms-swift, LLaVA and ShareGPT, lists of responses with their ranks, two outputs with a preference, and
+Label Studio's pairwise comparison.
 
 Left out: rows of captions (`image_text`), and the names of columns (`columns`).
 """
@@ -16,6 +17,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from . import label_studio
 from .columns import (
     ANSWER_COLUMNS,
     LABEL_COLUMNS,
@@ -134,6 +136,24 @@ def question_rows(row: Row, where: Where) -> Iterable[Row]:
     return [{**made, "prompt": row_prompt(_without(row, *TURN_COLUMNS))}]
 
 
+def candidate_rows(row: Row, where: Where) -> Iterable[Row]:
+    """An [`Adapter`] for several texts to choose between: preferences of any form stay preferences; a task of Label
+    Studio, annotated or not, and a row with a list of answers get `prompt` and `completions`.
+    """
+    if label_studio.is_task(row):
+        data = label_studio.task_data(row)
+        pair = _one_pair(data)
+        made = {**_without(_rest(data), *pair), "completions": [data[name] for name in pair]}
+        return [{"source": where.source, **made, "prompt": row_prompt(data)}]
+    if is_preference(row):
+        return known_rows(row, where)
+    key, texts = _list_of(row, _LISTS)
+    if not texts or not all(isinstance(text, str) or _is_spoken(text) for text in texts):
+        advice = "expected preferences, or several answers as a list of texts in `completions`"
+        raise DataError(f"no texts to choose between; the columns are {listed(row)}; {advice}", key or "completions")
+    return [{"source": where.source, **_rest(row), "prompt": row_prompt(row), "completions": texts}]
+
+
 def rsrm_rows(row: Row, where: Where) -> Iterable[Row]:
     """An [`Adapter`] for RSRM, the preference data of ScoreRS: one row of the documented form per rejected text.
 
@@ -187,11 +207,28 @@ def _ranking(row: Row) -> list[Row]:
     return [{**base, "chosen": better, "rejected": worse} for better, worse in pairs]
 
 
-def _two_outputs(row: Row) -> list[Row]:
-    (first, second), *others = _pairs_of(row)
-    if others:
-        names = " and ".join(f"`{pair[0]}`, `{pair[1]}`" for pair in ((first, second), *others))
+def _label_studio(row: Row) -> list[Row]:
+    """A task of Label Studio that compares two texts: a row for every annotation."""
+    data = label_studio.task_data(row)
+    pair = _one_pair(data)
+    rest = {**_without(_rest(data), *pair), "prompt": row_prompt(data)}
+    chosen = [pair if side == 0 else pair[::-1] for side in label_studio.sides(row)]
+    return [{**rest, "chosen": data[better], "rejected": data[worse]} for better, worse in chosen]
+
+
+def _one_pair(row: Row) -> tuple[str, str]:
+    """The two columns of texts whose names differ in their last sign."""
+    pairs = _pairs_of(row)
+    if not pairs:
+        raise DataError(f"the columns are {listed(row)}, expected two texts, such as text1 and text2", "data")
+    if others := pairs[1:]:
+        names = " and ".join(f"`{pair[0]}`, `{pair[1]}`" for pair in pairs)
         raise DataError(f"{names} could each be the two outputs; remove or rename all but one pair", others[0][0])
+    return pairs[0]
+
+
+def _two_outputs(row: Row) -> list[Row]:
+    first, second = _one_pair(row)
     key = next(key for key in _CHOICES if key in row)
     chosen = _chosen_side(row[key], first, second)
     if chosen is None:
@@ -344,6 +381,7 @@ def _prompt_of(row: Row) -> Any:
 
 
 _PREFERENCES: dict[str, tuple[Callable[[Row], bool], Callable[[Row], list[Row]]]] = {
+    "Label Studio": (label_studio.is_annotated, _label_studio),
     "HH-RLHF": (_is_hh, _hh),
     "RSRM": (_is_rsrm, _rsrm),
     "LLaMA-Factory": (_is_factory, _factory),

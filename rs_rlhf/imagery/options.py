@@ -109,6 +109,11 @@ class ImageOptions:
         values: dict[str, Any] = {name: getattr(self, name) for name in RENDERING}
         return values | {"sensors": [sensor.recorded() for sensor in self.sensors] or None}
 
+    def plain(self) -> "ImageOptions":
+        """Returns these limits for pictures that have been read already: no bands, no stretch, no downloads."""
+        rendering: dict[str, Any] = dict.fromkeys(("bands", "stretch", "stretch_range", "nodata"))
+        return replace(self, **rendering, sensors=(), allowed_hosts=())
+
     def of_image(self, source: object) -> "ImageOptions":
         """Returns how one image is read: as those of the sensor that its path names after `#`, else of the first of
         which a pattern matches its path, else as given.

@@ -132,6 +132,22 @@ def judge_solution(output: str, solution: Any, choices: Any = None) -> dict[str,
         return judge_answer(output, references)
 
 
+def read_answer(output: str) -> str | None:
+    """Returns the answer of an output in the normal form in which votes count it, where no right answer is known.
+
+    `None`: it has none, is hedged, or contradicts itself.
+
+    Example:
+        >>> read_answer("The answer is: a River."), read_answer("It may be a river.")
+        ('river', None)
+    """
+    said = unwrap(output)
+    if verdict := re.match(r"\W*(yes|no)\b", said, re.I):
+        return verdict[1].lower()
+    answer = _read(said, read_text)
+    return None if answer is None else plain(answer)
+
+
 def _references(solution: Any) -> list[str]:
     """The right answers that a data set's solution stands for."""
     if isinstance(solution, bool):

@@ -65,6 +65,27 @@ def vote(
     return chances
 
 
+def ballot(answers: Sequence[str | None], scores: Sequence[float] | None = None) -> dict[str, float]:
+    """Returns the share of the votes that each distinct answer has, the largest first; see [`vote`].
+
+    Args:
+        answers (sequence of `str` or `None`): Parsed answers; equal ones vote together, `None` has no vote.
+        scores (sequence of `float`, *optional*): Votes weigh exp(score); by default 1.
+
+    Example:
+        >>> ballot(["river", "port", "river", None])
+        {'river': 0.6666666666666666, 'port': 0.3333333333333333}
+    """
+    weights = [0.0] * len(answers) if scores is None else scores
+    cast = [(answer, weight) for answer, weight in zip(answers, weights, strict=True) if answer is not None]
+    most = max((weight for _, weight in cast), default=0.0)
+    votes: dict[str, float] = {}
+    for answer, weight in cast:
+        votes[answer] = votes.get(answer, 0.0) + math.exp(weight - most)
+    total = sum(votes.values())
+    return {answer: votes[answer] / total for answer in sorted(votes, key=lambda answer: -votes[answer])}
+
+
 def box_votes(
     answers: Sequence[Boxes | None],
     right: Sequence[float],

@@ -1,4 +1,4 @@
-"""Conversion of rows of any known form to TRL's form, to LLaVA's, or to the documented form of this project.
+"""Conversion of rows of any known form to that of TRL, LLaVA or Label Studio, or to the documented form.
 
 A row is read as training reads it: preferences as a group, texts (captions, questions with answers, conversations) as
 groups, questions as a prompt with what is known of the answer. What a form cannot hold is an error, never dropped.
@@ -8,11 +8,13 @@ Left out: files, folders and images (`converted_files`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, cast
 
+from ..data import label_studio
 from ..data.captioned_images import LABEL_QUESTION, class_name
 from ..data.columns import (
     IMAGE_COLUMNS,
@@ -35,7 +37,7 @@ from ..errors import DataError
 from .schema import group_from_row
 
 Kind = Literal["preferences", "texts", "questions", "classes"]
-Form = Literal["trl", "llava", "jsonl", "parquet"]
+Form = Literal["trl", "llava", "label-studio", "jsonl", "parquet"]
 Pairs = Literal["chosen", "all"]
 
 _USED = ("system", "history", "input")  # what a question is made of beside its own column
@@ -196,6 +198,23 @@ def llava_rows(sample: Sample, pairs: Pairs | None = None) -> Iterator[dict[str,
             yield {"conversations": _spoken([*group.prompt, *completion]), "images": group.images}
 
 
+def label_studio_rows(sample: Sample, pairs: Pairs | None = None) -> Iterator[dict[str, Any]]:
+    """Yields tasks of Label Studio, each comparing two texts, with the preference as its annotation.
+
+    On which side the better text is depends on the texts, so that no side is the better one everywhere.
+    """
+    if sample.kind != "preferences":
+        raise DataError("Label Studio's form compares two texts; give preferences", "chosen", sample.where)
+    if not sample.plain or len(sample.images) > 1:
+        detail = "a task of Label Studio has a question, one image and two texts; this row has more turns or images"
+        raise DataError(f"{detail}; use --to trl or jsonl", "prompt", sample.where)
+    rest = {key: value for key, value in sample.rest.items() if key != "margin" and value not in (None, "")}
+    for made in trl_rows(sample, pairs):
+        prompt, better, worse = (completion_text(made[key]) for key in ("prompt", "chosen", "rejected"))
+        right = hashlib.sha256("\0".join(sorted((better, worse))).encode()).digest()[0] % 2 == (better < worse)
+        yield {**label_studio.task(prompt, (better, worse), right, rest), "images": sample.images}
+
+
 def documented_rows(sample: Sample, pairs: Pairs | None = None) -> Iterator[dict[str, Any]]:
     """Yields the row of the documented form, texts as messages; captions of one image stay a list."""
     first, last = sample.groups[0], sample.groups[-1]
@@ -216,6 +235,7 @@ def documented_rows(sample: Sample, pairs: Pairs | None = None) -> Iterator[dict
 ROWS: dict[Form, Callable[[Sample, Pairs | None], Iterator[dict[str, Any]]]] = {
     "trl": trl_rows,
     "llava": llava_rows,
+    "label-studio": label_studio_rows,
     "jsonl": documented_rows,
     "parquet": documented_rows,
 }

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..data import label_studio
 from ..data.captioned_images import load_images, split_files
 from ..data.columns import Columns, is_image, parse_columns
 from ..data.group import check_encodable
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 SUFFIXES: dict[Form, tuple[str, ...]] = {
     "trl": (".jsonl", ".parquet"),
     "llava": (".json", ".jsonl"),
+    "label-studio": (".json",),
     "jsonl": (".jsonl",),
     "parquet": (".parquet",),
 }
@@ -122,6 +124,9 @@ class _Conversion:
             if self.columns.text_only:
                 del made["images"]
                 made |= {key: with_texts(made[key]) for key in _MESSAGES if key in made}
+            if self.form == "label-studio":
+                yield made
+                continue
             if common.margins:
                 made["margin"] = sample.groups[0].margin
             yield made | {key: value for key, value in sample.rest.items() if key not in made}
@@ -133,6 +138,8 @@ class _Conversion:
         if self.form == "trl" or not self.common.one_image:
             return {**made, "images": images}
         rest = {key: value for key, value in made.items() if key != "images"}
+        if self.form == "label-studio":
+            return label_studio.with_image(rest, images[0]) if images else rest
         if self.form == "llava" and not images:  # LLaVA's loader asks whether there is the key
             return rest
         return {"image": images[0] if images else None, **rest}
@@ -156,7 +163,7 @@ def convert(
     Args:
         input (`str`): File, folder (also of images by class), saved data set or Hub id, as for [`open_rows`].
         output (`Path`): File to write, with one of the [`SUFFIXES`] of the form.
-        form (`str`): `"trl"`, `"llava"`, or the documented form as `"jsonl"` or `"parquet"`.
+        form (`str`): `"trl"`, `"llava"`, `"label-studio"`, or the documented form as `"jsonl"` or `"parquet"`.
         split, image_root, columns: As for [`open_rows`].
         images_dir (`Path`, *optional*): Where images that are not below the output's folder are written (default:
             `images` beside it). Parquet holds the bytes of all images instead.

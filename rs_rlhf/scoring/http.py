@@ -6,6 +6,8 @@ A web framework is imported only where it is used, since clients need none.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
 import re
 import socket
@@ -160,6 +162,53 @@ class LocalNames:
         await app(scope, receive, send)
 
 
+class OwnPages:
+    """ASGI middleware for pages of our own: requests that pages of other sites make are answered with 403.
+
+    A browser sends `Origin` with whatever may change something; a page's own requests name the host that it is on.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands a request on, or refuses it."""
+        app, headers = self.app, dict(scope.get("headers") or ())
+        if scope["type"] == "http" and (origin := headers.get(b"origin")):
+            if origin.partition(b"://")[2] != headers.get(b"host"):
+                app = refusal(403, f"requests of pages of {origin.decode('latin-1')[:60]!r} are not answered.")
+        await app(scope, receive, send)
+
+
+class TokenAsked:
+    """ASGI middleware that asks for a token: as a bearer token, or as the password that a browser asks for."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands a request on, or answers with 401."""
+        app = self.app
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+            if not token_given(given, self.token):
+                app = refusal(401, f"give the token of {TOKEN} as the password; any name will do.")
+                app.headers["WWW-Authenticate"] = 'Basic realm="rs-rlhf"'
+        await app(scope, receive, send)
+
+
+def token_given(authorization: str, token: str) -> bool:
+    """Whether an `Authorization` header has the token, as a bearer token or as a password (RFC 7617)."""
+    kind, _, text = authorization.partition(" ")
+    value = text.encode("latin-1", "replace")
+    if kind.lower() == "basic":
+        with suppress(ValueError):
+            value = base64.b64decode(value, validate=True).partition(b":")[2]
+    elif kind != "Bearer":
+        return False
+    return hmac.compare_digest(value, token.encode())
+
+
 def split_form(request: Request, body: bytes | bytearray) -> tuple[bytes | bytearray, dict[str, bytes]]:
     """Splits a multipart body into the field `request` and the files by name; any other body is the JSON itself.
 
@@ -229,6 +278,24 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise OptionError(f"cannot listen on {host}, port {port} ({error}); choose another --port.", "port") from None
     return listener
+
+
+def run_pages(app: ASGIApp, listener: socket.socket, said: str) -> None:
+    """Serves pages until a signal, and then ends; prints `said` and the address once they are there."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            self.force_exit = self.should_exit  # the second time
+            self.should_exit = True
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            host, port = listener.getsockname()[:2]
+            print(f"{said} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    quiet: Any = {"log_level": "warning", "access_log": False, "server_header": False}
+    Server(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=3, **quiet)).run([listener])
 
 
 @contextmanager

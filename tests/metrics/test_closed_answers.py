@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_rlhf.errors import OptionError
-from rs_rlhf.metrics.closed_answers import count_closeness, judge_answer, judge_solution, upstream_compat
+from rs_rlhf.metrics.closed_answers import (
+    count_closeness,
+    judge_answer,
+    judge_solution,
+    read_answer,
+    upstream_compat,
+)
 
 
 def golden(name):
@@ -242,3 +248,16 @@ def test_a_count_is_judged_by_the_one_rule(case):
         near = count_closeness(case["output"], reference)
         if near is not None and case["answer"] is not None:
             assert (near == 1) is case["strict"], case["why"]
+
+
+@pytest.mark.parametrize(
+    "outputs, answer",
+    [
+        (["river", "A river.", "The answer is: a River", "<think>sea?</think><answer>river</answer>"], "river"),
+        (["no", "No, there are none.", "No roads are visible."], "no"),
+        (["2 planes", "two planes", "Two planes."], "2 planes"),
+        (["", "It may be a river.", "a port, or a river", "Answer: 2. Answer: 3."], None),
+    ],
+)
+def test_answers_vote_together_without_a_right_one(outputs, answer):
+    assert {read_answer(output) for output in outputs} == {answer}

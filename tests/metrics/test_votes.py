@@ -9,7 +9,7 @@ import pytest
 
 from rs_rlhf.metrics.best_of_n import question_curves
 from rs_rlhf.metrics.boxes import paired_ious
-from rs_rlhf.metrics.votes import box_votes, vote
+from rs_rlhf.metrics.votes import ballot, box_votes, vote
 
 SIZES = [1, 2, 3, 4, 5]
 TRUTH = [(10.0, 10.0, 50.0, 50.0)]
@@ -117,3 +117,15 @@ def test_curves_of_boxes_have_votes_of_boxes():
     curves = question_curves(answers, [1, 0, 0], [0.1, 0.9, 0.5], None, [1, 3], greedy=1.0, boxes=TRUTH)
     assert list(curves) == ["greedy", "score", "consensus", "median", "random", "oracle"]
     assert curves["score"] == pytest.approx([1 / 3, 0]) and curves["consensus"] == pytest.approx([1 / 3, 0.5])
+
+
+def test_a_ballot_adds_up_votes_and_weights():
+    answers = ["river", "port", None, "river", "port", "lake"]
+    assert ballot(answers) == pytest.approx({"river": 0.4, "port": 0.4, "lake": 0.2})
+    weighted = ballot(answers, [0.0, 1.0, 50.0, 0.0, 1.0, 0.0])
+    total = 2 + 2 * math.e + 1
+    assert weighted == pytest.approx({"port": 2 * math.e / total, "river": 2 / total, "lake": 1 / total})
+    assert next(iter(weighted)) == "port"
+    assert ballot(answers, [1000.0 + score for score in (0, 1, 50, 0, 1, 0)]) == pytest.approx(weighted)
+    assert ballot([None, None]) == {} and ballot([]) == {}
+    assert ballot(answers, [7.0] * 6) == pytest.approx(ballot(answers))

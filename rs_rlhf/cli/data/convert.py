@@ -1,4 +1,4 @@
-"""`rs-rlhf data convert`: rows of any known form in TRL's form, in LLaVA's, or in the documented one."""
+"""`rs-rlhf data convert`: rows of any known form in that of TRL, LLaVA or Label Studio, or the documented one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class ConvertOptions(ColumnOptions):
         help="file, folder (also of images by class), saved data set or Hub id", positional=True, metavar="IN"
     )
     output: Path = option(
-        help="file to write: .jsonl or .parquet, for llava .json or .jsonl",
+        help="file to write: .jsonl or .parquet, for llava .json or .jsonl, for label-studio .json",
         positional=True,
         metavar="OUT",
         writes="file",
     )
     to: Form = option(
         help="trl: prompt with chosen and rejected, with a completion, or alone, as messages; llava: conversations; "
+        "label-studio: tasks that compare two texts, annotated with the preference; "
         "jsonl, parquet: the documented form"
     )
     split: str | None = option(None, "split of the input to read")

@@ -14,7 +14,6 @@ Left out: marking samples by hand, cutting from within the page, users and passw
 import math
 import re
 import shlex
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -29,7 +28,7 @@ from ...errors import OptionError, RequestError
 from ...imagery.arguments import RenderingOptions
 from ...options import option, to_flags
 from ...runs.page import render, source
-from ...scoring.http import KEEP_ALIVE, LOCAL, LocalNames, add_error_handlers, listen
+from ...scoring.http import LOCAL, LocalNames, add_error_handlers, listen, run_pages
 from ..options import SampleOptions
 from ..samples import read_scored
 from .images import Pictures
@@ -295,21 +294,4 @@ def browse(options: BrowseOptions) -> None:
     pictures = Pictures(ranked, {name: value for name, value in rendering.items() if value is not None})
     if options.host not in LOCAL:
         print(f"rs-rlhf browse: whoever can reach {options.host} can read the data.", file=sys.stderr)
-    _serve(create_app(ranked, pictures, options.host not in LOCAL), listener, ranked.title)
-
-
-def _serve(app: Any, listener: socket.socket, name: str) -> None:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            self.force_exit = self.should_exit  # the second time
-            self.should_exit = True
-
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            host, port = listener.getsockname()[:2]
-            print(f"Browsing {name} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-
-    quiet: Any = {"log_level": "warning", "access_log": False, "server_header": False}
-    Server(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=3, **quiet)).run([listener])
+    run_pages(create_app(ranked, pictures, options.host not in LOCAL), listener, f"Browsing {ranked.title}")

@@ -1,11 +1,10 @@
 """Request handling for the reward server: authentication, admission control, reading, scoring, metrics."""
 
 import asyncio
-import hmac
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -19,7 +18,7 @@ from ...imagery.sources import ImageOptions
 from ...models.pixel_budget import completion_length, estimated_length
 from ..base import raise_first, spread
 from ..ensemble import EnsembleScorer
-from ..http import TOKEN, Limits, check_sender, error_kind, load_json, sentence_of, split_form
+from ..http import TOKEN, Limits, check_sender, error_kind, load_json, sentence_of, split_form, token_given
 from ..scorer import Scorer
 from .batching import MERGED_TOKENS, Batcher, QueueFull
 from .wire import ScoreForm, parse_request
@@ -64,9 +63,7 @@ class Service:
         self.card["limits"] = numbers | {"image_pixels": self.options.max_image_pixels}
         # Images that need bands or a stretch are read on arrival; what the scorer sees is plain.
         for part in scorer.parts:
-            part.collator.image_options = replace(
-                self.options, bands=None, stretch=None, stretch_range=None, nodata=None, sensors=(), allowed_hosts=()
-            )
+            part.collator.image_options = self.options.plain()
         self.metrics = Metrics()
         self.scorer = scorer
         merged = max(MERGED_TOKENS, BATCHES * scorer.parts[0].token_budget)
@@ -78,8 +75,7 @@ class Service:
 
     def check_token(self, request: HttpRequest) -> None:
         """Refuses a request without the token, if one is asked for."""
-        given = request.headers.get("authorization", "").encode("latin-1", "replace")
-        if self.token and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+        if self.token and not token_given(request.headers.get("authorization", ""), self.token):
             raise RequestError(401, f"the bearer token is missing or wrong; set {TOKEN} as the server has it.")
 
     @contextmanager

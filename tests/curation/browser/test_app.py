@@ -2,19 +2,16 @@
 
 import io
 import json
-import os
 import re
 import shlex
-import signal
 import sys
 import tarfile
-import threading
 
-import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import picture, warm
+from helpers import picture
+from helpers.pages import Served
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -33,37 +30,11 @@ HOSTILE = "<img src=x onerror='window.hacked = 1'> & </script><script>window.hac
 ROWS = 60
 
 
-class Browsing:
-    """Starts `rs-rlhf browse` on a free port, and ends it with the `with` block."""
+class Browsing(Served):
+    """`rs-rlhf browse` on a free port."""
 
     def __init__(self, *arguments) -> None:
-        (out, child_out), (err, child_err) = os.pipe(), os.pipe()
-        argv = ["browse", *map(str, arguments), "--port", "0"]
-        with open(os.devnull) as nothing:
-            self.child = warm.Child(warm.address(), argv, None, None, (nothing.fileno(), child_out, child_err))
-        os.close(child_out)
-        os.close(child_err)
-        self.out, self.err = open(out), open(err)
-        self.errors: list[str] = []
-        threading.Thread(target=lambda: self.errors.extend(self.err), daemon=True).start()
-        said = ""
-        while not (found := re.search(r"on (http://\S+)$", said)):
-            line = self.out.readline()
-            said += line
-            if not line:
-                self.child.wait(10)
-                raise AssertionError(f"the page did not start: {said}{''.join(self.errors)}")
-        self.url = found[1]
-        self.client = httpx.Client(base_url=self.url, timeout=30)
-
-    def __enter__(self) -> "Browsing":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.client.close()
-        self.child.kill(signal.SIGINT)
-        assert self.child.wait(20) == 0
-        assert "Traceback" not in "".join(self.errors)
+        super().__init__("browse", *arguments)
 
     def get(self, path, **parameters):
         reply = self.client.get(f"/api/{path}", params=parameters)
