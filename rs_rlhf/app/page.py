@@ -136,14 +136,15 @@ def _picker(tiles: Sequence[tuple[Tile, Image.Image, str]], options: ImageOption
     gallery = gr.Gallery(
         [(thumbnail, name) for _, thumbnail, name in tiles],
         label="Choose a tile",
-        columns=4,
-        height=190,
+        columns=3,
+        height=230,
+        buttons=[],
         allow_preview=False,
         object_fit="cover",
         elem_id="tiles",
     )
     upload = gr.File(
-        label="or upload one", file_types=list(IMAGE_SUFFIXES), type="filepath", height=110, elem_id="upload"
+        label="or upload one", file_types=list(IMAGE_SUFFIXES), type="filepath", height=140, elem_id="upload"
     )
     with gr.Accordion("How an uploaded file is read", open=False, elem_id="reading"):
         with gr.Row():
@@ -231,8 +232,8 @@ def _score(models: Models, tile: gr.State) -> None:
     button = gr.Button("Score", variant="primary", elem_id="score")
     scores = gr.HTML(elem_id="scores", elem_classes="rs")
     with gr.Row():
-        text = gr.Dropdown([], label="What moves the score of", elem_id="map_text", scale=3, min_width=200)
-        grid = gr.Slider(*GRIDS, value=8, step=1, label="Patches along a side", elem_id="map_grid", min_width=140)
+        text = gr.Dropdown([], label="What moves the score of", elem_id="map_text", scale=1, min_width=220)
+        grid = gr.Slider(*GRIDS, value=8, step=1, label="Patches along a side", elem_id="map_grid", min_width=220)
     show = gr.Button("Hide patches one at a time", elem_id="map")
     picture = gr.Image(
         label="Orange speaks for the text, blue against it",

@@ -57,7 +57,8 @@ def serve(options: AppOptions) -> None:
             run_pages(app, listener, f"Showing {TITLE}")
         finally:
             if chosen is not None:
-                print(chosen.write(), flush=True)
+                if chosen.labelling.choices():
+                    print(chosen.write(), flush=True)
                 chosen.labelling.log.close()
 
 

@@ -58,8 +58,8 @@ def ranking(found: Ranking, n: int) -> str:
     if found.weighted:
         lines.append(_vote("A vote weighted by the scores", found.weighted, found))
     if found.unread:
-        what = "answer has" if found.unread == 1 else "answers have"
-        lines.append(f"{found.unread} of {n} {what} no vote: empty, hedged, or without one clear answer.")
+        has = "has" if found.unread == 1 else "have"
+        lines.append(f"{found.unread} of {n} answers {has} no vote: empty, hedged, or without one clear answer.")
     return bars(found.answers) + "".join(f'<p class="note">{line}</p>' for line in lines)
 
 
