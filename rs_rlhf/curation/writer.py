@@ -1,4 +1,4 @@
-"""The folder that `rs-rlhf curate` writes: the kept rows, their ids, and what was done, complete or not there.
+"""The folder that `rs-rlhf curate` writes: the kept rows, their ids, what was done, and a card; complete or not there.
 
 Left out: adding to a folder that is there.
 """
@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..imagery.trust import seal
 from ..runs.files import replacing_folder, write_text
 from ..runs.progress import progress
+from .card import dataset_card
 from .formats import write_kept
 
 IDS = pa.schema([("row_id", pa.string()), ("text_index", pa.int32())])
@@ -169,6 +170,7 @@ def write_folder(
             write_text(
                 new / "curation.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             )
+            write_text(new / "README.md", dataset_card(folder.resolve().name, content, inputs))
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror or error}); make room or choose another --output", where=str(folder)
