@@ -59,6 +59,11 @@ class Group:
     row: int = field(default=-1, compare=False)
     where: str = field(default="", compare=False)
 
+    def _repr_html_(self) -> str:
+        from .views import groups_html
+
+        return groups_html([self])
+
 
 def completion_text(messages: Sequence[Mapping]) -> str:
     """Returns the plain text of messages, one line break between two messages, images left out."""

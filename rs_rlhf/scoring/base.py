@@ -7,14 +7,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from ..data.group import Group, ImageSource, make_group
 from ..errors import OptionError
 from ..runs.progress import Progress, progress
 
+if TYPE_CHECKING:
+    import pandas
+
+    from .views import ScoredGroups
+
 A = TypeVar("A")
 B = TypeVar("B")
+Images = Sequence[ImageSource | Sequence[ImageSource] | None] | None
+Prompts = Sequence[str | list[dict] | None] | None
+Completions = Sequence[Sequence[str | list[dict]]]
 
 
 class CombinedScore(float):
@@ -68,13 +76,13 @@ class GroupScorer(Protocol):
 
 
 class ScoreTexts:
-    """Adds `score`, which makes groups of images, prompts and completions, to a [`GroupScorer`]."""
+    """Adds `score`, `show` and `table`, which make groups of images, prompts and completions, to a [`GroupScorer`]."""
 
     def score(
         self: GroupScorer,
-        images: Sequence[ImageSource | Sequence[ImageSource] | None] | None = None,
-        prompts: Sequence[str | list[dict] | None] | None = None,
-        completions: Sequence[Sequence[str | list[dict]]] = (),
+        images: Images = None,
+        prompts: Prompts = None,
+        completions: Completions = (),
         show_progress: bool | None = None,
     ) -> list[list[float]]:
         """Scores N completions for each prompt and image.
@@ -93,17 +101,65 @@ class ScoreTexts:
             ImageError: An image cannot be read; names it and its row.
             DataError: A prompt or completion cannot be used.
         """
-        count = len(completions)
-        for name, values in (("images", images), ("prompts", prompts)):
-            if values is not None and len(values) != count:
-                raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
-        if any(isinstance(candidates, str) for candidates in completions):
-            raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
-        nothing = [None] * count
-        first, last = nothing if prompts is None else prompts, nothing if images is None else images
-        rows = zip(first, completions, last, strict=True)
-        groups = [make_group(*row, row=i, where=f"row {i}") for i, row in enumerate(rows)]
+        groups = _groups(images, prompts, completions)
         return self.score_groups(groups, show_progress=show_progress)
+
+    def show(
+        self: GroupScorer,
+        images: Images = None,
+        prompts: Prompts = None,
+        completions: Completions = (),
+        *,
+        most: int = 20,
+    ) -> ScoredGroups:
+        """Scores as [`score`][rs_rlhf.scoring.base.ScoreTexts.score] does, for a notebook, which shows pictures,
+        each with its texts, the best first. `result.scores` are the scores.
+
+        Args:
+            images, prompts, completions: As in `score`, which raises the same errors.
+            most (`int`): Groups that are shown at most; it is said how many are not.
+        """
+        from .views import ScoredGroups, image_options_of
+
+        groups = _groups(images, prompts, completions)
+        return ScoredGroups(groups, self.score_groups(groups), most, image_options_of(self))
+
+    def table(
+        self: GroupScorer,
+        images: Images = None,
+        prompts: Prompts = None,
+        completions: Completions = (),
+        *,
+        most: int = 50,
+    ) -> pandas.DataFrame:
+        """Scores as [`score`][rs_rlhf.scoring.base.ScoreTexts.score] does, into a table: a row for each completion.
+
+        Args:
+            images, prompts, completions: As in `score`, which raises the same errors.
+            most (`int`): Groups with a thumbnail at most.
+
+        Returns:
+            `pandas.DataFrame`: `group` (its number), `image` (a thumbnail, which a notebook shows), `prompt`,
+            `completion`, `score` and `rank` (1 is the best of the group).
+        """
+        from .views import image_options_of, score_table
+
+        groups = _groups(images, prompts, completions)
+        return score_table(groups, self.score_groups(groups), most, image_options_of(self))
+
+
+def _groups(images: Images, prompts: Prompts, completions: Completions) -> list[Group]:
+    """Makes groups of the arguments of `score`."""
+    count = len(completions)
+    for name, values in (("images", images), ("prompts", prompts)):
+        if values is not None and len(values) != count:
+            raise OptionError(f"{name} has {len(values)} entries but completions has {count}; give one per group.")
+    if any(isinstance(candidates, str) for candidates in completions):
+        raise OptionError("completions must be a list of lists: for each group the list of its candidates.")
+    nothing = [None] * count
+    first, last = nothing if prompts is None else prompts, nothing if images is None else images
+    rows = zip(first, completions, last, strict=True)
+    return [make_group(*row, row=i, where=f"row {i}") for i, row in enumerate(rows)]
 
 
 def ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:

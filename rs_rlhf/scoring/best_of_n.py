@@ -6,6 +6,7 @@ Left out: the benchmark run (`evaluation.best_of_n`) and its figures (`metrics.b
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,6 +33,15 @@ class BestAnswer:
     scores: list[float]
     sampled: int
     saved: int  # answers of the n that were not needed
+
+    def _repr_html_(self) -> str:
+        from ..data.views import groups_html
+
+        counts = Counter(self.answers)
+        known = dict(zip(self.answers, self.scores, strict=True))
+        group = make_group("", list(known))
+        notes = [f"{count} of {self.sampled}" for count in (counts[text] for text in known)]
+        return groups_html([group], [list(known.values())], notes=[notes])
 
 
 def best_answer(
