@@ -117,7 +117,7 @@ def model_options(
 
 
 def train(trainer: Trainer, script_args: Any, evaluate: bool, done: Sequence[str]) -> None:
-    """Trains from the start or a checkpoint, saves model and state, and prints the lines of `done`.
+    """Trains from the start or a checkpoint, saves model, card and state, and prints the lines of `done`.
 
     With `evaluate`, the last step is evaluated once, and `eval_results.json` written. SIGINT and SIGTERM end the
     training after its step, with a checkpoint.
@@ -135,6 +135,10 @@ def train(trainer: Trainer, script_args: Any, evaluate: bool, done: Sequence[str
         for name in ("eval_results.json", "all_results.json") * trainer.is_world_process_zero():
             write_json(Path(str(args.output_dir), name), metrics)  # save_metrics reads what a killed run left of them
     trainer.save_state()
+    if args.push_to_hub:  # with the figures of this evaluation
+        trainer.push_to_hub(revision=args.hub_revision)
+    else:
+        trainer.create_model_card()
     trainer.accelerator.print("\n".join(done))
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers and the process group
         trainer.end()

@@ -131,6 +131,8 @@ class ClipTrainer(ResumeMixin, Trainer):
 
     args: VisionClipConfig
 
+    method = "CLIP"
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -305,7 +307,8 @@ def task_figures(
     share = (accelerator.process_index, accelerator.num_processes)
     answers = [pair for places, raws in protocol.answer(rows, share, set()) for pair in zip(places, raws, strict=True)]
     raws = dict(gather_object(answers) if share[1] > 1 else answers)
-    return protocol.figures(protocol.finish([raws[i] for i in range(len(rows))]))["metrics"]
+    figures = protocol.figures(protocol.finish([raws[i] for i in range(len(rows))]))
+    return {**figures["metrics"], "n": figures["n"]}
 
 
 __all__ = ["ClipCollator", "ClipTrainer", "VisionClipConfig", "task_figures"]

@@ -104,6 +104,8 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
 
     processing_class: Processing
 
+    method = "GRPO"
+
     def __init__(
         self,
         model: str | PreTrainedModel,

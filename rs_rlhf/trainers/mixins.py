@@ -1,5 +1,7 @@
 """Mixins of the trainers: evaluation without augmentation, the epoch in the collator, resuming with all weights.
 
+They also write the model card.
+
 Left out: everything that TRL's trainers do themselves.
 """
 
@@ -21,9 +23,11 @@ from transformers.trainer_utils import TrainOutput
 
 from ..errors import RSRLHFError, disk_full
 from ..runs.files import FILLING, filling_folder
+from ..runs.record import Run, run_of
 from .divergence import FiniteMixin
+from .model_card.card import write_model_card
 from .row_check import Row, check_rows
-from .run_start import begin_run
+from .run_start import begin_run, run_about, run_settings
 
 Config = TypeVar("Config", bound=TrainingArguments)
 
@@ -117,6 +121,53 @@ class ResumeMixin(FiniteMixin):
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
         return None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Saves the weights, and the model card beside them: peft would leave an empty one."""
+        super()._save(output_dir, state_dict)
+        self.write_card(Path(output_dir or str(self.args.output_dir)))
+
+    def create_model_card(  # type: ignore[override]  # TRL's signature, of which transformers' is not the parent
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        license: str | None = None,
+        language: str | None = None,
+    ) -> None:
+        """Writes the model card of the `output_dir`, in place of TRL's and transformers', see
+        [`model_card`][rs_rlhf.trainers.model_card]; a licence that the user has stated in an earlier one is kept.
+        """
+        if self.is_world_process_zero():
+            stated = {"license": license, "language": language}
+            self.write_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags, stated)
+
+    def write_card(
+        self,
+        folder: Path,
+        name: str | None = None,
+        dataset: str | None = None,
+        tags: str | list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes the card of the model in a folder."""
+        state = {key: getattr(self.state, key) for key in ("global_step", "best_global_step", "log_history")}
+        run = run_of(vars(self.state)) or Run.begun(run_settings(self, {}), about=run_about(self))
+        output_dir, repo = Path(str(self.args.output_dir)), self.hub_model_id or self.args.hub_model_id
+        named = name or (repo or output_dir.resolve().name).rpartition("/")[2]
+        own = [tags] if isinstance(tags, str) else list(tags or ())
+        write_model_card(
+            folder,
+            run,
+            state,
+            named,
+            run_dir=output_dir,
+            repo=self.hub_model_id,
+            tags=[*getattr(self, "_tag_names", []), *own],
+            dataset=dataset,
+            citation=getattr(self, "_paper", {}).get("citation"),
+            metadata=metadata,
+        )
 
     def save_state(self) -> None:
         """Saves the state of the trainer, whole or not at all."""

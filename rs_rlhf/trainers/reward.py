@@ -113,6 +113,8 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
     args: RewardConfig
     limits: RowLimits | None = None
 
+    method = "reward"
+
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
@@ -321,6 +323,8 @@ class VisionRewardTrainer(VisionTrainerMixin, RewardHooks):
             return output
         records = self._gather_records("eval")
         metrics = preference_metrics(records)
+        if records:
+            metrics["n"] = comparisons([record["scores"] for record in records])["n"]
         if isinstance(dataset := dataloader.dataset, Dataset):
             if (gap := self._shuffle_gap(dataset, records)) is not None:
                 metrics["shuffle_gap"] = gap

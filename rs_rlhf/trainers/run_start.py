@@ -158,6 +158,8 @@ def run_about(trainer: Trainer) -> dict[str, Any]:
     base = model.get_base_model() if is_peft_model(model) else model
     about: dict[str, Any] = {
         "trainer": type(trainer).__name__,
+        "method": getattr(trainer, "method", type(trainer).__name__),
+        "makes": what_is_made(trainer, base),
         "command": command_line(),
         "data": getattr(trainer, "data_names", {}),
         "config": given_options(args),
@@ -169,6 +171,15 @@ def run_about(trainer: Trainer) -> dict[str, Any]:
     if (positions := getattr(base.config, "positions", None)) is not None:
         about["positions"] = positions
     return json.loads(json.dumps(about, default=_plain))
+
+
+def what_is_made(trainer: Trainer, model: Any) -> str:
+    """Returns what the weights of a training are: a name of [`MADE`][rs_rlhf.trainers.model_card.card]."""
+    if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+        return "dual encoder"
+    if getattr(trainer, "method", "") == "reward":
+        return "text classifier" if getattr(trainer, "text_only", False) else "score model"
+    return "policy" if hasattr(model.config, "vision_config") else "language model"
 
 
 def given_options(args: TrainingArguments) -> dict[str, Any]:

@@ -144,6 +144,8 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         **kwargs: As in [`~trl.SFTTrainer`].
     """
 
+    method = "SFT"
+
     def __init__(
         self,
         model: str | PreTrainedModel,

@@ -163,10 +163,7 @@ class RolloutAudit:
             answered += self._answered([data[i] for i in some], some)
         trainer.model.train(training)
         rows = list({row["place"]: row for row in trainer.gathered(answered)}.values())
-        metrics = {f"{prefix}_{n.replace('audit/', 'audit/greedy_')}": v for n, v in audit_metrics(rows).items()}
-        scores = [row["score"] for row in rows if row["score"] is not None]
-        if scores:
-            metrics[f"{prefix}_score/greedy_mean"] = math.fsum(scores) / len(scores)
+        metrics = greedy_metrics(rows, prefix)
         step = trainer.state.global_step
         shown = sorted(rows, key=lambda row: row["place"])[: trainer.options.logged_samples]
         if shown and trainer.accelerator.is_main_process:
@@ -307,6 +304,18 @@ def audit_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if spreads:
         out["audit/disagreement"] = math.fsum(spreads) / len(spreads)
     return out
+
+
+def greedy_metrics(rows: Sequence[Mapping[str, Any]], prefix: str = "eval") -> dict[str, float]:
+    """Summarises greedy answers, by the names of an evaluation: [`audit_metrics`], their mean score, and how many are
+    known to be right or wrong.
+    """
+    metrics = {f"{prefix}_{n.replace('audit/', 'audit/greedy_')}": value for n, value in audit_metrics(rows).items()}
+    if known := sum(row["correct"] is not None for row in rows):
+        metrics[f"{prefix}_audit/greedy_n"] = known
+    if scores := [row["score"] for row in rows if row["score"] is not None]:
+        metrics[f"{prefix}_score/greedy_mean"] = math.fsum(scores) / len(scores)
+    return metrics
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:

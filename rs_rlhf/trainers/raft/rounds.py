@@ -294,7 +294,7 @@ def evaluate(this: Round, run: Run) -> None:
     options = this.options
     held_out = {"input": options.evaluated, "split": options.dataset_test_split, "prompts": options.validation_prompts}
     if options.evaluated is not None and this.found("evaluation.json", "held_out") != held_out:
-        from ..audit.rollout_audit import audit_metrics
+        from ..audit.rollout_audit import greedy_metrics
         from .audit import judged_answers, write_answers
 
         print(f"round {this.number}: evaluating {this.policy}", flush=True)
@@ -306,13 +306,15 @@ def evaluate(this: Round, run: Run) -> None:
         scored = scored_answers(phase, rows, log, scorer, Counter())
         answers = judged_answers(scored)
         write_answers(phase, answers, this.number, "samples", "eval")
-        metrics = {f"eval_{n.replace('audit/', 'audit/greedy_')}": v for n, v in audit_metrics(answers).items()}
-        if scores := [row["score"] for row in answers if row["score"] is not None]:
-            metrics["eval_score/greedy_mean"] = fmean(scores)
+        metrics = greedy_metrics(answers)
         with log.replacing(phase.output) as file:
             json.dump({"held_out": held_out, "metrics": metrics}, file, indent=2)
         _free_memory()
     write_log(options, run)
+    if this.number:
+        from .card import write_round_card
+
+        write_round_card(this.policy, options.input, options.evaluated, this.number, this.found("evaluation.json"))
 
 
 def write_log(options: RaftOptions, run: Run) -> None:
