@@ -209,8 +209,8 @@ def exclude_images(
         return None
     others = [row for other in held_out for row in load_images(*other, image_root=image_root, columns=columns)]
     others += [row for other in named for row in load_images(*other)]
-    excluded = {_picture_of(row) for row in others}
-    kept = [row for row in rows if _picture_of(row) not in excluded]
+    excluded = {picture_of(row) for row in others}
+    kept = [row for row in rows if picture_of(row) not in excluded]
     names = ", ".join(f"{path}:{split}" if split else path for path, split in [*held_out, *named])
     print(f"{len(rows) - len(kept)} of them excluded, being in {names}")
     return kept
@@ -226,7 +226,7 @@ def _holds(root: Path, split: str, image_root: str | None, columns: Mapping[str,
     )
 
 
-def _picture_of(row: Row) -> str:
+def picture_of(row: Row) -> str:
     """Hash of the decoded picture, or of the file if decoding needs a choice of bands or stretch."""
     image, where = row["image"], row.get("where", "")
     try:

@@ -131,6 +131,14 @@ def _samples(
     yield Sample(kind, [group], where, rest | {"source": made.get("source") or where.source})
 
 
+def kind_of(row: Row) -> Kind | None:
+    """Returns what a row, by its fields, is; `None` if no form is known."""
+    try:
+        return "preferences" if is_preference(row) else _kind(row, Columns())
+    except DataError:
+        return None
+
+
 def _kind(row: Row, columns: Columns) -> Kind:
     """What a row without preferences is."""
     if columns.text is not None:
