@@ -4,11 +4,12 @@ It shows the histogram of the scores, how much a cut keeps of each source and cl
 the cut, the best, the worst and random ones, with their images; at the bottom stands the `rs-rlhf curate` command that
 cuts there. [`Ranked`] holds the numbers; images are read from the scored data when a sample is looked at.
 
-The page only reads, and answers this machine only unless `--host` says otherwise: requests under another name than
-this machine's are refused, so that no web page elsewhere can have a browser read the data for it. Texts are sent as
-JSON and set as text; the page loads scripts from this server alone and nothing from any other.
+Samples can also be kept or rejected by hand ([`Marks`]); nothing else is written. The page answers this machine only
+unless `--host` says otherwise: requests under another name than this machine's are refused, so that no web page
+elsewhere can have a browser read the data for it, and a mark is taken from JSON alone, which no form elsewhere can
+send. Texts are sent as JSON and set as text; the page loads scripts from this server alone.
 
-Left out: marking samples by hand, cutting from within the page, users and passwords.
+Left out: cutting from within the page, users and passwords.
 """
 
 import math
@@ -19,25 +20,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...declarations import did_you_mean
-from ...errors import OptionError, RequestError
+from ...errors import DataError, OptionError, RequestError
 from ...imagery.arguments import RenderingOptions
 from ...options import option, to_flags
 from ...runs.page import render, source
-from ...scoring.http import LOCAL, LocalNames, add_error_handlers, listen, run_pages
+from ...scoring.http import LOCAL, LocalNames, add_error_handlers, listen, load_json, run_pages
 from ..options import SampleOptions
 from ..samples import read_scored
+from .folders import name_folders
 from .images import Pictures
+from .marks import KEPT, Marks
 from .view import Filter, Position, Ranked, drawn, kept_of
 
-VIEWS = ("above", "below", "best", "worst", "random", "errors", "only_here", "only_there")
+VIEWS = ("above", "below", "best", "worst", "random", "errors", "only_here", "only_there", "sorted", "marked")
 CUT = ("top", "threshold")
 FILTER = ("source", "label", "low", "high", "search")
-PAGE = ("view", "page", "size", "seed")
+PAGE = ("view", "page", "size", "seed", "sort", "order")
 TOP = 0.3  # where the page begins: the share that the ScoreRS authors keep (arXiv 2503.00743)
 SIZE, SEARCH = 100, 200  # samples of an answer at most, characters of a search
 HEADERS = {
@@ -56,6 +59,16 @@ class BrowseOptions(SampleOptions, RenderingOptions):
     scores: Path = option(help="folder that `rs-rlhf score` has written", positional=True, metavar="SCORES")
     compare: Path | None = option(
         None, "scores of the same data by another scorer, shown beside", metavar="OTHER_SCORES"
+    )
+    by_hand: Path | None = option(
+        None,
+        "folder of what is kept and rejected by hand: the log, and kept_ids.parquet for `rs-rlhf curate --ids` "
+        "(default: SCORES-by-hand)",
+        metavar="DIR",
+        writes="folder",
+    )
+    viewer: Literal["browser", "spotlight"] = option(
+        "browser", "where to look: our page, or Renumics Spotlight", flags=["--in"]
     )
     host: str = option(LOCAL[0], "address to listen on; by default only this machine is answered")
     port: int = option(8322, "port to listen on; 0 takes a free one")
@@ -112,7 +125,7 @@ def _filter_of(given: Mapping[str, str], ranked: Ranked) -> Filter:
     return Filter(given.get("source"), given.get("label"), low, high, search)
 
 
-def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
+def summary(ranked: Ranked, given: Mapping[str, str], marks: Marks) -> dict[str, Any]:
     """Returns the answer of `/api/summary`: what is kept, and the histogram. `RequestError`: a parameter is wrong."""
     position, chosen = _cut_of(given, ranked), _filter_of(given, ranked)
     everything = Filter()
@@ -134,7 +147,7 @@ def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
             "threshold": position.threshold,
             "threshold_text": str(np.float32(position.threshold)),
             "equal_dropped": ranked.equal_dropped(position.k) if "threshold" not in given else 0,
-            "command": command(ranked, given, position),
+            "command": command_by_hand(ranked, marks) if marks.by_number else command(ranked, given, position),
         },
         "kept": {
             "samples": [position.k, len(ranked.scores)],
@@ -151,6 +164,8 @@ def summary(ranked: Ranked, given: Mapping[str, str]) -> dict[str, Any]:
         "sources": ranked.sources.counts(position.k, rows),
         "labels": ranked.labels.counts(position.k, rows),
         "compared": comparison,
+        "sortable": list(ranked.sortable),
+        "marks": marks.counts(),
     }
 
 
@@ -170,7 +185,17 @@ def command(ranked: Ranked, given: Mapping[str, str], position: Position) -> str
     return shlex.join(["rs-rlhf", "curate", folder, cut, *ranked.flags, "--output", f"{folder.rstrip('/')}-kept"])
 
 
-def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str]) -> dict[str, Any]:
+def command_by_hand(ranked: Ranked, marks: Marks) -> str:
+    """Returns the `rs-rlhf curate` command that keeps what [`Marks.write`] lists."""
+    manifest = ranked.manifest
+    flags = [f"--{name}={manifest[name]}" for name in ("split", "image_root") if manifest.get(name)]
+    columns = [f"{name}={column}" for name, column in (manifest.get("columns") or {}).items()]
+    flags += ["--columns", *columns] if columns else []
+    data = ["--ids", str(marks.folder / KEPT), "--input", str(manifest["input"])]
+    return shlex.join(["rs-rlhf", "curate", *data, *flags, "--output", f"{str(ranked.folder).rstrip('/')}-kept"])
+
+
+def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str], marks: Marks) -> dict[str, Any]:
     """Returns the answer of `/api/rows`: a page of samples. `RequestError`: a parameter is wrong."""
     view = given.get("view", "best")
     if view not in VIEWS:
@@ -182,10 +207,19 @@ def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str]) -> dict[s
     )
     if not 1 <= size <= SIZE:
         raise RequestError(400, f"size is {size}, expected 1 to {SIZE}.")
+    sort, order = given.get("sort", "score"), given.get("order", "down")
+    for name, value, known in (("sort", sort, list(ranked.sortable)), ("order", order, ["down", "up"])):
+        if value not in known:
+            raise RequestError(400, f"{name} is {value[:60]!r}{did_you_mean(value[:60], known)}")
     position = _cut_of(given, ranked)
     ranks, failed = ranked.select(_filter_of(given, ranked))
     k = kept_of(ranks, position.k)
-    if view == "random":
+    if view == "sorted":
+        ranks = ranked.sorted_by(sort, ranks, order == "up")
+    elif view == "marked":
+        by_hand = ranked.rank_of[np.array(list(marks.by_number), np.int64)]
+        ranks = by_hand[np.isin(by_hand, ranks)][::-1]  # the last mark first
+    elif view == "random":
         ranks = drawn(ranks, seed)
     elif ranked.other is not None and view in ("only_here", "only_there"):
         ranks = ranked.other.differing(position, ranks, view == "only_here")
@@ -202,7 +236,7 @@ def rows(ranked: Ranked, pictures: Pictures, given: Mapping[str, str]) -> dict[s
         "total": total,
         "ranked": len(ranked.scores),
         "compared": ranked.other and ranked.other.name,
-        "rows": [_row(ranked, number, position.k) for number in numbers],
+        "rows": [_row(ranked, number, position.k) | {"mark": marks.by_number.get(number)} for number in numbers],
     }
 
 
@@ -233,9 +267,10 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> Any:
+def create_app(ranked: Ranked, pictures: Pictures, marks: Marks, any_name: bool = False) -> Any:
     """Builds the FastAPI application; with `any_name` it answers under any host name, not only this machine's own."""
     from fastapi import FastAPI, Request, Response
+    from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import JSONResponse
 
     app = FastAPI(title="rs-rlhf browse", openapi_url=None, docs_url=None, redoc_url=None)
@@ -261,37 +296,76 @@ def create_app(ranked: Ranked, pictures: Pictures, any_name: bool = False) -> An
 
     @app.get("/api/summary")
     def of_cut(request: Request) -> Any:
-        return JSONResponse(summary(ranked, _parameters(request, *CUT, *FILTER)))
+        return JSONResponse(summary(ranked, _parameters(request, *CUT, *FILTER), marks))
 
     @app.get("/api/rows")
     def of_page(request: Request) -> Any:
-        return JSONResponse(rows(ranked, pictures, _parameters(request, *CUT, *FILTER, *PAGE)))
+        return JSONResponse(rows(ranked, pictures, _parameters(request, *CUT, *FILTER, *PAGE), marks))
 
     @app.get("/api/row/{number}")
     def of_row(number: str) -> Any:
         return JSONResponse(pictures.about(_whole(number, "the sample's number")))
 
     @app.get("/api/image/{number}/{place}")
-    def image(number: str, place: str) -> Any:
-        content = pictures.thumbnail(_whole(number, "the sample's number"), _whole(place, "the image's number"))
+    def image(number: str, place: str, large: bool = False) -> Any:
+        read = pictures.large if large else pictures.thumbnail
+        content = read(_whole(number, "the sample's number"), _whole(place, "the image's number"))
         return Response(content, media_type="image/jpeg")
+
+    @app.post("/api/mark")
+    async def by_hand(request: Request) -> Any:
+        sent = await _sent(request, "row", "keep")
+        number, keep = sent["row"], sent["keep"]
+        if type(number) is not int or not 0 <= number < len(ranked.samples.first):
+            raise RequestError(400, f"row is {number!r:.60}, expected the number of a sample.")
+        if keep not in (True, False, None) or type(keep) is int:
+            raise RequestError(400, f"keep is {keep!r:.60}, expected true, false, or null to take a mark back.")
+        await run_in_threadpool(marks.mark, ranked, number, keep)
+        return JSONResponse(marks.counts())
+
+    @app.post("/api/kept_ids")
+    async def keep_ids(request: Request) -> Any:
+        cut = {name: str(value) for name, value in (await _sent(request, *CUT)).items() if value is not None}
+        try:
+            return JSONResponse(await run_in_threadpool(marks.write, ranked, _cut_of(cut, ranked).k))
+        except DataError as error:
+            raise RequestError(422, str(error)) from None
 
     add_error_handlers(app)
     return app
 
 
+async def _sent(request: Any, *known: str) -> dict[str, Any]:
+    """The JSON object of a request, with `None` for what it lacks of `known`."""
+    if request.headers.get("content-type", "").split(";")[0] != "application/json":
+        raise RequestError(415, "a mark is sent as application/json.")
+    sent = load_json(await request.body(), 10)
+    if not isinstance(sent, dict) or not set(sent) <= set(known):
+        raise RequestError(400, f"the body is {sent!r:.60}, expected an object of {', '.join(known)}.")
+    return dict.fromkeys(known) | sent
+
+
 def browse(options: BrowseOptions) -> None:
     """Shows the page until SIGTERM or Ctrl-C."""
+    if options.viewer == "spotlight":
+        from .spotlight import show
+
+        show(options)
+        return
     missing = [name for name in ("fastapi", "uvicorn") if not find_spec(name)]
     if missing:
         raise OptionError(f"{', '.join(missing)} not installed; install them with `pip install rs-rlhf[server]`.")
     listener = listen(options.host, options.port)
     print(f"Reading the scores in {options.scores} …", flush=True)
     flags = to_flags(options, [field.name for field in fields(SampleOptions)])
-    ranked = Ranked(read_scored(options.scores, options, options.compare), flags)
+    scored = read_scored(options.scores, options, options.compare)
+    folders = name_folders(scored)
+    marks = Marks(options.by_hand or Path(f"{str(options.scores).rstrip('/')}-by-hand"), scored)
+    ranked = Ranked(scored, flags, folders)
+    del scored  # its columns of text would be most of the memory
     rendering = options.recorded([field.name for field in fields(RenderingOptions)])
     rendering["sensors"] = rendering.pop("image_options", None)
     pictures = Pictures(ranked, {name: value for name, value in rendering.items() if value is not None})
     if options.host not in LOCAL:
         print(f"rs-rlhf browse: whoever can reach {options.host} can read the data.", file=sys.stderr)
-    run_pages(create_app(ranked, pictures, options.host not in LOCAL), listener, f"Browsing {ranked.title}")
+    run_pages(create_app(ranked, pictures, marks, options.host not in LOCAL), listener, f"Browsing {ranked.title}")

@@ -1,10 +1,11 @@
 // The page of `rs-rlhf browse`. Scores and counts come from the server, and text of the data is only set as text.
 const $ = (id) => document.getElementById(id);
-const VIEWS = [["cut", "around the cut"], ["best", "best"], ["worst", "worst"], ["random", "random"]];
+const VIEWS = [["cut", "around the cut"], ["best", "best"], ["worst", "worst"], ["random", "random"], ["sorted", "sorted"], ["marked", "by hand"]];
+const SORTS = { score: "score", tokens: "length", std: "spread of the models' scores" };
 const COMPARED = [["only_here", "kept only here"], ["only_there", "kept only by the other"]];
 const SIZE = innerWidth < 620 ? 12 : 24; // on a small screen both sides of the cut are to be within reach
 const START = { top: 0.3, threshold: null, source: null, label: null, low: "", high: "", search: "", errors: false,
-  view: "cut", page: 0, seed: 0 };
+  view: "cut", page: 0, seed: 0, sort: "score", order: "down" };
 const state = { ...START };
 let summary = null;
 let chart = null;
@@ -88,7 +89,7 @@ async function showRows() {
   try {
     const size = SIZE / sides.length;
     const answers = await Promise.all(sides.map((view) =>
-      ask(view, "api/rows", { ...cutOf(), ...filters(), view, size, page: state.page, seed: state.seed })));
+      ask(view, "api/rows", { ...cutOf(), ...filters(), view, size, page: state.page, seed: state.seed, sort: state.sort, order: state.order })));
     drawRows(sides, answers, size);
   } catch (error) {
     tell(error);
@@ -121,6 +122,8 @@ function showFacts() {
   if ($("views").childElementCount !== names.length)
     $("views").replaceChildren(...names.map(([name, text]) => element("button", { type: "button", "data-view": name,
       onclick: () => { state.view = name; state.errors = false; state.page = 0; changed("page"); } }, text)));
+  if ($("sort").childElementCount !== summary.sortable.length)
+    $("sort").replaceChildren(...summary.sortable.map((name) => element("option", { value: name }, SORTS[name] || summary.compared.name)));
   choices($("source"), summary.sources.groups, "all sources", state.source);
   choices($("label"), summary.labels.groups, "all classes", state.label);
   showControls();
@@ -141,6 +144,9 @@ function showControls() {
   for (const key of ["low", "high", "search"]) if (document.activeElement !== $(key)) $(key).value = state[key];
   for (const key of ["source", "label"]) $(key).value = state[key] === null ? "" : `=${state[key]}`;
   $("errors").checked = state.errors;
+  $("sorting").hidden = state.view !== "sorted";
+  if ($("sort").childElementCount) $("sort").value = state.sort;
+  $("order").textContent = state.order === "down" ? "↓ highest first" : "↑ lowest first";
   for (const button of $("views").children)
     button.setAttribute("aria-pressed", !state.errors && button.dataset.view === state.view);
 }
@@ -161,6 +167,9 @@ function showCut() {
     `at the same share; rank correlation ${short(summary.compared.correlation)} over ${whole(summary.compared.common)}`));
   if (selected) figures.push(figure(whole(selected.kept), `of ${plural(selected.samples, unit)} kept among those chosen below`, percent(selected.kept / (selected.samples || 1))));
   if (cut.equal_dropped) figures.push(element("p", { class: "soft" }, `${whole(cut.equal_dropped)} with exactly the lowest score kept are dropped: the order of the data decides.`));
+  const { kept: byHand, rejected } = summary.marks;
+  if (byHand + rejected) figures.push(figure(`+${whole(byHand)} −${whole(rejected)}`, "kept and rejected by hand", "the command below keeps what the list of both, kept_ids, names"));
+  $("write").hidden = !(byHand + rejected);
   $("figures").replaceChildren(...figures);
   $("legend").textContent = selected ? `Bars: the chosen ${unit}, of ${whole(selected.samples)}${summary.histogram.all ? "; pale, on a scale of its own: all" : ""}. Drag the line, or move it with the arrow keys.`
     : `Bars: ${unit} by score; blue is kept. Drag the line, or move it with the arrow keys.`;
@@ -233,7 +242,7 @@ function makeChart() {
     const most = Math.max(1, ...counts);
     const behind = all ? [bars("all", all, Math.max(1, ...all))] : [];
     svg.replaceChildren(element("clipPath", { id: "kept-part" }, clip), ...behind, bars("dropped", counts, most),
-      bars("kept", counts, most, { "clip-path": "url(#kept-part)" }), element("line", { class: "axis", x1: left, x2: right, y1: base, y2: base }),
+      bars("kept", counts, most, { "clip-path": "url(#kept-part)" }), element("text", { x: left, y: 10 }, `${whole(most)} in the highest bar`), element("line", { class: "axis", x1: left, x2: right, y1: base, y2: base }),
       ...ticks(low, high, Math.max(2, Math.floor(width / 70))).map((tick) => element("text", { x: x(tick), y: height - 6, "text-anchor": "middle" }, short(tick))), handle);
     move(summary.cut.threshold);
   };
@@ -320,7 +329,8 @@ async function fillPicture(slot, card, k, count) {
     return;
   }
   const address = URL.createObjectURL(await reply.blob());
-  const made = element("img", { src: address, alt: `Image ${count > 1 ? `${k + 1} of ${count} ` : ""}of ${card.dataset.id}` });
+  const made = element("img", { src: address, tabindex: 0, "data-large": `api/image/${card.dataset.row}/${k}?large=true`,
+    alt: `Image ${count > 1 ? `${k + 1} of ${count} ` : ""}of ${card.dataset.id}` });
   made.onload = () => URL.revokeObjectURL(address);
   slot.replaceWith(made);
 }
@@ -335,13 +345,50 @@ function cardOf(row, { ranked, compared: other }) {
   const texts = row.texts.flatMap((text) => [
     element("div", { class: "words asked", hidden: true }),
     several ? element("div", { class: "line soft" }, `score ${short(text.score)}, ${plural(text.tokens || 0, "tokens")}`) : null,
-    text.text === null ? null : element("div", { class: "words" }, text.text === "" ? "(empty)" : text.text),
+    text.text === null ? null : element("div", { class: "words" }, words(text.text)),
     text.error === null ? null : element("div", { class: "words error" }, text.error)]);
   const facts = [several || row.texts[0].tokens === null ? null : plural(row.texts[0].tokens, "tokens"), row.source, row.label].filter(Boolean);
   const meta = element("div", { class: "meta" }, facts.join(" · "), element("br"), element("code", {}, row.id), several ? null : ` text ${row.texts[0].index}`);
   return element("article", { class: kind, tabindex: -1, "data-row": row.row, "data-id": row.id, "aria-label": `${verdict}, score ${short(row.score)}, ${row.id}` },
     element("div", { class: "pictures" }, element("div", { class: "none" }, "…")), element("div", { class: "said" }, head, ...texts,
-      row.more ? element("div", { class: "soft" }, `and ${plural(row.more, "texts")} more`) : null, meta));
+      row.more ? element("div", { class: "soft" }, `and ${plural(row.more, "texts")} more`) : null, meta, marking(row)));
+}
+
+// ---- Keeping and rejecting by hand: a mark is shown when the server has written it.
+
+const MARKS = [[true, "Keep", "a"], [false, "Reject", "d"]];
+
+function marking(row) {
+  const buttons = MARKS.map(([keep, text]) => element("button", { type: "button", "data-keep": String(keep), "aria-pressed": row.mark === keep,
+    onclick: (event) => mark(event.target.closest("article"), keep) }, text));
+  return element("div", { class: "marking", role: "group", "aria-label": "By hand" }, ...buttons);
+}
+
+async function post(path, body) {
+  const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const answer = await reply.json();
+  if (!reply.ok) throw new Error(answer.error);
+  return answer;
+}
+
+async function mark(card, keep) {
+  const button = card.querySelector(`[data-keep="${keep}"]`);
+  const now = button.getAttribute("aria-pressed") === "true" ? null : keep;
+  try {
+    await post("api/mark", { row: Number(card.dataset.row), keep: now });
+    card.querySelectorAll("[data-keep]").forEach((own) => own.setAttribute("aria-pressed", now !== null && own === button));
+    $("problem").hidden = true;
+    showSummary();
+  } catch (error) { tell(error); }
+}
+
+async function writeIds() {
+  try {
+    const { path, samples, texts } = await post("api/kept_ids", cutOf());
+    $("written").textContent = `${plural(samples, "samples")}, ${plural(texts, "texts")} → ${path}`;
+    return true;
+  } catch (error) { tell(error); }
+  return false;
 }
 
 function drawRows(sides, answers, size) {
@@ -396,7 +443,11 @@ function listen() {
   });
   $("before").onclick = () => turn(-1);
   $("after").onclick = () => turn(1);
+  $("sort").onchange = () => { state.sort = $("sort").value; state.page = 0; changed("page"); };
+  $("order").onclick = () => { state.order = state.order === "down" ? "up" : "down"; state.page = 0; changed("page"); };
+  $("write").onclick = writeIds;
   $("copy").onclick = async () => {
+    if (summary.marks.kept + summary.marks.rejected && !(await writeIds())) return;
     getSelection().selectAllChildren($("command"));
     let done = false;
     try { await navigator.clipboard.writeText($("command").textContent); done = true; } catch { done = document.execCommand("copy"); }
@@ -418,7 +469,10 @@ function key(event) {
   };
   const shift = (by) => summary && setCut({ top: Number(Math.min(1, Math.max(0.01, summary.cut.top + by)).toPrecision(6)) }, 60);
   const done = { ArrowLeft: () => turn(-1), ArrowRight: () => turn(1), j: () => go(1), k: () => go(-1), "[": () => shift(-0.01), "]": () => shift(0.01),
-    "/": () => $("search").focus(), r: () => { state.seed += 1; state.view = "random"; state.errors = false; state.page = 0; changed("page"); } };
+    "/": () => $("search").focus(), ...Object.fromEntries(MARKS.map(([keep, , letter]) => [letter, () => {
+      const card = document.activeElement.closest("#rows article");
+      if (card) mark(card, keep);
+    }])), r: () => { state.seed += 1; state.view = "random"; state.errors = false; state.page = 0; changed("page"); } };
   if (event.key in done) done[event.key]();
   else if (views[Number(event.key) - 1]) views[Number(event.key) - 1].click();
   else return;

@@ -2,7 +2,7 @@
 
 A folder of scores holds texts but no images. A sample's shard tells in which unit of the input its row is, so that
 reading starts there; one pass over a unit finds all its rows that the page is about to show, since the rows of a tar
-file can only be read one after the other. Left out: images in full size.
+file can only be read one after the other. Left out: images of more than [`LARGE`] pixels a side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...runs.report_tables import cut
 from ..near_duplicates import read_rows
 from .view import TEXTS, Ranked
 
-THUMBNAIL = 256  # longest side, in pixels
+THUMBNAIL, LARGE = 256, 1280  # longest side, in pixels: in a card, and enlarged
 HELD_BYTES, HELD_ROWS = 256 * 2**20, 2000  # of rows, which hold their images as stored
 EXPECTED = 500  # rows that one pass looks for
 DECODED = 2  # images at a time: one of the largest allowed takes hundreds of megabytes
@@ -43,7 +43,8 @@ class Pictures:
         self.size = 0
         self.reading: dict[int, threading.Lock] = defaultdict(threading.Lock)  # by unit
         self.keeping, self.decoding = threading.Lock(), threading.Semaphore(DECODED)
-        self.thumbnail = lru_cache(2000)(self._thumbnail)
+        self.thumbnail = lru_cache(2000)(self._jpeg)
+        self.large = lru_cache(8)(lambda number, place: self._jpeg(number, place, LARGE))
 
     def expect(self, numbers: Iterable[int]) -> None:
         """Announces the samples that are about to be looked at."""
@@ -109,15 +110,15 @@ class Pictures:
             "error": None if row.error is None else str(row.error),
         }
 
-    def _thumbnail(self, number: int, place: int) -> bytes:
-        """An image of a sample, small, as JPEG; a `RequestError` says why there is none."""
+    def _jpeg(self, number: int, place: int, side: int = THUMBNAIL) -> bytes:
+        """An image of a sample as JPEG, of at most `side` pixels a side; a `RequestError` says why there is none."""
         row = self.row(number)
         if place >= len(row.images):
             raise RequestError(404, f"{row.row_id} has {len(row.images)} images; there is no image {place}.")
         try:
             with self.decoding:
                 image = read_image(row.images[place], self.options, row.row_id)
-                image.thumbnail((THUMBNAIL, THUMBNAIL))
+                image.thumbnail((side, side))
         except (ImageError, MemoryError) as error:
             raise RequestError(422, str(error) or f"{row.row_id}: not enough memory for the image.") from None
         stream = io.BytesIO()

@@ -57,17 +57,18 @@ class Position:
 class Ranked:
     """Scored samples sorted by score; compared with `scored.samples.other` if it is there.
 
-    The `flags` are those with which `rs-rlhf curate` makes the same samples.
+    The `flags` are those with which `rs-rlhf curate` makes the same samples; `folders` says whether classes are named
+    by folders.
 
     Raises:
         DataError: Shards were written since it was read.
     """
 
-    def __init__(self, scored: Scored, flags: Sequence[str] = ()) -> None:
+    def __init__(self, scored: Scored, flags: Sequence[str] = (), folders: str = "") -> None:
         # Not `scored` itself: its columns of text would be most of the memory.
         self.folder, self.manifest, self.options = scored.folder, scored.manifest, scored.options
         self.inputs, self.units, self.samples = scored.inputs, scored.units, scored.samples
-        self.flags, self.lines = flags, len(scored.scores)
+        self.flags, self.folders, self.lines = flags, folders, len(scored.scores)
         self.failed = int(np.count_nonzero(~np.isfinite(scored.scores)))
         self.shards = existing_shards(scored.manifest, scored.folder)
         self.ends = np.cumsum([pq.read_metadata(path).num_rows for _, path in self.shards])
@@ -86,12 +87,27 @@ class Ranked:
             for codes, names in (self.samples.strata("source"), self.samples.strata("label"))
         )
         self.other = None if self.samples.other is None else Compared(scored.compared, self)
+        self.sortable = self._sortable()
         self._searching = threading.Lock()
         self.select = lru_cache(4)(self._select)
         self.matching = lru_cache(4)(self._matching)
         self.histogram = lru_cache(16)(self._histogram)
         self.sample = lru_cache(2000)(self._sample)
         self.shard = lru_cache(4)(lambda number: read_shard(self.shards[number][1], SHOWN))
+
+    def _sortable(self) -> dict[str, np.ndarray]:
+        """What samples can be sorted by: values of all samples, by name."""
+        samples, values = self.samples, {"score": self.samples.score, "tokens": self.samples.tokens}
+        if self.other is not None:
+            values["other"] = self.other.scores
+        if samples.std is not None and np.isfinite(samples.std).any():
+            values["std"] = samples.std
+        return values
+
+    def sorted_by(self, name: str, ranks: np.ndarray, ascending: bool) -> np.ndarray:
+        """Returns some ranks in the order of a value of [`Ranked.sortable`], the samples without one last."""
+        values = self.sortable[name][self.order[ranks]].astype(np.float64)
+        return ranks[np.argsort(values if ascending else -values, kind="stable")]
 
     @property
     def title(self) -> str:
@@ -111,7 +127,9 @@ class Ranked:
             "Texts": f"{self.lines:,}",
             "Without a score": f"{self.failed:,}",
             "Sources": f"{len(self.sources.names):,}",
-            "Classes": f"{len([name for name in self.labels.names if name]):,}",
+            "Classes": ", ".join(
+                filter(None, [f"{len([name for name in self.labels.names if name]):,}", self.folders])
+            ),
         }
         if self.several:
             facts["Samples"] = f"{len(self.samples.first):,}, some of several texts"

@@ -19,6 +19,7 @@ from rs_rlhf.cli import main as cli
 from rs_rlhf.curation import cut as cuts
 from rs_rlhf.curation.browser import app as browse
 from rs_rlhf.curation.browser.images import Pictures
+from rs_rlhf.curation.browser.marks import Marks
 from rs_rlhf.curation.browser.view import DRAWN, Ranked
 from rs_rlhf.curation.options import CurateOptions, SampleOptions
 from rs_rlhf.curation.samples import read_scored
@@ -383,6 +384,8 @@ def test_image_options_of_a_command_that_scored_without_them(tmp_path):
         ("rows?page=-1", 400, "page is '-1', expected a whole number"),
         ("rows?page=" + "9" * 5000, 400, "expected a whole number"),
         ("rows?seed=1.5", 400, "seed is '1.5'"),
+        ("rows?view=sorted&sort=tokns", 400, "sort is 'tokns'; did you mean 'tokens'"),
+        ("rows?view=sorted&order=upp", 400, "order is 'upp'; did you mean 'up'"),
         ("row/999999", 404, "there is no sample 999999, only 0 to"),
         ("row/-1", 400, "whole number"),
         ("image/0/x", 400, "the image's number is 'x'"),
@@ -411,6 +414,77 @@ def test_only_reading_and_only_under_its_own_name(page):
     )
     text = html.text + page.client.get("/browse.js").text
     assert not re.search(r"https?://(?!www\.w3\.org/)", text) and "innerHTML" not in text
+
+
+def test_samples_are_sorted_by_any_score(page, scores, others):
+    samples, _ = by_hand(scores)
+    tokens = {sample["id"] + str(sample["lines"][0]["text_index"]): sample for sample in samples}
+    for sort, order in (("tokens", "down"), ("tokens", "up"), ("score", "up"), ("other", "down")):
+        rows = page.pages(view="sorted", sort=sort, order=order)
+        assert len(rows) == page.get("summary")["kept"]["samples"][1]
+        values = {
+            "tokens": [
+                sum(one["tokens"] for one in tokens[f"{r['id']}{r['texts'][0]['index']}"]["lines"]) for r in rows
+            ],
+            "score": [row["score"] for row in rows],
+            "other": [row["compared"] for row in rows],
+        }[sort]
+        assert values == sorted(values, reverse=order == "down")
+    assert page.get("summary")["sortable"] == ["score", "tokens", "other"]
+
+
+def sent(page, path, body, **headers):
+    reply = page.client.post(
+        f"/api/{path}", content=json.dumps(body), headers={"Content-Type": "application/json", **headers}
+    )
+    return reply.status_code, reply.json()
+
+
+def test_marks_survive_a_kill_and_become_kept_ids(scores, data, tmp_path):
+    with Browsing(scores, "--by_hand", tmp_path / "hand") as page:
+        assert page.get("summary")["marks"] == {"kept": 0, "rejected": 0} and not (tmp_path / "hand").exists()
+        best, worst = (page.get("rows", view=view, size=3)["rows"] for view in ("best", "worst"))
+        for row, keep in ((best[0], False), (best[1], False), (worst[0], True), (best[1], None)):
+            status, counts = sent(page, "mark", {"row": row["row"], "keep": keep})
+            assert status == 200
+        assert counts == {"kept": 1, "rejected": 1}
+        page.child.kill(signal.SIGKILL)
+        page.child.wait(10)
+        page.child.kill = page.child.wait = lambda *_: 0
+    with Browsing(scores, "--by_hand", tmp_path / "hand") as page:
+        assert page.get("summary")["marks"] == {"kept": 1, "rejected": 1}
+        marked = page.get("rows", view="marked")["rows"]
+        assert [(row["row"], row["mark"]) for row in marked] == [(worst[0]["row"], True), (best[0]["row"], False)]
+        status, written = sent(page, "kept_ids", {"top": 0.3})
+        k = page.get("summary", top=0.3)["kept"]["samples"][0]
+        assert status == 200 and written["samples"] == k  # one more and one less than the cut keeps
+        command = shlex.split(page.get("summary")["cut"]["command"])
+        assert command[:3] == ["rs-rlhf", "curate", "--ids"] and command[3] == written["path"]
+        above = {row["id"] for row in page.pages(view="above", top=0.3)}
+    assert cli.main([*command[1:-1], str(tmp_path / "kept")]) == 0
+    kept = set(pq.read_table(tmp_path / "kept" / "kept_ids.parquet")["row_id"].to_pylist())
+    once = {best[0]["id"]} - {row["id"] for row in best[1:]}
+    assert worst[0]["id"] in kept and kept - {worst[0]["id"]} <= above and (best[0]["id"] not in kept or not once)
+
+
+@pytest.mark.parametrize(
+    "path, body, status, sentence",
+    [
+        ("mark", {"row": 999999, "keep": True}, 400, "row is 999999, expected the number of a sample"),
+        ("mark", {"row": True, "keep": True}, 400, "row is True"),
+        ("mark", {"row": 0, "keep": 1}, 400, "keep is 1, expected true, false, or null"),
+        ("mark", {"row": 0, "keep": "yes"}, 400, "keep is 'yes'"),
+        ("mark", {"rwo": 0}, 400, "expected an object of row, keep"),
+        ("mark", [0], 400, "expected an object"),
+        ("kept_ids", {"top": 2}, 400, "top is 2.0"),
+    ],
+)
+def test_marks_that_are_none_get_a_sentence(page, scores, path, body, status, sentence):
+    told = sent(page, path, body)
+    assert told[0] == status and sentence in told[1]["error"]
+    form = sent(page, path, body, **{"Content-Type": "text/plain"})
+    assert form[0] == 415 and sent(page, path, body, Host="attacker.example")[0] == 403
+    assert not scores.with_name("length-by-hand").exists()
 
 
 def test_folders_that_cannot_be_browsed(scores, others, data, tmp_path, capsys):
@@ -449,10 +523,11 @@ def test_nothing_has_a_score(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
     score(tmp_path / "in.jsonl", tmp_path / "scores", "length", "--text_only")
     ranked = Ranked(read_scored(tmp_path / "scores"))
-    summary = browse.summary(ranked, {})
+    marks = Marks(tmp_path / "hand", read_scored(tmp_path / "scores"))
+    summary = browse.summary(ranked, {}, marks)
     assert summary["kept"]["samples"] == [0, 0] and sum(summary["histogram"]["counts"]) == 0
     for view, total in (("best", 0), ("random", 0), ("above", 0), ("errors", 2)):
-        assert browse.rows(ranked, Pictures(ranked), {"view": view})["total"] == total
+        assert browse.rows(ranked, Pictures(ranked), {"view": view}, marks)["total"] == total
 
 
 # In a browser
@@ -600,3 +675,25 @@ def test_a_wrong_address_is_told(browser, page):
         browser, "!document.getElementById('problem').hidden && document.getElementById('problem').textContent"
     )
     assert "no sample has the source 'nowhere'" in told
+
+
+def test_keeping_by_hand_and_enlarging_in_the_page(browser, scores, tmp_path):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    with Browsing(scores, "--by_hand", tmp_path / "hand") as page:
+        opened(browser, page, "#view=best")
+        pressed = f"{CARDS}.map(card => card.querySelector('[aria-pressed=true]')?.textContent ?? '').slice(0, 3)"
+        clicked(browser, browser.find_element("css selector", "article [data-keep=true]"))
+        wait(browser, f"{pressed}[0] === 'Keep' && document.querySelector('#command').textContent.includes('--ids')")
+        ActionChains(browser).send_keys("j").send_keys("j").send_keys("d").perform()
+        wait(browser, f"{pressed}.includes('Reject')")
+        before = browser.execute_script(f"return {pressed}")
+        opened(browser, page, "#view=best")
+        assert browser.execute_script(f"return {pressed}") == before
+        clicked(browser, browser.find_element("id", "write"))
+        assert "kept_ids.parquet" in wait(browser, "document.querySelector('#written').textContent")
+        assert (tmp_path / "hand" / "kept_ids.parquet").is_file()
+        wait(browser, "document.querySelector('#rows img')")
+        browser.execute_script("document.querySelector('#rows img').click()")
+        wide = "document.querySelector('dialog[open] img')?.naturalWidth"
+        assert wait(browser, wide) == 600  # as it is stored, not the card's 256
