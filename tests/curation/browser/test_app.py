@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import signal
 import sys
 import tarfile
 
@@ -441,16 +442,15 @@ def sent(page, path, body, **headers):
 
 
 def test_marks_survive_a_kill_and_become_kept_ids(scores, data, tmp_path):
-    with Browsing(scores, "--by_hand", tmp_path / "hand") as page:
-        assert page.get("summary")["marks"] == {"kept": 0, "rejected": 0} and not (tmp_path / "hand").exists()
-        best, worst = (page.get("rows", view=view, size=3)["rows"] for view in ("best", "worst"))
-        for row, keep in ((best[0], False), (best[1], False), (worst[0], True), (best[1], None)):
-            status, counts = sent(page, "mark", {"row": row["row"], "keep": keep})
-            assert status == 200
-        assert counts == {"kept": 1, "rejected": 1}
-        page.child.kill(signal.SIGKILL)
-        page.child.wait(10)
-        page.child.kill = page.child.wait = lambda *_: 0
+    killed = Browsing(scores, "--by_hand", tmp_path / "hand")
+    assert killed.get("summary")["marks"] == {"kept": 0, "rejected": 0} and not (tmp_path / "hand").exists()
+    best, worst = (killed.get("rows", view=view, size=3)["rows"] for view in ("best", "worst"))
+    for row, keep in ((best[0], False), (best[1], False), (worst[0], True), (best[1], None)):
+        status, counts = sent(killed, "mark", {"row": row["row"], "keep": keep})
+        assert status == 200
+    assert counts == {"kept": 1, "rejected": 1}
+    killed.child.kill(signal.SIGKILL)
+    killed.child.wait(10)
     with Browsing(scores, "--by_hand", tmp_path / "hand") as page:
         assert page.get("summary")["marks"] == {"kept": 1, "rejected": 1}
         marked = page.get("rows", view="marked")["rows"]
