@@ -192,7 +192,9 @@ def check_reads(cls: type, values: Mapping[str, Any]) -> None:
             if callable(check):
                 check(str(text), field.name)
             elif check == "policy":
-                if str(text).startswith((".", "/", "~")) and not os.path.exists(text):  # else it may be an endpoint's
+                # Another name may be an endpoint's; files are separated by commas.
+                gone = [name for name in str(text).split(",") if name.startswith((".", "/", "~"))]
+                if not os.path.exists(text) and not all(map(os.path.exists, gone)):
                     raise OptionError(f"--{field.name} {text}: no such folder; correct the path.", field.name)
             elif check == "model":
                 check_model_name(str(text), field.name)

@@ -35,7 +35,9 @@ def run(options: EvalOptions) -> None:
 class EvalCompareOptions(DataOptions):
     """Say whether B answers better than A, question by question."""
 
-    a: str = option(help="output folder of `rs-rlhf eval`", positional=True, metavar="A")
+    a: str = option(
+        help="output folder of `rs-rlhf eval`, or a folder of lmms-eval's samples", positional=True, metavar="A"
+    )
     b: str = option(help="output folder of another model on the same data", positional=True, metavar="B")
     task: list[str] | None = option(None, "tasks to compare (default: all that both have)", metavar="T")
     out: Path | None = option(
@@ -69,13 +71,24 @@ def compare_runs(options: EvalCompareOptions) -> None:
 
 
 @dataclass(kw_only=True)
-class EvalExportOptions:
-    """Write an evaluation as lm-evaluation-harness does, or log it to W&B."""
+class EvalExportOptions(DataOptions):
+    """Write an evaluation as lm-evaluation-harness or lmms-eval do, log it to W&B, or write tasks of lmms-eval."""
 
-    run: Path = option(help="output folder of `rs-rlhf eval`", positional=True, metavar="DIR")
-    format: Literal["lm-eval", "wandb"] = option(help="lm-eval: files; wandb: a run")
+    run: Path | None = option(None, "output folder of `rs-rlhf eval`", positional=True, metavar="DIR")
+    format: Literal["lm-eval", "lmms-eval", "wandb"] | None = option(
+        None, "lm-eval, lmms-eval: files of these; wandb: a run"
+    )
+    tasks: str | None = option(
+        None,
+        "in place of DIR: benchmarks by name or YAML file, separated by commas (all: every one that lmms-eval can "
+        "run), as tasks of lmms-eval, with their questions if the data are there",
+        metavar="A,B,…",
+    )
     out: Path | None = option(
-        None, "lm-eval: where to write (default: DIR/lm_eval)", flags=["--output_dir"], writes="folder"
+        None,
+        "where to write files (default: DIR/lm_eval, DIR/lmms_eval, or lmms_tasks)",
+        flags=["--output_dir"],
+        writes="folder",
     )
     project: str = option("rs-rlhf", "wandb: project", flags=["--wandb_project"])
     name: str | None = option(None, "wandb: name of the run (default: the model's)")
@@ -87,8 +100,20 @@ def export(options: EvalExportOptions) -> None:
     from ..evaluation.export import log_to_wandb, write_lm_eval
     from ..evaluation.results import read_results, read_samples
 
-    if options.format == "lm-eval":
-        for path in write_lm_eval(options.run, options.out or options.run / "lm_eval"):
+    if (options.tasks is None) == (options.run is None):
+        raise OptionError("give the output folder of an evaluation, or --tasks.", "run")
+    if options.tasks is not None:
+        from ..evaluation.lmms_tasks import write_tasks
+
+        for path in write_tasks(options.tasks, options.out or Path("lmms_tasks"), options.data_root, options.data):
+            print(f"-> {path}")
+        return
+    assert options.run is not None
+    if options.format is None:
+        raise OptionError("no --format; give lm-eval, lmms-eval or wandb.", "format")
+    if options.format != "wandb":
+        folder = options.out or options.run / options.format.replace("-", "_")
+        for path in write_lm_eval(options.run, folder, lmms=options.format == "lmms-eval"):
             print(f"-> {path}")
         return
     if options.limit < 0:

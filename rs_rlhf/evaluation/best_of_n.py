@@ -12,8 +12,11 @@ candidates (`rs-rlhf data dpo` orders those).
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.questions import QuestionRow
@@ -50,16 +53,20 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     Returns what `best_of_n.json` holds: task and models, what [`compare_choices`] returns, `settings`, `versions`.
     """
     from ..models.policies.sampling import SamplingOptions
+    from .written_answers import answer_files
 
     options.check_several(options.score_model)
     if len(model_names(options.clip_model)) > 1:
         raise OptionError(f"--clip_model is {options.clip_model}; name one CLIP.", "clip_model")
     benchmark = _checked(options)
     paths = data_paths(options.data, [benchmark.name])
-    profile = profile_for([benchmark], options.policy, options.profile)
+    written = answer_files(options.policy)
+    if written and benchmark.task == "grounding":
+        raise OptionError("boxes in sample files cannot be read: they do not say how large an image was.", "policy")
+    profile = None if written else profile_for([benchmark], options.policy, options.profile)
     task = read_task(benchmark, options.data_root, paths, core_only=options.core_only, limit=options.limit)
     settings = options.recorded(SETTINGS)
-    settings |= {"policy_hash": model_stamp(options.policy)}
+    settings |= {"policy_hash": hash_files(written) if written else model_stamp(options.policy)}
     settings |= {"task": benchmark.name, "dataset_hash": task.data_hash}
     settings |= profile.asks(benchmark.task) if profile else {}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -89,6 +96,14 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
         | options.combination(options.score_model),
         "versions": versions("torch", "transformers"),
     }
+
+
+def hash_files(files: Sequence[Path]) -> str:
+    """Returns the SHA-256 of the content of files, in order."""
+    content = hashlib.sha256()
+    for file in files:
+        content.update(file.read_bytes())
+    return content.hexdigest()
 
 
 def _checked(options: BestOfNOptions) -> Benchmark:
@@ -124,7 +139,10 @@ def _question(row: QuestionRow, benchmark: Benchmark, profile: Profile | None, s
 
 def _policy(options: BestOfNOptions) -> Policy:
     from ..models.policies.load import load_policy
+    from .written_answers import WrittenAnswers, answer_files
 
+    if files := answer_files(options.policy):
+        return WrittenAnswers(files)
     return load_policy(
         options.policy,
         image_options=options.reader_options(),

@@ -1,9 +1,9 @@
-"""Export of an evaluation: to files of lm-evaluation-harness's format, or to W&B.
+"""Export of an evaluation: to files of lm-evaluation-harness's or lmms-eval's format, or to W&B.
 
 `rs-rlhf eval export DIR --format lm-eval` writes a results file and one file of samples per task in the shape that
-EleutherAI's lm-evaluation-harness (0.4) writes, so that what reads its logs reads ours. lmms-eval's samples have the
-same fields but for `input`, which is there too. `--format wandb` logs the figures and a table of samples with
-thumbnails per task as one run.
+EleutherAI's lm-evaluation-harness (0.4) writes, so that what reads its logs reads ours; `--format lmms-eval` as
+lmms-eval (0.4 and later) does, whose tasks `lmms_tasks` writes. `--format wandb` logs the figures and a table of
+samples with thumbnails per task as one run.
 
 Left out of the lm-eval files: intervals (the format has standard errors), what only that harness knows (few-shot
 examples, its version, the date: the same run gives the same bytes), and figures per type as tasks of their own.
@@ -174,9 +174,20 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
+def lmms_eval_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a sample of [`lm_eval_samples`] as a line of lmms-eval's samples files: without `doc` and `arguments`, a
+    response that is the judged one once, and the figures by their own names.
+    """
+    dropped = ("doc", "arguments", "filter", "metrics", "prompt_hash", "target_hash", "resps", "filtered_resps")
+    kept = {key: value for key, value in sample.items() if key not in dropped}
+    (response,), (judged,) = sample["resps"][0], sample["filtered_resps"]
+    return {**kept, "filtered_resps": judged, **({} if response == judged else {"resps": [response]})}
+
+
+def write_lm_eval(out: str | Path, directory: str | Path, lmms: bool = False) -> list[Path]:
     """Writes `MODEL/results_TIME.json` and `MODEL/samples_TASK_TIME.jsonl` below `directory`, as lm-evaluation-harness
-    names them, from the output folder `out` of `rs-rlhf eval`; returns the files.
+    names them, from the output folder `out` of `rs-rlhf eval`; returns the files. With `lmms` they are those of
+    lmms-eval, `MODEL/TIME_results.json` and `MODEL/TIME_samples_TASK.jsonl`.
 
     `TIME` is that of `results.json`, in UTC, so a run exported twice gives the same files. A [`DataError`] says which
     file of the run is missing or cannot be used.
@@ -189,7 +200,7 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
         tasks = {task: part for task, part in results["tasks"].items() if models_of(results, [task]) == [model]}
         exported = lm_eval_results({**results, "tasks": tasks})
         folder = Path(directory) / exported["model_name_sanitized"]
-        path = folder / f"results_{stamp}.json"
+        path = folder / (f"{stamp}_results.json" if lmms else f"results_{stamp}.json")
         if path in texts:
             raise DataError(
                 f"{model} and another model would both be written to {folder}; evaluate them into separate folders",
@@ -200,8 +211,10 @@ def write_lm_eval(out: str | Path, directory: str | Path) -> list[Path]:
             samples = lm_eval_samples(read_samples(out, task, figures), task)
             hashes = "".join(sample[f"{what}_hash"] for sample in samples for what in ("doc", "prompt", "target"))
             exported.setdefault("task_hashes", {})[task] = _hash(hashes)
+            samples = [*map(lmms_eval_sample, samples)] if lmms else samples
             lines = (json.dumps(sample, ensure_ascii=False, allow_nan=False) + "\n" for sample in samples)
-            texts[folder / f"samples_{task}_{stamp}.jsonl"] = "".join(lines)
+            name = f"{stamp}_samples_{task}.jsonl" if lmms else f"samples_{task}_{stamp}.jsonl"
+            texts[folder / name] = "".join(lines)
         texts[path] = json.dumps(exported, indent=2, ensure_ascii=False, allow_nan=False)
     for path, text in texts.items():
         write_text(path, text)

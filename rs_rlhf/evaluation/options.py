@@ -124,7 +124,9 @@ class BestOfNOptions(SeveralOptions, BenchmarkOptions, ChartOptions):
     """Sample N answers to every question of a benchmark and compare ways of choosing one of them."""
 
     policy: str = option(
-        help="folder (a LoRA adapter's too) or hub id of a causal VLM that is sampled", reads="policy"
+        help="folder (a LoRA adapter's too) or hub id of a causal VLM that is sampled; or sample files of lmms-eval, "
+        "of greedy and of -n sampled answers, separated by a comma",
+        reads="policy",
     )
     score_model: str = option(
         help="name in reward_models/, folder or hub id of the model that chooses; several (a,b,c) are combined",

@@ -24,6 +24,7 @@ from ..runs.files import lock, read_json, read_lines, write_json, write_text
 from ..runs.progress import versions
 from ..runs.tables import THUMBNAIL, markdown_table, thumbnail
 from .benchmark import Benchmark
+from .lmms_eval import lmms_records, lmms_results, sample_files
 
 # Measure of a single answer -> whether it is right or wrong (McNemar's).
 MEASURES = {
@@ -142,14 +143,19 @@ def _row(name: str, model: str, figures: Figures) -> list[str]:
 
 
 def read_results(folder: str | Path, missing_ok: bool = False) -> Results:
-    """Reads the `results.json` of an output folder of `rs-rlhf eval`; `{"tasks": {}}` with `missing_ok` if there is
-    none. A file that is missing, cut off or without tasks is a [`DataError`].
+    """Reads the `results.json` of an output folder of `rs-rlhf eval`, or sample files of lmms-eval.
+
+    `{"tasks": {}}` with `missing_ok` if there is none. A file that is missing, cut off or without tasks is a
+    [`DataError`].
     """
     path = Path(folder) / "results.json"
     if not path.is_file():
         if missing_ok:
             return {"tasks": {}}
-        raise DataError("no results.json; give an output folder (--out) of a finished `rs-rlhf eval`", "", str(folder))
+        if sample_files(folder):
+            return lmms_results(folder)
+        advice = "give an output folder (--out) of a finished `rs-rlhf eval`, or one of lmms-eval's samples"
+        raise DataError(f"no results.json; {advice}", "", str(folder))
     return read_json(path, "tasks", dict, "`rs-rlhf eval`")
 
 
@@ -160,6 +166,8 @@ def read_samples(folder: str | Path, task: str, figures: Figures) -> list[dict[s
     A [`DataError`] names the file and line that is missing, no JSON object, or without an `id` of its own.
     """
     path = Path(folder) / f"samples_{task}.jsonl"
+    if not path.is_file() and task in sample_files(folder):
+        return lmms_records(folder, task)
     again = "run `rs-rlhf eval` again with the same --out"
     if not path.is_file():
         raise DataError(f"no such file, though results.json has {task}; {again}", where=str(path))
