@@ -75,8 +75,8 @@ COMMANDS = {
     "eval compare": Command("compare two evaluations, question by question", "cli.eval:compare_runs"),
     "eval export": Command("write an evaluation as lm-evaluation-harness does, or log it to W&B", "cli.eval:export"),
     "eval preferences": Command("measure a score model on preference files", "cli.eval:preferences"),
-    "report": Command("write one HTML page about a training run, without W&B", "cli.runs:report"),
-    "plot": Command("draw the learning curve of a training run", "cli.runs:plot"),
+    "report": Command("write one HTML page about a training run, or several, without W&B", "cli.runs:report"),
+    "plot": Command("draw the learning curves of training runs, as PNG, SVG or PDF", "cli.runs:plot"),
     "dashboard": Command("lay out a W&B workspace for the runs of a project", "cli.runs:dashboard"),
     "data check": Command("list every problem of data, before a training meets it", "cli.data.check:main"),
     "data convert": Command(

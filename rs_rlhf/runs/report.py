@@ -322,12 +322,13 @@ def configuration(run: Path) -> dict[str, str]:
     found |= {key: value for key, value in dict(about.get("config") or {}).items() if key not in found}
     more = {key: value for key, value in about.items() if key not in ("command", "data", "config", "versions")}
     found |= more | {"versions": about.get("versions")}
-    return {name: _plain(value) for name, value in found.items() if value not in (None, "", {}, [])}
+    shown = {name: _plain(value) for name, value in found.items() if value is not None}
+    return {name: text for name, text in shown.items() if text}
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items() if one is not None)
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     return str(value)[:1000]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import DataError
 from ...runs.files import write_text
 from ...runs.page import render
 from ...runs.report_tables import Images, spread
@@ -24,18 +25,22 @@ def write_results_page(folder: Path, stored: Mapping[str, Pictures] | None = Non
 
     `stored` are by task the images of questions whose records name no file.
     """
-    results, images = read_results(folder), Images()
-    tasks = [
-        _task(name, figures, read_samples(folder, name, figures), (stored or {}).get(name, {}), images)
-        for name, figures in results["tasks"].items()
-    ]
+    results, images, notes = read_results(folder), Images(), []
+    tasks = []
+    for name, figures in results["tasks"].items():
+        try:
+            records = read_samples(folder, name, figures)
+        except DataError as error:  # of an earlier run: the figures stand all the same
+            notes.append(f"The answers of {name} are not shown: {error}")
+            records = []
+        tasks.append(_task(name, figures, records, (stored or {}).get(name, {}), images))
     models = ", ".join(models_of(results))
     page = render(
         "evaluation/pages/answers.html",
         title=f"Evaluation of {models}",
         facts=_facts(results),
         verdicts=[],
-        notes=[],
+        notes=notes,
         columns=HEADER,
         rows=results_rows(results),
         charts=[],

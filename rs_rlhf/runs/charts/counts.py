@@ -105,12 +105,16 @@ def matrix(title: str, cells: Sequence[tuple[str, str, int]], x: str, y: str, *,
         "height": {"step": step},
         "data": {"values": values},
         "encoding": {
-            "x": {"field": "column", **nominal, "axis": {"title": x, "labelAngle": -40, "labelLimit": 110}},
+            "x": {
+                "field": "column",
+                **nominal,
+                "axis": {"title": x, "labelAngle": -40, "labelLimit": 110, "labelOverlap": False},
+            },
             "y": {
                 "field": "row",
                 **nominal,
                 "scale": {"domain": [*totals], "padding": 0},
-                "axis": {"title": y, "labelLimit": 130, "grid": False},
+                "axis": {"title": y, "labelLimit": 130, "grid": False, "labelOverlap": False},
             },
         },
         "layer": [

@@ -36,7 +36,8 @@ def lines(
     curves = [{"colour": SERIES[i % many], "dashed": i >= many, **curve} for i, curve in enumerate(curves)]
     places = sorted({point[0] for curve in curves for point in curve["points"]})
     scale: Spec = {"domain": [places[0], places[-1]] if places else [0, 1], "nice": False, "zero": False}
-    below: Spec = {"title": x, "grid": False, "format": "~s", "tickCount": max(2, min(len(places), size[0] // 60))}
+    below: Spec = {"title": x, "grid": False, "format": "~s", "tickMinStep": 1}
+    below["tickCount"] = max(2, min(len(places), size[0] // 60))
     if powers:
         scale, below = {**scale, "type": "log", "base": 2}, {**below, "values": places}
     across = {"field": "x", "type": "quantitative", "scale": scale, "axis": below}

@@ -200,5 +200,5 @@ def axis(title: str, share: bool = False, largest: float = 1.0, **more: Any) -> 
     """Returns an axis of shares or of numbers, the largest of which decides how they are written; `more` are its
     properties in Vega-Lite.
     """
-    number = "~e" if abs(largest) < 1e-2 else "~s" if abs(largest) >= 1e4 else "~g"
+    number = "~e" if abs(largest) < 1e-3 else "~s" if abs(largest) >= 1e4 else ",~f"
     return {"title": title, "tickCount": 5, "format": ".0%" if share else number, **more}

@@ -116,3 +116,14 @@ def test_the_page_shows_figures_and_wrong_answers(browser, folder):
     browser.find_element("xpath", "//button[starts-with(., 'count')]").click()
     shown = "return [...document.querySelectorAll('article')].filter(a => a.offsetParent).length"
     assert browser.execute_script(shown) == SHOWN // 2
+
+
+def test_answers_that_are_gone_are_told_and_the_others_shown(tmp_path):
+    write_run(tmp_path, {"aid": records([0, 1]), "old": records([1])}, upstream_compat=None)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for figures in results["tasks"].values():
+        figures["model"] = "m"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "samples_old.jsonl").unlink()
+    page = write_results_page(tmp_path).read_text()
+    assert "The answers of old are not shown" in page and "Question 0?" in page

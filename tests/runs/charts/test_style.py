@@ -75,3 +75,14 @@ def test_foreign_text_is_escaped():
 def test_importing_the_charts_loads_no_renderer():
     code = "import sys, rs_rlhf.runs.plots, rs_rlhf.runs.charts.counts; sys.exit('vl_convert' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "last, label",
+    [(0.0001, "1e-4"), (0.005, "0.004"), (0.9, "0.8"), (50.0, "40"), (4782.0, "4,000"), (2_000_000.0, "2M")],
+)
+def test_how_numbers_stand_on_an_axis(last, label):
+    labels = re.findall(
+        r"<text[^>]*>([^<]*)</text>", svg(lines("t", [{"name": "a", "points": [(1, 0.0), (2, last)]}], "y"))
+    )
+    assert label in labels and not [text for text in labels if "e+" in text and float(text)]
