@@ -307,9 +307,9 @@ def _label(page: gr.Blocks, chosen: Chosen) -> None:
     _on(undo.click, back, [name], shows, show_progress="hidden")
     _on(name.submit, start, [name], shows)
     _on(name.blur, start, [name], shows)
-    page.load(lambda who: who, [kept], [name], api_visibility="private").then(
-        told(start), [name], shows, api_visibility="private"
-    )
+    # A name that is being typed as the page loads stays.
+    again = page.load(lambda who: who or gr.skip(), [kept], [name], api_visibility="private")
+    _on(again.then, start, [name], shows)
     with gr.Accordion("Agreement and preferences", open=False, elem_id="agreement"):
         table = gr.HTML(elem_id="agreement_table", elem_classes="rs")
         with gr.Row():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.rows import RSRM, image_folder
-from ..scoring.http import LOCAL, TOKEN, LocalNames, OwnPages, TokenAsked, listen, not_ready, run_pages
+from ..scoring.http import LOCAL, TOKEN, LocalNames, OwnPages, TokenAsked, WithHeaders, listen, not_ready, run_pages
 from .options import AppOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'self'"
 )
+HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_RUN_HISTORY": "False"}
 
 
@@ -65,18 +66,11 @@ def serve(options: AppOptions) -> None:
 def create_app(page: Any, any_name: bool = False, token: str | None = None, max_bytes: int | None = None) -> Any:
     """Builds the application around a page; with `any_name` it answers under any host name."""
     import gradio as gr
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI
 
     app = FastAPI(title="rs-rlhf app", openapi_url=None, docs_url=None, redoc_url=None)
 
-    @app.middleware("http")
-    async def with_headers(request: Request, call_next: Any) -> Any:
-        reply = await call_next(request)
-        reply.headers["Content-Security-Policy"] = POLICY
-        reply.headers["X-Content-Type-Options"] = "nosniff"
-        reply.headers["Referrer-Policy"] = "no-referrer"
-        return reply
-
+    app.add_middleware(WithHeaders, headers=HEADERS)
     if token is not None:
         app.add_middleware(TokenAsked, token=token)
     app.add_middleware(OwnPages)

@@ -9,11 +9,12 @@ import asyncio
 import base64
 import hmac
 import json
+import logging
 import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,26 @@ class OwnPages:
         await app(scope, receive, send)
 
 
+class WithHeaders:
+    """ASGI middleware that adds headers to every answer."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
+        self.app = app
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands a request on."""
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                ours = {name for name, _ in self.headers}
+                theirs = [header for header in message["headers"] if header[0].lower() not in ours]
+                message = {**message, "headers": [*theirs, *self.headers]}
+            await send(message)
+
+        await self.app(scope, receive, sent)
+
+
 class TokenAsked:
     """ASGI middleware that asks for a token: as a bearer token, or as the password that a browser asks for."""
 
@@ -202,8 +223,10 @@ def token_given(authorization: str, token: str) -> bool:
     kind, _, text = authorization.partition(" ")
     value = text.encode("latin-1", "replace")
     if kind.lower() == "basic":
-        with suppress(ValueError):
+        try:
             value = base64.b64decode(value, validate=True).partition(b":")[2]
+        except ValueError:
+            return False
     elif kind != "Bearer":
         return False
     return hmac.compare_digest(value, token.encode())
@@ -288,6 +311,7 @@ def run_pages(app: ASGIApp, listener: socket.socket, said: str) -> None:
         def handle_exit(self, sig: int, frame: Any) -> None:
             self.force_exit = self.should_exit  # the second time
             self.should_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # answers without end are cut off
 
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
@@ -295,7 +319,7 @@ def run_pages(app: ASGIApp, listener: socket.socket, said: str) -> None:
             print(f"{said} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     quiet: Any = {"log_level": "warning", "access_log": False, "server_header": False}
-    Server(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=3, **quiet)).run([listener])
+    Server(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1, **quiet)).run([listener])
 
 
 @contextmanager

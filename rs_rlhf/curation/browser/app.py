@@ -29,7 +29,7 @@ from ...errors import DataError, OptionError, RequestError
 from ...imagery.arguments import RenderingOptions
 from ...options import option, to_flags
 from ...runs.page import render, source
-from ...scoring.http import LOCAL, LocalNames, add_error_handlers, listen, load_json, run_pages
+from ...scoring.http import LOCAL, LocalNames, WithHeaders, add_error_handlers, listen, load_json, run_pages
 from ..options import SampleOptions
 from ..samples import read_scored
 from .folders import name_folders
@@ -277,12 +277,7 @@ def create_app(ranked: Ranked, pictures: Pictures, marks: Marks, any_name: bool 
     page = render("curation/browser/browse.html", title=ranked.title)
     script = source("runs/base.js") + source("curation/browser/browse.js")
 
-    @app.middleware("http")
-    async def with_headers(request: Request, call_next: Any) -> Any:
-        reply = await call_next(request)
-        reply.headers.update(HEADERS)
-        return reply
-
+    app.add_middleware(WithHeaders, headers=HEADERS)
     if not any_name:
         app.add_middleware(LocalNames)
 
