@@ -147,24 +147,24 @@ def _picker(tiles: Sequence[tuple[Tile, Image.Image, str]], options: ImageOption
         label="or upload one", file_types=list(IMAGE_SUFFIXES), type="filepath", height=140, elem_id="upload"
     )
     with gr.Accordion("How an uploaded file is read", open=False, elem_id="reading"):
+        bands = gr.Textbox(label="Bands, counted from 1", placeholder="such as 4 3 2", elem_id="bands")
+        kinds = [("as stored", ""), *((name, name) for name in STRETCHES)]
+        stretch = gr.Radio(kinds, value="", label="Stretch to 8 bits", elem_id="stretch")
         with gr.Row():
-            bands = gr.Textbox(label="Bands", placeholder="such as 4 3 2", elem_id="bands", min_width=90)
-            stretch = gr.Dropdown(
-                [("as stored", ""), *((name, name) for name in STRETCHES)],
-                value="",
-                label="Stretch",
-                elem_id="stretch",
-                min_width=120,
-            )
-            span = gr.Textbox(label="Range", placeholder="such as 2 98", elem_id="range", min_width=90)
+            span = gr.Textbox(label="Its range", placeholder="such as 2 98", elem_id="range", min_width=90)
             nodata = gr.Textbox(label="No-data value", elem_id="nodata", min_width=90)
         again = gr.Button("Read again", size="sm", elem_id="read_again")
 
-    def take(path: str | None, *fields: str) -> tuple[Tile, Image.Image]:
-        if not path:
-            raise RequestError(400, "there is no uploaded file; choose a tile or upload one.")
-        read = Tile(path, read_as(options, *fields))
-        return read, preview(_named(read))
+    def take(path: str | None, *fields: str | None) -> tuple[Tile | None, Image.Image | None]:
+        """The uploaded file; one that cannot be read leaves no tile, so that nothing is asked about another one."""
+        try:
+            if not path:
+                raise RequestError(400, "there is no uploaded file; choose a tile or upload one.")
+            read = Tile(path, read_as(options, *fields))
+            return read, preview(_named(read))
+        except RSRLHFError as error:
+            gr.Warning(escape(sentence_of(error)), duration=None, title="Not read")
+            return None, None
 
     def choose(event: gr.SelectData) -> tuple[Tile, Image.Image]:
         one = tiles[event.index][0]

@@ -36,12 +36,17 @@ class Tile:
         return read_image(self.path, self.options, "")
 
 
-def read_as(options: ImageOptions, bands: str, stretch: str, span: str, nodata: str) -> ImageOptions:
+def read_as(options: ImageOptions, *fields: str | None) -> ImageOptions:
     """Returns reading options with what the page's fields say in place of the command's; empty fields change nothing.
+
+    Args:
+        options ([`ImageOptions`]): The command's.
+        *fields (`str`): Bands, stretch, its range and the no-data value, as they were typed.
 
     Raises:
         ImageError, RequestError: A field says what no image can be read by.
     """
+    bands, stretch, span, nodata = (field or "" for field in fields)
     shown, ends = _numbers(bands, "bands"), _numbers(span, "range")
     if not (shown or stretch or ends or nodata.strip()):
         return options

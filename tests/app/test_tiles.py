@@ -29,7 +29,7 @@ def test_a_geotiff_of_many_bands_is_read_as_the_page_says(tmp_path):
 
 def test_empty_fields_change_nothing_and_a_field_alone_keeps_the_others():
     given = ImageOptions(bands=(4, 3, 2), stretch="fixed", stretch_range=(0, 3000), nodata=0.0)
-    assert read_as(given, "", "", "", "") is given
+    assert read_as(given, "", "", "", "") is read_as(given, None, None, None, None) is given
     assert read_as(given, "1", "", "", "") == ImageOptions(
         bands=(1,), stretch="fixed", stretch_range=(0, 3000), nodata=0
     )
