@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,8 +39,11 @@ ACCURACIES = {
 
 
 def points_of(log: Log, key: str, smoothing: float = 0.0) -> Points:
-    """Returns the values of a logged key by step, smoothed (see [`smoothed`])."""
-    return smoothed([(entry["step"], entry[key]) for entry in log if entry.get(key) is not None], smoothing)
+    """Returns the finite values of a logged key by step, smoothed (see [`smoothed`])."""
+    found = [
+        (entry["step"], entry[key]) for entry in log if "step" in entry and isinstance(entry.get(key), int | float)
+    ]
+    return smoothed([point for point in found if math.isfinite(point[1])], smoothing)
 
 
 def smoothed(points: Points, weight: float) -> Points:

@@ -68,6 +68,13 @@ def test_smoothing_is_a_mean_of_what_came_before():
     assert smoothed([(i, 2.0) for i in range(9)], 0.9)[-1] == (8, pytest.approx(2.0))
 
 
+def test_values_that_are_not_finite_and_single_points_are_no_obstacle(tmp_path):
+    log = [{"step": 3, "loss": float("nan"), "score/accuracy": 0.5}, {"epoch": 1.0}, {"step": 3, "loss": "?"}]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 3, "log_history": log}))
+    (drawn,) = plot_run(tmp_path, tmp_path / "x.svg")
+    assert ">3</text>" in drawn.read_text() and ">Loss</text>" in drawn.read_text()
+
+
 def test_the_newest_checkpoint_is_drawn(tmp_path):
     write_state(tmp_path / "run" / "checkpoint-9", last_loss=0.6, step=9)
     write_state(tmp_path / "run" / "checkpoint-10", last_loss=0.1, step=10)

@@ -328,6 +328,21 @@ def test_smoothing_moves_the_curve_of_training_alone_and_a_chart_is_saved(browse
     assert text.startswith("<svg") and "var(--" not in text and "loss" in text
 
 
+def test_a_curve_of_one_point_is_told(browser, tmp_path):
+    from selenium.webdriver import Keys
+
+    write_report(
+        write_state(tmp_path / "run", [{"step": 7, "loss": 0.5}, {"step": 7, "lr": 2.0}]), tmp_path / "x.html"
+    )
+    opened(browser, tmp_path / "x.html")
+    browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    svg = browser.find_element("css selector", "svg[aria-label^=loss]")
+    browser.execute_script("arguments[0].focus()", svg)
+    svg.send_keys(Keys.END)
+    assert browser.execute_script("return document.getElementById('tip').textContent") == "step 7\ntraining: 0.5"
+    assert browser.get_log("browser") == []
+
+
 def test_a_picture_is_enlarged_and_closed(browser, page):
     opened(browser, page[0])
     browser.execute_script("document.querySelector('main img').click()")

@@ -16,7 +16,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -270,7 +270,6 @@ def _finite(value: float | None) -> float | None:
 def create_app(ranked: Ranked, pictures: Pictures, marks: Marks, any_name: bool = False) -> Any:
     """Builds the FastAPI application; with `any_name` it answers under any host name, not only this machine's own."""
     from fastapi import FastAPI, Request, Response
-    from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import JSONResponse
 
     app = FastAPI(title="rs-rlhf browse", openapi_url=None, docs_url=None, redoc_url=None)
@@ -315,16 +314,15 @@ def create_app(ranked: Ranked, pictures: Pictures, marks: Marks, any_name: bool 
             raise RequestError(400, f"row is {number!r:.60}, expected the number of a sample.")
         if keep not in (True, False, None) or type(keep) is int:
             raise RequestError(400, f"keep is {keep!r:.60}, expected true, false, or null to take a mark back.")
-        await run_in_threadpool(marks.mark, ranked, number, keep)
+        if keep and ranked.rank_of[number] == len(ranked.scores):
+            raise RequestError(400, "the sample has no score, and `curate` keeps only what has one.")
+        await _written(marks.mark, ranked, number, keep)
         return JSONResponse(marks.counts())
 
     @app.post("/api/kept_ids")
     async def keep_ids(request: Request) -> Any:
         cut = {name: str(value) for name, value in (await _sent(request, *CUT)).items() if value is not None}
-        try:
-            return JSONResponse(await run_in_threadpool(marks.write, ranked, _cut_of(cut, ranked).k))
-        except DataError as error:
-            raise RequestError(422, str(error)) from None
+        return JSONResponse(await _written(marks.write, ranked, _cut_of(cut, ranked).k))
 
     add_error_handlers(app)
     return app
@@ -338,6 +336,20 @@ async def _sent(request: Any, *known: str) -> dict[str, Any]:
     if not isinstance(sent, dict) or not set(sent) <= set(known):
         raise RequestError(400, f"the body is {sent!r:.60}, expected an object of {', '.join(known)}.")
     return dict.fromkeys(known) | sent
+
+
+async def _written(write: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls what writes, in a thread; what cannot be written is one sentence."""
+    from fastapi.concurrency import run_in_threadpool
+
+    try:
+        return await run_in_threadpool(write, *arguments)
+    except DataError as error:
+        raise RequestError(422, str(error)) from None
+    except OSError as error:
+        raise RequestError(
+            507, f"cannot be written ({error.strerror}): {error.filename}; choose another --by_hand."
+        ) from None
 
 
 def browse(options: BrowseOptions) -> None:

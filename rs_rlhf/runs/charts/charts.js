@@ -22,7 +22,7 @@ addEventListener("scroll", hideTip, { passive: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 
 // The vertices of a curve, in pixels of the plotting area; an exponential moving average of them is that of the values.
-const vertices = (path) => path.getAttribute("d").split(/[ML]/).slice(1).map((spot) => spot.split(",").map(Number));
+const vertices = (path) => path.getAttribute("d").split(/[MLZ]/).filter(Boolean).map((spot) => spot.split(",").map(Number));
 
 function smooth(figure, weight) {
   figure.curves.forEach((curve, i) => {

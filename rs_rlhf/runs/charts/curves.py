@@ -35,7 +35,10 @@ def lines(
     many = len(SERIES)  # from then on the colours come again, dashed
     curves = [{"colour": SERIES[i % many], "dashed": i >= many, **curve} for i, curve in enumerate(curves)]
     places = sorted({point[0] for curve in curves for point in curve["points"]})
-    scale: Spec = {"domain": [places[0], places[-1]] if places else [0, 1], "nice": False, "zero": False}
+    first, last = (places[0], places[-1]) if places else (0, 1)
+    if first == last:
+        first, last = (first / 2, last * 2) if powers else (first - 1, last + 1)
+    scale: Spec = {"domain": [first, last], "nice": False, "zero": False}
     below: Spec = {"title": x, "grid": False, "format": "~s", "tickMinStep": 1}
     below["tickCount"] = max(2, min(len(places), size[0] // 60))
     if powers:

@@ -482,6 +482,8 @@ def test_marks_survive_a_kill_and_become_kept_ids(scores, data, tmp_path):
 def test_marks_that_are_none_get_a_sentence(page, scores, path, body, status, sentence):
     told = sent(page, path, body)
     assert told[0] == status and sentence in told[1]["error"]
+    failed = page.get("rows", view="errors", size=1)["rows"][0]["row"]
+    assert sent(page, "mark", {"row": failed, "keep": True})[0] == 400
     form = sent(page, path, body, **{"Content-Type": "text/plain"})
     assert form[0] == 415 and sent(page, path, body, Host="attacker.example")[0] == 403
     assert not scores.with_name("length-by-hand").exists()
