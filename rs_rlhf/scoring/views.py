@@ -112,7 +112,7 @@ def _table_class() -> type[pandas.DataFrame]:
                 name = _cell(labels.name if labels.nlevels == 1 else list(labels.names))
                 setattr(plain, axis, pandas.Index([_cell(label) for label in labels], name=name or None))
             with pandas.option_context("display.max_colwidth", None):
-                html = plain.to_html(escape=False, max_rows=None)
+                html = plain.to_html(escape=False, max_rows=None, justify="left")
             pictures, rows = self.attrs.get("without_thumbnail", 0), len(self) - len(plain)
             said = [f"{rows} more rows are not shown." if rows else ""]
             said += [f"{pictures} more groups have no thumbnail here." if pictures else ""]

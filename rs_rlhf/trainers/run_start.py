@@ -43,7 +43,11 @@ TOLD = (
     *("seed", "learning_rate", "lr_scheduler_type", "optim", "per_device_train_batch_size", "weight_decay"),
     *("gradient_accumulation_steps", "num_train_epochs", "max_steps", "trainable"),
 )
-UNTOLD = ("output_dir", "logging_dir", "run_name", "model_init_kwargs", "accelerator_config", "local_rank")
+UNTOLD = (
+    *("output_dir", "logging_dir", "run_name", "model_init_kwargs", "accelerator_config", "local_rank", "debug"),
+    *("disable_tqdm", "report_to", "overwrite_output_dir", "push_to_hub", "dataloader_pin_memory"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),  # old names of `activation_checkpointing`
+)
 
 
 class StampState(TrainerCallback):

@@ -26,6 +26,11 @@ from ...runs.tables import markdown_table, step_tables, table_part
 from .figures import GAP, eval_results, figures, figures_table
 
 FILE = "README.md"
+METHODS = {
+    "reward": "the Plackett-Luce loss on preference pairs",
+    "SFT": "supervised fine-tuning (SFT)",
+    "CLIP": "a contrastive loss on image-text pairs",
+}
 TEMPLATE = Path(__file__).with_name("model_card.md")
 TEXT = 160  # characters of a text of the worst pairs
 PAIRS = 8
@@ -163,7 +168,7 @@ def model_card(
     values = {
         "title": name,
         "made": made,
-        "method": method,
+        "method": METHODS.get(method, method),
         "adapted": adapted,
         "base": base if on_hub else hidden(base),
         "base_hash": settings.get("model_hash"),
@@ -242,7 +247,10 @@ def _options(run: Run) -> Iterator[tuple[str, str]]:
         yield "trained parameters", f"{settings['trained_parameters']:,}"
     yield "processes", str(about["processes"])
     for key, value in sorted(about["config"].items()):
-        if key not in ("score_model", "image_root", "min_pixels", "max_pixels", "hub_model_id"):
+        if key not in ("score_model", "image_root", "min_pixels", "max_pixels", "hub_model_id") and value not in (
+            [],
+            "",
+        ):
             yield key, hidden(value)
 
 
