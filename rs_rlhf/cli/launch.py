@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -56,6 +57,8 @@ def run(command: str, parser: TrainingParser, main: Callable[..., None], argv: S
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # or each CPU process would train alone, unaware of others
     if is_launched():
         end_with_parent()
+    # TRL 1.16 and PEFT 0.21 ask for it by its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     options = parse(parser, [*flags, *float32_flags(parser, flags)])
     refuse_data_parallel(options)
     check_output(options)

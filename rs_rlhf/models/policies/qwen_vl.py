@@ -15,6 +15,7 @@ tokens are honoured), streaming, video.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -91,13 +92,14 @@ class QwenVLPolicy(Policy):
             attention_mask=mask,
         )[0]
         output = self.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
+        cache = getattr(output, "cache", None) or output.past_key_values  # its name in transformers 5.24, and before
         logits = output.logits[:, -1].repeat_interleave(n, dim=0)
         if n > 1:
             cache.batch_repeat_interleave(n)
             mask, positions = mask.repeat_interleave(n, dim=0), positions.repeat_interleave(n, dim=1)
         position = positions.amax(dim=(0, 2), keepdim=True).expand(3, -1, 1)
         ends = torch.tensor(self.end_ids, device=mask.device)
+        named = "cache" if "cache" in signature(base.forward).parameters else "past_key_values"
         draws = draws.to(mask.device)
         running = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
         tokens = []
@@ -114,9 +116,9 @@ class QwenVLPolicy(Policy):
                 input_ids=chosen[:, None],
                 attention_mask=mask,
                 position_ids=position,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{named: cache},
             )
             logits = output.logits[:, -1]
         return until_end(torch.stack(tokens, dim=1).tolist(), self.end_ids)

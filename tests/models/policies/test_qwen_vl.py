@@ -1,6 +1,7 @@
 """A policy answers as `generate` does, whatever the batch, and its answers can be had again."""
 
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -36,6 +37,12 @@ def test_greedy_is_that_of_generate(family, tiny_vlm, items, tmp_path):
         expected.append(policy.tokenizer.batch_decode(out[:, start:], skip_special_tokens=True))
     assert policy.sample(items, temperature=0, max_new_tokens=10) == expected
     assert policy.sample(items, 3, temperature=0, max_new_tokens=10) == [own * 3 for own in expected]
+
+
+def test_sampling_asks_transformers_by_its_present_names(policy, items):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert policy.sample(items[:1], 2, max_new_tokens=3)
 
 
 def test_draws_do_not_depend_on_the_batch(policy, items):
