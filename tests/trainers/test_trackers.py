@@ -2,9 +2,11 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 
 import pytest
-from helpers import picture, warm
+from helpers import ROOT, picture
 
 
 def test_a_training_logs_to_trackio(tiny_vlm, tmp_path):
@@ -18,9 +20,9 @@ def test_a_training_logs_to_trackio(tiny_vlm, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(rows)
     flags = "--use_cpu --bf16 false --max_steps 2 --logging_steps 1 --save_strategy no --report_to trackio"
     data = ["--dataset_name", "pairs.jsonl", "--model_name_or_path", str(tiny_vlm), "--output_dir", "out"]
-    done = warm.run(
-        ["reward", *data, *flags.split()], cwd=tmp_path, env={**os.environ, "TRACKIO_DIR": str(tmp_path / "tracked")}
-    )
+    env = {**os.environ, "TRACKIO_DIR": str(tmp_path / "tracked"), "PYTHONPATH": str(ROOT)}  # read at import
+    command = [sys.executable, "-m", "rs_rlhf", "reward", *data, *flags.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "tracked").glob("*.db")
     with sqlite3.connect(file) as database:
