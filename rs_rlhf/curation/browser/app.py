@@ -314,7 +314,7 @@ def create_app(ranked: Ranked, pictures: Pictures, marks: Marks, any_name: bool 
             raise RequestError(400, f"row is {number!r:.60}, expected the number of a sample.")
         if keep not in (True, False, None) or type(keep) is int:
             raise RequestError(400, f"keep is {keep!r:.60}, expected true, false, or null to take a mark back.")
-        if keep and ranked.rank_of[number] == len(ranked.scores):
+        if keep and ranked.rank_of[number] >= len(ranked.scores):
             raise RequestError(400, "the sample has no score, and `curate` keeps only what has one.")
         await _written(marks.mark, ranked, number, keep)
         return JSONResponse(marks.counts())
