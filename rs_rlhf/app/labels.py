@@ -70,7 +70,7 @@ class ChoiceLog:
 
     def of(self, annotator: str) -> dict[str, str]:
         """Returns an annotator's choice by pair, in the order they were made."""
-        return self.made.get(annotator, {})
+        return dict(self.made.get(annotator, {}))  # a copy: another thread may be writing
 
     def add(self, annotator: str, pair: Pair, choice: str, flipped: bool) -> bool:
         """Records a choice; returns whether it was new: of a pair that the annotator has chosen on, nothing is kept.
@@ -148,13 +148,14 @@ class Labelling:
         """Returns by annotator the choices on the pairs that are here."""
         made = {
             name: {pair: choice for pair, choice in own.items() if pair in self.by_id}
-            for name, own in self.log.made.items()
+            for name in list(self.log.made)
+            for own in [self.log.of(name)]
         }
         return {name: own for name, own in made.items() if own}
 
     def elsewhere(self) -> int:
         """Counts the choices of the log on pairs that these data do not hold."""
-        return sum(pair not in self.by_id for own in self.log.made.values() for pair in own)
+        return sum(pair not in self.by_id for name in list(self.log.made) for pair in self.log.of(name))
 
     def agreement(self) -> dict[str, Any]:
         """Returns how far annotators agree: `people`, see [`annotator_agreement`], and `model`, by annotator, see

@@ -11,7 +11,7 @@ from ..data.columns import ColumnOptions
 from ..data.rows import RSRM
 from ..errors import DeclarationError, OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
-from ..options import option
+from ..options import check_place, option
 from ..scoring.http import LOCAL, Limits
 from ..scoring.several import SeveralOptions, is_url, model_names
 
@@ -69,6 +69,8 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
         if not find_spec("gradio"):
             raise OptionError('Gradio is not installed; install it with `pip install "rs-rlhf[app]"`.', "gradio")
         self.reader_options()
+        if (self.policy, self.policy_b, self.score_name, self.label) == (None,) * 4:
+            raise OptionError("there is nothing to show; give --policy, --score_model or --label.", "policy")
         if self.policy_b is not None and self.policy is None:
             raise OptionError("--policy_b is a second policy; give the first as --policy.", "policy")
         self.check_several(self.score_name, "score_model")
@@ -81,7 +83,21 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
             )
         if self.label_order == "disagreement" and self.score_name is None:
             raise OptionError("--label_order disagreement needs a --score_model; give one, or random.", "label_order")
+        if self.tiles is not None and not self.tiles.is_dir():
+            raise OptionError(f"--tiles {self.tiles} is no folder; name one of images.", "tiles")
+        if self.label is not None:
+            self._check_places()
         self._check_score_model()
+
+    def _check_places(self) -> None:
+        """Refuses to write over files that are somebody's: those that are read, or that no choices led to."""
+        for name, path in (("label_log", self.log), ("label_output", self.output)):
+            check_place(path, "file", name)
+            if path.exists() and Path(self.file).exists() and path.samefile(self.file):
+                raise OptionError(f"--{name} {path} is the file that is read; name another one.", name)
+        if self.output.exists() and not self.log.exists():
+            detail = f"--label_output {self.output} exists, and there are no choices yet that it could be made of"
+            raise OptionError(f"{detail}; name another file, or move it away.", "label_output")
 
     def _check_score_model(self) -> None:
         """Refuses a score model that is not there before anything is loaded."""
@@ -95,7 +111,7 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
             except DeclarationError as error:
                 if self.score_model is not None:
                     raise
-                detail = f"no --score_model is given, and the default is not here ({error}); give one, or none"
+                detail = f"no --score_model is given, and the default is not here ({str(error).rstrip('.')}); give one, or none"
                 raise DeclarationError(f"{detail}.", "score_model") from None
 
     @property
@@ -108,8 +124,23 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
         """The order of the pairs."""
         return self.label_order or ("random" if self.score_name is None else "disagreement")
 
-    def beside(self, ending: str) -> Path:
-        """Returns a file beside the texts to choose between, of a Hub id in the working folder."""
-        path = Path(str(self.label).removeprefix(RSRM))
+    @property
+    def file(self) -> str:
+        """What is read of --label, without `rsrm:` before it."""
+        return str(self.label).removeprefix(RSRM)
+
+    @property
+    def log(self) -> Path:
+        """Where choices are kept."""
+        return self.label_log or self._beside(".choices.jsonl")
+
+    @property
+    def output(self) -> Path:
+        """Where preferences are written."""
+        return self.label_output or self._beside(".preferred.jsonl")
+
+    def _beside(self, ending: str) -> Path:
+        """A file beside the texts to choose between, of a Hub id in the working folder."""
+        path = Path(self.file)
         name = path.stem + ending
         return path.with_name(name) if path.exists() else Path(name)

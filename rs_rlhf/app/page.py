@@ -16,7 +16,7 @@ import gradio as gr
 from PIL import Image
 
 from ..data.group import prompt_text
-from ..errors import ImageError, RequestError, RSRLHFError
+from ..errors import ImageError, RequestError, RSRLHFError, disk_full
 from ..imagery.options import IMAGE_SUFFIXES, STRETCHES, ImageOptions
 from ..imagery.raster import read_image
 from ..scoring.http import sentence_of
@@ -60,7 +60,8 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(*arguments: Any) -> Any:
         try:
-            return function(*arguments)
+            with disk_full():
+                return function(*arguments)
         except RSRLHFError as error:
             raise gr.Error(escape(sentence_of(error)), duration=None, print_exception=False) from None
 

@@ -11,19 +11,22 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.rows import RSRM, image_folder
+from ..data.rows import image_folder
 from ..scoring.http import LOCAL, TOKEN, LocalNames, OwnPages, TokenAsked, WithHeaders, listen, not_ready, run_pages
 from .options import AppOptions
 
 if TYPE_CHECKING:
     from ..imagery.options import ImageOptions
     from ..scoring.base import GroupScorer
+    from .labels import ChoiceLog
     from .models import Models
     from .page import Chosen
+    from .pairs import Pair
 
 # Gradio evaluates code of its own page and styles parts of it in place; everything comes from this server.
 POLICY = (
@@ -41,11 +44,14 @@ def serve(options: AppOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="rs-rlhf-app-") as folder:
         os.environ.update(QUIET, GRADIO_TEMP_DIR=folder)
         with not_ready(listener, "the models are being loaded; load this page again."):
+            texts = (
+                None if options.label is None else _texts(options)
+            )  # first, since mistakes in them are told soonest
+            models = _models(options)
             from .page import TITLE, build
             from .tiles import example_tiles
 
-            models = _models(options)
-            chosen = None if options.label is None else _chosen(options, models.scorer)
+            chosen = None if texts is None else _chosen(options, *texts, models.scorer)
             rendering = _only_plain(models.scorer, options.reader_options())
             drawn = Path(folder) / "scenes"
             drawn.mkdir()
@@ -133,34 +139,37 @@ def _only_plain(scorer: GroupScorer | None, given: ImageOptions) -> ImageOptions
     return replace(before, image_root=None, allowed_hosts=())
 
 
-def _chosen(options: AppOptions, scorer: GroupScorer | None) -> Chosen:
-    """The pairs to choose between, scored and ordered, and the log of choices."""
-    from ..scoring.cards import model_stamp
-    from .labels import ChoiceLog, Labelling
-    from .page import Chosen
-    from .pairs import PairScore, ordered, read_pairs, score_pairs
+def _texts(options: AppOptions) -> tuple[list[Pair], Counter[str], ChoiceLog]:
+    """The pairs to choose between, what else was counted, and the log of choices."""
+    from .labels import ChoiceLog
+    from .pairs import read_pairs
 
-    name, columns = str(options.label), options.named_columns()
-    pairs, counts = read_pairs(
-        name, options.label_split, columns=columns, image_root=options.image_root, seed=options.seed
-    )
-    log = options.label_log or options.beside(".choices.jsonl")
-    settings = {"label": name, "seed": options.seed, "order": options.order, "score_model": options.score_name}
-    choices = ChoiceLog(log, settings)
+    reading: dict[str, Any] = {"columns": options.named_columns(), "image_root": options.image_root}
+    pairs, counts = read_pairs(str(options.label), options.label_split, **reading, seed=options.seed)
+    settings = {"label": options.label, "seed": options.seed, "order": options.order}
+    return pairs, counts, ChoiceLog(options.log, settings | {"score_model": options.score_name})
+
+
+def _chosen(
+    options: AppOptions, pairs: list[Pair], counts: Counter[str], log: ChoiceLog, scorer: GroupScorer | None
+) -> Chosen:
+    """What the tab "Label" works on: the pairs, scored and ordered, and the log."""
+    from ..scoring.cards import model_stamp
+    from .labels import Labelling
+    from .page import Chosen
+    from .pairs import PairScore, ordered, score_pairs
+
     scores: dict[str, PairScore] = {}
     if scorer is not None:
         by = [options.score_name, model_stamp(options.score_name), *options.combination(options.score_name).values()]
-        kept = log.with_name(f"{log.name.removesuffix('.jsonl')}.scores.jsonl")
-        scores, failed = score_pairs(pairs, lambda: scorer, kept, str(by))
-        counts["rows without a score"] = failed
-    labelling = Labelling(
-        ordered(pairs, options.order, options.seed, scores), choices, {key: one.margin for key, one in scores.items()}
-    )
+        kept = log.path.with_name(f"{log.path.name.removesuffix('.jsonl')}.scores.jsonl")
+        scores, counts["rows without a score"] = score_pairs(pairs, lambda: scorer, kept, str(by))
+    margins = {name: score.margin for name, score in scores.items()}
+    labelling = Labelling(ordered(pairs, options.order, options.seed, scores), log, margins)
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    print(f"{name}: {len(pairs)} pairs to choose between ({told}); choices -> {log}", flush=True)
-    output = options.label_output or options.beside(".preferred.jsonl")
-    root = options.image_root or image_folder(name.removeprefix(RSRM))
-    return Chosen(labelling, output, root, replace(options.reader_options(), image_root=None))
+    print(f"{options.label}: {len(pairs)} pairs to choose between ({told}); choices -> {log.path}", flush=True)
+    root = options.image_root or image_folder(options.file)
+    return Chosen(labelling, options.output, root, replace(options.reader_options(), image_root=None))
 
 
 def _names(options: AppOptions) -> dict[str, str]:

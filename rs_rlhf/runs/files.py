@@ -169,11 +169,19 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Appends records in one write that is on the disk when this returns; a kill leaves at most one torn line."""
-    with path.open("ab") as file:
-        file.write(json_lines(records).encode("utf-8", "replace"))
-        file.flush()
-        os.fsync(file.fileno())
+    """Appends records in one write that is on the disk when this returns; a kill leaves at most one torn line.
+
+    What a full disk lets through of them is taken back, so that later records begin a line of their own.
+    """
+    with path.open("ab", buffering=0) as file:
+        size, content = os.fstat(file.fileno()).st_size, json_lines(records).encode("utf-8", "replace")
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ class LocalNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands a request on, or refuses it."""
         app = self.app
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             host = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
             name = re.sub(r":\d*$", "", host).strip("[]").lower()
             if name not in LOCAL:
@@ -175,7 +175,7 @@ class OwnPages:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands a request on, or refuses it."""
         app, headers = self.app, dict(scope.get("headers") or ())
-        if scope["type"] == "http" and (origin := headers.get(b"origin")):
+        if scope["type"] != "lifespan" and (origin := headers.get(b"origin")):
             if origin.partition(b"://")[2] != headers.get(b"host"):
                 app = refusal(403, f"requests of pages of {origin.decode('latin-1')[:60]!r} are not answered.")
         await app(scope, receive, send)
@@ -210,7 +210,7 @@ class TokenAsked:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands a request on, or answers with 401."""
         app = self.app
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
             if not token_given(given, self.token):
                 app = refusal(401, f"give the token of {TOKEN} as the password; any name will do.")

@@ -1,5 +1,6 @@
 """Choices between texts: what the log keeps through kills and undoing, who is next, and what is counted."""
 
+import errno
 import json
 import os
 import signal
@@ -113,6 +114,23 @@ def test_damaged_logs_and_other_files_are_named(tmp_path, record):
     with pytest.raises(DataError) as caught:
         open_labels(other)
     assert caught.value.where == str(other) and other.read_text() == '{"image": "a.png"}\n'
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    labels = open_labels(path)
+    labels.choose("ann", "p0", "left")
+    before = path.read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError):
+            labels.choose("ann", "p1", "left")
+    assert path.read_bytes() == before and labels.next("ann").id == "p1"
+    assert labels.choose("ann", "p1", "left") and len(lines(path)) == 3
 
 
 def test_two_processes_do_not_write_one_log(tmp_path):

@@ -22,14 +22,16 @@ def refused(*argv):
 @pytest.mark.parametrize(
     "argv, key",
     [
+        (["--score_model", "none"], "policy"),
         (["--policy_b", "b", "--score_model", "none"], "policy"),
-        (["--score_model", "none", "--label_order", "random"], "label_order"),
-        (["--score_model", "none", "--label_split", "train"], "label_split"),
+        (["--policy", "p", "--score_model", "none", "--label_order", "random"], "label_order"),
+        (["--policy", "p", "--score_model", "none", "--label_split", "train"], "label_split"),
         (["--score_model", "none", "--label", "x", "--label_order", "disagreement"], "label_order"),
-        (["--score_model", "none", "--image_hosts", "example.org"], "image_hosts"),
+        (["--policy", "p", "--score_model", "none", "--image_hosts", "example.org"], "image_hosts"),
         (["--score_model", "a,b"], "score_calibration"),
-        (["--score_model", "none", "--score_combine", "min"], "score_combine"),
-        (["--score_model", "none", "--max_bytes", "0"], ""),
+        (["--policy", "p", "--score_model", "none", "--score_combine", "min"], "score_combine"),
+        (["--policy", "p", "--score_model", "none", "--max_bytes", "0"], ""),
+        (["--policy", "p", "--score_model", "none", "--tiles", "no/such/folder"], "tiles"),
     ],
 )
 def test_options_that_do_not_go_together(argv, key):
@@ -61,8 +63,8 @@ def test_what_is_kept_lies_beside_the_texts(tmp_path):
         (tmp_path / "folder", tmp_path / "folder.choices.jsonl"),  # not in it: its files are the data
         (f"rsrm:{tmp_path}/pairs.jsonl", tmp_path / "pairs.choices.jsonl"),
     ):
-        assert AppOptions(label=str(label)).beside(".choices.jsonl") == expected
-    assert str(AppOptions(label="owner/name").beside(".choices.jsonl")) == "name.choices.jsonl"
+        assert AppOptions(label=str(label)).log == expected
+    assert str(AppOptions(label="owner/name").log) == "name.choices.jsonl"
 
 
 def test_the_order_is_by_disagreement_if_there_is_something_to_disagree():
@@ -80,3 +82,17 @@ def test_help_loads_neither_gradio_nor_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--label_order" in done.stdout and done.stdout.splitlines()[-1] == "set()"
+
+
+def test_files_of_others_are_not_written_over(tmp_path):
+    pairs, mine = tmp_path / "pairs.jsonl", tmp_path / "mine.jsonl"
+    for path in (pairs, mine):
+        path.write_text("{}")
+    given = ("--score_model", "none", "--label", pairs)
+    assert refused(*given, "--label_output", mine).key == "label_output"
+    assert refused(*given, "--label_output", pairs).key == "label_output"
+    assert refused(*given, "--label_log", pairs).key == "label_log"
+    assert refused(*given, "--label_log", tmp_path / "mine.jsonl" / "x").key == "label_log"
+    parse(AppOptions, [*map(str, given)], "rs-rlhf app").check()
+    (tmp_path / "pairs.choices.jsonl").write_text("")  # a run of before has begun it
+    parse(AppOptions, [*map(str, given), "--label_output", str(mine)], "rs-rlhf app").check()

