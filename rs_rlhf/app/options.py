@@ -111,8 +111,9 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
             except DeclarationError as error:
                 if self.score_model is not None:
                     raise
-                detail = f"no --score_model is given, and the default is not here ({str(error).rstrip('.')}); give one, or none"
-                raise DeclarationError(f"{detail}.", "score_model") from None
+                why = str(error).rstrip(".")
+                detail = f"no --score_model is given, and the default is not here ({why}); give one, or none."
+                raise DeclarationError(detail, "score_model") from None
 
     @property
     def score_name(self) -> str | None:
