@@ -21,11 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import DataError
-from .files import write_text
-from .page import render
-from .plots import run_names, run_state, states
-from .record import read_run
-from .report_charts import (
+from .charts.metrics import (
     POINTS,
     beside_chart,
     curve,
@@ -34,6 +30,10 @@ from .report_charts import (
     metric_chart,
     score_chart,
 )
+from .files import write_text
+from .page import render
+from .plots import run_names, run_state, states
+from .record import read_run
 from .report_tables import TABLE_CAPS, Images, read_evaluations, read_tables
 
 PREFIXES = ("score", "reward", "audit", "curation", "bon", "eval", "train")

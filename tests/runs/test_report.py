@@ -12,9 +12,9 @@ from helpers import picture
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
+from rs_rlhf.runs.charts.metrics import is_share
 from rs_rlhf.runs.record import KEY, model_files_hash
 from rs_rlhf.runs.report import COMPARED, compare, page_data, place, trend, write_report
-from rs_rlhf.runs.report_charts import is_share
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
 from rs_rlhf.runs.tables import thumbnail, write_table
 from rs_rlhf.trainers.audit.rollout_audit import TYPES

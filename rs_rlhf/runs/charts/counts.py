@@ -54,20 +54,25 @@ def stacked(
         }
     ]
     if mark is not None:
-        value, words = min(max(mark[0], edges[0]), edges[-1]), mark[1]
-        right = value > (edges[0] + edges[-1]) / 2
-        at = {"x": {"datum": value, **{key: across[key] for key in ("type", "scale", "axis")}}}
-        rule = {"type": "rule", "color": "var(--bad)", "strokeDash": [4, 3], "strokeWidth": 1.5}
-        text = {"type": "text", "align": "right" if right else "left", "dx": -5 if right else 5, "baseline": "top"}
-        layers += [
-            {"data": {"values": [{}]}, "mark": rule, "encoding": at},
-            {
-                "data": {"values": [{"words": words}]},
-                "mark": {**text, "color": "var(--ink)"},
-                "encoding": {**at, "y": {"value": -4}, "text": {"field": "words"}},
-            },
-        ]
+        layers += _marked(*mark, edges, across)
     return {"title": title, "description": title, "width": size[0], "height": size[1], "layer": layers}
+
+
+def _marked(value: float, words: str, edges: Sequence[float], across: Spec) -> list[Spec]:
+    """The layers of a line at a value, inside the chart, and of the words beside it."""
+    value = min(max(value, edges[0]), edges[-1])
+    right = value > (edges[0] + edges[-1]) / 2
+    at = {"x": {"datum": value, **{key: across[key] for key in ("type", "scale", "axis")}}}
+    rule = {"type": "rule", "color": "var(--bad)", "strokeDash": [4, 3], "strokeWidth": 1.5}
+    text = {"type": "text", "align": "right" if right else "left", "dx": -5 if right else 5, "baseline": "top"}
+    return [
+        {"data": {"values": [{}]}, "mark": rule, "encoding": at},
+        {
+            "data": {"values": [{"words": words}]},
+            "mark": {**text, "color": "var(--ink)"},
+            "encoding": {**at, "y": {"value": -4}, "text": {"field": "words"}},
+        },
+    ]
 
 
 def matrix(title: str, cells: Sequence[tuple[str, str, int]], x: str, y: str, *, step: int = 30) -> Spec:
@@ -79,22 +84,7 @@ def matrix(title: str, cells: Sequence[tuple[str, str, int]], x: str, y: str, *,
         x, y (`str`): Titles of the axes.
         step (`int`): Side of a cell, in pixels.
     """
-    totals: dict[str, int] = {}
-    for row, _, n in cells:
-        totals[row] = totals.get(row, 0) + n
-    values = [
-        {
-            "row": row,
-            "column": column,
-            "n": n,
-            "share": n / totals[row],
-            "shade": "right" if row == column else "wrong",
-            "ink": "var(--card)" if n > 0.55 * totals[row] else "var(--ink)",
-            "about": f"{row}, answered {column}: {n:,} of {totals[row]:,}",
-        }
-        for row, column, n in cells
-        if n
-    ]
+    totals, values = _cells(cells)
     columns = [*dict.fromkeys([*totals, *(column for _, column, _ in cells)])]
     shades = {"domain": ["right", "wrong"], "range": ["var(--one)", "var(--two)"]}
     nominal: Spec = {"type": "nominal", "scale": {"domain": columns, "padding": 0}}
@@ -140,6 +130,27 @@ def matrix(title: str, cells: Sequence[tuple[str, str, int]], x: str, y: str, *,
             },
         ],
     }
+
+
+def _cells(cells: Sequence[tuple[str, str, int]]) -> tuple[dict[str, int], list[Spec]]:
+    """The totals of the rows of a matrix, and its cells that are not empty."""
+    totals: dict[str, int] = {}
+    for row, _, n in cells:
+        totals[row] = totals.get(row, 0) + n
+    values = [
+        {
+            "row": row,
+            "column": column,
+            "n": n,
+            "share": n / totals[row],
+            "shade": "right" if row == column else "wrong",
+            "ink": "var(--card)" if n > 0.55 * totals[row] else "var(--ink)",
+            "about": f"{row}, answered {column}: {n:,} of {totals[row]:,}",
+        }
+        for row, column, n in cells
+        if n
+    ]
+    return totals, values
 
 
 def heat(

@@ -136,18 +136,6 @@ def intervals(
     ends = [row[key] for row in rows for key in ("low", "value", "high") if row.get(key) is not None]
     share = share and all(0 <= end <= 1 for end in ends)
     low, high = domain([*ends, *([] if mark is None else [mark])], share)
-    form = "{:.1%}" if share else "{:.3g}"
-
-    def told(row: Mapping[str, Any]) -> str:
-        around = [form.format(row[key]) for key in ("low", "high") if row.get(key) is not None]
-        return form.format(row["value"]) + (f" ({around[0]} to {around[1]})" if len(around) == 2 else "")
-
-    values = [
-        {"group": "", "low": row["value"], "high": row["value"]}
-        | {key: value for key, value in row.items() if value is not None}
-        | {"told": told(row), "about": f"{row['label']} {row.get('group') or ''}: {told(row)}"}
-        for row in rows
-    ]
     named: Spec = {"field": "label", "type": "nominal", "sort": None, "axis": {"title": None, "grid": False}}
     down: Spec = {"y": named}
     if len(groups) > 1:
@@ -179,10 +167,20 @@ def intervals(
         "description": title,
         "width": width,
         "height": {"step": 22 if len(groups) < 2 else 17},
-        "data": {"values": values},
+        "data": {"values": [_with_words(row, share) for row in rows]},
         "encoding": down,
         "layer": layers,
     }
+
+
+def _with_words(row: Mapping[str, Any], share: bool) -> Spec:
+    """A row of [`intervals`] with what stands beside it (`told`), and what is told of its point (`about`)."""
+    form = "{:.1%}" if share else "{:.3g}"
+    around = [form.format(row[key]) for key in ("low", "high") if row.get(key) is not None]
+    told = form.format(row["value"]) + (f" ({around[0]} to {around[1]})" if len(around) == 2 else "")
+    known = {key: value for key, value in row.items() if value is not None}
+    words = {"told": told, "about": f"{row['label']} {row.get('group') or ''}: {told}"}
+    return {"group": "", "low": row["value"], "high": row["value"]} | known | words
 
 
 def _apart(places: Sequence[float], gap: float, height: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""Charts of the run report: a metric of one or several runs on one chart, reward beside accuracy, evaluations.
+"""Charts of what runs log: a metric of one or several runs, reward beside accuracy, histograms, evaluations.
 
 Left out: which charts the report has, and in what order (`report`).
 """
@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .charts.counts import heat
-from .charts.curves import intervals, lines
-from .charts.style import SERIES, Spec, figure
-from .report_tables import spread
+from ..report_tables import spread
+from .counts import heat
+from .curves import intervals, lines
+from .style import SERIES, Spec, figure
 
 POINTS = 1000
 # What makes a metric of a log a share of something, whatever it is of; its axis goes from 0 to 100%.
