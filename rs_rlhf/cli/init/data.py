@@ -67,6 +67,8 @@ def prepare(found: Sequence[Found], folder: Path) -> Data:
         if what == "images":
             data.captions = any(row.get("captions") for row in train)
             data.about_classes = any(row.get("label") for row in train) and not data.has("questions")
+    if not data.files:
+        raise DataError("the questions have no answers to learn from; add a column answer, or preferences", "answer")
     if data.about_classes:
         data.write(folder, "questions", *(_asked(data.files[f"images_{split}"]) for split in ("train", "validation")))
     return data

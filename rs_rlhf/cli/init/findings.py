@@ -18,6 +18,7 @@ from ...errors import DataError
 from ...imagery.options import IMAGE_SUFFIXES, split_sensor
 from ...preferences.convert import Kind, kind_of
 
+MADE = "`rs-rlhf init`"  # stands in the script that the command writes
 MOST_FOLDERS = 200  # in which a file's images are looked for
 
 
@@ -61,14 +62,24 @@ def look(folder: Path) -> tuple[list[Found], list[Path]]:
 
     Returns what was found, files first, and the images that no row names.
     """
-    images = list(image_files(folder))
+    made = recipes(folder)
+    images = [image for image in image_files(folder) if not made & {*image.parents}]
     folders = list(dict.fromkeys([folder, *(image.parent for image in images)]))[:MOST_FOLDERS]
     found, named = [], set[str]()
     for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and not _hidden(path, folder))]:
+        if made & {place, *place.parents}:
+            continue
         for files in data_files(place).values():
             found += [look_at(file, folders, named) for file in files if file.parent == place]
     left = [image for image in images if os.path.realpath(image) not in named]
     return [*found, *_class_folders(folder, left)], left
+
+
+def recipes(folder: Path) -> set[Path]:
+    """Returns the folders that this command has written below a folder, which are no data of the user's."""
+    return {
+        path.parent for path in folder.rglob("run.sh") if MADE in path.read_text(encoding="utf-8", errors="replace")
+    }
 
 
 def image_files(folder: Path) -> Iterator[Path]:
@@ -150,7 +161,8 @@ def _class_folders(folder: Path, images: list[Path]) -> list[Found]:
         classes = {file.parent.name for file in files if file.parent != folder}
         if len(classes) < 2:
             continue
-        survey = Survey(len(files), len(files), forms={f"images by class ({len(classes)} classes)": None})
+        shown = ", ".join(sorted(classes)[:5]) + ", …" * (len(classes) > 5)
+        survey = Survey(len(files), len(files), forms={f"images by class ({len(classes)} classes: {shown})": None})
         names = [str(file) for file in files]
         found.append(
             Found(folder, survey, "classes", None, len(files), names, held_out=split in HELD_OUT, split=split)

@@ -78,6 +78,13 @@ def check_found(found: list[Found], left: list[Path], folder: Path) -> None:
                 str(one.path),
             )
     usable = {one.kind for one in found} - {None}
+    if not usable and (unknown := [one for one in found if not one.problem]):
+        raise DataError(
+            "its texts are in columns of no known name; call them caption, question and answer, or prompt, chosen and "
+            "rejected",
+            "columns",
+            str(unknown[0].path),
+        )
     if not usable:
         what = f"{len(left)} images without texts" if left else "no data"
         raise DataError(

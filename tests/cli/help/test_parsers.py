@@ -109,3 +109,11 @@ def test_the_most_used_options_are_some_of_some_training():
     assert not {name for names in MOST_USED.values() for name in names.split()} - known
     titles = [group.title for group in training_parser(training_of("reward"), False)._action_groups]
     assert [*MOST_USED][:3] == [title for title in titles if title in MOST_USED][:3] and OTHERS not in titles
+
+
+@pytest.mark.slow
+def test_a_training_does_not_begin_with_a_line_about_wandb():
+    code = "from rs_rlhf.cli.training import quietly_import_transformers; quietly_import_transformers()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    done = subprocess.run([sys.executable, "-c", f"{code}; import rs_rlhf.cli.launch"], env=env, capture_output=True)
+    assert done.returncode == 0 and done.stdout == b""

@@ -78,7 +78,12 @@ def test_every_command_of_the_way_parses_and_finds_its_inputs(kind, here, capsys
     before = sorted((here / "mine").rglob("*"))
     run("init", ["mine"])
     out = capsys.readouterr().out
-    forms = ("images by class (3 classes)", "captions", "question + answer", "preferences (LLaMA-Factory)")
+    forms = (
+        "images by class (3 classes: Airport, Beach, Dense Forest)",
+        "captions",
+        "question + answer",
+        "preferences (LLaMA-Factory)",
+    )
     assert any(f"{form}; 30 rows, 30 images found" in out for form in forms)
     assert check_way("mine-recipe") == WAYS[kind]
     assert all(shlex.join(["rs-rlhf", *argv]) in out for argv in commands("mine-recipe"))
@@ -92,6 +97,17 @@ def test_every_command_of_the_way_parses_and_finds_its_inputs(kind, here, capsys
             pictures.setdefault(split, set()).update((file.parent / name).read_bytes() for name in names)
     assert len(pictures["train"]) + len(pictures["validation"]) == 30
     assert not pictures["train"] & pictures["validation"] and len(pictures["validation"]) >= 3
+
+
+def test_a_recipe_inside_the_folder_is_no_data_of_the_next_one(here, capsys):
+    captions(here)
+    run("init", ["."])
+    assert Path(f"{here.name}-recipe/run.sh").is_file()
+    run("init", [".", "--output", "other"])
+    first, second = (
+        (Path(place) / "data/images_train.jsonl").read_text() for place in (f"{here.name}-recipe", "other")
+    )
+    assert first == second and len(first.splitlines()) == 26
 
 
 @pytest.mark.parametrize("memory", [[11.0], [24.0], [80.0, 80.0]])
@@ -151,6 +167,15 @@ def test_missing_images_tiles_without_texts_and_used_outputs_are_refused(here, c
         assert (error.value.key, error.value.where) == (key, str(where))
         assert not Path(f"{folder}-recipe").exists()
     assert "1 missing (the first: t7.png)" in capsys.readouterr().out
+    for rows, key in (
+        ([{"image": "0.png", "about": "a"}] * 9, "columns"),
+        ([{"image": "0.png", "prompt": "a?"}] * 9, "answer"),
+    ):
+        tile(here / key / "0.png", 0)
+        (here / key / "rows.json").write_text(json.dumps(rows))
+        with pytest.raises(DataError) as error:
+            run("init", [key])
+        assert error.value.key == key and not Path(f"{key}-recipe").exists()
     classes(here / "mine")
     (here / "used").mkdir()
     (here / "used" / "notes").touch()
