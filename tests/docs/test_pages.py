@@ -15,6 +15,7 @@ from helpers.documents import Block
 PARSED = sorted([*ROOT.glob("recipes/*/README.md"), ROOT / "eval" / "README.md", ROOT / "CONTRIBUTING.md"])
 FILES_OF_EXAMPLES = ROOT / "docs" / "data_formats.md"  # test_data_formats.py reads each of its blocks
 RUN = sorted({ROOT / "README.md", *ROOT.glob("docs/**/*.md")} - {FILES_OF_EXAMPLES})
+FLAGS_OF_OTHERS = {"docs/coming_from.md", "docs/performance.md", "eval/README.md"}  # other projects' or scripts'
 IN_DEFAULT = {"README.md", "docs/own_data.md"}  # the others that run something are in the slow tier
 
 
@@ -108,7 +109,7 @@ def test_commands_and_flags_in_sentences_are_known(path):
     for words in (span.split() for span in spans if span.startswith("rs-rlhf ")):
         if "COMMAND" not in words:
             documents.check_flags(words[1:])
-    if path.stem not in ("coming_from", "performance"):  # which have flags of others, and of scripts
+    if name(path) not in FLAGS_OF_OTHERS:
         known = {flag for command in COMMANDS for flag in documents.flags_of(command)} | {"--debug"}
         said = {span.split()[0].partition("=")[0] for span in spans if span.startswith("--")}
         assert said <= known
