@@ -33,7 +33,7 @@ lint: install
 
 # The site, in build/site; a broken link or anchor is an error. Nothing is fetched while it is built.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "The site is in build/site"
 
 docs-serve: install
