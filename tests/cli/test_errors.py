@@ -32,7 +32,7 @@ def test_a_bug_keeps_its_traceback(tmp_path):
     code = (
         "import numpy, sys; from rs_rlhf.cli.main import main; from rs_rlhf.metrics import preferences\n"
         "from rs_rlhf.runs import report\n"
-        "source = 'def write_report(run, output): return numpy.ones(2) + numpy.ones(3)'\n"
+        "source = 'def write_report(*given): return numpy.ones(2) + numpy.ones(3)'\n"
         "exec(compile(source, report.__file__, 'exec'), {'numpy': numpy}, vars(report))\n"
         "sys.exit(main(['report', 'nowhere']))"
     )
