@@ -112,8 +112,9 @@ def row(action: argparse.Action) -> str:
 def metavar(action: argparse.Action) -> str:
     """What stands for an option's value: its choices, or a name for it."""
     if action.choices:
-        return r"\|".join(map(str, action.choices))
-    name = action.metavar or (getattr(action.type, "__name__", "") if action.type in (int, float) else "") or "VALUE"
+        return "|".join(map(str, action.choices))
+    kind = getattr(action.type, "__name__", "")
+    name = action.metavar or {"int": "N", "float": "X"}.get(kind, "VALUE")
     return f"{name} …" if action.nargs in ("+", "*") else str(name)
 
 
@@ -121,7 +122,7 @@ def text(words: str) -> str:
     """Words of a help text as Markdown that shows them as they are."""
     parts = re.split(r"(`[^`]*`)", " ".join(words.split()))
     parts[::2] = [re.sub(r"([\\|<>*_\[\]])", r"\\\1", part) for part in parts[::2]]
-    return "".join(part.replace("|", r"\|") if place % 2 else part for place, part in enumerate(parts))
+    return "".join(parts)
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
