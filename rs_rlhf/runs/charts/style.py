@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ COLOURS = {
 }
 SERIES = ("one", "two", "three", "four", "five", "six", "seven")
 FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 WIDTH, HEIGHT = 270, 150  # of the plotting area of a chart in a page, in pixels
 CONFIG: Spec = {
     "font": FONT,
@@ -113,7 +114,20 @@ def svg(spec: Spec) -> str:
     """Draws a chart as the SVG element of a page, in the colours of the page."""
     import vl_convert
 
-    return vl_convert.vegalite_to_svg({**spec, "config": CONFIG})
+    return vl_convert.vegalite_to_svg(_text({**spec, "config": CONFIG}))
+
+
+def _text(spec: Spec) -> str:
+    """A specification as JSON, whose texts hold nothing that the renderer ends the process over, or cannot read."""
+    return json.dumps(_seen(spec), ensure_ascii=False, allow_nan=False)
+
+
+def _seen(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNSEEN.sub("\ufffd", value).encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_seen(key): _seen(one) for key, one in value.items()}
+    return [*map(_seen, value)] if isinstance(value, list | tuple) else value
 
 
 def figure(spec: Spec, label: str, *, curves: Sequence[Spec] = (), note: str = "", broken: str = "") -> Spec:
@@ -140,8 +154,8 @@ def save(spec: Spec, path: str | Path, formats: Sequence[str] = ()) -> list[Path
     import vl_convert
 
     paths = chart_paths(path, formats)
-    whole = json.dumps({**spec, "config": {**CONFIG, "background": "var(--card)"}, "padding": 8})
-    whole = re.sub(r"var\(--(\w+)\)", lambda match: COLOURS[match[1]][0], whole)
+    whole = _text({**spec, "config": {**CONFIG, "background": "var(--card)"}, "padding": 8})
+    whole = re.sub(r"var\(--(\w+)\)", lambda match: COLOURS.get(match[1], (match[0], ""))[0], whole)
     for file in paths:
         kind = file.suffix[1:].lower()
         drawn = _png(whole) if kind == "png" else getattr(vl_convert, f"vegalite_to_{kind}")(whole)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from rs_rlhf.errors import OptionError
-from rs_rlhf.runs.charts.curves import lines
+from rs_rlhf.runs.charts.counts import heat, matrix, stacked
+from rs_rlhf.runs.charts.curves import intervals, lines
 from rs_rlhf.runs.charts.style import COLOURS, FORMATS, ChartOptions, chart_paths, css, domain, save, svg
 
 CHART = lines("t", [{"name": "a", "points": [(1, 0.25), (2, 0.5)]}], "accuracy", share=True)
@@ -70,6 +71,23 @@ def test_foreign_text_is_escaped():
     curves = [{"name": HOSTILE, "points": [(1, 1.0), (2, 2.0)]}, {"name": "b", "points": [(1, 1.0)]}]
     drawn = svg(lines(HOSTILE, curves, HOSTILE))
     assert "<script" not in drawn and "<b>" not in drawn and "window.hacked" in drawn
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\u2028", "\ud800", "a\nb", "datum.x", "{{a}} ${b}", "\\", "'\"", "\x00", "日本 ★", "x" * 300]
+)
+def test_any_text_can_be_drawn(text, tmp_path):
+    rows = [{"label": text, "group": text, "value": 0.5}, {"label": "z", "group": "g", "value": 0.4}]
+    for spec in (
+        lines(text, [{"name": text, "points": [(1, 1.0)]}, {"name": "b", "points": []}], text),
+        intervals(text, rows, text),
+        matrix(text, [(text, text, 3), ("q", text, 1)], text, text),
+        stacked(text, [0, 1, 2], {text: [1, 2], "k": [0, 1]}, text, text, mark=(1, text)),
+        heat(text, [1, 2], [0.0, 1.0], [[1], [0]], text),
+    ):
+        assert svg(spec).startswith("<svg")
+    named = lines("var(--mine)", [{"name": text, "points": [(1, 1.0), (2, 3.0)]}], text)
+    assert "var(--mine)" in save(named, tmp_path / "a.svg")[0].read_text()
 
 
 def test_importing_the_charts_loads_no_renderer():
