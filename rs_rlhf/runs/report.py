@@ -162,11 +162,14 @@ def _beside(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str],
 
 
 def read_curves(log: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """Returns the numbers of each logged key by step; the last one if a step was logged twice."""
+    """Returns the numbers of each logged key by step; the last one if a step was logged twice. Of how many rows a figure
+    is (`score/n`) makes no curve.
+    """
     curves: dict[str, dict[int, float]] = {}
     for entry in log:
         for key, value in entry.items():
-            if key not in ("step", "epoch", *SUMMARY) and isinstance(value, int | float) and "step" in entry:
+            counts = key.endswith(("/n", "_n"))
+            if key not in ("step", "epoch", *SUMMARY) and not counts and isinstance(value, int | float) and "step" in entry:
                 curves.setdefault(key, {})[int(entry["step"])] = float(value)
     return curves
 

@@ -92,7 +92,7 @@ def test_six_steps_then_two_then_resumed(command, work, tiny_vlm, clips, tmp_pat
     argv = training(command, work, model, out, "--max_steps", 2)
     assert "holds files of another run: checkpoint-6" in warm.run(argv, check=1).stderr and tree(out) == before
     warm.run([*argv, "--overwrite_output_dir"], check=0)
-    page = page_data(out)
+    page = page_data([out])
     assert dict(page["facts"])["Steps"] == "2 of 2" and max(entry["step"] for entry in history(out)) == 2
     tables = {table["title"]: [entry["step"] for entry in table["steps"]] for table in page["tables"]}
     titles = ("Rollouts", "Completions, as TRL logs them") if command == "grpo" else ()

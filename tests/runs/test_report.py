@@ -14,7 +14,7 @@ from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError
 from rs_rlhf.runs.charts.metrics import is_share
 from rs_rlhf.runs.record import KEY, model_files_hash
-from rs_rlhf.runs.report import COMPARED, compare, page_data, place, trend, write_report
+from rs_rlhf.runs.report import COMPARED, compare, page_data, place, read_curves, trend, write_report
 from rs_rlhf.runs.report_tables import IMAGE_BYTES, ROWS, STEPS, TEXT, Images, spread
 from rs_rlhf.runs.tables import thumbnail, write_table
 from rs_rlhf.trainers.audit.rollout_audit import TYPES
@@ -173,6 +173,11 @@ def test_what_the_page_holds(page, run):
 )
 def test_where_a_metric_is_shown(key, expected):
     assert place(key, ["loss"]) == expected
+
+
+def test_of_how_many_rows_a_figure_is_makes_no_curve():
+    entry = {"step": 3, "eval_score/accuracy": 0.5, "eval_score/n": 8, "eval_audit/greedy_n": 4, "eval_aid_n": 2}
+    assert read_curves([entry, {"eval_loss": 1.0}]) == {"eval_score/accuracy": {3: 0.5}}
 
 
 def test_the_warning_follows_the_numbers():

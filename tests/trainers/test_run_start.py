@@ -167,7 +167,7 @@ def test_a_second_run_in_a_used_folder_is_shown_and_resumed_alone(tiny_vlm, tmp_
     second = VisionRewardTrainer(tiny_vlm, arguments(tmp_path, seed=5, save_steps=2, **options), **evaluated)
     second.train()
     second.save_state()
-    page = page_data(tmp_path)
+    page = page_data([tmp_path])
     assert dict(page["facts"])["Steps"] == "2 of 2" and page["tables"][0]["steps"][-1]["step"] == 2
     assert max(step for _, curve in page_curves(page) for step, _ in curve) == 2
     again = VisionRewardTrainer(tiny_vlm, arguments(tmp_path, seed=5, max_steps=3, save_strategy="no"), **evaluated)

@@ -114,7 +114,7 @@ def test_the_log_and_the_report_are_those_of_a_training(whole):
         assert entry["score/kept_mean"] == pytest.approx(sum(json.loads(line)["score"] for line in lines) / len(lines))
         assert entry["score/min"] < entry["score/mean"] < entry["score/max"] and entry["kept/rows"] == len(lines)
     assert [("loss" in entry) for entry in log] == [False, True, True]
-    page = page_data(whole)
+    page = page_data([whole])
     assert {pair["name"] for pair in page["compared"]} == {
         "Greedy answers to the fixed validation prompts",
         "Sampled answers in training",
