@@ -169,7 +169,12 @@ def read_curves(log: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]
     for entry in log:
         for key, value in entry.items():
             counts = key.endswith(("/n", "_n"))
-            if key not in ("step", "epoch", *SUMMARY) and not counts and isinstance(value, int | float) and "step" in entry:
+            if (
+                key not in ("step", "epoch", *SUMMARY)
+                and not counts
+                and isinstance(value, int | float)
+                and "step" in entry
+            ):
                 curves.setdefault(key, {})[int(entry["step"])] = float(value)
     return curves
 

@@ -309,7 +309,7 @@ def test_the_commands_train_on_what_data_dpo_writes(method, form, folder, tiny_v
     assert any(not torch.equal(weight, start[name]) for name, weight in end.items())
     page = page_data([out])
     assert dict(page["facts"])["Steps"] == "2 of 2" and "rewards/margins" in json.dumps(page["groups"])
-    assert bool(page["compared"]) is (method == "dpo")  # KTO has no accuracies
+    assert bool(page["headline"]) is (method == "dpo")  # KTO has no accuracies
     assert cli.main(["plot", str(out)]) == 0
 
 

@@ -115,7 +115,7 @@ def test_the_log_and_the_report_are_those_of_a_training(whole):
         assert entry["score/min"] < entry["score/mean"] < entry["score/max"] and entry["kept/rows"] == len(lines)
     assert [("loss" in entry) for entry in log] == [False, True, True]
     page = page_data([whole])
-    assert {pair["name"] for pair in page["compared"]} == {
+    assert {chart["label"].split(":")[0] for chart in page["headline"]} == {
         "Greedy answers to the fixed validation prompts",
         "Sampled answers in training",
     }
