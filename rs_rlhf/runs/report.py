@@ -162,8 +162,9 @@ def _beside(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str],
 
 
 def read_curves(log: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """Returns the numbers of each logged key by step; the last one if a step was logged twice. Of how many rows a figure
-    is (`score/n`) makes no curve.
+    """Returns the numbers of each logged key by step; the last one if a step was logged twice.
+
+    The number of rows that a figure is of, such as `score/n`, makes no curve.
     """
     curves: dict[str, dict[int, float]] = {}
     for entry in log:

@@ -86,9 +86,13 @@ def test_the_page_of_the_same_run(run, tmp_path):
     assert [table["title"] for table in data["tables"]] == ["Worst pairs"]
     assert [entry["step"] for entry in data["tables"][0]["steps"]] == [2, STEPS]
     assert 4 <= len(data["images"]) <= 6 and data["warnings"] == []
-    groups = {group["name"]: {chart["name"] for chart in group["charts"]} for group in data["groups"]}
+    groups = {
+        group["name"]: {chart["label"].split(":")[0] for chart in group["charts"] + group["still"]}
+        for group in data["groups"]
+    }
     assert {"score/accuracy", "score/accuracy_kind/b", "score/shuffle_gap"} <= groups["score"] and "loss" in groups[
         "train"
     ]
-    assert [pair["right"]["name"] for pair in data["compared"]] == ["eval_score/accuracy", "score/accuracy"]
+    titles = [chart["label"].split(":")[0] for chart in data["headline"]]
+    assert titles == ["Held-out preference pairs", "Preference pairs in training"]
     assert dict(data["facts"])["Steps"] == f"{STEPS} of {STEPS}"
