@@ -103,7 +103,7 @@ def export(options: EvalExportOptions) -> None:
     if (options.tasks is None) == (options.run is None):
         raise OptionError("give the output folder of an evaluation, or --tasks.", "run")
     if options.tasks is not None:
-        from ..evaluation.lmms_tasks import write_tasks
+        from ..evaluation.lmms.tasks import write_tasks
 
         for path in write_tasks(options.tasks, options.out or Path("lmms_tasks"), options.data_root, options.data):
             print(f"-> {path}")

@@ -53,7 +53,7 @@ def run_best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     Returns what `best_of_n.json` holds: task and models, what [`compare_choices`] returns, `settings`, `versions`.
     """
     from ..models.policies.sampling import SamplingOptions
-    from .written_answers import answer_files
+    from .lmms.answers import answer_files
 
     options.check_several(options.score_model)
     if len(model_names(options.clip_model)) > 1:
@@ -139,7 +139,7 @@ def _question(row: QuestionRow, benchmark: Benchmark, profile: Profile | None, s
 
 def _policy(options: BestOfNOptions) -> Policy:
     from ..models.policies.load import load_policy
-    from .written_answers import WrittenAnswers, answer_files
+    from .lmms.answers import WrittenAnswers, answer_files
 
     if files := answer_files(options.policy):
         return WrittenAnswers(files)

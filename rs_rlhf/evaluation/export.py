@@ -2,7 +2,7 @@
 
 `rs-rlhf eval export DIR --format lm-eval` writes a results file and one file of samples per task in the shape that
 EleutherAI's lm-evaluation-harness (0.4) writes, so that what reads its logs reads ours; `--format lmms-eval` as
-lmms-eval (0.4 and later) does, whose tasks `lmms_tasks` writes. `--format wandb` logs the figures and a table of
+lmms-eval (0.4 and later) does, whose tasks `lmms.tasks` writes. `--format wandb` logs the figures and a table of
 samples with thumbnails per task as one run.
 
 Left out of the lm-eval files: intervals (the format has standard errors), what only that harness knows (few-shot

@@ -24,7 +24,7 @@ from ..runs.files import lock, read_json, read_lines, write_json, write_text
 from ..runs.progress import versions
 from ..runs.tables import THUMBNAIL, markdown_table, thumbnail
 from .benchmark import Benchmark
-from .lmms_eval import lmms_records, lmms_results, sample_files
+from .lmms.samples import lmms_records, lmms_results, sample_files
 
 # Measure of a single answer -> whether it is right or wrong (McNemar's).
 MEASURES = {

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..data.group import Group, completion_text, short
-from ..errors import DataError, OptionError
-from ..models.policies.policy import Policy
-from ..models.policies.sampling import SamplingOptions, consecutive_batches
-from ..runs.files import read_lines
-from .lmms_eval import answers_of
+from ...data.group import Group, completion_text, short
+from ...errors import DataError, OptionError
+from ...models.policies.policy import Policy
+from ...models.policies.sampling import SamplingOptions, consecutive_batches
+from ...runs.files import read_lines
+from .samples import answers_of
 
 
 def answer_files(names: str) -> list[Path]:

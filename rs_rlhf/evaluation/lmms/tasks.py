@@ -16,33 +16,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import declarations
-from ..data.group import completion_text
-from ..errors import DeclarationError, OptionError
-from ..metrics.closed_answers import judge_answer
-from ..runs.files import replacing, write_text
-from .benchmark import Benchmark, data_paths, load_benchmark, locate_data
+from ... import declarations
+from ...data.group import completion_text
+from ...errors import DeclarationError, OptionError
+from ...metrics.closed_answers import judge_answer
+from ...runs.files import replacing, write_text
+from ..benchmark import Benchmark, data_paths, load_benchmark, locate_data
 
 TASKS = ("classification", "vqa", "choice")
 UTILS = '''"""What the tasks in this folder call: rs-rlhf's reader and judge."""
 
-from rs_rlhf.evaluation import lmms_tasks
+from rs_rlhf.evaluation.lmms import tasks
 
 
 def doc_to_visual(doc):
-    return lmms_tasks.doc_to_visual(doc)
+    return tasks.doc_to_visual(doc)
 
 
 def doc_to_text(doc, lmms_eval_specific_kwargs=None):
-    return lmms_tasks.doc_to_text(doc)
+    return tasks.doc_to_text(doc)
 
 
 def doc_to_target(doc):
-    return lmms_tasks.doc_to_target(doc)
+    return tasks.doc_to_target(doc)
 
 
 def process_results(doc, results):
-    return lmms_tasks.process_results(doc, results)
+    return tasks.process_results(doc, results)
 '''
 
 
@@ -115,8 +115,8 @@ def task_yaml(benchmark: Benchmark, rows: Path) -> str:
 
 def write_rows(benchmark: Benchmark, path: Path, file: Path) -> None:
     """Writes a benchmark's questions, in order: the place of one is its `doc_id`; images by their whole paths."""
-    from ..data.placed_images import image_bytes, image_name
-    from .reader import read_benchmark, references_of
+    from ...data.placed_images import image_bytes, image_name
+    from ..reader import read_benchmark, references_of
 
     images = file.with_suffix("")
     with replacing(file) as lines:
@@ -141,7 +141,7 @@ def write_rows(benchmark: Benchmark, path: Path, file: Path) -> None:
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
     """Returns the pictures of a question."""
-    from ..imagery.raster import read_image
+    from ...imagery.raster import read_image
 
     return [read_image(name) for name in doc["images"]]
 

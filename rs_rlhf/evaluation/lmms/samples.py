@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..data.group import short
-from ..errors import DataError
-from ..runs.files import read_lines
+from ...data.group import short
+from ...errors import DataError
+from ...runs.files import read_lines
 
 FILE = re.compile(r"(?P<time>.*)_samples_(?P<task>.+)\.jsonl")
 USUAL = ("accuracy", "acc", "exact_match")  # figures that say whether an answer is right, the first that is there

@@ -9,7 +9,7 @@ from helpers.evaluation_runs import records, write_run
 from rs_rlhf.cli.main import run
 from rs_rlhf.errors import DataError, OptionError
 from rs_rlhf.evaluation.compare import compare
-from rs_rlhf.evaluation.lmms_eval import lmms_records, lmms_results, sample_files
+from rs_rlhf.evaluation.lmms.samples import lmms_records, lmms_results, sample_files
 
 RIGHT = {"a": [1, 1, 0, 0, 1, 0, 1, 1], "b": [1, 0, 1, 1, 1, 1, 1, 1]}
 

@@ -10,7 +10,7 @@ from rs_rlhf import declarations
 from rs_rlhf.cli.main import run
 from rs_rlhf.errors import OptionError
 from rs_rlhf.evaluation.benchmark import load_benchmark
-from rs_rlhf.evaluation.lmms_tasks import TASKS, write_tasks
+from rs_rlhf.evaluation.lmms.tasks import TASKS, write_tasks
 from rs_rlhf.evaluation.reader import read_benchmark, references_of
 
 # The fields of lmms-eval's TaskConfig (lmms_eval/api/task.py) that docs/guides/task_guide.md documents.
