@@ -290,6 +290,10 @@ def _label(page: gr.Blocks, chosen: Chosen) -> None:
     def start(who: str) -> list[Any]:
         return _pair(chosen, who, labelling.next(annotator_name(who)) if (who or "").strip() else None)
 
+    def leave(who: str, before: str) -> Any:
+        """Leaving the field shows the next pair only if the name is another one."""
+        return gr.skip() if (who or "").strip() == before else start(who)
+
     def choose(word: str) -> Callable[[str, str], list[Any]]:
         def run(who: str, pair_id: str) -> list[Any]:
             who = annotator_name(who or "")
@@ -303,14 +307,16 @@ def _label(page: gr.Blocks, chosen: Chosen) -> None:
         who = annotator_name(who or "")
         return _pair(chosen, who, labelling.undo(who) or labelling.next(who))
 
+    # One after the other: an earlier event must not show its pair after a later one.
+    in_turn = {"concurrency_id": "label", "concurrency_limit": 1}
     for word, button in buttons.items():
-        _on(button.click, choose(word), [name, current], shows, show_progress="hidden")
-    _on(undo.click, back, [name], shows, show_progress="hidden")
-    _on(name.submit, start, [name], shows)
-    _on(name.blur, start, [name], shows)
+        _on(button.click, choose(word), [name, current], shows, show_progress="hidden", **in_turn)
+    _on(undo.click, back, [name], shows, show_progress="hidden", **in_turn)
+    _on(name.submit, start, [name], shows, **in_turn)
+    _on(name.blur, leave, [name, kept], shows, **in_turn)
     # A name that is being typed as the page loads stays.
     again = page.load(lambda who: who or gr.skip(), [kept], [name], api_visibility="private")
-    _on(again.then, start, [name], shows)
+    _on(again.then, start, [name], shows, **in_turn)
     with gr.Accordion("Agreement and preferences", open=False, elem_id="agreement"):
         table = gr.HTML(elem_id="agreement_table", elem_classes="rs")
         with gr.Row():
