@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 
 import httpx
 import pytest
@@ -115,8 +114,7 @@ def test_choosing_by_keys_through_a_reload_and_a_kill(browser, tmp_path):
         assert outside(browser, page.url) == ([], [])
         assert browser.execute_script("return window.hacked === undefined && !document.querySelector('img[src=x]')")
         kept = log.read_bytes()
-        page.child.kill(signal.SIGKILL)
-        page.child.wait(10)
+        page.kill()
     with Served(*command) as page:
         assert log.read_bytes() == kept
         assert begin(browser, page.url, "ann", 4) == seen[4]

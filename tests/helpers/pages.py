@@ -33,7 +33,7 @@ class Served:
         self.out, self.err = open(out), open(err)
         self.errors: list[str] = []
         threading.Thread(target=lambda: self.errors.extend(self.err), daemon=True).start()
-        self.said = ""
+        self.said, self.killed = "", False
         while not (found := re.search(r"on (http://\S+)$", self.said)):
             line = self.out.readline()
             self.said += line
@@ -46,8 +46,16 @@ class Served:
     def __enter__(self):
         return self
 
+    def kill(self) -> None:
+        """Ends it at once, as a power cut would."""
+        self.killed = True
+        self.child.kill(signal.SIGKILL)
+        self.child.wait(20)
+
     def __exit__(self, *_) -> None:
         self.client.close()
+        if self.killed:
+            return
         self.child.kill(signal.SIGINT)
         assert self.child.wait(20) == 0
         assert "Traceback" not in "".join(self.errors)
