@@ -24,6 +24,7 @@ from typing import Any, Literal, cast
 
 from ..data.captioned_images import LABEL_QUESTION
 from ..data.group import Group, completion_text, make_group, short
+from ..data.other_images import with_other_images
 from ..data.placed_images import check_output
 from ..data.questions import QuestionRow, limited
 from ..data.rows import naming
@@ -75,6 +76,9 @@ class BestOptions(SeveralOptions, CandidateOptions):
         "well-formed answers, separated by commas or one a line in a file; a row's own column `choices` goes first "
         "(default: every answer that is not empty and has the form that its prompt asks for)",
         metavar="A,B,… or FILE",
+    )
+    shuffle_reward_images: bool = option(
+        False, "score every answer with another prompt's images: the control, which must gain nothing"
     )
 
     def check(self) -> None:
@@ -213,6 +217,8 @@ def scored_answers(
     answers = list(given)
     texts = [list(candidates_of(of_row)) for of_row in answers]
     groups = [scored_group(row, of_row) for row, of_row in zip(rows, texts, strict=True)]
+    if options.shuffle_reward_images:
+        groups = with_other_images(groups, options.resolved_image_options(), options.seed)
     score_candidates(scorer, groups, log, counts, least=1)
     known = cast("dict[int, list[float]]", log.scores)
     scores = [

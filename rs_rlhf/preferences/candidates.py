@@ -199,6 +199,8 @@ def open_log(options: CandidateOptions, rows: Sequence[QuestionRow]) -> SampleLo
     judges = [getattr(options, name, None) for name in ("judge", "judge_url", "judge_name")]
     if isinstance(options, SeveralOptions):
         judges += options.combination(models[0] or models[1]).values()
+    if getattr(options, "shuffle_reward_images", False):
+        judges.append("shuffle_reward_images")
     by = json.dumps([*models, *map(model_stamp, models), *judges])
     return SampleLog.beside(options.output, settings, by, anew=options.overwrite)
 

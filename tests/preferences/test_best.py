@@ -172,6 +172,24 @@ def test_the_score_model_is_shown_the_answer_alone(candidates, score_model_path,
     assert kept == pytest.approx(dict(zip(said, scores, strict=False)), abs=1e-5)
 
 
+def test_the_control_shows_the_score_model_another_image(candidates, score_model_path, tmp_path):
+    """It begins anew: scores with a prompt's own image are not taken for it."""
+    asked = [{"prompt": "What is it?", "image": f"{k}.png", "completions": TEXTS} for k in (0, 3)]
+    write(candidates, *asked)
+    out = tmp_path / "best.jsonl"
+    line = ["--score_model", score_model_path, "--input", str(candidates), "--output", str(out), "--keep", "softmax"]
+    scores = {}
+    for control in ("false", "true"):
+        assert main([*line, "--overwrite", *(["--shuffle_reward_images"] if control == "true" else [])]) == 0
+        for row in rows_of(out):
+            scores[control, row["image"], row["completion"]] = row["score"]
+    for image, other in (("0.png", "3.png"), ("3.png", "0.png")):
+        theirs = {text: score for (control, name, text), score in scores.items() if (control, name) == ("true", image)}
+        own = {text: score for (control, name, text), score in scores.items() if (control, name) == ("false", other)}
+        assert theirs == pytest.approx({text: own[text] for text in theirs}, abs=1e-5)
+        assert theirs != pytest.approx({text: scores["false", image, text] for text in theirs}, abs=1e-3)
+
+
 def test_no_label_is_read(policy_path, score_model_path, tmp_path):
     """Solutions, classes and captions may be wrong or missing: the rows are the same, byte for byte."""
     for i in range(6):

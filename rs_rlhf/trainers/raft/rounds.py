@@ -224,6 +224,8 @@ def run_settings(options: RaftOptions) -> dict[str, Any]:
     names = [name for name in (*SETTINGS, *OF_DATA) if name != "token_budget"]
     settings = {"command": "raft", **options.recorded(names), "columns": options.named_columns()}
     settings |= options.combination(options.score_model)
+    if options.shuffle_reward_images:
+        settings["shuffle_reward_images"] = True
     for name in ("policy", "score_model"):
         settings[f"{name}_hash"] = model_stamp(getattr(options, name))
     return json.loads(json.dumps(settings, default=str))
@@ -279,6 +281,7 @@ def held_out_phase(this: Round, **changes: Any) -> RoundOptions:
         "input": this.options.evaluated,
         "split": this.options.dataset_test_split,
         "exclude_images_of": [],
+        "shuffle_reward_images": False,
     }
     return this.phase("evaluation.json", **asked, **changes)
 

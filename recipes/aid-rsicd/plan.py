@@ -1,0 +1,273 @@
+"""Stages of the experiments on AID and RSICD: score models, reinforcement learning, curation, evaluation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages import Stage
+
+TINY = "--vocab_size 1500 --hidden_size 128 --num_layers 2 --vision_dim 128 --vision_depth 3".split()
+TINY += "--min_pixels 12544 --max_pixels 13000".split()  # 112 x 112 pixels, 16 image tokens
+CLIP = (
+    "--hidden_size 128 --num_layers 3 --vision_dim 128 --vision_depth 3 --projection_dim 128 --image_size 72".split()
+)
+CLIP += "--patch_size 12 --max_length 32 --vocab_size 1500".split()
+ROUNDS = 3  # of self-training
+SAMPLES = ["--n", "8", "--max_new_tokens", "8"]
+CONTROLS = ("random", "majority")
+# Cuts of the pool that a score model makes, and those that it has no part in.
+OF_MODEL = {"model": [], "model_image": ["--best_of_every_image"]}
+OF_NONE = ("full", "full_epochs", "random", "clip", "clip_image", "three", "three_image", "oracle")
+TASKS = {"clip": ["classification", "retrieval"], "vlm": ["classification"]}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large the experiments are, and where they lie.
+
+    Args:
+        data (`Path`): Folder of the Parquet files.
+        test (`str`): Evaluation images, `PATH[:SPLIT]`.
+        out (`Path`): Everything that is made.
+        score_models (`int`): Each from its own start, pairs and lists.
+        trainings (`int`): Final trainings with each, from a policy (or CLIP) of their own.
+        limit (`int`, *optional*): Images of each half, to try the way: trainings take two steps then.
+    """
+
+    data: Path
+    test: str
+    out: Path
+    score_models: int = 3
+    trainings: int = 2
+    limit: int | None = None
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Score model and training, of each repetition."""
+        return [*itertools.product(range(self.score_models), range(self.trainings))]
+
+    def at(self, *parts: str | int) -> str:
+        """A path below the output."""
+        return str(self.out.joinpath(*map(str, parts)))
+
+    def training(self, name: str, command: str, config: str, seed: int, options: Sequence[str], after: Iterable[str]):
+        """A training of this recipe into the folder of its name."""
+        few = [] if self.limit is None else ["--max_steps", "2"]
+        where = ["--config", f"aid-rsicd/{config}", "--seed", str(seed), "--output_dir", self.at(name)]
+        return Stage(name, [command, *where, *options, *few], [*after])
+
+    def answers(self, name: str, model: str, after: Iterable[str]) -> list[Stage]:
+        """A policy's answers to the evaluation images, greedy and sampled."""
+        stages = []
+        for way, options in (("greedy", []), ("sampled", ["--temperature", "1", "--seed", "0"])):
+            command = ["eval", "--model", model, "--task", self.at("data/classification.yaml"), *options]
+            told = f"answers/{name}/{way}"
+            stages.append(Stage(told, [*command, "--out", self.at(told)], [*after]))
+        return stages
+
+
+def all_stages(plan: Plan) -> list[Stage]:
+    """Returns every stage."""
+    few = [] if plan.limit is None else ["--limit", str(plan.limit)]
+    subsets = Stage("data", ["subsets.py", str(plan.data), plan.test, plan.at("data"), *few])
+    return [subsets, *score_models(plan), *policies(plan), *reinforced(plan), *curated(plan)]
+
+
+def score_models(plan: Plan) -> list[Stage]:
+    """Score models (`score/K/reward`), one blind to images, and their evaluation."""
+    learn, stages = plan.at("data/learn.parquet"), []
+    pairs = ["data", "pairs", "--pairs_per_image", "5", "--seed", "1", "--overwrite"]
+    path, _, split = plan.test.rpartition(":")
+    test = ["--input", path, "--split", split] if path else ["--input", split]
+    stages.append(Stage("test_pairs", [*pairs, *test, "--output", plan.at("score/test_pairs.jsonl")], ["data"]))
+    for k in range(plan.score_models):
+        name = f"score/{k}"
+        init = ["tiny-vlm", plan.at(name, "init"), "--texts", learn, "--seed", str(k), *TINY]
+        stages.append(Stage(f"{name}/init", init, ["data"]))
+        start = ["--model_name_or_path", plan.at(name, "init"), "--dataset_name", learn]
+        stages.append(plan.training(f"{name}/captioner", "sft", "captioner", k, start, [f"{name}/init"]))
+        lists = ["--form", "list", "--rejected", "9", "--pairs_per_image", "4"]
+        for place, form in enumerate(([], lists, lists)):
+            file = plan.at(name, "data", f"{'lists' if form else 'pairs'}{place}.jsonl")
+            made = ["data", "pairs", "--input", learn, *form, "--seed", str(10 * k + place), "--overwrite"]
+            stages.append(Stage(f"{name}/data{place}", [*made, "--output", file], ["data"]))
+        steps = [("pairs", "captioner", ["pairs0"]), ("lists1", "pairs", ["lists1"])]
+        steps += [("reward", "lists1", ["lists1", "lists2"]), ("blind", "captioner", ["pairs0"])]
+        for step, before, files in steps:
+            read = ",".join(plan.at(name, "data", f"{file}.jsonl") for file in files)
+            given = ["--model_name_or_path", plan.at(name, before), "--dataset_name", read]
+            given += ["--image_blind", "true"] if step == "blind" else []
+            config = "reward_lists" if "lists1" in files else "reward_pairs"
+            needs = [f"{name}/{before}", *(f"{name}/data{file[-1]}" for file in files)]
+            if step != "blind" or not k:
+                stages.append(plan.training(f"{name}/{step}", "reward", config, k, given, needs))
+        for step in ("reward", "blind")[: 2 - bool(k)]:
+            asked = ["eval", "--model", plan.at(name, step), "--preferences", plan.at("score/test_pairs.jsonl")]
+            asked += ["--image_blind"] if step == "blind" else []
+            told = f"{name}/eval_{step}"
+            stages.append(Stage(told, [*asked, "--out", plan.at(told)], [f"{name}/{step}", "test_pairs"]))
+        for rows in ("test", "pool"):
+            best = ["data", "best", "--score_model", plan.at(name, "reward"), "--overwrite"]
+            best += [
+                "--input",
+                plan.at(f"data/{rows}_choices.jsonl"),
+                "--output",
+                plan.at(name, f"{rows}_choice.jsonl"),
+            ]
+            stages.append(Stage(f"{name}/{rows}_choice", best, [f"{name}/reward"]))
+    return stages
+
+
+def policies(plan: Plan) -> list[Stage]:
+    """The policies that RL starts from (`policy/J/policy`), and self-training without a score model."""
+    stages, classes = [], plan.at("data/classes.txt")
+    for j in range(plan.trainings):
+        name, texts = f"policy/{j}", plan.at("data/policy.parquet")
+        init = ["tiny-vlm", plan.at(name, "init"), "--texts", texts, "--seed", str(100 + j), *TINY]
+        stages.append(Stage(f"{name}/init", init, ["data"]))
+        start = ["--model_name_or_path", plan.at(name, "init"), "--dataset_name", texts]
+        stages.append(plan.training(f"{name}/policy", "sft", "policy", 100 + j, start, [f"{name}/init"]))
+        stages += plan.answers(name, plan.at(name, "policy"), [f"{name}/policy"])
+        for control in CONTROLS:
+            before = f"{name}/policy"
+            for r in range(1, ROUNDS + 1):
+                told = f"controls/{control}/{j}/{r}"
+                rows = plan.at(f"{told}.jsonl")
+                draw = ["self_training.py", plan.at(before), plan.at("data/pool.parquet"), rows, "--choices", classes]
+                draw += ["--choose", control, "--seed", str(10 * j + r)]
+                stages.append(Stage(f"{told}/rows", draw, [before]))
+                start = ["--model_name_or_path", plan.at(before), "--dataset_name", rows]
+                stages.append(plan.training(told, "sft", "self_training", 10 * j + r, start, [f"{told}/rows"]))
+                stages += plan.answers(told, plan.at(told), [told])
+                before = told
+    return stages
+
+
+def reinforced(plan: Plan) -> list[Stage]:
+    """RAFT, GRPO, DPO, and the controls that need a score model, for each score model and policy."""
+    stages, pool, classes = [], plan.at("data/pool.parquet"), plan.at("data/classes.txt")
+    for k, j in plan.pairs:
+        policy, model, seed = plan.at("policy", j, "policy"), plan.at("score", k, "reward"), 10 * k + j
+        after = [f"policy/{j}/policy", f"score/{k}/reward"]
+        few = [] if plan.limit is None else ["--max_steps", "2"]
+        for arm, rounds in (("raft", ROUNDS), ("shuffled", 1)):
+            command = ["raft", "--config", "aid-rsicd/self_training", "--policy", policy, "--score_model", model]
+            command += ["--input", pool, "--choices", classes, *SAMPLES, "--rounds", str(rounds), "--seed", str(seed)]
+            command += ["--validation_prompts", "0", "--check_best_of_n", "0", *few]
+            command += ["--shuffle_reward_images"] if arm == "shuffled" else []
+            name = f"{arm}/{k}/{j}"
+            stages.append(Stage(name, [*command, "--output_dir", plan.at(name)], after))
+            for r in range(1, rounds + 1):
+                stages += plan.answers(f"{name}/{r}", plan.at(name, f"round-{r}", "policy"), [name])
+        start = ["--model_name_or_path", policy]
+        name = f"ceiling/{k}/{j}"  # as many epochs as the rounds of RAFT
+        given = [*start, "--dataset_name", plan.at("score", k, "pool_choice.jsonl"), "--num_train_epochs", "9"]
+        stages.append(plan.training(name, "sft", "self_training", seed, given, [*after, f"score/{k}/pool_choice"]))
+        stages += plan.answers(name, plan.at(name), [name])
+        name = f"grpo/{k}/{j}"
+        given = [*start, "--score_model", model, "--dataset_name", pool]
+        stages.append(plan.training(name, "grpo", "grpo", seed, given, after))
+        stages += plan.answers(name, plan.at(name), [name])
+        name = f"dpo/{k}/{j}"
+        rows = plan.at(name, "pairs.jsonl")
+        draw = ["data", "dpo", "--policy", policy, "--model", model, "--input", pool, *SAMPLES, "--seed", str(seed)]
+        draw += ["--check_best_of_n", "0", "--overwrite", "--output", rows]
+        stages.append(Stage(f"{name}/rows", draw, after))
+        given = [*start, "--dataset_name", rows]
+        stages.append(plan.training(f"{name}/policy", "dpo", "dpo", seed, given, [f"{name}/rows"]))
+        stages += plan.answers(name, plan.at(name, "policy"), [f"{name}/policy"])
+    return stages
+
+
+def curated(plan: Plan) -> list[Stage]:
+    """A damaged pool, its scores and cuts, and the CLIPs and VLMs that are trained on each cut."""
+    pool, stages = plan.at("curation/pool.jsonl"), []
+    for name, source in (("pool", "pool"), ("choose", "choose")):
+        made = ["data", "damage", "--input", plan.at(f"data/{source}.parquet"), "--rate", "0.6", "--questions"]
+        stages.append(
+            Stage(f"curation/{name}", [*made, "--overwrite", "--output", plan.at(f"curation/{name}.jsonl")], ["data"])
+        )
+    models = [plan.at("score", k, "reward") for k in range(plan.score_models)]
+    three = ["--model", ",".join(models), "--score_combine", "mean-std"]
+    three += ["--score_calibration", plan.at("curation/choose.jsonl")]
+    of_models = [f"score/{k}/reward" for k in range(plan.score_models)]
+    scorers = {str(k): (["--model", model], [of_models[k]]) for k, model in enumerate(models)}
+    scorers["three"] = (three, [*of_models, "curation/choose"])
+    scorers["clip"] = (["--scorer", "clip", "--model", plan.at("clip/0/start")], ["clip/0/start"])
+    scorers["random"] = (["--scorer", "random"], [])
+    for name, (options, after) in scorers.items():
+        command = ["score", "--input", pool, *options, "--output", plan.at("curation/scores", name)]
+        stages.append(Stage(f"curation/scores/{name}", command, ["curation/pool", *after]))
+    for j in range(plan.trainings):
+        learn = plan.at("data/learn.parquet")
+        init = ["tiny-clip", plan.at("clip", j, "init"), "--texts", learn, "--seed", str(j), *CLIP]
+        stages.append(Stage(f"clip/{j}/init", init, ["data"]))
+        start = ["--model_name_or_path", plan.at("clip", j, "init"), "--dataset_name", learn]
+        stages.append(plan.training(f"clip/{j}/start", "clip", "clip_start", j, start, [f"clip/{j}/init"]))
+        stages += evaluations(plan, "clip", f"start/{j}", plan.at("clip", j, "start"), [f"clip/{j}/start"])
+    stages += cuts(plan, pool)
+    for arm in OF_NONE:
+        for j in range(plan.trainings):
+            stages += trained(plan, arm, f"{arm}/{j}", j, j)
+    for (k, j), arm in itertools.product(plan.pairs, (*OF_MODEL, "mean_rank")):
+        stages += trained(plan, f"{arm}_{k}", f"{arm}/{k}/{j}", j, 10 * k + j)
+    return stages
+
+
+def cuts(plan: Plan, pool: str) -> list[Stage]:
+    """What each way of choosing keeps: 30% of the captions and of the labels."""
+    stages = []
+    ids = {"oracle": ["oracle", pool]}
+    cut = {"random": ("random", []), "clip": ("clip", []), "clip_image": ("clip", ["--best_of_every_image"])}
+    cut |= {"three": ("three", []), "three_image": ("three", ["--best_of_every_image"])}
+    for k in range(plan.score_models):
+        cut |= {f"{arm}_{k}": (str(k), options) for arm, options in OF_MODEL.items()}
+        scores = ["--scores", plan.at("curation/scores", k), plan.at("curation/scores/clip")]
+        ids[f"mean_rank_{k}"] = ["mean-rank", pool, *scores]
+    for arm, (how, _, *options) in ids.items():
+        file = plan.at("curation/ids", f"{arm}.parquet")
+        needs = ["curation/pool"]
+        needs += [f"curation/scores/{name}" for name in (arm.rsplit("_", 1)[-1], "clip") if how == "mean-rank"]
+        stages.append(Stage(f"curation/ids/{arm}", ["cut.py", how, pool, file, *options], needs))
+    for arm in (*cut, *ids):
+        if arm in ids:
+            what = ["--ids", plan.at("curation/ids", f"{arm}.parquet"), "--input", pool]
+            needs = [f"curation/ids/{arm}"]
+        else:
+            scores, options = cut[arm]
+            what = [plan.at("curation/scores", scores), "--keep", "0.3", "--by", "source", *options]
+            needs = [f"curation/scores/{scores}"]
+        command = ["curate", *what, "--output", plan.at("kept", arm), "--overwrite"]
+        stages.append(Stage(f"kept/{arm}", command, needs))
+    for arm in ("full", *cut, *ids):
+        kept = [] if arm == "full" else ["--kept", plan.at("kept", arm)]
+        needs = ["curation/pool"] if arm == "full" else [f"kept/{arm}"]
+        stages.append(Stage(f"labels/{arm}", ["cut.py", "labels", pool, plan.at("labels", arm), *kept], needs))
+    return stages
+
+
+def trained(plan: Plan, cut: str, name: str, j: int, seed: int) -> list[Stage]:
+    """A CLIP and a VLM trained on a cut, and evaluated; `full` takes as many steps as a cut of 30%."""
+    data, stages = cut.removesuffix("_epochs"), []
+    share = ["--num_train_epochs", "1.5"] if cut == "full" else []
+    starts = {"clip": f"clip/{j}/start", "vlm": f"policy/{j}/policy"}
+    texts = {"clip": plan.at("kept", data) if data != "full" else plan.at("curation/pool.jsonl")}
+    texts["vlm"] = plan.at("labels", data)
+    for kind, command in (("clip", "clip"), ("vlm", "sft")):
+        told = f"curated/{kind}/{name}"
+        given = ["--model_name_or_path", plan.at(starts[kind]), "--dataset_name", texts[kind], *share]
+        after = [starts[kind], f"labels/{data}"]
+        stages.append(plan.training(told, command, kind, seed, given, after))
+        stages += evaluations(plan, kind, name, plan.at(told), [told])
+    return stages
+
+
+def evaluations(plan: Plan, kind: str, name: str, model: str, after: Iterable[str]) -> list[Stage]:
+    """The evaluation of a CLIP or a VLM."""
+    tasks = ",".join(plan.at("data", f"{task}.yaml") for task in TASKS[kind])
+    command = ["eval", "--model", model, "--task", tasks, *(["--model_type", "clip"] if kind == "clip" else [])]
+    told = f"evaluated/{kind}/{name}"
+    return [Stage(told, [*command, "--out", plan.at(told)], [*after])]

@@ -1,0 +1,56 @@
+"""The experiments on AID and RSICD, from raw data to tables and pictures.
+
+    python recipes/aid-rsicd/reproduce.py --data $RS_RLHF_DATA --test $RS_RLHF_DATA/aid_rsicd:validation --jobs 2
+
+The same command resumes. Stages, their commands and their core seconds are noted in `OUT/stages`. Repetitions are
+nested: score models, each from a start, pairs and lists of its own, and final trainings with each. `--test` may be any
+captioned and labelled images of the same classes: with `OUT/data/choose.parquet` one chooses learning rates and the
+like without a look at the images that are reported on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from plan import Plan, all_stages
+from stages import run_stages
+
+
+def main() -> None:
+    """Runs what is not done yet, and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds aid_rsicd")
+    parser.add_argument(
+        "--test", metavar="PATH[:SPLIT]", help="evaluation images (default: DATA/aid_rsicd:validation)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/aid-rsicd"))
+    parser.add_argument("--jobs", type=int, default=2, help="stages at a time, each on its own core")
+    parser.add_argument("--score_models", type=int, default=3)
+    parser.add_argument("--trainings", type=int, default=2, help="final trainings with each score model")
+    parser.add_argument("--only", nargs="+", help="stages whose names begin so, and what they need")
+    parser.add_argument("--limit", type=int, help="images of each half, two steps a training: to try the way")
+    args = parser.parse_args()
+    data = args.data / "aid_rsicd"
+    test = args.test or f"{data}:validation"
+    plan = Plan(data, test, args.out, args.score_models, args.trainings, args.limit)
+    run_stages(needed(all_stages(plan), args.only), args.out, args.jobs)
+
+
+def needed(stages, only):
+    """Returns the stages whose names begin as asked, with all that they need."""
+    if not only:
+        return stages
+    by_name = {stage.name: stage for stage in stages}
+    wanted = [stage.name for stage in stages if stage.name.startswith(tuple(only))]
+    kept: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in kept:
+            kept.add(name)
+            wanted += by_name[name].after
+    return [stage for stage in stages if stage.name in kept]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Stages of an experiment: commands that run once each, several at a time, and resume.
+
+A stage is done once `stages/NAME.json` below the output folder says so, with its command and its seconds. A stage
+whose command is another one than noted there is an error: its folder holds what the old one made. Each job has a core
+of its own and one thread, so that the seconds of a stage are core seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+RECORD = "rs_rlhf_run.json"  # of a training that has begun
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of an experiment.
+
+    Args:
+        name (`str`): Names it; `score/1/captioner`.
+        command (sequence of `str`): Arguments of `rs-rlhf`; or a script of this folder and its arguments.
+        after (sequence of `str`): Stages that must be done first.
+    """
+
+    name: str
+    command: Sequence[str]
+    after: Sequence[str] = ()
+
+
+def run_stages(stages: Sequence[Stage], out: Path, jobs: int) -> None:
+    """Runs the stages that are not done, in an order that their needs allow; ends with the first that fails.
+
+    Args:
+        stages (sequence of [`Stage`]): All of the experiment.
+        out (`Path`): Holds `stages` (what is done) and `logs`.
+        jobs (`int`): Stages at a time.
+    """
+    done = {stage.name for stage in stages if is_done(stage, out)}
+    todo = [stage for stage in stages if stage.name not in done]
+    print(f"{len(done)} of {len(stages)} stages are done: {out}", flush=True)
+    cores: Queue[int] = Queue()
+    for core in range(jobs):
+        cores.put(core)
+    running: dict[Future[float], Stage] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while todo or running:
+            ready = [stage for stage in todo if set(stage.after) <= done][: jobs - len(running)]
+            for stage in ready:
+                todo.remove(stage)
+                running[pool.submit(run_stage, stage, out, cores)] = stage
+            if not running:
+                missing = {name for stage in todo for name in stage.after} - done - {stage.name for stage in todo}
+                raise SystemExit(f"stages are never done: {', '.join(sorted(missing)) or 'they need each other'}")
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                stage = running.pop(future)
+                seconds = future.result()
+                done.add(stage.name)
+                print(f"[{len(done)}/{len(stages)}] {stage.name}: {seconds / 60:.1f} min", flush=True)
+
+
+def note_of(stage: Stage, out: Path) -> Path:
+    """The file that says that a stage is done."""
+    return out / "stages" / f"{stage.name.replace('/', '-')}.json"
+
+
+def is_done(stage: Stage, out: Path) -> bool:
+    """Whether a stage is done; one that was done by another command ends the experiment."""
+    path = note_of(stage, out)
+    if not path.is_file():
+        return False
+    if (before := json.loads(path.read_text())["command"]) != [*stage.command]:
+        raise SystemExit(
+            f"{path}: {stage.name} was done by another command:\n  {' '.join(before)}\n  {' '.join(stage.command)}\n"
+            "Give another --out, or remove that file and what was made after it."
+        )
+    return True
+
+
+def run_stage(stage: Stage, out: Path, cores: Queue[int]) -> float:
+    """Runs one stage on a core of its own, and notes that it is done; returns its seconds."""
+    core, start = cores.get(), time.perf_counter()
+    try:
+        run_command(stage.command, out / "logs" / f"{stage.name.replace('/', '-')}.log", core)
+    finally:
+        cores.put(core)
+    seconds, path = time.perf_counter() - start, note_of(stage, out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".tmp")
+    new.write_text(json.dumps({"command": [*stage.command], "seconds": round(seconds)}, indent=1) + "\n")
+    new.replace(path)
+    return seconds
+
+
+def run_command(arguments: Sequence[str], log: Path, core: int) -> None:
+    """Runs a command with one thread on a core, resuming a training; an error ends all and names the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    pin = ["taskset", "-c", str(core % (os.cpu_count() or 1))]
+    program, resume = ["-m", "rs_rlhf", *arguments], []
+    if arguments[0].endswith(".py"):
+        program = [str(Path(__file__).parent / arguments[0]), *arguments[1:]]
+    elif "--config" in arguments and arguments[0] != "raft":  # a round resumes by itself
+        begun = (Path(arguments[arguments.index("--output_dir") + 1]) / RECORD).is_file()
+        resume = ["--resume_from_checkpoint", "true"] if begun else []
+    with log.open("a") as file:
+        done = subprocess.run(
+            [*pin, sys.executable, *program, *resume],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    if done.returncode:
+        last = "\n  ".join(log.read_text(errors="replace").splitlines()[-5:])
+        raise SystemExit(f"{' '.join(arguments)}\nended with exit code {done.returncode}; {log}:\n  {last}")
