@@ -4,7 +4,7 @@
     python recipes/aid-rsicd/cut.py mean-rank POOL OUT --scores SCORES SCORES
     python recipes/aid-rsicd/cut.py labels POOL OUT [--kept FOLDER]
 
-`oracle`: undamaged texts, drawn at random. `mean-rank`: the texts with the best mean of their ranks by two scores. Both
+`oracle`: undamaged texts, drawn at random. `mean-rank`: texts with the best mean of their ranks by two scores. Both
 keep the share of each source and write what `rs-rlhf curate --ids` reads. `labels`: the rows that ask for a class.
 """
 

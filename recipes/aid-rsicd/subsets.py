@@ -39,7 +39,7 @@ def write_choices(out: Path, path: str, split: str | None, classes: list[str]) -
     with out.open("w", encoding="utf-8") as file:
         for row, (image,) in zip(rows, images, strict=True):
             asked = {"id": row.id, "prompt": row.prompt, "image": image, "completions": classes}
-            file.write(json.dumps({**asked, "solution": row.solution}) + "\n")
+            file.write(json.dumps({**asked, "solution": row.reference}) + "\n")
 
 
 def main() -> None:
