@@ -48,8 +48,9 @@ def run_stages(stages: Sequence[Stage], out: Path, jobs: int) -> None:
     todo = [stage for stage in stages if stage.name not in done]
     print(f"{len(done)} of {len(stages)} stages are done: {out}", flush=True)
     cores: Queue[int] = Queue()
-    for core in range(jobs):
-        cores.put(core)
+    usable = sorted(os.sched_getaffinity(0))
+    for place in range(jobs):
+        cores.put(usable[place % len(usable)])
     running: dict[Future[float], Stage] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while todo or running:
@@ -104,7 +105,7 @@ def run_stage(stage: Stage, out: Path, cores: Queue[int]) -> float:
 def run_command(arguments: Sequence[str], log: Path, core: int) -> None:
     """Runs a command with one thread on a core, resuming a training; an error ends all and names the log."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    pin = ["taskset", "-c", str(core % (os.cpu_count() or 1))]
+    pin = ["taskset", "-c", str(core)]
     program, resume = ["-m", "rs_rlhf", *arguments], []
     if arguments[0].endswith(".py"):
         program = [str(Path(__file__).parent / arguments[0]), *arguments[1:]]
