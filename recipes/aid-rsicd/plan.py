@@ -32,8 +32,8 @@ class Plan:
         data (`Path`): Folder of the Parquet files.
         test (`str`): Evaluation images, `PATH[:SPLIT]`.
         out (`Path`): Everything that is made.
-        score_models (`int`): Each from its own start, pairs and lists.
-        trainings (`int`): Final trainings with each, from a policy (or CLIP) of their own.
+        score_models (`int`): Each from its own start, pairs and lists, with a policy and a CLIP of its own beside it.
+        trainings (`int`): Final trainings with each.
         limit (`int`, *optional*): Images of each half, to try the way: trainings take two steps then.
     """
 
@@ -122,25 +122,25 @@ def score_models(plan: Plan) -> list[Stage]:
 
 
 def policies(plan: Plan) -> list[Stage]:
-    """The policies that RL starts from (`policy/J/policy`), and self-training without a score model."""
+    """The policies that RL starts from (`policy/K/policy`), and self-training without a score model."""
     stages, classes = [], plan.at("data/classes.txt")
-    for j in range(plan.trainings):
-        name, texts = f"policy/{j}", plan.at("data/policy.parquet")
-        init = ["tiny-vlm", plan.at(name, "init"), "--texts", texts, "--seed", str(100 + j), *TINY]
+    for k in range(plan.score_models):
+        name, texts = f"policy/{k}", plan.at("data/policy.parquet")
+        init = ["tiny-vlm", plan.at(name, "init"), "--texts", texts, "--seed", str(100 + k), *TINY]
         stages.append(Stage(f"{name}/init", init, ["data"]))
         start = ["--model_name_or_path", plan.at(name, "init"), "--dataset_name", texts]
-        stages.append(plan.training(f"{name}/policy", "sft", "policy", 100 + j, start, [f"{name}/init"]))
+        stages.append(plan.training(f"{name}/policy", "sft", "policy", 100 + k, start, [f"{name}/init"]))
         stages += plan.answers(name, plan.at(name, "policy"), [f"{name}/policy"])
         for control in CONTROLS:
             before = f"{name}/policy"
             for r in range(1, ROUNDS + 1):
-                told = f"controls/{control}/{j}/{r}"
+                told = f"controls/{control}/{k}/{r}"
                 rows = plan.at(f"{told}.jsonl")
                 draw = ["self_training.py", plan.at(before), plan.at("data/pool.parquet"), rows, "--choices", classes]
-                draw += ["--choose", control, "--seed", str(10 * j + r)]
+                draw += ["--choose", control, "--seed", str(10 * k + r)]
                 stages.append(Stage(f"{told}/rows", draw, [before]))
                 start = ["--model_name_or_path", plan.at(before), "--dataset_name", rows]
-                stages.append(plan.training(told, "sft", "self_training", 10 * j + r, start, [f"{told}/rows"]))
+                stages.append(plan.training(told, "sft", "self_training", 10 * k + r, start, [f"{told}/rows"]))
                 stages += plan.answers(told, plan.at(told), [told])
                 before = told
     return stages
@@ -150,8 +150,8 @@ def reinforced(plan: Plan) -> list[Stage]:
     """RAFT, GRPO, DPO, and the controls that need a score model, for each score model and policy."""
     stages, pool, classes = [], plan.at("data/pool.parquet"), plan.at("data/classes.txt")
     for k, j in plan.pairs:
-        policy, model, seed = plan.at("policy", j, "policy"), plan.at("score", k, "reward"), 10 * k + j
-        after = [f"policy/{j}/policy", f"score/{k}/reward"]
+        policy, model, seed = plan.at("policy", k, "policy"), plan.at("score", k, "reward"), 10 * k + j
+        after = [f"policy/{k}/policy", f"score/{k}/reward"]
         few = [] if plan.limit is None else ["--max_steps", "2"]
         for arm, rounds in (("raft", ROUNDS), ("shuffled", 1)):
             command = ["raft", "--config", "aid-rsicd/self_training", "--policy", policy, "--score_model", model]
@@ -201,19 +201,19 @@ def curated(plan: Plan) -> list[Stage]:
     for name, (options, after) in scorers.items():
         command = ["score", "--input", pool, *options, "--output", plan.at("curation/scores", name)]
         stages.append(Stage(f"curation/scores/{name}", command, ["curation/pool", *after]))
-    for j in range(plan.trainings):
+    for k in range(plan.score_models):
         learn = plan.at("data/learn.parquet")
-        init = ["tiny-clip", plan.at("clip", j, "init"), "--texts", learn, "--seed", str(j), *CLIP]
-        stages.append(Stage(f"clip/{j}/init", init, ["data"]))
-        start = ["--model_name_or_path", plan.at("clip", j, "init"), "--dataset_name", learn]
-        stages.append(plan.training(f"clip/{j}/start", "clip", "clip_start", j, start, [f"clip/{j}/init"]))
-        stages += evaluations(plan, "clip", f"start/{j}", plan.at("clip", j, "start"), [f"clip/{j}/start"])
+        init = ["tiny-clip", plan.at("clip", k, "init"), "--texts", learn, "--seed", str(k), *CLIP]
+        stages.append(Stage(f"clip/{k}/init", init, ["data"]))
+        start = ["--model_name_or_path", plan.at("clip", k, "init"), "--dataset_name", learn]
+        stages.append(plan.training(f"clip/{k}/start", "clip", "clip_start", k, start, [f"clip/{k}/init"]))
+        stages += evaluations(plan, "clip", f"start/{k}", plan.at("clip", k, "start"), [f"clip/{k}/start"])
     stages += cuts(plan, pool)
     for arm in OF_NONE:
-        for j in range(plan.trainings):
-            stages += trained(plan, arm, f"{arm}/{j}", j, j)
+        for k in range(plan.score_models):
+            stages += trained(plan, arm, f"{arm}/{k}", k, 10 * k)
     for (k, j), arm in itertools.product(plan.pairs, (*OF_MODEL, "mean_rank")):
-        stages += trained(plan, f"{arm}_{k}", f"{arm}/{k}/{j}", j, 10 * k + j)
+        stages += trained(plan, f"{arm}_{k}", f"{arm}/{k}/{j}", k, 10 * k + j)
     return stages
 
 
@@ -249,11 +249,11 @@ def cuts(plan: Plan, pool: str) -> list[Stage]:
     return stages
 
 
-def trained(plan: Plan, cut: str, name: str, j: int, seed: int) -> list[Stage]:
+def trained(plan: Plan, cut: str, name: str, k: int, seed: int) -> list[Stage]:
     """A CLIP and a VLM trained on a cut, and evaluated; `full` takes as many steps as a cut of 30%."""
     data, stages = cut.removesuffix("_epochs"), []
     share = ["--num_train_epochs", "1.5"] if cut == "full" else []
-    starts = {"clip": f"clip/{j}/start", "vlm": f"policy/{j}/policy"}
+    starts = {"clip": f"clip/{k}/start", "vlm": f"policy/{k}/policy"}
     texts = {"clip": plan.at("kept", data) if data != "full" else plan.at("curation/pool.jsonl")}
     texts["vlm"] = plan.at("labels", data)
     for kind, command in (("clip", "clip"), ("vlm", "sft")):

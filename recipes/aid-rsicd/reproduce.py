@@ -3,7 +3,8 @@
     python recipes/aid-rsicd/reproduce.py --data $RS_RLHF_DATA --test $RS_RLHF_DATA/aid_rsicd:validation --jobs 2
 
 The same command resumes. Stages, their commands and their core seconds are noted in `OUT/stages`. Repetitions are
-nested: score models, each from a start, pairs and lists of its own, and final trainings with each. `--test` may be any
+nested: score models, each from a start, pairs and lists of its own and with a policy and a CLIP of its own beside it,
+and final trainings with each. What needs no score model is trained once for each policy. `--test` may be any
 captioned and labelled images of the same classes: with `OUT/data/choose.parquet` one chooses learning rates and the
 like without a look at the images that are reported on.
 """
