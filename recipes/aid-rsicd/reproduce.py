@@ -15,7 +15,8 @@ import argparse
 from pathlib import Path
 
 from plan import Plan, all_stages
-from stages import run_stages
+from results import write_results
+from stages import Stage, run_stages
 
 
 def main() -> None:
@@ -36,9 +37,11 @@ def main() -> None:
     test = args.test or f"{data}:validation"
     plan = Plan(data, test, args.out, args.score_models, args.trainings, args.limit)
     run_stages(needed(all_stages(plan), args.only), args.out, args.jobs)
+    if not args.only:
+        write_results(plan, args.out / "results")
 
 
-def needed(stages, only):
+def needed(stages: list[Stage], only: list[str] | None) -> list[Stage]:
     """Returns the stages whose names begin as asked, with all that they need."""
     if not only:
         return stages
