@@ -1,7 +1,7 @@
 """Results of the experiments on AID and RSICD: figures with intervals over images and repetitions, tables, pictures.
 
-A figure is the mean over score models, trainings with each, and images; its interval is that of a nested bootstrap over
-all three (`rs_rlhf.metrics.intervals.nested_bootstrap`). What is trained once for each policy has one repetition there.
+A figure is the mean over score models, trainings with each, and images. Its interval is that of a nested bootstrap over
+all three (`rs_rlhf.metrics.intervals.nested_bootstrap`). What is trained once for each policy is repeated once there.
 """
 
 from __future__ import annotations
