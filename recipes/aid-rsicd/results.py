@@ -1,6 +1,6 @@
 """Results of the experiments on AID and RSICD: figures with intervals over images and repetitions, tables, pictures.
 
-A figure is the mean over score models, trainings with each, and images. Its interval is that of a nested bootstrap over
+A figure is the mean over score models, trainings with each, and images. Its interval is that of a nested bootstrap of
 all three (`rs_rlhf.metrics.intervals.nested_bootstrap`). What is trained once for each policy is repeated once there.
 """
 
