@@ -138,7 +138,7 @@ def check_arguments(argv: list[str]) -> None:
         _, flags, _ = launch.split_arguments(command.parser(), rest)
         launch.parse(command.parser(), [*flags, "--use_cpu", "true", "--bf16", "false"])
     elif hasattr(home, "read_arguments"):
-        home.read_arguments(rest)
+        home.read_arguments(rest, home.sft.parser())
     else:
         parser_of(name).parse_args(rest)
 

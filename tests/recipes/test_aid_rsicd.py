@@ -1,0 +1,127 @@
+"""The plan of the experiments on AID and RSICD: its commands parse, its stages read what others made, it resumes."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from helpers.documents import check_arguments
+
+RECIPE = ROOT / "recipes" / "aid-rsicd"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules():
+    """The recipe's modules, which import each other by their names."""
+    sys.path.insert(0, str(RECIPE))
+    yield
+    sys.path.remove(str(RECIPE))
+
+
+@pytest.fixture
+def plan(tmp_path):
+    from plan import Plan
+
+    return Plan(tmp_path / "aid_rsicd", f"{tmp_path / 'aid_rsicd'}:validation", tmp_path / "out")
+
+
+def shape(command):
+    """A command without what differs between repetitions."""
+    return tuple(re.sub(r"\d+", "#", str(part)) for part in command)
+
+
+def test_every_command_parses(plan):
+    from plan import all_stages
+
+    for k in range(plan.score_models):
+        (plan.out / "policy" / str(k) / "policy").mkdir(parents=True)  # a model that is no folder is refused
+    distinct = {shape(stage.command): stage.command for stage in all_stages(plan)}
+    assert len(distinct) > 60
+    for command in distinct.values():
+        if not command[0].endswith(".py"):
+            check_arguments([*command])
+        else:
+            assert (RECIPE / command[0]).is_file()
+
+
+def test_stages_need_only_what_is_there_and_read_nothing_that_is_made_later(plan):
+    """A path below the output that a stage reads lies in what a stage that it needs, or one before that, has made."""
+    from plan import all_stages
+
+    stages = {stage.name: stage for stage in all_stages(plan)}
+    made = {stage.name: output(stage.command) for stage in stages.values()}
+
+    def needs(name, known):
+        for other in stages[name].after:
+            if other not in known:
+                known.add(other)
+                needs(other, known)
+        return known
+
+    for stage in stages.values():
+        before = {made[name] for name in needs(stage.name, set())}
+        read = " ".join(stage.command).replace(made[stage.name], "").replace(",", " ").split()
+        for path in (part for part in read if part.startswith(str(plan.out))):
+            assert any(path.startswith(place) for place in before), (stage.name, path)
+
+
+def output(command):
+    """The place that a stage writes to."""
+    if command[0] == "subsets.py":
+        return command[3]
+    if command[0].endswith(".py"):
+        return command[3]
+    if command[0].startswith("tiny-"):
+        return command[1]
+    flag = next(flag for flag in ("--output_dir", "--output", "--out") if flag in command)
+    return command[command.index(flag) + 1]
+
+
+def test_stages_run_once_and_resume(tmp_path, monkeypatch):
+    import stages
+    from stages import Stage, run_stages
+
+    ran = []
+
+    def run(arguments, log, core):
+        ran.append(arguments[0])
+        if arguments[0] == "bad":
+            raise SystemExit("bad")
+
+    monkeypatch.setattr(stages, "run_command", run)
+    plan = [Stage("b", ["second"], ["a/1"]), Stage("a/1", ["first"])]
+    run_stages(plan, tmp_path, jobs=2)
+    assert ran == ["first", "second"]
+    run_stages([*plan, Stage("c", ["bad"], ["b"])][:2], tmp_path, jobs=2)
+    assert ran == ["first", "second"]
+    assert json.loads((tmp_path / "stages" / "a-1.json").read_text())["command"] == ["first"]
+    with pytest.raises(SystemExit, match="bad"):
+        run_stages([*plan, Stage("c", ["bad"], ["b"])], tmp_path, jobs=1)
+    assert not (tmp_path / "stages" / "c.json").exists()
+    with pytest.raises(SystemExit, match=r"a-1.json: a/1 was done by another command"):
+        run_stages([Stage("a/1", ["other"])], tmp_path, jobs=1)
+
+
+def test_results_are_means_with_intervals_over_score_models_trainings_and_images(plan):
+    """Of answers that are written here: a gain that is the same everywhere has an interval of no width beside it."""
+    from results import RL, reinforcement
+
+    draw = np.random.default_rng(0)
+    plain = draw.random(200) < 0.4
+    for arm, where in RL.items():
+        for way in ("greedy", "sampled"):
+            for k in range(plan.score_models):
+                for j in range(plan.trainings):
+                    folder = plan.out / "answers" / where.format(k=k, j=j) / way
+                    folder.mkdir(parents=True, exist_ok=True)
+                    right = plain | (np.arange(200) < (30 if arm == "GRPO" else 0))
+                    rows = [json.dumps({"id": f"{i:03d}", "strict": bool(one)}) for i, one in enumerate(right)]
+                    (folder / "samples_classification.jsonl").write_text("\n".join(rows[::-1]) + "\n")
+    found = reinforcement(plan)
+    gain = (plain | (np.arange(200) < 30)).mean() - plain.mean()
+    assert found["GRPO"]["greedy_gain"]["mean"] == pytest.approx(gain)
+    low, high = found["GRPO"]["greedy_gain"]["interval"]
+    assert 0 < low < gain < high
+    assert found["DPO"]["greedy_gain"] == {"mean": 0.0, "interval": [0.0, 0.0], "runs": [[0.0] * 2] * 3}
