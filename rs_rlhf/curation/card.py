@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def dataset_card(name: str, about: Mapping[str, Any], inputs: ImageTexts) -> str
         size_categories=[next((label for most, label in SIZES if written["kept_rows"] < most), "n>10M")],
         tags=["rs-rlhf", "remote-sensing", "image-text", "curated"],
     )
-    firsts = [row for unit in inputs.whole_units()[:1] for row in islice(inputs.stored_rows(unit), 1)]
+    units = [replace(unit, rows=1) for unit in inputs.whole_units()[:1]]
+    firsts = [row for unit in units for row in islice(inputs.stored_rows(unit), 1)]
     columns = [f"`{key}`" for row in firsts if isinstance(row, Mapping) for key in row]
     load = f'load_from_disk("{name}")' if saved else f'load_dataset("{name}", "rows", split="train")'
     card = DatasetCard.from_template(

@@ -236,7 +236,7 @@ unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 def attempt(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
     try:
-        write_folder(out, data, ids, {}, {})
+        write_folder(out, data, ids, {"stamp": [], "figures": {}, "settings": {}}, {})
         told = ""
     except DataError as error:
         told = str(error)

@@ -104,10 +104,13 @@ def test_stages_run_once_and_resume(tmp_path, monkeypatch):
         run_stages([Stage("a/1", ["other"])], tmp_path, jobs=1)
 
 
-def test_results_are_means_with_intervals_over_score_models_trainings_and_images(plan):
-    """Of answers that are written here: a gain that is the same everywhere has an interval of no width beside it."""
+def test_results_are_means_with_intervals_over_score_models_trainings_and_images(plan, monkeypatch):
+    """Of answers that are written here: an arm that answers as before has a gain of 0 in an interval of no width."""
+    import results
     from results import RL, reinforcement
 
+    for arm in RL.keys() - {"before", "GRPO", "DPO"}:
+        monkeypatch.delitem(results.RL, arm)
     draw = np.random.default_rng(0)
     plain = draw.random(200) < 0.4
     for arm, where in RL.items():
