@@ -186,6 +186,7 @@ def check_reads(cls: type, values: Mapping[str, Any]) -> None:
     """Refuses, among the values of an options dataclass, what must be there to be read and is not."""
     for field in dataclasses.fields(cls):
         check, value = _READS.get(field), values.get(field.name)
+        flag = "" if field.metadata.get("positional") else f"--{field.name} "
         for text in value if isinstance(value, list | tuple) else [value]:
             if not check or text is None or text == "":
                 continue
@@ -195,11 +196,11 @@ def check_reads(cls: type, values: Mapping[str, Any]) -> None:
                 # Another name may be an endpoint's; files are separated by commas.
                 gone = [name for name in str(text).split(",") if name.startswith((".", "/", "~"))]
                 if not os.path.exists(text) and not all(map(os.path.exists, gone)):
-                    raise OptionError(f"--{field.name} {text}: no such folder; correct the path.", field.name)
+                    raise OptionError(f"{flag}{text}: no such folder; correct the path.", field.name)
             elif check == "model":
                 check_model_name(str(text), field.name)
             elif not (os.path.isdir if check == "folder" else os.path.isfile)(text):
-                raise OptionError(f"--{field.name} {text}: no such {check}; correct the path.", field.name)
+                raise OptionError(f"{flag}{text}: no such {check}; correct the path.", field.name)
 
 
 def check_model_name(names: str, key: str = "model_name_or_path") -> None:

@@ -73,6 +73,7 @@ def test_help_of_no_command_loads_torch():
         (["eval", "--model", "./m", "--task", "scenes"], "./m: no such folder"),
         (["eval", "preferences", "--model", "m", "--preferences", "none.jsonl"], "none.jsonl: no such file or folder"),
         (["best-of-n", "--policy", "/no/m", "--score_model", "m", "--task", "scenes", "--out", "o"], "/no/m: no such"),
+        (["init", "nowhere"], "init: nowhere: no such folder"),
         (["serve", "--model", "/no/m"], "/no/m is neither a folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
