@@ -1,7 +1,9 @@
-"""Takes the pictures of `docs/images/app-*.png`: `python docs/screenshots.py URL`, with `rs-rlhf app` running there.
+"""Takes the pictures of `docs/images`; a chromium with its chromedriver must be there.
 
-The app is started with two policies, a score model and `--label`; a chromium with its chromedriver must be there. Wide
-and light, narrow and dark.
+    python docs/screenshots.py URL     # of `rs-rlhf app`, started with two policies, a score model and --label
+    python docs/screenshots.py PAGE…   # of pages that commands wrote (report.html, …), named by their folders
+
+Wide and light, narrow and dark.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,32 +92,43 @@ def label(page: Any) -> None:
     time.sleep(2)
 
 
-def main(url: str) -> None:
+def take(page: Any, url: str, name: str, show: Callable[[Any], None] | None = None, highest: int = 2600) -> None:
+    """Takes a page in every setting, as high as it is but for `highest` pixels."""
+    for setting, (width, scheme) in SETTINGS.items():
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        for height in (900, None):  # as high as the page once it is there
+            height = height or min(highest, page.execute_script("return document.documentElement.scrollHeight"))
+            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            if height == 900:
+                page.get(url)
+                until(page, "document.querySelector('h1')")
+                if show is not None:
+                    show(page)
+        time.sleep(1)
+        picture = Image.open(io.BytesIO(page.get_screenshot_as_png())).convert("RGB")
+        path = OUT / f"{name}-{setting}.png"
+        for colours in (256, 128):  # fewer would change the colours of charts
+            picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+            if path.stat().st_size <= MOST:
+                break
+        print(path, path.stat().st_size)
+
+
+def main(places: Sequence[str]) -> None:
     """Takes every picture in every setting."""
     page = browser()
     OUT.mkdir(exist_ok=True)
-    for name, show in (("ask", ask), ("best-of-n", best), ("score", score), ("label", label)):
-        for setting, (width, scheme) in SETTINGS.items():
-            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-            for height in (900, None):  # as high as the page once it is there
-                height = height or min(2600, page.execute_script("return document.documentElement.scrollHeight"))
-                size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-                page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-                if height == 900:
-                    page.get(url)
-                    until(page, "document.querySelector('h1')")
-                    show(page)
-            time.sleep(1)
-            picture = Image.open(io.BytesIO(page.get_screenshot_as_png())).convert("RGB")
-            path = OUT / f"app-{name}-{setting}.png"
-            for colours in (256, 128, 64, 32):  # as many as the size allows
-                picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
-                if path.stat().st_size <= MOST:
-                    break
-            print(path, path.stat().st_size)
+    for place in places:
+        if "://" in place:
+            for name, show in (("ask", ask), ("best-of-n", best), ("score", score), ("label", label)):
+                take(page, place, f"app-{name}", show)
+        else:
+            path = Path(place).resolve()
+            take(page, path.as_uri(), f"{path.parent.name}-{path.stem}", highest=1000)
     page.quit()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])
