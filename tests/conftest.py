@@ -158,4 +158,5 @@ def browser(chromium):
     chromium.get("about:blank")
     for log in ("browser", "performance"):
         chromium.get_log(log)
-    return chromium
+    yield chromium
+    chromium.get("about:blank")  # a page whose server is gone asks for it again and again
