@@ -317,6 +317,11 @@ def _label(page: gr.Blocks, chosen: Chosen) -> None:
     # A name that is being typed as the page loads stays.
     again = page.load(lambda who: who or gr.skip(), [kept], [name], api_visibility="private")
     _on(again.then, start, [name], shows, **in_turn)
+    _agreement(chosen)
+
+
+def _agreement(chosen: Chosen) -> None:
+    """What is counted of the choices, and the button that writes the preferences."""
     with gr.Accordion("Agreement and preferences", open=False, elem_id="agreement"):
         table = gr.HTML(elem_id="agreement_table", elem_classes="rs")
         with gr.Row():
@@ -324,7 +329,9 @@ def _label(page: gr.Blocks, chosen: Chosen) -> None:
             write = gr.Button("Write the preferences", size="sm", elem_id="write")
 
     def counted() -> str:
-        return shown.agreement(labelling.agreement(), labelling.preferred()[1], labelling.elsewhere())
+        return shown.agreement(
+            chosen.labelling.agreement(), chosen.labelling.preferred()[1], chosen.labelling.elsewhere()
+        )
 
     _on(count.click, counted, None, table)
     _on(write.click, lambda: f'<p class="note">{escape(chosen.write())}</p>' + counted(), None, table)
