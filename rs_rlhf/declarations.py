@@ -63,6 +63,13 @@ def find(kind: str, name_or_path: str) -> Path:
     raise DeclarationError(f"{name_or_path!r} is neither a file nor declared in {kind}/{hint}")
 
 
+def in_the_box(model: str) -> str:
+    """Returns the folder of a model that comes with the package, `aid-rsicd-tiny/policy`; any other name as it is."""
+    place = folder("reward_models") / model
+    known = not Path(model).exists() and ".." not in place.parts and (place / "config.json").is_file()
+    return str(place) if known else model
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Returns `"; did you mean …? Choices: …"` for the end of an error message."""
     choices = list(choices)

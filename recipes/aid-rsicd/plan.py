@@ -17,6 +17,7 @@ CLIP = (
 CLIP += "--patch_size 12 --max_length 32 --vocab_size 1500".split()
 ROUNDS = 3  # of self-training
 SAMPLES = ["--n", "8", "--max_new_tokens", "8"]
+CURVE = (250, 1000)  # images with pairs, of a learning curve
 CONTROLS = ("random", "majority")
 # Cuts of the pool that a score model makes, and those that it has no part in.
 OF_MODEL = {"model": [], "model_image": ["--best_of_every_image"]}
@@ -35,6 +36,8 @@ class Plan:
         score_models (`int`): Each from its own start, pairs and lists, with a policy and a CLIP of its own beside it.
         trainings (`int`): Final trainings with each.
         limit (`int`, *optional*): Images of each half, to try the way: trainings take two steps then.
+        choose (`bool`): Evaluate on the images that are for choosing, into `choose` below `out`; the models are the
+            same.
     """
 
     data: Path
@@ -43,6 +46,7 @@ class Plan:
     score_models: int = 3
     trainings: int = 2
     limit: int | None = None
+    choose: bool = False
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -59,12 +63,23 @@ class Plan:
         where = ["--config", f"aid-rsicd/{config}", "--seed", str(seed), "--output_dir", self.at(name)]
         return Stage(name, [command, *where, *options, *few], [*after])
 
+    def tasks(self, *names: str) -> list[str]:
+        """Flags that name evaluations, and the folder that their images lie in."""
+        path, _, split = self.test.rpartition(":")
+        root = self.at("data") if self.choose else str(Path(path or split).parent)
+        files = (self.at("data", f"{'choose_' * self.choose}{name}.yaml") for name in names)
+        return ["--task", ",".join(files), "--data_root", root]
+
+    def evaluated(self, *parts: str | int) -> str:
+        """The name of an evaluation."""
+        return str(Path("choose" * self.choose, *map(str, parts)))
+
     def answers(self, name: str, model: str, after: Iterable[str]) -> list[Stage]:
         """A policy's answers to the evaluation images, greedy and sampled."""
         stages = []
         for way, options in (("greedy", []), ("sampled", ["--temperature", "1", "--seed", "0"])):
-            command = ["eval", "--model", model, "--task", self.at("data/classification.yaml"), *options]
-            told = f"answers/{name}/{way}"
+            command = ["eval", "--model", model, *self.tasks("classification"), *options]
+            told = self.evaluated("answers", name, way)
             stages.append(Stage(told, [*command, "--out", self.at(told)], [*after]))
         return stages
 
@@ -108,7 +123,7 @@ def score_models(plan: Plan) -> list[Stage]:
             asked = ["eval", "--model", plan.at(name, step), "--preferences", plan.at("score/test_pairs.jsonl")]
             asked += ["--image_blind"] if step == "blind" else []
             told = f"{name}/eval_{step}"
-            stages.append(Stage(told, [*asked, "--out", plan.at(told)], [f"{name}/{step}", "test_pairs"]))
+            stages.append(Stage(told, [*asked, "--out", plan.at(f"{told}.json")], [f"{name}/{step}", "test_pairs"]))
         for rows in ("test", "pool"):
             best = ["data", "best", "--score_model", plan.at(name, "reward"), "--overwrite"]
             best += [
@@ -118,6 +133,36 @@ def score_models(plan: Plan) -> list[Stage]:
                 plan.at(name, f"{rows}_choice.jsonl"),
             ]
             stages.append(Stage(f"{name}/{rows}_choice", best, [f"{name}/reward"]))
+    return stages + learning_curve(plan)
+
+
+def learning_curve(plan: Plan) -> list[Stage]:
+    """Score models from one captioner, on pairs alone, of fewer images in as many steps."""
+    learn, stages = plan.at("data/learn.parquet"), []
+    for count in (*map(str, CURVE), "all"):
+        name, needs = f"score/0/{'pairs' if count == 'all' else f'pairs_of_{count}'}", []
+        if count != "all":
+            rows = plan.at("curve", f"pairs_of_{count}.jsonl")
+            made = [
+                "data",
+                "pairs",
+                "--input",
+                learn,
+                "--limit",
+                count,
+                "--seed",
+                "0",
+                "--overwrite",
+                "--output",
+                rows,
+            ]
+            stages.append(Stage(f"curve/pairs_of_{count}", made, ["data"]))
+            given = ["--model_name_or_path", plan.at("score/0/captioner"), "--dataset_name", rows]
+            needs = ["score/0/captioner", f"curve/pairs_of_{count}"]
+            stages.append(plan.training(name, "reward", "reward_pairs", 0, given, needs))
+        asked = ["eval", "--model", plan.at(name), "--preferences", plan.at("score/test_pairs.jsonl")]
+        told = plan.at("curve", f"{count}.json")
+        stages.append(Stage(f"curve/{count}", [*asked, "--out", told], [name, "test_pairs"]))
     return stages
 
 
@@ -267,7 +312,12 @@ def trained(plan: Plan, cut: str, name: str, k: int, seed: int) -> list[Stage]:
 
 def evaluations(plan: Plan, kind: str, name: str, model: str, after: Iterable[str]) -> list[Stage]:
     """The evaluation of a CLIP or a VLM."""
-    tasks = ",".join(plan.at("data", f"{task}.yaml") for task in TASKS[kind])
-    command = ["eval", "--model", model, "--task", tasks, *(["--model_type", "clip"] if kind == "clip" else [])]
-    told = f"evaluated/{kind}/{name}"
+    command = [
+        "eval",
+        "--model",
+        model,
+        *plan.tasks(*TASKS[kind]),
+        *(["--model_type", "clip"] if kind == "clip" else []),
+    ]
+    told = plan.evaluated("evaluated", kind, name)
     return [Stage(told, [*command, "--out", plan.at(told)], [*after])]

@@ -5,8 +5,8 @@
 The same command resumes. Stages, their commands and their core seconds are noted in `OUT/stages`. Repetitions are
 nested: score models, each from a start, pairs and lists of its own and with a policy and a CLIP of its own beside it,
 and final trainings with each. What needs no score model is trained once for each policy. `--test` may be any
-captioned and labelled images of the same classes: with `OUT/data/choose.parquet` one chooses learning rates and the
-like without a look at the images that are reported on.
+captioned and labelled images of the same classes. `--choose` evaluates the same models on images that are reported on
+nowhere, so that one chooses learning rates and the like there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from plan import Plan, all_stages
 from results import write_results
-from stages import Stage, run_stages
+from stages import Stage, run_stages, set_up
 
 
 def main() -> None:
@@ -31,14 +31,16 @@ def main() -> None:
     parser.add_argument("--score_models", type=int, default=3)
     parser.add_argument("--trainings", type=int, default=2, help="final trainings with each score model")
     parser.add_argument("--only", nargs="+", help="stages whose names begin so, and what they need")
+    parser.add_argument("--choose", action="store_true", help="evaluate on the images for choosing, into OUT/choose")
     parser.add_argument("--limit", type=int, help="images of each half, two steps a training: to try the way")
     args = parser.parse_args()
     data = args.data / "aid_rsicd"
     test = args.test or f"{data}:validation"
-    plan = Plan(data, test, args.out, args.score_models, args.trainings, args.limit)
+    plan = Plan(data, test, args.out, args.score_models, args.trainings, args.limit, args.choose)
+    set_up()
     run_stages(needed(all_stages(plan), args.only), args.out, args.jobs)
     if not args.only:
-        write_results(plan, args.out / "results")
+        write_results(plan, args.out / plan.evaluated("results"))
 
 
 def needed(stages: list[Stage], only: list[str] | None) -> list[Stage]:

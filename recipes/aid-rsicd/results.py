@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plan import CONTROLS, OF_MODEL, OF_NONE, ROUNDS, Plan
+from plan import CONTROLS, CURVE, OF_MODEL, OF_NONE, ROUNDS, Plan
 
-from rs_rlhf.metrics.intervals import nested_bootstrap
+from rs_rlhf.metrics.intervals import nested_bootstrap, proportion
 from rs_rlhf.runs.charts.curves import intervals
 from rs_rlhf.runs.charts.style import save
 
@@ -69,7 +69,10 @@ def recall(folder: Path) -> list[float]:
 def repeated(plan: Plan, where: str, read: Any) -> np.ndarray:
     """Reads an arm: `(score models, trainings, images)`."""
     return np.asarray(
-        [[read(plan.out / where.format(k=k, j=j)) for j in range(plan.trainings)] for k in range(plan.score_models)]
+        [
+            [read(plan.out / plan.evaluated(where.format(k=k, j=j))) for j in range(plan.trainings)]
+            for k in range(plan.score_models)
+        ]
     )
 
 
@@ -124,13 +127,29 @@ def curation(plan: Plan) -> dict[str, Any]:
 
 
 def score_models(plan: Plan) -> dict[str, Any]:
-    """Figures of the score models: pairs by kind, beside one that is blind to images; choice among 30; calibration."""
+    """Figures of the score models: pairs by kind and calibration, beside one that is blind to images and some that saw
+    pairs of fewer images; right choices among all classes.
+    """
     found: dict[str, Any] = {}
+    for k in range(plan.score_models):
+        found[f"choice/{k}"] = choice(plan, k)
+    for count in CURVE:
+        found[f"curve/{count}"] = json.loads((plan.out / "curve" / f"{count}.json").read_text())
+    found["curve/all"] = json.loads((plan.out / "curve" / "all.json").read_text())
     for step in ("reward", "blind"):
         for k in range(plan.score_models if step == "reward" else 1):
-            report = json.loads((plan.out / "score" / str(k) / f"eval_{step}" / "results.json").read_text())
-            found[f"{step}/{k}"] = report
+            found[f"{step}/{k}"] = json.loads((plan.out / "score" / str(k) / f"eval_{step}.json").read_text())
     return found
+
+
+def choice(plan: Plan, k: int) -> dict[str, Any]:
+    """The share of evaluation images of which a score model prefers the right class to all others."""
+    asked, chosen = (
+        {row["id"]: row for row in map(json.loads, plan.out.joinpath(*place).read_text("utf-8").splitlines())}
+        for place in (("data", "test_choices.jsonl"), ("score", str(k), "test_choice.jsonl"))
+    )
+    right = [row["id"] in chosen and chosen[row["id"]]["completion"] == row["solution"] for row in asked.values()]
+    return proportion(sum(right), len(right))
 
 
 def table(figures: dict[str, Any], columns: dict[str, bool], head: str) -> list[str]:

@@ -71,18 +71,14 @@ def main() -> None:
             counts[name] = len(chosen)
     about: dict[str, Any] = json.loads(halves[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]
     (args.out / "classes.txt").write_text("\n".join(map(class_name, about["names"])) + "\n", encoding="utf-8")
-    for task in ("classification", "retrieval"):
-        declared = {
-            "title": f"AID scenes, {task}",
-            "task": task,
-            "layout": "images",
-            "path": str(Path(path).resolve()),
-        }
-        declared |= {"split": split} if split else {}
-        if task == "classification":
-            declared |= {"prompt": LABEL_QUESTION, "max_new_tokens": 12}
-            declared["templates"] = ["a satellite photo of {c}.", "a satellite image of {c}"]
-        (args.out / f"{task}.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
+    for images, place in (("", {"path": Path(path).name, "split": split}), ("choose_", {"path": "choose.parquet"})):
+        for task in ("classification", "retrieval"):
+            declared = {"title": f"AID scenes, {task}", "source": "images of AID with captions of RSICD"}
+            declared |= {"task": task, "layout": "images"} | {key: value for key, value in place.items() if value}
+            if task == "classification":
+                declared |= {"prompt": LABEL_QUESTION, "max_new_tokens": 12}
+                declared["templates"] = ["a satellite photo of {c}.", "a satellite image of {c}"]
+            (args.out / f"{images}{task}.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
     for name, place in (("pool", (str(args.out / "pool.parquet"), None)), ("test", (path, split))):
         write_choices(args.out / f"{name}_choices.jsonl", *place, [*map(class_name, about["names"])])
     print(", ".join(f"{name} {count}" for name, count in counts.items()))

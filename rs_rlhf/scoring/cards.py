@@ -69,7 +69,8 @@ def filled_options(given: ImageOptions, model: Mapping[str, Any]) -> ImageOption
 def find_card(name_or_path: str) -> RewardModelCard:
     """Returns the declared reward model of that name, or a card for a folder or hub id (`owner/name`)."""
     if _is_declared(name_or_path):
-        return declarations.load("reward_models", name_or_path, RewardModelCard)
+        card = declarations.load("reward_models", name_or_path, RewardModelCard)
+        return replace(card, model=declarations.in_the_box(card.model))
     if Path(name_or_path).is_dir() or _is_hub_id(name_or_path):
         return RewardModelCard(name_or_path, licence="", recipe="")
     nearest = declarations.did_you_mean(name_or_path, declarations.names("reward_models"))

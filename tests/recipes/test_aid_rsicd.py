@@ -104,6 +104,35 @@ def test_stages_run_once_and_resume(tmp_path, monkeypatch):
         run_stages([Stage("a/1", ["other"])], tmp_path, jobs=1)
 
 
+def test_a_stage_is_a_command_or_a_script_and_what_it_says_is_in_its_log(tmp_path):
+    from stages import Stage, run_stages
+
+    run_stages([Stage("a/env", ["env"])], tmp_path, jobs=1)
+    assert "torch" in (tmp_path / "logs" / "a-env.log").read_text()
+    with pytest.raises(SystemExit, match=r"subsets.py nowhere\nended with exit code 2; .*b.log:\n.*usage"):
+        run_stages([Stage("b", ["subsets.py", "nowhere"])], tmp_path, jobs=1)
+    with pytest.raises(SystemExit, match=r"ended with exit code 1; .*c.log:\n  .*no command 'nothing'"):
+        run_stages([Stage("c", ["nothing"])], tmp_path, jobs=1)
+    assert [path.stem for path in (tmp_path / "stages").iterdir()] == ["a-env"]
+
+
+def test_what_is_chosen_is_seen_on_other_images_with_the_same_models(plan):
+    from dataclasses import replace
+
+    from plan import all_stages
+
+    reported, chosen = (
+        {stage.name: [*stage.command] for stage in all_stages(one)} for one in (plan, replace(plan, choose=True))
+    )
+    assert {name for name in chosen if name.startswith("choose/")} == {
+        f"choose/{name}" for name in reported.keys() - chosen.keys()
+    }
+    assert all(chosen[name] == reported[name] for name in reported.keys() & chosen.keys())
+    command = chosen["choose/answers/grpo/1/0/greedy"]
+    assert command[command.index("--task") + 1] == plan.at("data/choose_classification.yaml")
+    assert command[command.index("--model") + 1] == plan.at("grpo/1/0")
+
+
 def test_results_are_means_with_intervals_over_score_models_trainings_and_images(plan, monkeypatch):
     """Of answers that are written here: an arm that answers as before has a gain of 0 in an interval of no width."""
     import results

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ... import declarations
 from ...errors import OptionError
 from ...imagery.raster import ImageOptions
 from ..families import QWEN_VL
@@ -42,8 +43,9 @@ def load_policy(
     has a chat template an [`HFPolicy`].
 
     Args:
-        path (`str`): Checkpoint, LoRA adapter's folder (merged into its base) or hub id; the model's name at an
-            `endpoint`. An address (http:// or https://) is an endpoint whose model is called `"default"`.
+        path (`str`): Checkpoint, LoRA adapter's folder (merged into its base), hub id or `"aid-rsicd-tiny/policy"`,
+            which comes with the package; the model's name at an `endpoint`. An address (http:// or https://) is an
+            endpoint whose model is called `"default"`.
         backend (`str`): `"auto"`: transformers; `"vllm"`: [`VLLMPolicy`].
         endpoint (`str`, *optional*): Base address of an OpenAI-compatible server: [`EndpointPolicy`].
         image_options ([`ImageOptions`], *optional*): How images are found and read.
@@ -57,7 +59,7 @@ def load_policy(
         ModelError: The model cannot be loaded or cannot answer.
         OptionError: An option does not go with the model; names it.
     """
-    path, budget = str(path), {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    path, budget = declarations.in_the_box(str(path)), {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if backend not in BACKENDS:
         raise OptionError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.", "backend")
     if endpoint is None and is_endpoint(path):
