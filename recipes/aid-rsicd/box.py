@@ -1,9 +1,9 @@
-"""Puts a score model and the policy beside it into the box, `reward_models/aid-rsicd-tiny`: weights in half precision.
+"""Puts a score model and a policy into the box, `reward_models/aid-rsicd-tiny`: weights in half precision.
 
-    python recipes/aid-rsicd/box.py OUT [K]
+    python recipes/aid-rsicd/box.py OUT
 
-K is the score model, 0 by default. Its figures are written beside it, as `results.json`; the card is written by hand,
-and a test holds its figures against that file. A model reads its weights back in single precision.
+The figures go to `results/box.json` beside this file; the card is written by hand,
+and a test holds its figures against that file. Weights are read back in single precision, as the config says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from plan import Plan
 from results import choice, right
 from safetensors.torch import load_file, save_file
 
@@ -40,12 +39,14 @@ def copy_model(source: Path, target: Path) -> None:
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 
-def figures(out: Path, k: int) -> dict[str, Any]:
-    """What was measured of the score model and the policy on the evaluation images."""
-    report = json.loads((out / "score" / str(k) / "eval_reward.json").read_text())
-    found = {"pairs": {name: report[name] for name in FIGURES}, "choice": choice(Plan(out, "", out), k)}
+def figures(out: Path) -> dict[str, Any]:
+    """What was measured of the score model and the policy on the evaluation images, and on drawn scenes."""
+    found: dict[str, Any] = {"choice": choice(out, "box")}
+    for name, told in (("eval", "pairs"), ("drawn", "drawn_pairs")):
+        report = json.loads((out / "box" / f"{name}.json").read_text())
+        found[told] = {key: report[key] for key in FIGURES}
     for way in ("greedy", "sampled"):
-        answers = right(out / "answers" / "policy" / str(k) / way)
+        answers = right(out / "answers" / "policy" / "0" / way)
         found[f"policy_{way}"] = proportion(int(sum(answers)), len(answers))
     return found
 
@@ -54,12 +55,13 @@ def main() -> None:
     """Writes models and figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="output folder of reproduce.py")
-    parser.add_argument("k", type=int, nargs="?", default=0, help="the score model")
     args = parser.parse_args()
     box = folder("reward_models") / "aid-rsicd-tiny"
-    copy_model(args.out / "score" / str(args.k) / "reward", box)
-    copy_model(args.out / "policy" / str(args.k) / "policy", box / "policy")
-    (box / "results.json").write_text(json.dumps(figures(args.out, args.k), indent=1) + "\n", encoding="utf-8")
+    copy_model(args.out / "box" / "reward", box)
+    copy_model(args.out / "policy" / "0" / "policy", box / "policy")
+    results = Path(__file__).parent / "results" / "box.json"
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(json.dumps(figures(args.out), indent=1) + "\n", encoding="utf-8")
     size = sum(file.stat().st_size for file in box.rglob("*") if file.is_file())
     print(f"{box}: {size / 1e6:.1f} MB")
 

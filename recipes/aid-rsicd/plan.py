@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import Stage
+from subsets import CURVE
 
 TINY = "--vocab_size 1500 --hidden_size 128 --num_layers 2 --vision_dim 128 --vision_depth 3".split()
 TINY += "--min_pixels 12544 --max_pixels 13000".split()  # 112 x 112 pixels, 16 image tokens
@@ -17,7 +18,7 @@ CLIP = (
 CLIP += "--patch_size 12 --max_length 32 --vocab_size 1500".split()
 ROUNDS = 3  # of self-training
 SAMPLES = ["--n", "8", "--max_new_tokens", "8"]
-CURVE = (250, 1000)  # images with pairs, of a learning curve
+LISTS = ["--form", "list", "--rejected", "9", "--pairs_per_image", "1"]
 CONTROLS = ("random", "majority")
 # Cuts of the pool that a score model makes, and those that it has no part in.
 OF_MODEL = {"model": [], "model_image": ["--best_of_every_image"]}
@@ -88,7 +89,15 @@ def all_stages(plan: Plan) -> list[Stage]:
     """Returns every stage."""
     few = [] if plan.limit is None else ["--limit", str(plan.limit)]
     subsets = Stage("data", ["subsets.py", str(plan.data), plan.test, plan.at("data"), *few])
-    return [subsets, *score_models(plan), *policies(plan), *reinforced(plan), *curated(plan)]
+    return [
+        subsets,
+        *score_models(plan),
+        *learning_curve(plan),
+        *in_the_box(plan),
+        *policies(plan),
+        *reinforced(plan),
+        *curated(plan),
+    ]
 
 
 def score_models(plan: Plan) -> list[Stage]:
@@ -104,21 +113,15 @@ def score_models(plan: Plan) -> list[Stage]:
         stages.append(Stage(f"{name}/init", init, ["data"]))
         start = ["--model_name_or_path", plan.at(name, "init"), "--dataset_name", learn]
         stages.append(plan.training(f"{name}/captioner", "sft", "captioner", k, start, [f"{name}/init"]))
-        lists = ["--form", "list", "--rejected", "9", "--pairs_per_image", "4"]
-        for place, form in enumerate(([], lists, lists)):
-            file = plan.at(name, "data", f"{'lists' if form else 'pairs'}{place}.jsonl")
-            made = ["data", "pairs", "--input", learn, *form, "--seed", str(10 * k + place), "--overwrite"]
-            stages.append(Stage(f"{name}/data{place}", [*made, "--output", file], ["data"]))
-        steps = [("pairs", "captioner", ["pairs0"]), ("lists1", "pairs", ["lists1"])]
-        steps += [("reward", "lists1", ["lists1", "lists2"]), ("blind", "captioner", ["pairs0"])]
-        for step, before, files in steps:
-            read = ",".join(plan.at(name, "data", f"{file}.jsonl") for file in files)
-            given = ["--model_name_or_path", plan.at(name, before), "--dataset_name", read]
-            given += ["--image_blind", "true"] if step == "blind" else []
-            config = "reward_lists" if "lists1" in files else "reward_pairs"
-            needs = [f"{name}/{before}", *(f"{name}/data{file[-1]}" for file in files)]
-            if step != "blind" or not k:
-                stages.append(plan.training(f"{name}/{step}", "reward", config, k, given, needs))
+        lists, labels = plan.at(name, "lists.jsonl"), plan.at("data/learn_labels.jsonl")
+        made = ["data", "pairs", "--input", learn, *LISTS, "--seed", str(k), "--overwrite", "--output", lists]
+        stages.append(Stage(f"{name}/lists", made, ["data"]))
+        given = ["--model_name_or_path", plan.at(name, "captioner"), "--dataset_name", f"{lists},{labels}"]
+        needs = [f"{name}/captioner", f"{name}/lists"]
+        stages.append(plan.training(f"{name}/reward", "reward", "reward", k, given, needs))
+        if not k:
+            given += ["--image_blind", "true"]
+            stages.append(plan.training(f"{name}/blind", "reward", "reward", k, given, needs))
         for step in ("reward", "blind")[: 2 - bool(k)]:
             asked = ["eval", "--model", plan.at(name, step), "--preferences", plan.at("score/test_pairs.jsonl")]
             asked += ["--image_blind"] if step == "blind" else []
@@ -133,36 +136,52 @@ def score_models(plan: Plan) -> list[Stage]:
                 plan.at(name, f"{rows}_choice.jsonl"),
             ]
             stages.append(Stage(f"{name}/{rows}_choice", best, [f"{name}/reward"]))
-    return stages + learning_curve(plan)
+    return stages
 
 
 def learning_curve(plan: Plan) -> list[Stage]:
-    """Score models from one captioner, on pairs alone, of fewer images in as many steps."""
-    learn, stages = plan.at("data/learn.parquet"), []
-    for count in (*map(str, CURVE), "all"):
-        name, needs = f"score/0/{'pairs' if count == 'all' else f'pairs_of_{count}'}", []
-        if count != "all":
-            rows = plan.at("curve", f"pairs_of_{count}.jsonl")
-            made = [
-                "data",
-                "pairs",
-                "--input",
-                learn,
-                "--limit",
-                count,
-                "--seed",
-                "0",
-                "--overwrite",
-                "--output",
-                rows,
-            ]
-            stages.append(Stage(f"curve/pairs_of_{count}", made, ["data"]))
-            given = ["--model_name_or_path", plan.at("score/0/captioner"), "--dataset_name", rows]
-            needs = ["score/0/captioner", f"curve/pairs_of_{count}"]
-            stages.append(plan.training(name, "reward", "reward_pairs", 0, given, needs))
-        asked = ["eval", "--model", plan.at(name), "--preferences", plan.at("score/test_pairs.jsonl")]
-        told = plan.at("curve", f"{count}.json")
-        stages.append(Stage(f"curve/{count}", [*asked, "--out", told], [name, "test_pairs"]))
+    """Score models from one captioner, on lists of fewer images in as many steps."""
+    stages = []
+    for count in CURVE:
+        name, lists = f"curve/{count}", plan.at("curve", f"lists_{count}.jsonl")
+        made = ["data", "pairs", "--input", plan.at(f"data/learn_{count}.parquet"), *LISTS, "--seed", "0"]
+        stages.append(Stage(f"{name}/lists", [*made, "--overwrite", "--output", lists], ["data"]))
+        read = f"{lists},{plan.at(f'data/learn_{count}_labels.jsonl')}"
+        given = ["--model_name_or_path", plan.at("score/0/captioner"), "--dataset_name", read]
+        needs = ["score/0/captioner", f"{name}/lists"]
+        stages.append(plan.training(f"{name}/reward", "reward", "reward", 0, given, needs))
+        asked = ["eval", "--model", plan.at(name, "reward"), "--preferences", plan.at("score/test_pairs.jsonl")]
+        stages.append(
+            Stage(f"{name}/eval", [*asked, "--out", plan.at(f"{name}.json")], [f"{name}/reward", "test_pairs"])
+        )
+    return stages
+
+
+def in_the_box(plan: Plan) -> list[Stage]:
+    """The score model that comes with the package: score model 0, which then sees drawn scenes too (`box/reward`)."""
+    scenes, lists = plan.at("box/scenes"), plan.at("box/lists.jsonl")
+    read = ",".join([plan.at("score/0/lists.jsonl"), plan.at("data/learn_labels.jsonl"), lists])
+    draw = ["data", "scenes", scenes, "--n_train", "600", "--n_validation", "120", "--seed", "3"]
+    made = ["data", "pairs", "--input", scenes, "--split", "train", "--form", "list", "--rejected", "9"]
+    given = ["--model_name_or_path", plan.at("score/0/reward"), "--dataset_name", read]
+    given += ["--max_steps", "250", "--learning_rate", "5e-4"]
+    asked = ["eval", "--model", plan.at("box/reward"), "--out"]
+    best = ["data", "best", "--score_model", plan.at("box/reward"), "--overwrite"]
+    best += ["--input", plan.at("data/test_choices.jsonl"), "--output", plan.at("box/test_choice.jsonl")]
+    stages = [
+        Stage("box/scenes", draw),
+        Stage("box/lists", [*made, "--pairs_per_image", "3", "--overwrite", "--output", lists], ["box/scenes"]),
+        plan.training("box/reward", "reward", "reward", 0, given, ["score/0/reward", "box/lists"]),
+        Stage("box/test_choice", best, ["box/reward"]),
+    ]
+    drawn = ["data", "pairs", "--input", scenes, "--split", "validation", "--seed", "1", "--overwrite", "--output"]
+    stages.append(Stage("box/drawn_pairs", [*drawn, plan.at("box/drawn_pairs.jsonl")], ["box/scenes"]))
+    for name, pairs, after in (
+        ("eval", "score/test_pairs", "test_pairs"),
+        ("drawn", "box/drawn_pairs", "box/drawn_pairs"),
+    ):
+        command = [*asked, plan.at("box", f"{name}.json"), "--preferences", plan.at(f"{pairs}.jsonl")]
+        stages.append(Stage(f"box/{name}", command, ["box/reward", after]))
     return stages
 
 

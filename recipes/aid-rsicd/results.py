@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plan import CONTROLS, CURVE, OF_MODEL, OF_NONE, ROUNDS, Plan
+from plan import CONTROLS, OF_MODEL, OF_NONE, ROUNDS, Plan
+from subsets import CURVE
 
 from rs_rlhf.metrics.intervals import nested_bootstrap, proportion
 from rs_rlhf.runs.charts.curves import intervals
@@ -127,26 +128,26 @@ def curation(plan: Plan) -> dict[str, Any]:
 
 
 def score_models(plan: Plan) -> dict[str, Any]:
-    """Figures of the score models: pairs by kind and calibration, beside one that is blind to images and some that saw
-    pairs of fewer images; right choices among all classes.
+    """Figures of the score models: pairs by kind and calibration, and right choices among all classes.
+
+    Beside them are one that is blind to images, and some that saw lists of fewer images.
     """
     found: dict[str, Any] = {}
     for k in range(plan.score_models):
-        found[f"choice/{k}"] = choice(plan, k)
+        found[f"choice/{k}"] = choice(plan.out, f"score/{k}")
     for count in CURVE:
         found[f"curve/{count}"] = json.loads((plan.out / "curve" / f"{count}.json").read_text())
-    found["curve/all"] = json.loads((plan.out / "curve" / "all.json").read_text())
     for step in ("reward", "blind"):
         for k in range(plan.score_models if step == "reward" else 1):
             found[f"{step}/{k}"] = json.loads((plan.out / "score" / str(k) / f"eval_{step}.json").read_text())
     return found
 
 
-def choice(plan: Plan, k: int) -> dict[str, Any]:
+def choice(out: Path, chosen_by: str) -> dict[str, Any]:
     """The share of evaluation images of which a score model prefers the right class to all others."""
     asked, chosen = (
-        {row["id"]: row for row in map(json.loads, plan.out.joinpath(*place).read_text("utf-8").splitlines())}
-        for place in (("data", "test_choices.jsonl"), ("score", str(k), "test_choice.jsonl"))
+        {row["id"]: row for row in map(json.loads, out.joinpath(*place).read_text("utf-8").splitlines())}
+        for place in (("data", "test_choices.jsonl"), (chosen_by, "test_choice.jsonl"))
     )
     right = [row["id"] in chosen and chosen[row["id"]]["completion"] == row["solution"] for row in asked.values()]
     return proportion(sum(right), len(right))

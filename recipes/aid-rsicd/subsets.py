@@ -5,7 +5,9 @@
 `learn`: the images of `train-00000`, for score models and the CLIP score. Those of `train-00001` are drawn apart by a
 seed: `policy` (1,000, whose labels teach the policy), `choose` (500, for what is chosen) and `pool` (the rest, for RL
 and curation). An image that is in TEST too is in none of them.
-`pool_choices.jsonl` and `test_choices.jsonl` ask for the class of each image, with all classes as the answers.
+`learn_250` and `learn_1000` are the first images of `learn`, for a learning curve.
+`learn_labels.jsonl` are lists of the right class against all others. `pool_choices.jsonl` and `test_choices.jsonl`
+ask for the class of each image, with all classes as the answers.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from rs_rlhf.data.questions import placed_images, read_questions
 from rs_rlhf.imagery.identity import pixel_hash
 
 POLICY, CHOOSE = 1000, 500
+CURVE = (250, 1000)  # images of a learning curve
 
 
 def parse_place(place: str) -> tuple[str, str | None]:
@@ -40,6 +43,15 @@ def write_choices(out: Path, path: str, split: str | None, classes: list[str]) -
         for row, (image,) in zip(rows, images, strict=True):
             asked = {"id": row.id, "prompt": row.prompt, "image": image, "completions": classes}
             file.write(json.dumps({**asked, "solution": row.reference}) + "\n")
+
+
+def write_labels(choices: Path, out: Path) -> None:
+    """Writes lists of the right class of each image against all others, as `rs-rlhf reward` reads them."""
+    with out.open("w", encoding="utf-8") as file:
+        for asked in map(json.loads, choices.read_text(encoding="utf-8").splitlines()):
+            right, classes = asked.pop("solution"), asked.pop("completions")
+            wrong = [name for name in classes if name != right]
+            file.write(json.dumps({**asked, "chosen": right, "rejected": wrong, "kind": "labels"}) + "\n")
 
 
 def main() -> None:
@@ -59,6 +71,7 @@ def main() -> None:
         images = [{"bytes": row["bytes"]} for row in table["image"].to_pylist()]
         places = [i for i, image in enumerate(images) if pixel_hash(image) not in seen]
         parts = {"learn": places[: args.limit]}
+        parts |= {f"learn_{count}": places[:count] for count in CURVE}
         if number:
             random.Random(0).shuffle(places)
             share = 1 if args.limit is None else args.limit / len(places)
@@ -79,8 +92,15 @@ def main() -> None:
                 declared |= {"prompt": LABEL_QUESTION, "max_new_tokens": 12}
                 declared["templates"] = ["a satellite photo of {c}.", "a satellite image of {c}"]
             (args.out / f"{images}{task}.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
-    for name, place in (("pool", (str(args.out / "pool.parquet"), None)), ("test", (path, split))):
-        write_choices(args.out / f"{name}_choices.jsonl", *place, [*map(class_name, about["names"])])
+    learned = ["learn", *(f"learn_{count}" for count in CURVE)]
+    for name, place in [
+        *((name, (str(args.out / f"{name}.parquet"), None)) for name in (*learned, "pool", "choose")),
+        ("test", (path, split)),
+    ]:
+        choices = args.out / f"{name}_choices.jsonl"
+        write_choices(choices, *place, [*map(class_name, about["names"])])
+        if name in learned:
+            write_labels(choices, args.out / f"{name}_labels.jsonl")
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 

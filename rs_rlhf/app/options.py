@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..data.columns import ColumnOptions
 from ..data.rows import RSRM
-from ..errors import DeclarationError, OptionError
+from ..errors import OptionError
 from ..imagery.arguments import PixelOptions, ReadingOptions
 from ..options import check_place, option
 from ..scoring.http import LOCAL, Limits
@@ -32,7 +32,7 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
     score_model: str | None = option(
         None,
         "Name in reward_models/, folder, hub id or server's address of a score model; several (a,b,c) are combined; "
-        f"none: no scores. By default {DEFAULT_SCORE_MODEL}.",
+        f"none: no scores. By default {DEFAULT_SCORE_MODEL}, which comes with the package.",
     )
     tiles: Path | None = option(
         None, "Folder of images to choose from; by default some scenes are drawn.", metavar="FOLDER"
@@ -104,16 +104,8 @@ class AppOptions(SeveralOptions, ColumnOptions, PixelOptions, ReadingOptions):
         from ..scoring.cards import find_card, refuse_unmade
 
         for name in model_names(self.score_name):
-            if is_url(name):
-                continue
-            try:
+            if not is_url(name):
                 refuse_unmade(find_card(name))
-            except DeclarationError as error:
-                if self.score_model is not None:
-                    raise
-                why = str(error).rstrip(".")
-                detail = f"no --score_model is given, and the default is not here ({why}); give one, or none."
-                raise DeclarationError(detail, "score_model") from None
 
     @property
     def score_name(self) -> str | None:

@@ -1,6 +1,7 @@
 """`rs-rlhf demo`: the whole path in minutes on a laptop, without a network.
 
-Overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
+The score model that comes with the package ranks captions of some scenes. Then one is made from nothing:
+overhead scenes are generated, a tiny Qwen2-VL is trained on them from scratch as a captioner, preference pairs with
 known damage are built, to which come the captioner's own wrong answers, and the score model is trained on them through
 the same commands that users run. Then the captioner is trained by GRPO with the score model as its only reward. It
 ends with how often the score model prefers the better text, and with the evaluation of the policy on held-out scenes:
@@ -12,18 +13,22 @@ Left out: anything that the commands do not do themselves; this module only call
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import declarations
 from ..errors import OptionError
 from ..options import option
 from ..runs.files import filling_folder, replacing, write_json
 from ..runs.tables import markdown_table, print_markdown
 from .main import run
 
+BOX = "aid-rsicd-tiny"
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
 OWN = ("scenes", "init", "captioner", "start", "reward", "grpo", "demo.png", "demo.json", "grpo.png", "best_of_n.png")
 
@@ -48,18 +53,20 @@ def main(demo: DemoOptions) -> None:
     clear(out)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
 
-    _say("1/6", f"drawing {demo.train_scenes} training and {demo.validation_scenes} held-out scenes")
+    _say("1/7", f"ranking captions by the score model in the box, {BOX}")
+    print(rank_by_the_box(demo.seed), flush=True)
+    _say("2/7", f"drawing {demo.train_scenes} training and {demo.validation_scenes} held-out scenes")
     prepare(out, demo)
-    _say("2/6", "training a tiny Qwen2-VL from scratch as a captioner")
+    _say("3/7", "training a tiny Qwen2-VL from scratch as a captioner")
     train_captioner(out, demo)
     before = _report(out, out / "start", demo.seed)
-    _say("3/6", "training the score model on preference pairs and the captioner's own mistakes")
+    _say("4/7", "training the score model on preference pairs and the captioner's own mistakes")
     train_score_model(out, demo)
-    _say("4/6", "scoring held-out pairs")
+    _say("5/7", "scoring held-out pairs")
     after = _report(out, out / "reward", demo.seed)
-    _say("5/6", "training the captioner by GRPO, rewarded by the score model alone")
+    _say("6/7", "training the captioner by GRPO, rewarded by the score model alone")
     train_policy(out, demo)
-    _say("6/6", "evaluating the policy before and after, and with the best of 8 answers")
+    _say("7/7", "evaluating the policy before and after, and with the best of 8 answers")
     evaluate_policy(out, demo)
     parts = [summarise(out, before, after, demo.seed), summarise_policy(out), summarise_evaluations(out)]
     summary = "\n\n".join(parts)
@@ -87,6 +94,43 @@ def clear(out: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
+
+
+def rank_by_the_box(seed: int) -> str:
+    """Returns the ranking of captions by the score model in the box, of three aerial images from the data folder
+    (`RS_RLHF_DATA`) if AID is in it, of drawn scenes otherwise.
+    """
+    from ..data.captioned_images import load_images
+    from ..data.scenes.make import make_scenes
+    from ..scoring.scorer import Scorer
+
+    scorer, folder = Scorer.from_pretrained(BOX), declarations.data_root() / "aid_rsicd"
+    if folder.is_dir():
+        rows = load_images(folder, "validation")
+        random.Random(seed).shuffle(rows)
+    else:
+        rows = [vars(scene) for scene in make_scenes(12, seed + 1)]
+    parts = []
+    for number in range(3):
+        captions = _captions(rows, number)
+        scores = scorer.score([rows[number]["image"]], None, [captions])[0]
+        parts.append(_ranking(rows[number], captions, scores))
+    return "\n\n".join(parts)
+
+
+def _captions(rows: Sequence[Mapping[str, Any]], number: int) -> list[str]:
+    """Two captions of an image, and one of an image of each of four other classes."""
+    shown = rows[number]
+    others = {row["label"]: row["captions"][0] for row in rows if row["label"] != shown["label"]}
+    return [*shown["captions"][:2], *list(others.values())[:4]]
+
+
+def _ranking(row: Mapping[str, Any], captions: Sequence[str], scores: Sequence[float]) -> str:
+    """Returns the captions of [`_captions`] in the order of their scores."""
+    lines = [f"A held-out {row['label']} scene, its own captions marked *:\n"]
+    ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
+    lines += [f"    {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
+    return "\n".join(lines)
 
 
 def prepare(out: Path, demo: DemoOptions) -> None:
@@ -231,8 +275,7 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
 
     rows = load_images(out / "scenes", "validation")
     shown = rows[seed % len(rows)]
-    others = {row["label"]: row["captions"][0] for row in rows if row["label"] != shown["label"]}
-    captions = [*shown["captions"][:2], *list(others.values())[:4]]
+    captions = _captions(rows, seed % len(rows))
     scores = _scorer(out, out / "reward").score([shown["image"]], None, [captions])[0]
     picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
     example = (picture, list(zip(captions, scores, strict=True)))
@@ -247,10 +290,7 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
         table.append([name, last["n"], f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}", interval])
     lines = [markdown_table(["held-out pairs", "n", "before", "after", "95% interval"], table, "lrrrl")]
     lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
-    lines.append(f"\nA held-out {shown['label']} scene, its own captions marked *:\n")
-    ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
-    lines += [f"    {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _ranking(shown, captions, scores)])
 
 
 def summarise_policy(out: Path) -> str:

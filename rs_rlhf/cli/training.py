@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..declarations import in_the_box
 from ..errors import OptionError
 from ..runs.files import write_json
 from .arguments import split_arguments
@@ -84,9 +85,10 @@ def check_common(
 ) -> None:
     """Refuses what every training command refuses: no data, no model, and TRL's options that would be ignored.
 
-    `pads` says whether the trainer reads `pad_to_multiple_of`.
+    `pads` says whether the trainer reads `pad_to_multiple_of`. A model in the box becomes its folder.
     """
     check_given({"dataset_name": dataset_name, "model_name_or_path": model_args.model_name_or_path})
+    model_args.model_name_or_path = in_the_box(str(model_args.model_name_or_path))
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise OptionError("load_in_4bit and load_in_8bit are not supported; use LoRA in bf16.", "load_in_4bit")
     if not pads and getattr(training_args, "pad_to_multiple_of", None):

@@ -121,8 +121,7 @@ def model_stamp(path: str | None) -> str | None:
         stamps = [model_stamp(name) for name in names]
         return hashlib.sha256(" ".join(map(str, stamps)).encode()).hexdigest()[:16] if all(stamps) and stamps else None
     (path,) = names
-    if _is_declared(path):
-        path = find_card(path).model
+    path = find_card(path).model if _is_declared(path) else declarations.in_the_box(path)
     return model_files_hash(path)
 
 

@@ -40,11 +40,9 @@ def test_options_that_do_not_go_together(argv, key):
 
 def test_a_score_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "DEFAULT_SCORE_MODEL", "no-such-model")
-    assert refused().key == "score_model"
-    assert cli.main(["app"]) == 1
+    assert cli.main(["app", "--score_model", "scorers-8b"]) == 1
     told = capsys.readouterr().err
-    assert told.startswith("rs-rlhf app: no --score_model is given") and told.count("\n") == 1
+    assert told.startswith("rs-rlhf app: 'scorers-8b' is neither") and told.count("\n") == 1
     assert isinstance(refused("--score_model", "scorers-8b"), DeclarationError)
 
 

@@ -85,7 +85,10 @@ def test_every_module_and_every_page_is_there(imported, installed, tmp_path):
     pages = [path for path in package.rglob("*") if path.suffix in (".html", ".css", ".js") or path.name == "py.typed"]
     assert pages and {path.relative_to(package).as_posix() for path in pages} <= set(files)
     declared = {name for name in files if name.startswith("declared/")}
-    assert {name.rpartition(".")[2] for name in declared} == {"yaml", "md"}, "results and scripts stay in the checkout"
+    texts = {name for name in declared if name.endswith((".yaml", ".md"))}
+    box = {path.relative_to(ROOT).as_posix() for path in (ROOT / "reward_models" / "aid-rsicd-tiny").rglob("*.*")}
+    assert {f"declared/{name}" for name in box} >= declared - texts, "results and scripts stay in the checkout"
+    assert box and {f"declared/{name}" for name in box} <= declared
 
 
 def test_recipes_keep_their_readme(installed, tmp_path):
@@ -103,6 +106,9 @@ def test_commands_run_from_another_folder_with_declarations_by_name(installed, t
     asked = ["--model", "model", "--task", "scenes", "--data_root", ".", "--out", "out"]
     assert "| scenes | model | 8 |" in run(installed / "rs-rlhf", "eval", *asked, cwd=tmp_path)
     assert "rsvqa-lr" in run(installed / "rs-rlhf", "eval", "--list", cwd=tmp_path)
+    best = ["--policy", "aid-rsicd-tiny/policy", "--score_model", "aid-rsicd-tiny", "-n", "2", "--max_new_tokens", "4"]
+    told = run(installed / "rs-rlhf", "best-of-n", *best, *asked[2:-1], "best", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert "best score" in told
 
 
 def test_the_report_finds_its_page_in_the_wheel(installed, tmp_path):

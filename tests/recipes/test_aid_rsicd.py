@@ -75,6 +75,8 @@ def output(command):
         return command[3]
     if command[0].startswith("tiny-"):
         return command[1]
+    if command[:2] == ["data", "scenes"]:
+        return command[2]
     flag = next(flag for flag in ("--output_dir", "--output", "--out") if flag in command)
     return command[command.index(flag) + 1]
 

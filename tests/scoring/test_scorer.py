@@ -153,8 +153,9 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, score_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DeclarationError, match="^out/score-modle is neither a folder here nor could .* the hub: .+$"):
         Scorer.from_pretrained("out/score-modle")
-    with pytest.raises(DeclarationError, match="no folder out/aid-rsicd-tiny/reward .* run the recipe aid-rsicd-tiny"):
-        Scorer.from_pretrained("aid-rsicd-tiny")
+    (tmp_path / "mine.yaml").write_text("model: out/mine/reward\nlicence: MIT\nrecipe: mine\n")
+    with pytest.raises(DeclarationError, match="no folder out/mine/reward .* run the recipe mine"):
+        Scorer.from_pretrained("mine.yaml")
     shutil.copytree(score_model_path, tmp_path / "half")
     (tmp_path / "half" / "model.safetensors").unlink()
     with pytest.raises(DeclarationError, match="^the folder half cannot be loaded: .+$"):
