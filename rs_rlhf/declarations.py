@@ -66,7 +66,7 @@ def find(kind: str, name_or_path: str) -> Path:
 def in_the_box(model: str) -> str:
     """Returns the folder of a model that comes with the package, `aid-rsicd-tiny/policy`; any other name as it is."""
     place = folder("reward_models") / model
-    known = not Path(model).exists() and ".." not in place.parts and (place / "config.json").is_file()
+    known = not os.path.exists(model) and ".." not in place.parts and os.path.isfile(place / "config.json")
     return str(place) if known else model
 
 

@@ -49,6 +49,8 @@ class DemoOptions:
 
 def main(demo: DemoOptions) -> None:
     """Runs the demo and prints the table."""
+    from ..runs.report_tables import read_evaluations
+
     start, out = time.monotonic(), demo.output_dir
     clear(out)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses several GPUs without a launcher
@@ -68,11 +70,16 @@ def main(demo: DemoOptions) -> None:
     train_policy(out, demo)
     _say("7/7", "evaluating the policy before and after, and with the best of 8 answers")
     evaluate_policy(out, demo)
-    parts = [summarise(out, before, after, demo.seed), summarise_policy(out), summarise_evaluations(out)]
+    evaluations = read_evaluations(out / "grpo")
+    parts = [summarise(out, before, after, demo.seed), summarise_policy(out), summarise_evaluations(evaluations)]
     summary = "\n\n".join(parts)
     print()
     print_markdown(summary)
-    print(f"\nTook {(time.monotonic() - start) / 60:.1f} minutes (seed {demo.seed}).")
+    minutes = (time.monotonic() - start) / 60
+    print(f"\nTook {minutes:.1f} minutes (seed {demo.seed}).")
+    pairs = {"before": before, "after": after}
+    found = {"pairs": pairs, "policy": evaluations, "seed": demo.seed, "minutes": round(minutes, 1)}
+    write_json(out / "demo.json", found)
     pictures = ", ".join(str(out / name) for name in ("demo.png", "grpo.png", "best_of_n.png"))
     print(f"Pictures: {pictures}; GRPO and the evaluations as a page: rs-rlhf report {out / 'grpo'}")
     print("Score your own images with")
@@ -268,7 +275,7 @@ def _scorer(out: Path, model: Path) -> Any:
 
 
 def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: int) -> str:
-    """Writes `demo.json` and `demo.png`, and returns the table as Markdown."""
+    """Writes `demo.png`, and returns the table as Markdown."""
     from ..data.captioned_images import load_images
     from ..imagery.raster import ImageOptions, read_image
     from ..runs.plots import plot_preferences
@@ -280,8 +287,6 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
     picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
     example = (picture, list(zip(captions, scores, strict=True)))
     plot_preferences({"before": before, "after": after}, out / "demo.png", example)
-    write_json(out / "demo.json", {"before": before, "after": after})
-
     table = []
     parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
     parts |= {"all": (before, after)}
@@ -309,12 +314,10 @@ def summarise_policy(out: Path) -> str:
     return markdown_table(header, rows, "r")
 
 
-def summarise_evaluations(out: Path) -> str:
+def summarise_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
     """Returns the policy's evaluations as Markdown."""
-    from ..runs.report_tables import read_evaluations
-
     rows = []
-    for row in read_evaluations(out / "grpo"):
+    for row in evaluations:
         interval = "{:.1%} – {:.1%}".format(*row["interval"])
         rows.append([row["what"], row["n"], f"{row['accuracy']:.1%}", interval])
     return markdown_table(["policy on held-out scenes", "n", "named right", "95% interval"], rows, "lrrl")

@@ -50,7 +50,8 @@ def anchor_loss(scores: torch.Tensor, sizes: torch.Tensor | None = None) -> torc
     """
     scores = scores.float()
     others = held(scores, sizes)[:, 1:]
-    rejected = nn.functional.softplus(scores[:, 1:]).masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)
+    real = scores[:, 1:].masked_fill(~others, 0.0)  # before the softplus: its gradient at padding that is NaN is NaN
+    rejected = nn.functional.softplus(real).masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)
     return (nn.functional.softplus(-scores[:, 0]) + rejected).mean() / 2
 
 

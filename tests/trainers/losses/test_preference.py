@@ -18,10 +18,18 @@ def test_the_anchor_is_the_cross_entropy_of_right_and_wrong():
     assert anchor_loss(scores + 3, sizes) > anchor_loss(scores, sizes)  # a ranking loss would not see the shift
 
 
+def test_padding_that_is_no_number_gives_the_anchor_no_gradient():
+    """The layout pads lists with NaN; what hangs on all places, as an unused vision tower does, would become NaN too."""
+    scores = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.7, float("nan")]], requires_grad=True)
+    anchor_loss(scores, torch.tensor([3, 2])).backward()
+    assert torch.isfinite(scores.grad).all() and scores.grad[1, 2] == 0 and (scores.grad != 0).sum() == 5
+
+
 def test_the_anchor_needs_scores_of_either_sign_and_then_moves_them(tmp_path, tiny_vlm):
     from rs_rlhf import VisionRewardConfig, VisionRewardTrainer, load_preferences
 
-    lines = [{"prompt": "", "chosen": "a river .", "rejected": ["a forest .", "a port ."]}] * 8
+    lines = [{"prompt": "", "chosen": "a river .", "rejected": ["a forest .", "a port ."]}] * 5
+    lines += [{"prompt": "", "chosen": "a river .", "rejected": ["a port ."]}] * 3  # no images: the tower is unused
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     options = {
