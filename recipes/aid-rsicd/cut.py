@@ -59,12 +59,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.how == "labels":
-        args.out.mkdir(exist_ok=True)
         rows = rows_of(args.kept / args.pool.name if args.kept else args.pool)
         lines = [json.dumps(row) + "\n" for row in rows if row["source"] == "labels"]
-        (args.out / "labels.jsonl").write_text("".join(lines), encoding="utf-8")
-        about = {"version": 1, "image_root": str(args.pool.parent.resolve())}
-        (args.out / "curation.json").write_text(json.dumps(about), encoding="utf-8")
+        args.out.write_text("".join(lines), encoding="utf-8")
         return
     ids = kept_rows(args)
     table = {"row_id": [f"{args.pool.name}:{i}" for i in ids], "text_index": pa.array([0] * len(ids), pa.int32())}

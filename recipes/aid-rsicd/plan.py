@@ -18,7 +18,7 @@ CLIP = (
 CLIP += "--patch_size 12 --max_length 32 --vocab_size 1500".split()
 ROUNDS = 3  # of self-training
 SAMPLES = ["--n", "8", "--max_new_tokens", "8"]
-LISTS = ["--form", "list", "--rejected", "9", "--pairs_per_image", "1"]
+LISTS = ["--form", "list", "--rejected", "9", "--pairs_per_image", "4"]
 CONTROLS = ("random", "majority")
 # Cuts of the pool that a score model makes, and those that it has no part in.
 OF_MODEL = {"model": [], "model_image": ["--best_of_every_image"]}
@@ -60,7 +60,8 @@ class Plan:
 
     def training(self, name: str, command: str, config: str, seed: int, options: Sequence[str], after: Iterable[str]):
         """A training of this recipe into the folder of its name."""
-        few = [] if self.limit is None else ["--max_steps", "2"]
+        steps = "100" if config == "policy" else "2"  # so that it answers with a class
+        few = [] if self.limit is None else ["--max_steps", steps, "--per_device_train_batch_size", "8"]
         where = ["--config", f"aid-rsicd/{config}", "--seed", str(seed), "--output_dir", self.at(name)]
         return Stage(name, [command, *where, *options, *few], [*after])
 
@@ -216,7 +217,7 @@ def reinforced(plan: Plan) -> list[Stage]:
     for k, j in plan.pairs:
         policy, model, seed = plan.at("policy", k, "policy"), plan.at("score", k, "reward"), 10 * k + j
         after = [f"policy/{k}/policy", f"score/{k}/reward"]
-        few = [] if plan.limit is None else ["--max_steps", "2"]
+        few = [] if plan.limit is None else ["--max_steps", "2", "--per_device_train_batch_size", "8"]
         for arm, rounds in (("raft", ROUNDS), ("shuffled", 1)):
             command = ["raft", "--config", "aid-rsicd/self_training", "--policy", policy, "--score_model", model]
             command += ["--input", pool, "--choices", classes, *SAMPLES, "--rounds", str(rounds), "--seed", str(seed)]
@@ -309,7 +310,7 @@ def cuts(plan: Plan, pool: str) -> list[Stage]:
     for arm in ("full", *cut, *ids):
         kept = [] if arm == "full" else ["--kept", plan.at("kept", arm)]
         needs = ["curation/pool"] if arm == "full" else [f"kept/{arm}"]
-        stages.append(Stage(f"labels/{arm}", ["cut.py", "labels", pool, plan.at("labels", arm), *kept], needs))
+        stages.append(Stage(f"labels/{arm}", ["cut.py", "labels", pool, plan.at("labels", f"{arm}.jsonl"), *kept], needs))
     return stages
 
 
@@ -319,10 +320,11 @@ def trained(plan: Plan, cut: str, name: str, k: int, seed: int) -> list[Stage]:
     share = ["--num_train_epochs", "1.5"] if cut == "full" else []
     starts = {"clip": f"clip/{k}/start", "vlm": f"policy/{k}/policy"}
     texts = {"clip": plan.at("kept", data) if data != "full" else plan.at("curation/pool.jsonl")}
-    texts["vlm"] = plan.at("labels", data)
+    texts["vlm"] = plan.at("labels", f"{data}.jsonl")
     for kind, command in (("clip", "clip"), ("vlm", "sft")):
         told = f"curated/{kind}/{name}"
         given = ["--model_name_or_path", plan.at(starts[kind]), "--dataset_name", texts[kind], *share]
+        given += ["--image_root", plan.at("curation")] if kind == "vlm" else []
         after = [starts[kind], f"labels/{data}"]
         stages.append(plan.training(told, command, kind, seed, given, after))
         stages += evaluations(plan, kind, name, plan.at(told), [told])

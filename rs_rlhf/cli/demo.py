@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import declarations
 from ..errors import OptionError
@@ -27,6 +27,9 @@ from ..options import option
 from ..runs.files import filling_folder, replacing, write_json
 from ..runs.tables import markdown_table, print_markdown
 from .main import run
+
+if TYPE_CHECKING:
+    from ..scoring.base import GroupScorer
 
 BOX = "aid-rsicd-tiny"
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
@@ -117,27 +120,25 @@ def rank_by_the_box(seed: int) -> str:
         random.Random(seed).shuffle(rows)
     else:
         rows = [vars(scene) for scene in make_scenes(12, seed + 1)]
-    parts = []
-    for number in range(3):
-        captions = _captions(rows, number)
-        scores = scorer.score([rows[number]["image"]], None, [captions])[0]
-        parts.append(_ranking(rows[number], captions, scores))
-    return "\n\n".join(parts)
+    return "\n\n".join(_ranking(scorer, rows, number)[0] for number in range(3))
 
 
-def _captions(rows: Sequence[Mapping[str, Any]], number: int) -> list[str]:
-    """Two captions of an image, and one of an image of each of four other classes."""
-    shown = rows[number]
-    others = {row["label"]: row["captions"][0] for row in rows if row["label"] != shown["label"]}
-    return [*shown["captions"][:2], *list(others.values())[:4]]
+def _ranking(
+    scorer: GroupScorer, rows: Sequence[Mapping[str, Any]], number: int
+) -> tuple[str, list[tuple[str, float]]]:
+    """Ranks two captions of an image, and one of an image of each of four other classes.
 
-
-def _ranking(row: Mapping[str, Any], captions: Sequence[str], scores: Sequence[float]) -> str:
-    """Returns the captions of [`_captions`] in the order of their scores."""
-    lines = [f"A held-out {row['label']} scene, its own captions marked *:\n"]
-    ranked = sorted(enumerate(captions), key=lambda entry: scores[entry[0]], reverse=True)
-    lines += [f"    {scores[i]:6.2f}  {'*' if i < 2 else ' '} {text}" for i, text in ranked]
-    return "\n".join(lines)
+    Returns:
+        The ranking as text, and the captions with their scores.
+    """
+    others = {row["label"]: row["captions"][0] for row in rows if row["label"] != rows[number]["label"]}
+    own = list(dict.fromkeys(rows[number]["captions"]))[:2]
+    texts = [*own, *list(others.values())[:4]]
+    scores = scorer.score([rows[number]["image"]], None, [texts])[0]
+    lines = [f"A held-out {rows[number]['label']} scene, its own captions marked *:\n"]
+    for text, score in sorted(zip(texts, scores, strict=True), key=lambda entry: entry[1], reverse=True):
+        lines.append(f"    {score:6.2f}  {'*' if text in own else ' '} {text}")
+    return "\n".join(lines), list(zip(texts, scores, strict=True))
 
 
 def prepare(out: Path, demo: DemoOptions) -> None:
@@ -282,10 +283,9 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
 
     rows = load_images(out / "scenes", "validation")
     shown = rows[seed % len(rows)]
-    captions = _captions(rows, seed % len(rows))
-    scores = _scorer(out, out / "reward").score([shown["image"]], None, [captions])[0]
+    ranking, scored = _ranking(_scorer(out, out / "reward"), rows, seed % len(rows))
     picture = read_image(shown["image"], ImageOptions(image_root=str(out / "scenes")))
-    example = (picture, list(zip(captions, scores, strict=True)))
+    example = (picture, scored)
     plot_preferences({"before": before, "after": after}, out / "demo.png", example)
     table = []
     parts = {kind: (before["by_kind"][kind], part) for kind, part in after["by_kind"].items()}
@@ -295,7 +295,7 @@ def summarise(out: Path, before: dict[str, Any], after: dict[str, Any], seed: in
         table.append([name, last["n"], f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}", interval])
     lines = [markdown_table(["held-out pairs", "n", "before", "after", "95% interval"], table, "lrrrl")]
     lines.append(f"\nWith another scene's image accuracy falls by {after['shuffled']['gap']:.1%} (image-shuffle gap).")
-    return "\n".join([*lines, "", _ranking(shown, captions, scores)])
+    return "\n".join([*lines, "", ranking])
 
 
 def summarise_policy(out: Path) -> str:

@@ -43,6 +43,8 @@ def demo(tmp_path_factory, environment):
     steps = ["--captioner_steps", "2", "--reward_steps", "2", "--grpo_steps", "2", "--batch_size", "8"]
     scenes = ["--train_scenes", "36", "--validation_scenes", "24"]
     output = warm.run(["demo", *steps, *scenes], cwd=folder, env=environment, timeout=600, check=0).stdout
+    first = output.partition("[2/7]")[0]
+    assert first.count(" scene, its own captions marked *") == 3, "the model in the box ranks before anything is made"
     assert "| all |" in output and "image-shuffle gap" in output and "| GRPO step |" in output
     assert "| best of n, base policy: score, n = 8 |" in output
     return folder
@@ -52,6 +54,11 @@ def test_the_demo_leaves_its_picture_and_refuses_other_folders(demo, tmp_path):
     from PIL import Image
 
     assert Image.open(demo / "demo_output" / "demo.png").size[0] > 800
+    found = json.loads((demo / "demo_output" / "demo.json").read_text())
+    assert found["pairs"].keys() == {"before", "after"} and found["minutes"] > 0
+    assert {"base policy", "with GRPO", "best of n, base policy: score, n = 8"} <= {
+        row["what"] for row in found["policy"]
+    }
     (tmp_path / "mine.txt").write_text("keep me")
     done = warm.run(["demo", "--output_dir", str(tmp_path)], cwd=ROOT, check=1)
     assert "is not empty and was not made by the demo" in done.stderr

@@ -150,3 +150,51 @@ def test_the_recipes_readmes_state_the_measured_results():
     )
     assert f"{curation('clip_image')} after the best by CLIP score" in cut
     assert f"from {right('before', 'greedy')[0]:.1%} to {mean_sd(right('grpo', 'greedy'))}, +" in cut
+
+
+def box():
+    """Figures of the box as the texts state them."""
+    found = read("aid-rsicd/results/box.json")
+    stated = {name: interval(found[name]["accuracy"], found[name]["interval"]) for name in found}
+    stated |= {
+        f"pairs_{kind}": interval(one["accuracy"], one["interval"]) for kind, one in found["pairs"]["by_kind"].items()
+    }
+    return stated | {"shuffled": f"{found['pairs']['shuffled']['accuracy']:.1%}"}
+
+
+def test_the_card_of_the_box_and_the_readme_state_what_was_measured():
+    figures, card = box(), words("reward_models/aid-rsicd-tiny/README.md")
+    for what, name in (
+        ("the right one of 30 classes scores highest", "choice"),
+        ("the better of two texts scores higher", "pairs"),
+        ("a caption of another class is the worse", "pairs_another_class"),
+        ("a wrong class is the worse", "pairs_wrong_label"),
+        ("a caption with a wrong attribute is the worse", "pairs_attribute"),
+        ("a caption of another image of the class is the worse", "pairs_same_class"),
+        ("a caption cut short is the worse", "pairs_truncated"),
+        ("the better of two texts, with another image", "shuffled"),
+        ("the better of two texts, drawn scenes", "drawn_pairs"),
+        ("the policy's answer is right, greedy", "policy_greedy"),
+        ("the policy's answer is right, sampled", "policy_sampled"),
+    ):
+        assert f"| {what} | {figures[name]} |" in card, what
+    line = row("README.md", "the right one of 30 classes")
+    assert f"| {figures['choice']} |" in line and f"which 1,000 taught, {figures['policy_greedy']} |" in line
+
+
+def test_readme_and_quickstart_state_what_the_demo_gave():
+    found = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+    pairs = [f"{found['pairs'][when]['accuracy']:.1%}" for when in ("before", "after")]
+    share = {entry["what"]: f"{entry['accuracy']:.1%}" for entry in found["policy"]}
+    policy, after = share["base policy"], share["with GRPO"]
+    best, majority = (share[f"best of n, base policy: {way}, n = 8"] for way in ("score", "majority"))
+    readme, quickstart = words("README.md"), words("docs/quickstart.md")
+    assert f"({pairs[0]} of held-out pairs before, {pairs[1]} after)" in readme
+    assert f"names {policy} of the held-out scenes right, and {best} with the best of 8 answers" in readme
+    assert f"{round(found['minutes'])} minutes on two CPU cores" in readme
+    assert f"Seed 0 took {round(found['minutes'])} minutes" in quickstart
+    assert f"from {pairs[0]} to {pairs[1]} of held-out pairs" in quickstart
+    assert (
+        f"names {policy} of the scenes right, {after} after GRPO, and {best} with the best of 8 answers" in quickstart
+    )
+    assert f"(majority vote {majority})" in quickstart

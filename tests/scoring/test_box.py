@@ -57,7 +57,7 @@ def test_held_out_images_get_the_figures_of_the_card(box):
     right = [answer == row["label"] for answer, row in zip(best, rows, strict=True)]
     figures = json.loads((ROOT / "recipes" / "aid-rsicd" / "results" / "box.json").read_text())
     share, spread = figures["choice"]["accuracy"], 3 * (0.25 / len(rows)) ** 0.5
-    assert abs(sum(right) / len(right) - share) < spread and share > 0.4
+    assert abs(sum(right) / len(right) - share) < spread and share > 0.25  # of 30 classes
 
 
 def test_its_policy_answers_with_a_class():

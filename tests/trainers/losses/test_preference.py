@@ -19,7 +19,7 @@ def test_the_anchor_is_the_cross_entropy_of_right_and_wrong():
 
 
 def test_padding_that_is_no_number_gives_the_anchor_no_gradient():
-    """The layout pads lists with NaN; what hangs on all places, as an unused vision tower does, would become NaN too."""
+    """The layout pads lists with NaN; what hangs on all places, as an unused vision tower does, became NaN."""
     scores = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.7, float("nan")]], requires_grad=True)
     anchor_loss(scores, torch.tensor([3, 2])).backward()
     assert torch.isfinite(scores.grad).all() and scores.grad[1, 2] == 0 and (scores.grad != 0).sum() == 5
