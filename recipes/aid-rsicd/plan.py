@@ -310,7 +310,9 @@ def cuts(plan: Plan, pool: str) -> list[Stage]:
     for arm in ("full", *cut, *ids):
         kept = [] if arm == "full" else ["--kept", plan.at("kept", arm)]
         needs = ["curation/pool"] if arm == "full" else [f"kept/{arm}"]
-        stages.append(Stage(f"labels/{arm}", ["cut.py", "labels", pool, plan.at("labels", f"{arm}.jsonl"), *kept], needs))
+        stages.append(
+            Stage(f"labels/{arm}", ["cut.py", "labels", pool, plan.at("labels", f"{arm}.jsonl"), *kept], needs)
+        )
     return stages
 
 

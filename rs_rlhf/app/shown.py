@@ -25,16 +25,19 @@ def share(value: float | None) -> str:
 
 
 def bars(texts: Sequence[Scored], labels: Sequence[str] | None = None, marked: str = "best") -> str:
-    """Returns texts with bars of their scores, from zero; the best is marked with a word, not by colour alone."""
+    """Returns texts with bars of their scores, from zero; the best is marked with a word, not by colour alone.
+
+    Scores that read the same are equal, and of equal ones alone none is the best.
+    """
     scores = [one.score for one in texts if one.score is not None]
     low, high = min([0.0, *scores]), max([0.0, *scores])
     span = (high - low) or 1.0
-    top = max(scores, default=None)
+    best: set[str] = {number(max(scores))} if len({*map(number, scores)}) > 1 else set()
     rows = []
     for i, one in enumerate(texts):
         head = [f"<b>{escape(labels[i])}</b>"] if labels else []
         head += [f"said {one.count} times"] if one.count > 1 else []
-        head += [f"<strong>{marked}</strong>"] if len(scores) > 1 and one.score == top else []
+        head += [f"<strong>{marked}</strong>"] if one.score is not None and number(one.score) in best else []
         bar = ""
         if one.score is not None:
             left, width = 100 * (min(0.0, one.score) - low) / span, 100 * abs(one.score) / span

@@ -29,7 +29,7 @@ from ..runs.tables import markdown_table, print_markdown
 from .main import run
 
 if TYPE_CHECKING:
-    from ..scoring.base import GroupScorer
+    from ..scoring.scorer import Scorer
 
 BOX = "aid-rsicd-tiny"
 MARK = ".rs-rlhf-demo"  # a folder with it was made by the demo, and what the demo wrote there may be replaced
@@ -123,9 +123,7 @@ def rank_by_the_box(seed: int) -> str:
     return "\n\n".join(_ranking(scorer, rows, number)[0] for number in range(3))
 
 
-def _ranking(
-    scorer: GroupScorer, rows: Sequence[Mapping[str, Any]], number: int
-) -> tuple[str, list[tuple[str, float]]]:
+def _ranking(scorer: Scorer, rows: Sequence[Mapping[str, Any]], number: int) -> tuple[str, list[tuple[str, float]]]:
     """Ranks two captions of an image, and one of an image of each of four other classes.
 
     Returns:

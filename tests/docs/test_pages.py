@@ -4,6 +4,7 @@ A page's blocks run in their order, in a folder in which a very short `rs-rlhf d
 Recipes and benchmarks need real data: their commands are parsed only, and `test_recipes.py` runs them on tiny models.
 """
 
+import json
 import os
 import shutil
 import subprocess
