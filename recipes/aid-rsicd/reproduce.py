@@ -34,8 +34,9 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="evaluate on the images for choosing, into OUT/choose")
     parser.add_argument("--limit", type=int, help="images of each half, two steps a training: to try the way")
     args = parser.parse_args()
-    if args.score_models < 2:
-        parser.error(f"--score_models is {args.score_models}; their mean and spread need at least 2.")
+    for name in ("score_models", "trainings"):
+        if getattr(args, name) < 2:
+            parser.error(f"--{name} is {getattr(args, name)}; an interval over repetitions needs at least 2.")
     data = args.data / "aid_rsicd"
     test = args.test or f"{data}:validation"
     plan = Plan(data, test, args.out, args.score_models, args.trainings, args.limit, args.choose)

@@ -88,7 +88,7 @@ def told(value: dict[str, Any], points: bool = False) -> str:
     low, high = value["interval"]
     if points:
         return f"{100 * value['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f"{value['mean']:.1%} ({low:.1%} – {high:.1%})"
+    return f"{value['mean']:.1%} ({max(0.0, low):.1%} – {min(1.0, high):.1%})"  # few repetitions widen it beyond
 
 
 def reinforcement(plan: Plan) -> dict[str, Any]:
@@ -188,5 +188,5 @@ def write_results(plan: Plan, folder: Path) -> None:
 
 def bar(label: str, value: dict[str, Any]) -> dict[str, Any]:
     """A line of a chart of intervals."""
-    low, high = value["interval"]
+    low, high = (min(1.0, max(0.0, end)) for end in value["interval"])
     return {"label": label, "value": value["mean"], "low": low, "high": high}
