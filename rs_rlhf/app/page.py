@@ -215,9 +215,10 @@ def _best(models: Models, tile: gr.State) -> None:
     with gr.Row():
         policies = list(models.policies)
         policy = gr.Radio(policies, value=policies[0], label="Policy", visible=len(policies) > 1, min_width=100)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31, min_width=90)
+    with gr.Row():  # a narrower slider has a scroll bar below it
         n = gr.Slider(2, MOST, value=8, step=1, label="Answers", elem_id="best_n", min_width=140)
         temperature = gr.Slider(0.1, 2.0, value=1.0, step=0.05, label="Temperature", min_width=140)
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31, min_width=90)
     button = gr.Button("Sample and rank", variant="primary", elem_id="best")
     ranking = gr.HTML(elem_id="ranking", elem_classes="rs")
 

@@ -136,12 +136,7 @@ def intervals(
     ends = [row[key] for row in rows for key in ("low", "value", "high") if row.get(key) is not None]
     share = share and all(0 <= end <= 1 for end in ends)
     low, high = domain([*ends, *([] if mark is None else [mark])], share)
-    named: Spec = {
-        "field": "label",
-        "type": "nominal",
-        "sort": None,
-        "axis": {"title": None, "grid": False, "labelLimit": 330},
-    }
+    named: Spec = {"field": "label", "type": "nominal", "sort": None, "axis": {"title": None, "grid": False}}
     down: Spec = {"y": named}
     if len(groups) > 1:
         named["scale"] = {"paddingInner": 0.25, "paddingOuter": 0.15}
