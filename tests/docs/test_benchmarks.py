@@ -39,7 +39,8 @@ def test_the_loss_of_a_group_is_stated():
     for batch in results("grpo_loss")["batches"]:
         prompt, length, count = batch["prompt_tokens"], batch["completion_tokens"], batch["rollouts"]
         fewer = count * (prompt + length) / (prompt + count * length)
-        ratios = f"{batch['ratio']['rows']:.2f}×", f"{batch['saved_ratio']['rows']:.2f}×"
+        found = batch["ratio"]["rows"], batch["ratio_of_text"], batch["saved_ratio"]["rows"]
+        ratios = [f"{ratio:.2f}×" for ratio in found]
         expected.append(
             [
                 f"{prompt} + {count} × {length}",
