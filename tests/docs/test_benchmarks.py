@@ -31,7 +31,8 @@ def test_the_measured_ratios_of_scoring_are_stated():
     bounds = {"2": 1.8, "4": 3.2, "8": 5.5, "16": 7.5}
     assert all(measured["scoring"][n]["ratio"] >= bound for n, bound in bounds.items())
     assert measured["training"]["ratio"] >= 1.8
-    assert f"one batch was {measured['training']['ratio_one_batch']:.2f}" in PERFORMANCE.read_text()
+    assert f"four groups in one batch are {measured['training']['ratio_one_batch']:.2f}" in PERFORMANCE.read_text()
+    assert f"16 texts are {measured['scoring']['16']['ratio_one_batch']:.1f} times as fast" in PERFORMANCE.read_text()
 
 
 def test_the_loss_of_a_group_is_stated():
