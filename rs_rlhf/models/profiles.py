@@ -152,6 +152,7 @@ def checkpoint_type(path: str) -> str | None:
     """
     from transformers import PreTrainedConfig
 
+    path = declarations.in_the_box(path)
     adapter = Path(path) / "adapter_config.json"
     if adapter.is_file():
         return checkpoint_type(json.loads(adapter.read_text())["base_model_name_or_path"])

@@ -10,6 +10,7 @@ from rs_rlhf import Scorer, declarations
 from rs_rlhf.data.captioned_images import LABEL_QUESTION, class_name, load_images
 from rs_rlhf.data.scenes.make import make_scenes
 from rs_rlhf.models.policies.load import load_policy
+from rs_rlhf.models.profiles import checkpoint_type
 from rs_rlhf.scoring.cards import find_card, model_stamp
 
 BOX = ROOT / "reward_models" / "aid-rsicd-tiny"
@@ -67,4 +68,5 @@ def test_its_policy_answers_with_a_class():
     )
     items = [(LABEL_QUESTION, row["image"]) for row in rows[:40]]
     answers = [texts[0] for texts in policy.sample(items, temperature=0, max_new_tokens=12)]
+    assert checkpoint_type("aid-rsicd-tiny/policy") == "qwen2_vl"  # by which the profile of its answers is chosen
     assert sum(answer in {class_name(row["label"]) for row in rows} for answer in answers) >= 38
