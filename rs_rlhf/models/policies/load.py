@@ -59,7 +59,7 @@ def load_policy(
         ModelError: The model cannot be loaded or cannot answer.
         OptionError: An option does not go with the model; names it.
     """
-    path, budget = declarations.in_the_box(str(path)), {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    path, budget = str(path), {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if backend not in BACKENDS:
         raise OptionError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.", "backend")
     if endpoint is None and is_endpoint(path):
@@ -69,6 +69,7 @@ def load_policy(
         given = {**budget, "dtype": dtype, **given, "backend": None if backend == "auto" else backend}
         _refuse(given, "a model behind an endpoint")
         return EndpointPolicy(endpoint, path, image_options, **kwargs)
+    path = declarations.in_the_box(path)
     if backend == "vllm":
         _refuse(given, "the vllm backend")
         return VLLMPolicy(path, image_options, dtype=dtype, **budget, **kwargs)
