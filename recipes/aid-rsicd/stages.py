@@ -13,12 +13,16 @@ import multiprocessing
 import os
 import runpy
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from queue import Queue
+
+from rs_rlhf.runs.files import lock
 
 RECORD = "rs_rlhf_run.json"  # of a training that has begun
 # One thread, and blocks of memory that are kept: giving them back after each operation costs a tenth of a step.
@@ -55,6 +59,18 @@ def run_stages(stages: Sequence[Stage], out: Path, jobs: int) -> None:
         out (`Path`): Holds `stages` (what is done) and `logs`.
         jobs (`int`): Stages at a time.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        if not lock(folder, out, wait=False):
+            raise SystemExit(f"{out}: another process runs stages of it; wait, or give another --out.")
+        run_unlocked(stages, out, jobs)
+    finally:
+        os.close(folder)
+
+
+def run_unlocked(stages: Sequence[Stage], out: Path, jobs: int) -> None:
+    """Runs the stages in a folder that no other process works in."""
     done = {stage.name for stage in stages if is_done(stage, out)}
     todo = [stage for stage in stages if stage.name not in done]
     print(f"{len(done)} of {len(stages)} stages are done: {out}", flush=True)
@@ -137,6 +153,7 @@ def run_command(arguments: Sequence[str], log: Path, core: int) -> None:
 def call(arguments: list[str], log: Path, core: int) -> None:
     """Calls a command of `rs-rlhf`, or a script of this folder, in this process; what it prints goes to the log."""
     os.sched_setaffinity(0, {core})
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -148,3 +165,11 @@ def call(arguments: list[str], log: Path, core: int) -> None:
 
     sys.argv = ["rs-rlhf", *arguments]
     sys.exit(main(arguments))
+
+
+def end_with_parent() -> None:
+    """Ends this process when the experiment has ended: a stage that went on would write beside a resumed one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+import trl.trainer.utils
 from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardConfig, RewardTrainer, SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
@@ -89,6 +90,20 @@ def _agree(theirs: int, ours: int, name: str) -> None:
             "and a pixel budget (--mm-processor-kwargs) that holds min_pixels and max_pixels of this run.",
             "max_pixels",
         )
+
+
+@contextmanager
+def head_at_labels() -> Iterator[None]:
+    """Makes TRL's fused LM head compute the positions that have a label alone, as it does on GPUs. Elsewhere TRL
+    computes all, since some devices compile for each number of them; on a CPU that is half of a tiny model's step.
+    """
+    name, utils = "_use_triton", trl.trainer.utils
+    theirs = getattr(utils, name)
+    setattr(utils, name, lambda device: device.type == "cpu" or theirs(device))
+    try:
+        yield
+    finally:
+        setattr(utils, name, theirs)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from ..models.pixel_budget import set_pixel_budget
 from ..models.row_limits import RowLimits
 from ..models.seen_images import SeenImages
 from ..models.vlm import processor_of
-from ._compat import add_metric
+from ._compat import add_metric, head_at_labels
 from .mixins import SetEpoch, VisionTrainerMixin, own_config
 from .options import SFTOptions
 from .row_check import Row
@@ -196,7 +196,8 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         """Returns TRL's loss, in which the log-probabilities of a row's tokens are multiplied by the row's weight."""
         weights = inputs.pop("weights", None)
         called: Any = model if weights is None else weighted(model, weights)
-        return super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
+        with head_at_labels():
+            return super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
 
     def prediction_step(
         self,
@@ -211,7 +212,7 @@ class VisionSFTTrainer(VisionTrainerMixin, SFTTrainer):
         turn after the reference's own earlier turns.
         """
         result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager(), head_at_labels():
             outputs = model(**self._prepare_inputs(inputs), use_cache=False, fused_lm_head=True)
         right = (outputs.is_top1 | ~outputs.label_mask.bool()).all(dim=1).float()
         add_metric(self, "eval", "exact_match", self.accelerator.gather_for_metrics(right).tolist())

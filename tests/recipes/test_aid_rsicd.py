@@ -1,10 +1,14 @@
 """The plan of the experiments on AID and RSICD: its commands parse, its stages read what others made, it resumes."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 from helpers import ROOT
 from helpers.documents import check_arguments
@@ -117,6 +121,35 @@ def test_a_stage_is_a_command_or_a_script_and_what_it_says_is_in_its_log(tmp_pat
     with pytest.raises(SystemExit, match=r"ended with exit code 1; .*c.log:\n  .*no command 'nothing'"):
         run_stages([Stage("c", ["nothing"])], tmp_path, jobs=1)
     assert [path.stem for path in (tmp_path / "stages").iterdir()] == ["a-env"]
+
+
+def test_a_stage_ends_with_a_killed_experiment_and_two_do_not_run_in_one_folder(tmp_path):
+    from stages import Stage, run_stages
+
+    pid, script = tmp_path / "pid", tmp_path / "sleep.py"
+    script.write_text(
+        f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(99)"
+    )
+    run = f"import stages; stages.IMPORTED[:] = []; stages.set_up(); s = stages.Stage('s', [{str(script)!r}])\n"
+    run += f"import pathlib; stages.run_stages([s], pathlib.Path({str(tmp_path / 'out')!r}), 1)"
+    experiment = subprocess.Popen([sys.executable, "-c", run], env={**os.environ, "PYTHONPATH": str(RECIPE)})
+    try:
+        wait_until(lambda: pid.is_file() and pid.read_text())
+        with pytest.raises(SystemExit, match="another process runs stages"):
+            run_stages([Stage("b", ["env"])], tmp_path / "out", jobs=1)
+    finally:
+        experiment.kill()
+        experiment.wait()
+    wait_until(lambda: not psutil.pid_exists(int(pid.read_text())))
+    run_stages([Stage("b", ["env"])], tmp_path / "out", jobs=1)
+
+
+def wait_until(true):
+    """Waits until something is true, for 60 seconds at most."""
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() < start + 60
+        time.sleep(0.1)
 
 
 def test_what_is_chosen_is_seen_on_other_images_with_the_same_models(plan):

@@ -1,6 +1,7 @@
 """Weights of training rows: what they do to loss and gradient, and values that are no weights."""
 
 import json
+from contextlib import nullcontext
 
 import pyarrow
 import pyarrow.parquet
@@ -9,9 +10,11 @@ import torch
 from datasets import Dataset
 from helpers import WORDS, picture
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl.trainer import utils as trl_utils
 
 from rs_rlhf.cli import main as cli
 from rs_rlhf.errors import DataError, OptionError
+from rs_rlhf.trainers import sft
 from rs_rlhf.trainers.data.sft import load_rows
 from rs_rlhf.trainers.sft import SFTCollator, VisionSFTConfig, VisionSFTTrainer
 
@@ -163,3 +166,29 @@ def test_weights_that_would_not_be_read_are_refused(tiny_vlm, folder, tmp_path):
     with pytest.raises(DataError) as error:
         bad.train()
     assert (error.value.key, error.value.where) == ("w", "row 2")
+
+
+def test_the_head_computes_labelled_positions_alone_to_the_same_loss(tiny_vlm, folder, tmp_path, monkeypatch):
+    made, counts, head = trainer(tiny_vlm, tmp_path, rows(folder, None)), [], trl_utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        trl_utils._ChunkedLogProbFunction, "apply", lambda *a: counts.append(len(a[0])) or head(*a), raising=False
+    )
+    loss, gradients = step(made)
+    monkeypatch.setattr(sft, "head_at_labels", nullcontext)
+    expected, theirs = step(made)
+    labels = made.data_collator(list(made.train_dataset))["labels"][:, 1:]
+    assert counts == [(labels != -100).sum(), labels.numel()]
+    assert loss == pytest.approx(expected, abs=1e-6) and gradients.keys() == theirs.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_without_a_label_has_a_loss_of_zero_with_a_gradient(tiny_vlm, folder, tmp_path):
+    made = trainer(tiny_vlm, tmp_path, rows(folder, None))
+    batch = made.data_collator(list(made.train_dataset))
+    batch["labels"].fill_(-100)
+    made.model.train().zero_grad()
+    loss = made.compute_loss(made.model, batch)
+    loss.backward()
+    assert loss == 0 and all((p.grad == 0).all() for p in made.model.parameters() if p.grad is not None)
+    assert any(p.grad is not None for p in made.model.parameters())
