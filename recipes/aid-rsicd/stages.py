@@ -1,9 +1,10 @@
 """Stages of an experiment: commands that run once each, several at a time, and resume.
 
-A stage is done once `stages/NAME.json` below the output folder says so, with its command and its seconds. A stage
-whose command is another one than noted there is an error: its folder holds what the old one made. Each job has a core
-of its own and one thread, so that the seconds of a stage are core seconds. Commands run in children of a process that
-has torch and TRL imported: hundreds of them would import for hours.
+A stage is done once `stages/NAME.json` below the output folder says so, with its command, the settings of its
+`--config` and its seconds. A stage with another command or other settings than noted there is an error: its folder
+holds what the old one made. Each job has a core of its own and one thread, so that the seconds of a stage are core
+seconds. Commands run in children of a process that has torch and TRL imported: hundreds of them would import for
+hours.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from queue import Queue
+
+import yaml
 
 from rs_rlhf.runs.files import lock
 
@@ -112,12 +115,27 @@ def is_done(stage: Stage, out: Path) -> bool:
     path = note_of(stage, out)
     if not path.is_file():
         return False
-    if (before := json.loads(path.read_text())["command"]) != [*stage.command]:
+    note = json.loads(path.read_text())
+    if note.get("config") != config_of(stage):
+        raise SystemExit(
+            f"{path}: {stage.name} was done with other settings than its --config has now. "
+            "Give another --out, or remove that file and what was made after it."
+        )
+    if (before := note["command"]) != [*stage.command]:
         raise SystemExit(
             f"{path}: {stage.name} was done by another command:\n  {' '.join(before)}\n  {' '.join(stage.command)}\n"
             "Give another --out, or remove that file and what was made after it."
         )
     return True
+
+
+def config_of(stage: Stage) -> dict[str, object] | None:
+    """The settings of the recipe's file that a stage's `--config` names."""
+    if "--config" not in stage.command:
+        return None
+    name = Path(stage.command[stage.command.index("--config") + 1]).name
+    settings: dict[str, object] = yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text())
+    return settings
 
 
 def run_stage(stage: Stage, out: Path, cores: Queue[int]) -> float:
@@ -128,9 +146,10 @@ def run_stage(stage: Stage, out: Path, cores: Queue[int]) -> float:
     finally:
         cores.put(core)
     seconds, path = time.perf_counter() - start, note_of(stage, out)
+    note = {"command": [*stage.command], "config": config_of(stage), "seconds": round(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".tmp")
-    new.write_text(json.dumps({"command": [*stage.command], "seconds": round(seconds)}, indent=1) + "\n")
+    new.write_text(json.dumps(note, indent=1) + "\n")
     new.replace(path)
     return seconds
 

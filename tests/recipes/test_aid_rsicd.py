@@ -109,6 +109,15 @@ def test_stages_run_once_and_resume(tmp_path, monkeypatch):
     assert not (tmp_path / "stages" / "c.json").exists()
     with pytest.raises(SystemExit, match=r"a-1.json: a/1 was done by another command"):
         run_stages([Stage("a/1", ["other"])], tmp_path, jobs=1)
+    tuned = Stage("d", ["grpo", "--config", "aid-rsicd/grpo"])
+    run_stages([tuned], tmp_path, jobs=1)
+    run_stages([tuned], tmp_path, jobs=1)
+    path = tmp_path / "stages" / "d.json"
+    note = json.loads(path.read_text())
+    path.write_text(json.dumps(note | {"config": note["config"] | {"learning_rate": 0.5}}))
+    with pytest.raises(SystemExit, match=r"d.json: d was done with other settings than its --config has now"):
+        run_stages([tuned], tmp_path, jobs=1)
+    assert ran[3:] == ["grpo"]
 
 
 def test_a_stage_is_a_command_or_a_script_and_what_it_says_is_in_its_log(tmp_path):
