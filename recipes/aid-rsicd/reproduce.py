@@ -42,8 +42,7 @@ def main() -> None:
     plan = Plan(data, test, args.out, args.score_models, args.trainings, args.limit, args.choose)
     set_up()
     run_stages(needed(all_stages(plan), args.only), args.out, args.jobs)
-    if not args.only:
-        write_results(plan, args.out / plan.evaluated("results"))
+    write_results(plan, args.out / plan.evaluated("results"))
 
 
 def needed(stages: list[Stage], only: list[str] | None) -> list[Stage]:

@@ -52,8 +52,9 @@ KINDS = ("another_class", "same_class", "attribute", "wrong_label", "truncated")
 
 
 def samples(folder: Path, task: str) -> list[dict[str, Any]]:
-    """Reads the samples of an evaluation, in the order of their images."""
-    lines = (folder / f"samples_{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    """Reads the samples of an evaluation, in the order of their images; for choosing they have another name."""
+    name = f"samples_{task}.jsonl"
+    lines = next(folder.glob(f"*_{task}.jsonl"), folder / name).read_text(encoding="utf-8").splitlines()
     return sorted(map(json.loads, lines), key=lambda row: row["id"])
 
 
@@ -92,12 +93,18 @@ def told(value: dict[str, Any], points: bool = False) -> str:
 
 
 def reinforcement(plan: Plan) -> dict[str, Any]:
-    """Figures of RL: right answers, greedy and sampled, of each arm, and their gain on the policy before."""
+    """Figures of RL: right answers, greedy and sampled, of each arm, and their gain on the policy before; not of arms
+    whose evaluations are not there yet.
+    """
     found: dict[str, Any] = {}
     for way in ("greedy", "sampled"):
         before = repeated(plan, f"answers/{RL['before']}/{way}", right)
         for arm, where in RL.items():
-            values = repeated(plan, f"answers/{where}/{way}", right)
+            try:
+                values = repeated(plan, f"answers/{where}/{way}", right)
+            except FileNotFoundError as error:
+                print(f"{arm}, {way}, is not there yet: {error.filename}")
+                continue
             own = found.setdefault(arm, {})
             own[way] = figure(values)
             if arm != "before":
@@ -163,27 +170,47 @@ def table(figures: dict[str, Any], columns: dict[str, bool], head: str) -> list[
 
 
 def write_results(plan: Plan, folder: Path) -> None:
-    """Writes the figures, their tables and pictures, and prints the tables."""
+    """Writes the figures whose stages are done, their tables and pictures, and prints the tables."""
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = {path.stem: json.loads(path.read_text())["seconds"] for path in sorted(plan.out.glob("stages/*.json"))}
-    about = {"test": plan.test, "score_models": plan.score_models, "trainings": plan.trainings, "seconds": seconds}
-    rl, cuts = reinforcement(plan), curation(plan)
-    tables = {
-        "rl": table(rl, {"greedy": False, "greedy_gain": True, "sampled": False, "sampled_gain": True}, "right"),
-        "curation": table(cuts, {name: "lead" in name for name in cuts["random 30%"]}, "what is kept"),
-    }
-    for name, figures in (("rl", rl), ("curation", cuts)):
-        written = {**about, "figures": figures, "table": tables[name]}
-        (folder / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-        print("\n".join(tables[name]), end="\n\n")
-    (folder / "score_models.json").write_text(json.dumps(score_models(plan), indent=1) + "\n", encoding="utf-8")
-    bars = [bar(arm, own["greedy"]) for arm, own in rl.items()]
-    save(intervals("right on held-out images, greedy, with 95% intervals", bars, "right"), folder / "rl.png")
+    for name, make, write in (
+        ("score_models", score_models, write_figures),
+        ("rl", reinforcement, write_rl),
+        ("curation", curation, write_curation),
+    ):
+        try:
+            found = make(plan)
+        except FileNotFoundError as error:
+            print(f"{name}.json is not written yet: {error.filename} is missing.")
+            continue
+        write(plan, found, folder / f"{name}.json")
+
+
+def write_figures(plan: Plan, figures: dict[str, Any], path: Path, lines: list[str] | None = None) -> None:
+    """Writes figures and their table to a file, with the core seconds of every stage, and prints the table."""
+    seconds = {note.stem: json.loads(note.read_text())["seconds"] for note in sorted(plan.out.glob("stages/*.json"))}
+    about = {"test": plan.test, "score_models": plan.score_models, "trainings": plan.trainings}
+    written = {**about, "figures": figures, "table": lines or [], "seconds": seconds}
+    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(lines or []), end="\n\n")
+
+
+def write_rl(plan: Plan, found: dict[str, Any], path: Path) -> None:
+    """Writes figures of RL, their table and a picture."""
+    columns = {"greedy": False, "greedy_gain": True, "sampled": False, "sampled_gain": True}
+    write_figures(plan, found, path, table(found, columns, "right"))
+    bars = [bar(arm, own["greedy"]) for arm, own in found.items()]
+    save(intervals("right on held-out images, greedy, with 95% intervals", bars, "right"), path.with_suffix(".png"))
+
+
+def write_curation(plan: Plan, found: dict[str, Any], path: Path) -> None:
+    """Writes figures of curation, their table and a picture."""
+    columns = {name: "lead" in name for name in found["random 30%"]}
+    write_figures(plan, found, path, table(found, columns, "what is kept"))
     charts = []
     for column in ("CLIP zero-shot accuracy", "VLM accuracy"):
-        bars = [bar(arm, own[column]) for arm, own in cuts.items()]
+        bars = [bar(arm, own[column]) for arm, own in found.items()]
         charts.append(intervals(f"{column} after training on each cut, with 95% intervals", bars, column))
-    save({"hconcat": charts}, folder / "curation.png")
+    save({"hconcat": charts}, path.with_suffix(".png"))
 
 
 def bar(label: str, value: dict[str, Any]) -> dict[str, Any]:

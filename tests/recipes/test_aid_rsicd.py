@@ -178,16 +178,14 @@ def test_what_is_chosen_is_seen_on_other_images_with_the_same_models(plan):
     assert command[command.index("--model") + 1] == plan.at("grpo/1/0")
 
 
-def test_results_are_means_with_intervals_over_score_models_trainings_and_images(plan, monkeypatch):
+def test_results_are_means_with_intervals_over_score_models_trainings_and_images(plan, capsys):
     """Of answers that are written here: an arm that answers as before has a gain of 0 in an interval of no width."""
-    import results
-    from results import RL, reinforcement
+    from results import RL, reinforcement, write_results
 
-    for arm in RL.keys() - {"before", "GRPO", "DPO"}:
-        monkeypatch.delitem(results.RL, arm)
     draw = np.random.default_rng(0)
     plain = draw.random(200) < 0.4
-    for arm, where in RL.items():
+    for arm in ("before", "GRPO", "DPO"):
+        where = RL[arm]
         for way in ("greedy", "sampled"):
             for k in range(plan.score_models):
                 for j in range(plan.trainings):
@@ -202,3 +200,12 @@ def test_results_are_means_with_intervals_over_score_models_trainings_and_images
     low, high = found["GRPO"]["greedy_gain"]["interval"]
     assert 0 < low < gain < high
     assert found["DPO"]["greedy_gain"] == {"mean": 0.0, "interval": [0.0, 0.0], "runs": [[0.0] * 2] * 3}
+    assert found.keys() == {"before", "GRPO", "DPO"}
+    assert (
+        f"RAFT, 2 rounds, sampled, is not there yet: {plan.at('answers/raft/0/0/2/sampled')}"
+        in capsys.readouterr().out
+    )
+    write_results(plan, plan.out / "results")
+    assert f"curation.json is not written yet: {plan.at('evaluated/clip')}" in capsys.readouterr().out
+    assert {path.name for path in (plan.out / "results").iterdir()} == {"rl.json", "rl.png"}
+    assert json.loads((plan.out / "results" / "rl.json").read_text())["figures"].keys() == found.keys()
