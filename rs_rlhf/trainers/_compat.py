@@ -263,7 +263,8 @@ class GRPOHooks(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Row:
         """TRL takes pictures, not paths: this is the last place at which a batch's images can be read."""
-        return super()._generate_and_score_completions(self.read_images(inputs))
+        training = self.model is not None and self.model.training
+        return super()._generate_and_score_completions(self.read_images(inputs, training))
 
     def _generate(self, prompts: list) -> tuple:
         """TRL writes no images as `None`, which processors refuse beside images of other rows."""
@@ -284,8 +285,8 @@ class GRPOHooks(GRPOTrainer):
         self.on_rewards(inputs, prompts, completions, completion_ids_list, rewards)
         return rewards
 
-    def read_images(self, rows: Sequence[Row]) -> list[Row]:
-        """Returns rows whose images are pictures; here the rows as they are."""
+    def read_images(self, rows: Sequence[Row], training: bool = False) -> list[Row]:
+        """Returns rows whose images are pictures, of `training` ones perhaps augmented; here the rows as they are."""
         return list(rows)
 
     def settled(self, images: list[list[Any] | None]) -> list[list[Any] | None]:

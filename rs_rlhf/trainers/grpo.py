@@ -16,6 +16,7 @@ Left out: validation prompts and prompt checks where tools, an environment or a 
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +34,7 @@ from trl import GRPOConfig
 
 from ..data.group import ImageSource
 from ..errors import ModelMismatch, OptionError, RewardFailed, RSRLHFError, ScorerUnavailable, loading
+from ..imagery.augment import rotate_flip
 from ..imagery.identity import source_key
 from ..imagery.raster import ImageOptions, read_image
 from ..models.collator import GroupCollator
@@ -55,7 +57,7 @@ from .audit.rollout_audit import RolloutAudit
 from .losses.group import GroupLoss
 from .mixins import ResumeMixin, own_config
 from .options import GRPOOptions
-from .row_check import has_images, plain_turns, prompt_errors, prompt_group, row_place
+from .row_check import has_images, plain_turns, prompt_errors, prompt_group, row_place, row_texts
 
 if TYPE_CHECKING:
     from ..scoring.base import GroupScorer
@@ -72,8 +74,6 @@ class VisionGRPOConfig(GRPOOptions, GRPOConfig):  # type: ignore[misc]  # TRL's 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
-        if self.augment:
-            raise OptionError("augment must be false: the policy is rewarded for the image that it is shown.")
 
 
 class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
@@ -234,19 +234,25 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             counts = (grids.prod(1) // reader.merge_size**2).tolist()
             ask_layout(self.vllm_generation, self.settled([pictures])[0] or [], counts)
 
-    def read_images(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def read_images(self, rows: Sequence[dict[str, Any]], training: bool = False) -> list[dict[str, Any]]:
         """Returns rows whose `images` (and `image`) are PIL pictures, shared between rows of the same source.
+
+        With `augment`, pictures of `training` rows are turned or flipped, those of a prompt's rows alike: the policy
+        and its rewards see the same.
 
         Raises:
             ImageError: An image cannot be read; names the file and row.
         """
-        options = self.options.reader_options()
+        options, turning = self.options.reader_options(), training and self.options.augment
         read: dict[object, PIL.Image.Image] = {}
 
-        def picture(source: ImageSource, where: str) -> PIL.Image.Image:
-            key = source_key(source)
+        def picture(source: ImageSource, row: Row) -> PIL.Image.Image:
+            where, texts = row_place(row), row_texts(row) if turning else []
+            draw = f"{self.args.seed} {self.state.global_step} {where} {texts}" if turning else ""
+            key = (source_key(source), draw)
             if key not in read:
-                read[key] = read_image(source, options, where)
+                image = read_image(source, options, where)
+                read[key] = rotate_flip(image, texts, random.Random(draw)) if turning else image
             return read[key]
 
         taken = [self._readable(row, picture) for row in rows]
@@ -257,7 +263,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             return [{**row, "images": row.get("images", [])} for row in taken]
         return taken
 
-    def _readable(self, row: Row, picture: Callable[[ImageSource, str], PIL.Image.Image]) -> Row:
+    def _readable(self, row: Row, picture: Callable[[ImageSource, Row], PIL.Image.Image]) -> Row:
         """A row as TRL takes it: every image of the prompt in `images`, even if there is none."""
         if not has_images(row):
             return row
@@ -269,7 +275,7 @@ class VisionGRPOTrainer(ResumeMixin, GRPOHooks):
             prompt, sources = group.prompt, sources if len(sources) == len(group.images) else group.images
         for source in sources:
             self.limits.size(source, where)  # said by us, before the processor says it without the row
-        pictures = [picture(source, where) for source in sources]
+        pictures = [picture(source, row) for source in sources]
         row = {**row, "images": pictures} if "prompt" not in row else {**row, "prompt": prompt, "images": pictures}
         return {**row, "image": pictures[0]} if row.get("image") is not None else row
 

@@ -79,6 +79,11 @@ def row_place(row: Row) -> str:
     return where if isinstance(where, str) else ""
 
 
+def row_texts(row: Row) -> list[str]:
+    """Returns what a row says, as texts: its prompt, and every column that a reward may compare answers with."""
+    return [str(value) for name, value in row.items() if name not in {"image", "images", "where"}]
+
+
 def pair_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:
     """Yields why a row of `image` and `texts` cannot be trained on by a dual encoder."""
     yield from limits.errors(make_group("", row["texts"], row["image"], where=row_place(row)))

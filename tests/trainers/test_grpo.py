@@ -146,9 +146,9 @@ def run(data, tiny_vlm, score_model_path, tmp_path_factory):
         batches[-1].append(source["path"])
         return read(source, *rest)
 
-    def noted_batch(self, rows):
+    def noted_batch(self, *rows):
         batches.append([])
-        return original(self, rows)
+        return original(self, *rows)
 
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
@@ -452,7 +452,6 @@ def command(capsys, *arguments):
         ("", ["--eval_strategy", "steps", "--eval_steps", 1], "give --eval_dataset_name or --dataset_test_split"),
         ("", ["--score_modle", "x"], "did you mean --score_model?"),
         ("", ["--reward", "sore"], "argument --reward: invalid choice: 'sore'"),
-        ("", ["--augment", "true"], "augment must be false"),
         ("", ["--load_in_4bit", "true"], "use LoRA in bf16"),
         ("", ["--max_train_samples", 0], "expected at least 1"),
         ("", ["--score_model_placement", "sharded"], "needs DeepSpeed ZeRO-3"),

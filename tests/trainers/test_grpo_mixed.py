@@ -4,6 +4,8 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import picture
+from PIL import Image
+from PIL.Image import Transpose
 
 from rs_rlhf.errors import DataError, ImageError
 from rs_rlhf.models.vision_sharing import always_see
@@ -27,14 +29,14 @@ def rows_of(folder, counts=COUNTS):
     return rows
 
 
-def trainer_of(rows, tiny_vlm, folder, **options):
+def trainer_of(rows, tiny_vlm, folder, reward=length, **options):
     given = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "seed": 1}
     given |= {"bf16": False, "use_cpu": True, "report_to": "none", "logging_steps": 1, "max_steps": 3}
     given |= {"save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False, "logged_samples": 2}
     args = VisionGRPOConfig(**given | {"output_dir": str(folder / "out")} | options)
     evaluated = Dataset.from_list(rows) if options.get("eval_strategy") else None
     return VisionGRPOTrainer(
-        tiny_vlm, length, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=evaluated
+        tiny_vlm, reward, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=evaluated
     )
 
 
@@ -186,3 +188,41 @@ def test_rollouts_read_a_prompt_once_and_stay_the_same(tmp_path, tiny_vlm, monke
         found.append([(entry["loss"], entry["reward"]) for entry in trainer.state.log_history if "loss" in entry])
         assert seen[0][0] == (8 if plain else 4) and seen[1] == (8, 1)  # four prompts, then eight rollouts
     assert len(found[0]) == 2 and found[0] == [pytest.approx(pair, rel=1e-5) for pair in found[1]]
+
+
+def pixels(pictures):
+    """Pictures of a prompt as values that can be compared."""
+    return tuple((one.size, one.tobytes()) for one in pictures)
+
+
+def test_augmented_pictures_are_the_same_for_a_prompt_s_answers_and_their_rewards(tmp_path, tiny_vlm, monkeypatch):
+    rows = rows_of(tmp_path, (1, 2, 1))
+    rows[2] |= {"solution": "left of the road"}
+    rows[0], rows[1] = rows[0] | {"solution": "yes"}, rows[1] | {"solution": "no"}
+    rewarded, answered, generate = [], [], VisionGRPOTrainer._generate
+
+    def noted(prompts, completions, images, where, **columns):
+        rewarded.append([(place, pixels(shown)) for place, shown in zip(where, images, strict=True)])
+        return [float(i) for i in range(len(completions))]
+
+    def generated(self, prompts):
+        parts = [[part for turn in prompt for part in turn["content"]] for prompt in prompts]
+        answered.append([pixels(part["image"] for part in of_row if part["type"] == "image") for of_row in parts])
+        return generate(self, prompts)
+
+    monkeypatch.setattr(VisionGRPOTrainer, "_generate", generated)
+    options = {"per_device_train_batch_size": 6, "max_steps": 6, "eval_strategy": "steps", "eval_steps": 6}
+    trainer = trainer_of(rows, tiny_vlm, tmp_path, noted, augment=True, per_device_eval_batch_size=2, **options)
+    trainer.train()
+    plain = {row["where"]: pixels(map(Image.open, row["images"])) for row in rows}
+    *trained, first_eval, second_eval, third_eval = rewarded
+    assert answered == [[shown for _, shown in batch] for batch in rewarded]
+    for batch in (first_eval, second_eval, third_eval):
+        assert all(shown == plain[place] for place, shown in batch)
+    seen = {place: {shown for batch in trained for of, shown in batch if of == place} for place in plain}
+    assert all(len(set(batch)) == 3 for batch in trained)  # the answers to a prompt are to the same pictures
+    assert seen[rows[2]["where"]] == {plain[rows[2]["where"]]}
+    for row in rows[:2]:
+        turns = [[Image.open(name).convert("RGB").transpose(turn) for name in row["images"]] for turn in Transpose]
+        turned = {plain[row["where"]], *map(pixels, turns)}
+        assert len(seen[row["where"]]) > 1 and seen[row["where"]] <= turned  # the images of a prompt turn together
