@@ -182,6 +182,24 @@ def test_the_card_of_the_box_and_the_readme_state_what_was_measured():
     assert f"| {figures['choice']} |" in line and f"which 1,000 taught, {figures['policy_greedy']} |" in line
 
 
+def test_the_recipe_states_what_the_first_design_gave():
+    found, text = read("aid-rsicd/results/first_design.json"), words("recipes/aid-rsicd/README.md")
+
+    def mean(arm):
+        return f"{statistics.mean(run['greedy'] for run in found['runs'][arm].values()):.1%}"
+
+    def before(arm):
+        return f"{statistics.mean(found['before'][place[0]]['greedy'] for place in found['runs'][arm]):.1%}"
+
+    after = [mean(arm) for arm in ("RAFT, 1 round", "RAFT, 2 rounds", "RAFT, 3 rounds")]
+    assert len(found["runs"]["RAFT, 3 rounds"]) == 5 and len(found["runs"]["GRPO"]) == 4
+    assert f"five runs of RAFT the greedy answers went from {before('RAFT, 3 rounds')} to {after[0]}," in text
+    assert f"{after[0]}, {after[1]} and {after[2]} right" in text
+    assert f"four of GRPO from {before('GRPO')} to {mean('GRPO')}" in text
+    shares = [f"{one['accuracy']:.1%}" for one in found["choice"].values()]
+    assert f"{shares[0]}, {shares[1]} and {shares[2]} of the test images" in text
+
+
 def test_readme_and_quickstart_state_what_the_demo_gave():
     found = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
     pairs = [f"{found['pairs'][when]['accuracy']:.1%}" for when in ("before", "after")]
