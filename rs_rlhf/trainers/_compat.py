@@ -95,7 +95,7 @@ def _agree(theirs: int, ours: int, name: str) -> None:
 @contextmanager
 def head_at_labels() -> Iterator[None]:
     """Makes TRL's fused LM head compute the positions that have a label alone, as it does on GPUs. Elsewhere TRL
-    computes all, since some devices compile for each number of them; on a CPU that is half of a tiny model's step.
+    computes all, since some devices compile for each number of them; on a CPU that is a fifth of a tiny model's step.
     """
     name, utils = "_use_triton", trl.trainer.utils
     theirs = getattr(utils, name)
