@@ -140,13 +140,13 @@ def config_of(stage: Stage) -> dict[str, object] | None:
 
 def run_stage(stage: Stage, out: Path, cores: Queue[int]) -> float:
     """Runs one stage on a core of its own, and notes that it is done; returns its seconds."""
-    core, start = cores.get(), time.perf_counter()
+    config, core, start = config_of(stage), cores.get(), time.perf_counter()
     try:
         run_command(stage.command, out / "logs" / f"{stage.name.replace('/', '-')}.log", core)
     finally:
         cores.put(core)
     seconds, path = time.perf_counter() - start, note_of(stage, out)
-    note = {"command": [*stage.command], "config": config_of(stage), "seconds": round(seconds)}
+    note = {"command": [*stage.command], "config": config, "seconds": round(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".tmp")
     new.write_text(json.dumps(note, indent=1) + "\n")
