@@ -80,8 +80,21 @@ def row_place(row: Row) -> str:
 
 
 def row_texts(row: Row) -> list[str]:
-    """Returns what a row says, as texts: its prompt, and every column that a reward may compare answers with."""
-    return [str(value) for name, value in row.items() if name not in {"image", "images", "where"}]
+    """Returns the texts of a row: of its prompt, and of every column that a reward may compare answers with. Numbers
+    of a list are one text, since they may be a box.
+    """
+    return [text for name, value in row.items() if name not in {"image", "images", "where"} for text in _texts(value)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.values()])
+    elif isinstance(value, list | tuple):
+        yield str([each for each in value if isinstance(each, int | float)])
+        for each in value:
+            yield from _texts(each)
 
 
 def pair_errors(row: Row, limits: RowLimits) -> Iterator[RSRLHFError]:

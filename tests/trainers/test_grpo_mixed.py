@@ -8,9 +8,11 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from rs_rlhf.errors import DataError, ImageError
+from rs_rlhf.imagery.augment import speaks_of_direction
 from rs_rlhf.models.vision_sharing import always_see
 from rs_rlhf.trainers import grpo
 from rs_rlhf.trainers.grpo import VisionGRPOConfig, VisionGRPOTrainer
+from rs_rlhf.trainers.row_check import row_texts
 
 COUNTS = (1, 2, 0, 1, 0, 1)
 
@@ -193,6 +195,26 @@ def test_rollouts_read_a_prompt_once_and_stay_the_same(tmp_path, tiny_vlm, monke
 def pixels(pictures):
     """Pictures of a prompt as values that can be compared."""
     return tuple((one.size, one.tobytes()) for one in pictures)
+
+
+@pytest.mark.parametrize(
+    ("column", "speaks"),
+    [
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "Which side?\nleft or not"}]}]}, True),
+        ({"choices": ["a road", "none\neast"]}, True),
+        ({"solution": [10, 20, 30, 40]}, True),
+        ({"boxes": {"car": [[0.1, 0.2, 0.3, 0.4]]}}, True),
+        (
+            {"solution": "3", "count": 3, "images": [Image.new("RGB", (8, 8))], "where": "left/rows.jsonl, row 1"},
+            False,
+        ),
+        ({"prompt": [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (8, 8))}]}]}, False),
+    ],
+)
+def test_what_a_row_says_of_directions_is_found_wherever_it_stands(column, speaks):
+    texts = row_texts({"prompt": "What is it?"} | column)
+    assert any(map(speaks_of_direction, texts)) is speaks
+    assert "0x" not in str(texts)  # the same in every process
 
 
 def test_augmented_pictures_are_the_same_for_a_prompt_s_answers_and_their_rewards(tmp_path, tiny_vlm, monkeypatch):
